@@ -1,0 +1,244 @@
+"""One merge, streamed: files in, one file out, a tensor at a time.
+
+``merge`` runs a method of ``speechbrain_merge.methods`` over weights that may
+be larger than memory. A tensor of each expert is read, merged and written
+before the next; what is in memory at once is one tensor of each expert and of
+the result, for each worker. The output appears under its name only when it is
+whole, and carries in its metadata what it was made of: sources and their
+hashes, method, parameters and versions.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.engine import merge, provenance
+>>> from speechbrain_merge.methods import Average
+>>> from speechbrain_merge.weights import open_weights, write_weights
+>>> folder = getfixture("tmp_path")
+>>> for value in (1.0, 2.0):
+...     write_weights(folder / f"{value}.safetensors", {"w": torch.tensor([value])})
+>>> path = merge(
+...     Average(),
+...     [folder / "1.0.safetensors", folder / "2.0.safetensors"],
+...     output=folder / "merged.safetensors",
+...     progress=False,
+... )
+>>> with open_weights(path) as merged:
+...     merged["w"]
+tensor([1.5000])
+>>> provenance(path)["method"]
+'average'
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.base import shared_ties
+from speechbrain_merge.weights import WeightWriter, digest, open_weights
+
+logger = get_logger(__name__)
+
+
+def merge(
+    method,
+    experts,
+    base=None,
+    output=None,
+    workers=1,
+    progress=True,
+    labels=None,
+    hashes=None,
+    metadata=None,
+):
+    """Merges weights from anywhere, streamed.
+
+    Arguments
+    ---------
+    method : MergeMethod or str
+        The method, or its registered name (then with default parameters).
+    experts : list
+        What ``speechbrain_merge.weights.open_weights`` opens: files, folders,
+        candidates of a pool, state dicts, modules.
+    base : object, optional
+        The model that the experts were fine-tuned from, likewise.
+    output : str or Path, optional
+        The ``.safetensors`` file to write. ``None`` gives a state dict.
+    workers : int
+        Threads that merge tensors side by side. The result does not depend on
+        it.
+    progress : bool
+        Whether to show a bar.
+    labels : list of str, optional
+        Names of the experts, for coefficients and provenance. By default the
+        candidate's name or the file's path.
+    hashes : list of str, optional
+        Hashes of the experts, if known already; computed otherwise, when there
+        is an output to record them in.
+    metadata : dict, optional
+        More text entries for the output's metadata.
+
+    Returns
+    -------
+    merged : Path or dict
+        The output's path, or the state dict when there is no output.
+
+    Raises
+    ------
+    IncompatibleWeights
+        When the experts do not fit together; before anything is written.
+    ValueError
+        When the method's demands are not met, or a tensor is not finite;
+        nothing is left behind then.
+
+    Example
+    -------
+    >>> import torch
+    >>> merge(
+    ...     "average",
+    ...     [{"w": torch.zeros(1)}, {"w": torch.ones(1)}],
+    ...     progress=False,
+    ... )
+    {'w': tensor([0.5000])}
+    """
+    if not isinstance(method, MergeMethod):
+        method = create(method)
+    if workers < 1:
+        raise ValueError(f"`workers` must be at least 1, got {workers}.")
+    method.check_experts(len(experts))
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(open_weights(expert)) for expert in experts
+        ]
+        anchor = None
+        if base is not None:
+            anchor = stack.enter_context(open_weights(base))
+        labels = labels or [
+            getattr(expert, "name", None) or weights.label
+            for expert, weights in zip(experts, opened)
+        ]
+        method.start(opened, anchor, labels, workers, progress)
+        first, tied = opened[0], shared_ties(opened)
+        names = [name for name in first.names() if name not in tied]
+        merged = _merged_entries(
+            method, names, opened, anchor, workers, progress
+        )
+        if output is None:
+            made = dict(merged)
+            return {name: made[tied.get(name, name)] for name in first.names()}
+        record = _describe(method, experts, base, labels, hashes)
+        specification = {
+            name: (first.dtype(name), first.shape(name)) for name in names
+        }
+        notes = {"merge": json.dumps(record), **(metadata or {})}
+        if tied:
+            notes["tied"] = json.dumps(tied)
+        output = Path(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with WeightWriter(output, specification, notes) as writer:
+            for name, tensor in merged:
+                writer.write(name, tensor)
+    return output
+
+
+def provenance(source):
+    """What a merged file says of its making.
+
+    Arguments
+    ---------
+    source : str or Path
+        A file that ``merge`` wrote.
+
+    Returns
+    -------
+    record : dict
+        ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
+        and ``digest``), ``base``, ``versions``, ``created``.
+
+    Raises
+    ------
+    ValueError
+        When the file was not written by ``merge``.
+    """
+    with open_weights(source) as weights:
+        if "merge" not in weights.metadata:
+            raise ValueError(
+                f"{weights.label} says nothing of a merge in its metadata: it "
+                "was not written by speechbrain_merge."
+            )
+        return json.loads(weights.metadata["merge"])
+
+
+def _merged_entries(method, names, experts, base, workers, progress):
+    """Yields (name, merged tensor), a few tensors ahead at most."""
+    bar = tqdm(
+        total=len(names), desc=f"merge ({method.name})", disable=not progress
+    )
+    with bar, ThreadPoolExecutor(workers) as pool:
+        if workers == 1:
+            for name in names:
+                yield name, method.merge_entry(name, experts, base)
+                bar.update()
+            return
+        # A bounded queue: no thread runs so far ahead that finished tensors
+        # pile up in memory.
+        pending = []
+        for name in names:
+            pending.append(
+                (name, pool.submit(method.merge_entry, name, experts, base))
+            )
+            if len(pending) > workers:
+                ready, future = pending.pop(0)
+                yield ready, future.result()
+                bar.update()
+        for ready, future in pending:
+            yield ready, future.result()
+            bar.update()
+
+
+def _describe(method, experts, base, labels, hashes):
+    """The record that travels with a merged file."""
+    hashes = hashes or [digest(expert) for expert in experts]
+    return {
+        "method": method.name,
+        "parameters": json.loads(
+            json.dumps(method.configuration(), default=str)
+        ),
+        "sources": [
+            {"label": label, "path": _path(expert), "digest": code}
+            for label, expert, code in zip(labels, experts, hashes)
+        ],
+        "base": None
+        if base is None
+        else {"path": _path(base), "digest": digest(base)},
+        "versions": _versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _path(source):
+    """Where a source lies, if it lies anywhere."""
+    path = getattr(source, "path", source)
+    return str(path) if isinstance(path, (str, Path)) else None
+
+
+def _versions():
+    """Versions of what took part."""
+    versions = {"python": platform.python_version()}
+    for package in ("speechbrain_merge", "speechbrain", "torch", "safetensors"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            # run from a checkout that is not installed
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,83 @@
+"""Averages of weights: the soup, and its weighted form.
+
+The plain mean of fine-tuned models (Wortsman et al., "Model soups", ICML 2022)
+is what checkpoint averaging, MAST, MAcT and SMAcT (Ducorroy & Riad, 2025) and
+the Average of Domain Experts (Plantinga et al., 2023) have in common; they
+differ in which weights they average.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import Average
+>>> experts = [{"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])}]
+>>> Average(weights=[1, 3])(experts)
+{'w': tensor([0.7500])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+from speechbrain_merge.methods.base import MergeMethod, mean
+from speechbrain_merge.methods.coefficients import check_coefficient, resolve
+from speechbrain_merge.methods.registry import register
+from speechbrain_merge.weights import depth
+
+
+@register("average")
+class Average(MergeMethod):
+    """Weighted mean of the experts: ``Σ w_t θ_t / Σ w_t``.
+
+    Sums are in float64 whatever the stored type: the mean of float16 weights
+    does not overflow, and the order of the experts leaves no trace.
+
+    Arguments
+    ---------
+    weights : list, dict or None
+        One weight an expert, in any form of
+        ``speechbrain_merge.methods.coefficients``; divided by their sum.
+        ``None`` is the plain mean. Weights may be negative, their sum may not
+        be zero.
+
+    Example
+    -------
+    >>> experts = [{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}]
+    >>> Average()(experts)
+    {'w': tensor([2.])}
+    """
+
+    def __init__(self, weights=None):
+        super().__init__()
+        if weights is not None:
+            check_coefficient(weights, "weights")
+        self.weights = weights
+
+    def prepare(self, experts, base):
+        """Notes the depth of each stack; checks the count of the weights."""
+        self._depths = depth(experts[0].names())
+        for name in experts[0].names() if self.weights is not None else []:
+            self._shares(name, len(experts))
+
+    def merge_tensor(self, name, experts, base):
+        """Weighted mean of one tensor."""
+        if self.weights is None:
+            return mean(experts)
+        total = None
+        for share, expert in zip(self._shares(name, len(experts)), experts):
+            weighted = expert.to(torch.float64) * share
+            total = weighted if total is None else total.add_(weighted)
+        return total.to(experts[0].dtype)
+
+    def _shares(self, name, number):
+        """The weights of one tensor, summing to one."""
+        weights = resolve(
+            self.weights, name, number, self.labels, self._depths
+        )
+        total = sum(weights)
+        if abs(total) < 1e-12:
+            raise ValueError(
+                f"The weights {weights} for {name} sum to zero: an average "
+                "divides by their sum."
+            )
+        return [weight / total for weight in weights]

@@ -1,0 +1,404 @@
+"""What every merge method is: weights in, weights out.
+
+A merge method is a ``torch.nn.Module`` that knows how to make one tensor out of
+the same tensor of several experts. Everything around that one formula is here,
+once: checking the experts, tied tensors, integer buffers, the precision of the
+arithmetic. The same ``merge_tensor`` serves two roads, and both give the same
+bits: in memory, by calling the method on state dicts, and streamed over files,
+by ``speechbrain_merge.engine.merge``.
+
+Because a method is called like a function on state dicts, it is also a valid
+``averager`` for ``speechbrain.utils.checkpoints.average_checkpoints``.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import Average
+>>> experts = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 6.0])}]
+>>> Average()(experts)
+{'w': tensor([2., 4.])}
+
+A new method is a class with one formula:
+
+>>> from speechbrain_merge.methods import MergeMethod, register
+>>> @register("median")
+... class Median(MergeMethod):
+...     "The median of the experts, entry by entry."
+...
+...     def merge_tensor(self, name, experts, base):
+...         return torch.stack(experts).median(dim=0).values
+>>> Median()(experts)
+{'w': tensor([1., 2.])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import torch
+from tqdm import tqdm
+
+from speechbrain_merge.weights import check_compatible, open_weights
+
+# Running statistics of normalisation layers are measurements, not learned
+# weights: every method averages them plainly, none sparsifies or rotates them.
+STATISTICS = ("running_mean", "running_var")
+
+
+class MergeMethod(torch.nn.Module):
+    """One way to make a single model out of several.
+
+    A subclass gives ``merge_tensor``; if it must look at whole models first
+    (for a global threshold, say), also ``prepare``. Each parameter of its
+    constructor is kept as an attribute of the same name, so that a merge can
+    say how it was made.
+
+    Example
+    -------
+    >>> from speechbrain_merge.methods import Average
+    >>> Average(weights=[1, 3])([{"w": torch.zeros(1)}, {"w": torch.ones(1)}])
+    {'w': tensor([0.7500])}
+    """
+
+    name = ""
+    needs_base = False
+    minimum_experts = 1
+    maximum_experts = None
+
+    def __init__(self):
+        super().__init__()
+        self.labels = []
+        self.workers = 1
+        self.show_progress = False
+
+    def prepare(self, experts, base):
+        """First pass over the whole model, before any tensor is merged.
+
+        Arguments
+        ---------
+        experts : list of Weights
+            Mappings from name to tensor that read a tensor when asked.
+        base : Weights, optional
+            The model that the experts were fine-tuned from.
+        """
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one floating-point tensor.
+
+        Must not change its inputs, and must not depend on the order in which
+        tensors are merged: several may be under way at once.
+
+        Arguments
+        ---------
+        name : str
+            Name of the tensor.
+        experts : list of torch.Tensor
+            The tensor of each expert, in float32 (or float64, if stored so).
+        base : torch.Tensor, optional
+            The tensor of the base.
+
+        Returns
+        -------
+        merged : torch.Tensor
+            Of the same shape.
+        """
+        raise TypeError(f"{type(self).__name__} does not define merge_tensor.")
+
+    def forward(self, state_dicts, base=None):
+        """Merges state dicts in memory.
+
+        Arguments
+        ---------
+        state_dicts : iterable of dict
+            One an expert: name to tensor.
+        base : dict, optional
+            The state dict that the experts were fine-tuned from.
+
+        Returns
+        -------
+        merged : dict
+            New tensors in the experts' types. Names that share a tensor in
+            the experts share one here too.
+
+        Raises
+        ------
+        IncompatibleWeights
+            When the experts do not fit together.
+        ValueError
+            When the method's demands (number of experts, a base) are not met,
+            or a tensor has a NaN or an infinity.
+        """
+        with ExitStack() as stack:
+            experts = [
+                stack.enter_context(open_weights(expert))
+                for expert in state_dicts
+            ]
+            if base is not None:
+                base = stack.enter_context(open_weights(base))
+            self.start(experts, base)
+            tied = shared_ties(experts)
+            merged = {
+                name: self.merge_entry(name, experts, base)
+                for name in experts[0].names()
+                if name not in tied
+            }
+            return {
+                name: merged[tied.get(name, name)]
+                for name in experts[0].names()
+            }
+
+    def start(self, experts, base=None, labels=None, workers=1, progress=False):
+        """Checks the experts against the method and runs the first pass.
+
+        Arguments
+        ---------
+        experts : list of Weights
+            Open weights.
+        base : Weights, optional
+            The base.
+        labels : list of str, optional
+            How coefficients name the experts; by default the weights' labels.
+        workers : int
+            Threads that ``prepare`` may use.
+        progress : bool
+            Whether to show bars.
+
+        Raises
+        ------
+        ValueError
+            When there are too few or too many experts, or no base where one
+            is needed.
+        IncompatibleWeights
+            When the experts do not fit together.
+        """
+        self.check_experts(len(experts))
+        if self.needs_base and base is None:
+            raise ValueError(
+                f"Merge method '{self.name}' works on task vectors and needs "
+                "the model that the experts were fine-tuned from: give `base`."
+            )
+        check_compatible(experts, base if self.needs_base else None)
+        self.labels = labels or [expert.label for expert in experts]
+        self.workers, self.show_progress = workers, progress
+        self.prepare(experts, base)
+
+    def check_experts(self, number):
+        """Raises a ValueError when the method cannot merge so many experts."""
+        if number < self.minimum_experts:
+            raise ValueError(
+                f"Merge method '{self.name}' needs at least "
+                f"{self.minimum_experts} experts, got {number}."
+            )
+        if self.maximum_experts is not None and number > self.maximum_experts:
+            raise ValueError(
+                f"Merge method '{self.name}' takes at most "
+                f"{self.maximum_experts} experts, got {number}."
+            )
+
+    def merge_entry(self, name, experts, base=None):
+        """Merges the entry of one name, whatever its type.
+
+        Integers and booleans (counters, position ids) are the first expert's.
+        Running statistics are averaged. All else goes through the formula in
+        float32, or float64 where it is stored so, and back to the stored type.
+
+        Arguments
+        ---------
+        name : str
+            The entry.
+        experts : list of Weights
+            Open weights.
+        base : Weights, optional
+            The base.
+
+        Returns
+        -------
+        merged : torch.Tensor
+            Shares no memory with any input.
+
+        Raises
+        ------
+        ValueError
+            When an input or the result is not finite; names file and tensor.
+        """
+        first = experts[0][name]
+        if not first.is_floating_point():
+            return first.clone()
+        precision = torch.promote_types(first.dtype, torch.float32)
+        tensors = [
+            read_finite(expert, name).to(precision) for expert in experts
+        ]
+        if name.endswith(STATISTICS):
+            merged = mean(tensors)
+        else:
+            anchor = None
+            if base is not None and name in base:
+                anchor = read_finite(base, name).to(precision)
+            merged = self.merge_tensor(name, tensors, anchor)
+        if merged.shape != first.shape:
+            raise ValueError(
+                f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
+                f"{name} of shape {tuple(first.shape)}."
+            )
+        stored = merged.detach().to(first.dtype)
+        if not is_finite(stored):
+            raise ValueError(
+                f"Merging {name} with '{self.name}' gave a value that is not "
+                f"finite in {first.dtype}: check the method's coefficients."
+            )
+        inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        inputs.add(first.untyped_storage().data_ptr())
+        if base is not None and name in base:
+            inputs.add(base[name].untyped_storage().data_ptr())
+        if stored.untyped_storage().data_ptr() in inputs:
+            stored = stored.clone()
+        return stored
+
+    def each(self, function, names, description):
+        """Runs a function over names, in threads, with a progress bar.
+
+        For first passes: results come in the order of the names whatever the
+        number of threads.
+
+        Arguments
+        ---------
+        function : callable
+            Takes a name.
+        names : list of str
+            What to run it on.
+        description : str
+            What the bar says.
+
+        Returns
+        -------
+        results : list
+            One a name.
+        """
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(
+                tqdm(
+                    pool.map(function, names),
+                    total=len(names),
+                    desc=description,
+                    disable=not self.show_progress,
+                )
+            )
+
+    def configuration(self):
+        """The parameters that made this method.
+
+        Returns
+        -------
+        configuration : dict
+            Constructor parameter to value; methods inside are given as
+            ``{"method": name, **their parameters}``.
+        """
+        configuration = {}
+        for parameter in inspect.signature(type(self)).parameters:
+            value = getattr(self, parameter)
+            if isinstance(value, MergeMethod):
+                value = {"method": value.name, **value.configuration()}
+            elif isinstance(value, torch.Tensor):
+                value = value.tolist()
+            configuration[parameter] = value
+        return configuration
+
+    def __repr__(self):
+        shown = ", ".join(
+            f"{parameter}={value!r}"
+            for parameter, value in self.configuration().items()
+        )
+        return f"{type(self).__name__}({shown})"
+
+
+def float_names(weights):
+    """The names that a formula sees: floats that are not running statistics.
+
+    Tied names are listed once.
+
+    Arguments
+    ---------
+    weights : Weights
+        An open mapping.
+
+    Returns
+    -------
+    names : list of str
+    """
+    return [
+        name
+        for name in weights.names()
+        if weights.dtype(name).is_floating_point
+        and not name.endswith(STATISTICS)
+        and name not in weights.tied
+    ]
+
+
+def shared_ties(experts):
+    """Ties that all experts have in common.
+
+    A tensor tied in one expert and free in another is merged as two tensors.
+
+    Arguments
+    ---------
+    experts : list of Weights
+        Open mappings.
+
+    Returns
+    -------
+    tied : dict
+        Alias to the name that is kept.
+    """
+    first = experts[0].tied
+    return {
+        alias: kept
+        for alias, kept in first.items()
+        if all(expert.tied.get(alias) == kept for expert in experts)
+    }
+
+
+def mean(tensors):
+    """Plain mean, summed in float64 so that no order or count shows in it.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Of one shape and type.
+
+    Returns
+    -------
+    mean : torch.Tensor
+        Of the same type.
+    """
+    total = tensors[0].to(torch.float64, copy=True)
+    for tensor in tensors[1:]:
+        total += tensor
+    return total.div_(len(tensors)).to(tensors[0].dtype)
+
+
+def is_finite(tensor):
+    """Whether a tensor has neither NaN nor infinity.
+
+    The sum of finite values is finite unless it overflows, and a sum is much
+    cheaper than a comparison of each entry: only a suspicious sum is looked
+    into.
+    """
+    if tensor.numel() == 0:
+        return True
+    if torch.isfinite(tensor.sum(dtype=torch.float32)):
+        return True
+    return bool(torch.isfinite(tensor).all())
+
+
+def read_finite(weights, name):
+    """Reads a tensor and refuses NaN and infinity, naming file and tensor."""
+    tensor = weights[name]
+    if not is_finite(tensor):
+        raise ValueError(
+            f"{weights.label}: {name} has a NaN or an infinite value; this "
+            "model diverged or its file is damaged. Leave it out of the merge."
+        )
+    return tensor

@@ -1,0 +1,160 @@
+"""Coefficients that may differ by expert, by part of the model and by depth.
+
+Most methods have a number that scales or weighs something. Wherever a method
+takes such a coefficient, it takes any of these, which nest:
+
+=====================================  ========================================
+``0.5``                                the same for every expert and tensor
+``[0.5, 0.2]``                         one for each expert, in their order
+``{"experts": {"digits": 0.5, …}}``    one for each expert, by its label
+``{"parts": {"encoder": 0.5,           by part of the model: the first pattern
+"attention": [0.1, 0.2]},              that matches the tensor (see
+"default": 1.0}``                      ``speechbrain_merge.weights.matches``)
+``{"depth": [0.0, 0.5, 1.0]}``         over the layers of a stack, from first
+                                       to last, linear in between; a tensor
+                                       outside the layers takes ``default``
+                                       (the first value when not given)
+=====================================  ========================================
+
+Example
+-------
+>>> from speechbrain_merge.methods.coefficients import resolve
+>>> resolve({"parts": {"encoder": 0.2}, "default": 1.0}, "encoder.conv.w", 2)
+[0.2, 0.2]
+>>> resolve([1, 3], "encoder.conv.w", 2)
+[1.0, 3.0]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import math
+from numbers import Real
+
+from speechbrain_merge.weights import matches, part
+
+_FORMS = (
+    "a number, a list with one for each expert, or a mapping with 'experts', "
+    "'parts' or 'depth'"
+)
+
+
+def check_coefficient(value, name):
+    """Checks the form of a coefficient when a method is made.
+
+    Arguments
+    ---------
+    value : float, list or dict
+        As above.
+    name : str
+        What the method calls it.
+
+    Raises
+    ------
+    ValueError
+        For a form that is not in the table above, or a number that is not
+        finite.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"`{name}` must be finite, got {value}.")
+    elif isinstance(value, (list, tuple)) and len(value) > 0:
+        for entry in value:
+            if isinstance(entry, bool) or not isinstance(entry, Real):
+                raise ValueError(f"`{name}`: {entry!r} is not a number.")
+            check_coefficient(entry, name)
+    elif isinstance(value, dict):
+        kinds = [key for key in ("experts", "parts", "depth") if key in value]
+        unknown = set(value) - {"experts", "parts", "depth", "default"}
+        if len(kinds) != 1 or unknown:
+            raise ValueError(
+                f"`{name}` must be {_FORMS}; got keys {sorted(value)}."
+            )
+        inner = value[kinds[0]]
+        if kinds[0] == "depth":
+            check_coefficient(list(inner), f"{name}.depth")
+        else:
+            for key, entry in inner.items():
+                check_coefficient(entry, f"{name}.{kinds[0]}.{key}")
+        if "default" in value:
+            check_coefficient(value["default"], f"{name}.default")
+    else:
+        raise ValueError(f"`{name}` must be {_FORMS}; got {value!r}.")
+
+
+def resolve(value, name, number, labels=None, depths=None):
+    """The coefficient of each expert for one tensor.
+
+    Arguments
+    ---------
+    value : float, list or dict
+        A coefficient in one of the forms above.
+    name : str
+        Name of the tensor.
+    number : int
+        How many experts there are.
+    labels : list of str, optional
+        Their labels.
+    depths : dict, optional
+        Number of layers of each stack, as ``speechbrain_merge.weights.depth``
+        gives it; needed for ``depth``.
+
+    Returns
+    -------
+    coefficients : list of float
+        One an expert.
+
+    Raises
+    ------
+    ValueError
+        When a list has the wrong length or a label is missing or unknown.
+    """
+    if isinstance(value, Real):
+        return [float(value)] * number
+    if isinstance(value, (list, tuple)):
+        if len(value) != number:
+            raise ValueError(
+                f"{len(value)} coefficients were given for {number} experts: "
+                "give one for each, in their order."
+            )
+        return [float(entry) for entry in value]
+    if "experts" in value:
+        return _by_label(value, name, labels or [], depths)
+    default = value.get("default")
+    if "parts" in value:
+        for pattern, inner in value["parts"].items():
+            if matches(name, pattern):
+                return resolve(inner, name, number, labels, depths)
+        if default is None:
+            raise ValueError(
+                f"No pattern of {list(value['parts'])} matches {name}: add a "
+                "'default'."
+            )
+        return resolve(default, name, number, labels, depths)
+    listed = value["depth"]
+    where = part(name)
+    layers = (depths or {}).get(where.stack, 0)
+    if where.layer is None or layers == 0:
+        outside = listed[0] if default is None else default
+        return resolve(outside, name, number, labels, depths)
+    position = where.layer / max(layers - 1, 1) * (len(listed) - 1)
+    below = min(int(position), max(len(listed) - 2, 0))
+    above = min(below + 1, len(listed) - 1)
+    share = position - below
+    return [float((1 - share) * listed[below] + share * listed[above])] * number
+
+
+def _by_label(value, name, labels, depths):
+    """Coefficients given by the experts' labels."""
+    inner = value["experts"]
+    unknown = [label for label in inner if label not in labels]
+    missing = [label for label in labels if label not in inner]
+    if unknown or (missing and "default" not in value):
+        raise ValueError(
+            "Coefficients by expert must name the experts: "
+            f"unknown {unknown}, missing {missing}, experts {labels}."
+        )
+    return [
+        resolve(inner.get(label, value.get("default")), name, 1, [label], depths)[0]
+        for label in labels
+    ]

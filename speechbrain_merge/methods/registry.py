@@ -1,0 +1,129 @@
+"""Merge methods by name.
+
+A recipe names a method in YAML (``!new:speechbrain_merge.methods.Average``) or
+as a word on a command line (``average``). The registry is what turns the word
+into the method. Another package adds its own methods in two ways: by importing
+``register`` as a decorator, or, without anybody importing it, through the
+entry-point group ``speechbrain_merge.methods``.
+
+Example
+-------
+>>> from speechbrain_merge.methods import available, create
+>>> "average" in available()
+True
+>>> create("average", weights=[3, 1])
+Average(weights=[3, 1])
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import difflib
+import inspect
+from importlib.metadata import entry_points
+
+ENTRY_POINT_GROUP = "speechbrain_merge.methods"
+
+_METHODS = {}
+_DISCOVERED = []
+
+
+def register(name):
+    """Makes a ``MergeMethod`` available under a name.
+
+    Arguments
+    ---------
+    name : str
+        The word that ``create`` and the command line will know it by.
+
+    Returns
+    -------
+    decorator : callable
+        Takes the class and gives it back, registered.
+
+    Raises
+    ------
+    ValueError
+        When another class already has this name.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_merge.methods import MergeMethod, create, register
+    >>> @register("first_expert")
+    ... class FirstExpert(MergeMethod):
+    ...     "Gives the first expert back."
+    ...
+    ...     def merge_tensor(self, name, experts, base):
+    ...         return experts[0]
+    >>> create("first_expert")([{"w": torch.ones(1)}, {"w": torch.zeros(1)}])
+    {'w': tensor([1.])}
+    """
+
+    def decorator(cls):
+        """Stores the class under the name."""
+        known = _METHODS.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise ValueError(
+                f"Merge method '{name}' is already registered by "
+                f"{known.__module__}.{known.__qualname__}; choose another name."
+            )
+        cls.name = name
+        _METHODS[name] = cls
+        return cls
+
+    return decorator
+
+
+def available():
+    """The names of all methods, those of other packages included.
+
+    Returns
+    -------
+    names : list of str
+        Sorted.
+    """
+    if not _DISCOVERED:
+        _DISCOVERED.append(True)
+        for entry in entry_points().select(group=ENTRY_POINT_GROUP):
+            entry.load()
+    return sorted(_METHODS)
+
+
+def create(name, **parameters):
+    """Makes a method from its name and parameters.
+
+    Arguments
+    ---------
+    name : str
+        One of ``available()``.
+    **parameters : dict
+        The parameters of the method's class.
+
+    Returns
+    -------
+    method : MergeMethod
+
+    Raises
+    ------
+    ValueError
+        For a name or a parameter that does not exist; the message lists
+        those that do.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ValueError(
+            f"There is no merge method '{name}'.{hint} "
+            f"Available: {', '.join(available())}."
+        )
+    cls = _METHODS[name]
+    known = list(inspect.signature(cls).parameters)
+    unknown = [parameter for parameter in parameters if parameter not in known]
+    if unknown:
+        raise ValueError(
+            f"Merge method '{name}' has no parameter "
+            f"{', '.join(repr(word) for word in unknown)}; "
+            f"it takes: {', '.join(known) or 'none'}."
+        )
+    return cls(**parameters)
