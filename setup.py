@@ -19,6 +19,7 @@ EXTRAS["dev"] = sorted({need for needs in EXTRAS.values() for need in needs}) + 
     "jiwer>=3.0",
     "peft>=0.13",
     "pytest>=8",
+    "pytest-xdist>=3.5",
     "ruff==0.12.4",
     "yamllint==1.35.1",
 ]
