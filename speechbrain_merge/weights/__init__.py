@@ -1,0 +1,17 @@
+"""Reading, writing, checking, folding and naming the parts of, model weights.
+
+This is the ground floor: it knows nothing of merging.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.weights.compatibility import (
+    IncompatibleWeights,
+    check_compatible,
+)
+from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.source import open_weights
+from speechbrain_merge.weights.tied import common_ties, find_ties
+from speechbrain_merge.weights.writer import WeightWriter, write_weights

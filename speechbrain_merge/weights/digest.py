@@ -1,0 +1,70 @@
+"""A fingerprint of weights: the same content, the same sixty-four letters.
+
+Used to know a candidate again, to cache a merge by what went into it, and to
+write down in a merged model which files it came from.
+
+Example
+-------
+>>> import torch
+>>> one = {"bias": torch.zeros(2), "weight": torch.ones(2)}
+>>> other = {"weight": torch.ones(2), "bias": torch.zeros(2)}
+>>> digest(one) == digest(other)
+True
+>>> digest(one) == digest({**one, "bias": torch.ones(2)})
+False
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from speechbrain_merge.weights.mapping import Weights
+from speechbrain_merge.weights.source import open_weights
+from speechbrain_merge.weights.writer import tensor_bytes
+
+_BLOCK = 1 << 20
+
+
+def digest(source) -> str:
+    """The sha256 of a file's bytes, or of all tensors of anything else.
+
+    A single file is hashed as it lies on disk, so that `sha256sum` agrees. For
+    folders, state dicts, modules and open weights the names, dtypes, shapes
+    and values are hashed in the order of the sorted names: the order of
+    insertion, shards and metadata make no difference there.
+
+    Arguments
+    ---------
+    source : any source of `open_weights`
+        What to hash.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    is_weights = isinstance(source, (Weights, torch.nn.Module, dict))
+    if not is_weights and hasattr(source, "path"):
+        source = source.path
+    if isinstance(source, (str, PathLike)) and Path(source).is_file():
+        return _digest_file(source)
+    result = hashlib.sha256()
+    with open_weights(source) as weights:
+        for name in sorted(weights):
+            shape = list(weights.shape(name))
+            result.update(f"{name}\0{weights.dtype(name)}\0{shape}\0".encode())
+            result.update(tensor_bytes(weights[name]))
+    return result.hexdigest()
+
+
+def _digest_file(path):
+    result = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            result.update(block)
+    return result.hexdigest()

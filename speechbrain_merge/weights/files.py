@@ -1,0 +1,266 @@
+"""One file of weights: a torch pickle or a safetensors file, mapped.
+
+Pickles are opened with ``weights_only=True``, always, so that no code in them
+runs, and with ``mmap=True`` where their format allows it (everything torch
+has written since 1.6), so that a tensor costs memory only while it is used.
+SpeechBrain's renaming of old parameter names applies to them, as it does when
+SpeechBrain itself loads a checkpoint.
+
+Every way in which a file can be broken (missing, empty, cut off, not a state
+dict, a pickle with code) ends in one error that names the file and what to do.
+
+Example
+-------
+>>> import torch
+>>> path = getfixture("tmp_path") / "model.ckpt"
+>>> torch.save(torch.nn.Linear(2, 3).state_dict(), path)
+>>> with open_file(path) as weights:
+...     weights.names(), weights.shape("weight")
+(['weight', 'bias'], (3, 2))
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
+
+from speechbrain_merge.weights.dtypes import DTYPE_NAMES
+from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
+from speechbrain_merge.weights.tied import ties_from_text
+
+TORCH_SUFFIXES = (".ckpt", ".pt", ".bin", ".pth")
+SAFETENSORS_SUFFIX = ".safetensors"
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_ZIP_START = b"PK\x03\x04"
+_PICKLE_START = b"\x80"
+
+
+def open_file(path) -> Weights:
+    """Open one file of weights.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that ends in ``.ckpt``, ``.pt``, ``.bin``, ``.pth`` or
+        ``.safetensors``. Links are followed.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where the file is not a whole state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, or is not a file")
+    if path.suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+        raise ValueError(
+            f"{path}: weights are read from files that end in "
+            f"{', '.join(TORCH_SUFFIXES)} or {SAFETENSORS_SUFFIX}, not in "
+            f"'{path.suffix}'"
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(
+            f"{path} is empty, as left by a save that was cut short. "
+            "Remove it, or choose another checkpoint."
+        )
+    if path.suffix == SAFETENSORS_SUFFIX:
+        weights = _open_safetensors(path)
+    else:
+        weights = from_tensors(
+            find_state_dict(load_torch(path), path), label=str(path)
+        )
+    if not len(weights):
+        raise ValueError(f"{path} holds no tensors")
+    return weights
+
+
+def load_torch(path):
+    """What a torch file holds: tensors mapped, nothing executed.
+
+    Arguments
+    ---------
+    path : Path
+        A file written by `torch.save`.
+
+    Returns
+    -------
+    object
+        Usually a dictionary of tensors.
+
+    Raises
+    ------
+    ValueError
+        Where the file is damaged, or holds Python objects that could run code.
+    """
+    start = _start_of(path)
+    if not _begins_as_torch(start):
+        raise ValueError(
+            f"{path} was not written by torch.save. SpeechBrain keeps counters "
+            "and the like in text files of that name: choose a model's file."
+        )
+    try:
+        return torch.load(
+            path,
+            map_location="cpu",
+            weights_only=True,
+            # Files of torch before 1.6 are no archives and cannot be mapped
+            mmap=start == _ZIP_START,
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} was not opened, because it holds Python objects that "
+            "could run code. Save only tensors: "
+            f"torch.save(module.state_dict(), ...). torch says: "
+            f"{str(error).splitlines()[-1]}"
+        ) from error
+    except (RuntimeError, EOFError, LookupError, struct.error) as error:
+        raise ValueError(
+            f"{path} cannot be read to its end: it is cut short, damaged or no "
+            "torch file. Copy it again, or choose another checkpoint. "
+            f"torch says: {str(error).splitlines()[0] if str(error) else 'EOF'}"
+        ) from error
+
+
+def is_torch_file(path) -> bool:
+    """Whether a file begins as `torch.save` begins it, whole or not.
+
+    Arguments
+    ---------
+    path : Path
+        Any file.
+
+    Returns
+    -------
+    bool
+    """
+    return _begins_as_torch(_start_of(path))
+
+
+def is_state_dict(thing) -> bool:
+    """Whether something is a flat, non-empty mapping from names to tensors.
+
+    Arguments
+    ---------
+    thing : object
+        Anything.
+
+    Returns
+    -------
+    bool
+    """
+    return (
+        isinstance(thing, Mapping)
+        and len(thing) > 0
+        and all(isinstance(name, str) for name in thing)
+        and all(isinstance(value, torch.Tensor) for value in thing.values())
+    )
+
+
+def find_state_dict(content, path) -> dict:
+    """The state dict in what a torch file holds.
+
+    A file may hold the state dict itself, or a dictionary with exactly one
+    state dict among other things, e.g. ``{"model": …, "epoch": 3}``.
+
+    Arguments
+    ---------
+    content : object
+        What the file holds.
+    path : Path
+        The file, for the error.
+
+    Returns
+    -------
+    dict
+        With SpeechBrain's renaming of old parameter names applied.
+
+    Raises
+    ------
+    ValueError
+        Where there is no state dict, or more than one.
+    """
+    if not is_state_dict(content):
+        if not isinstance(content, Mapping):
+            raise ValueError(
+                f"{path} holds a {type(content).__name__}, not a state dict"
+            )
+        inside = [key for key in content if is_state_dict(content[key])]
+        loose = [
+            key for key in content if isinstance(content[key], torch.Tensor)
+        ]
+        if len(inside) != 1 or loose:
+            keys = ", ".join(repr(key) for key in list(content)[:10])
+            raise ValueError(
+                f"{path} is not a state dict: it holds {len(loose)} tensors "
+                f"and {len(inside)} state dicts, under the keys {keys}. "
+                "Save the one to be merged in a file of its own."
+            )
+        content = content[inside[0]]
+    # The hook renames in place
+    return hook_on_loading_state_dict_checkpoint(dict(content))
+
+
+def _start_of(path):
+    with open(path, "rb") as file:
+        return file.read(len(_ZIP_START))
+
+
+def _begins_as_torch(start):
+    return start == _ZIP_START or start.startswith(_PICKLE_START)
+
+
+def _open_safetensors(path):
+    try:
+        file = safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is cut short, damaged or no safetensors file. Copy it "
+            f"again, or choose another checkpoint. safetensors says: {error}"
+        ) from error
+    with open(path, "rb") as raw:
+        header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+    metadata = header.pop("__metadata__", {})
+    unknown = sorted(
+        {entry["dtype"] for entry in header.values()} - set(_DTYPES)
+    )
+    if unknown:
+        raise ValueError(
+            f"{path} has tensors of dtype {', '.join(unknown)}, which cannot "
+            "be merged. Convert them to a float dtype first."
+        )
+    entries = {
+        name: Entry(
+            tuple(entry["shape"]),
+            _DTYPES[entry["dtype"]],
+            lambda name=name: file.get_tensor(name),
+        )
+        for name, entry in header.items()
+    }
+    ties = {}
+    if "tied" in metadata:
+        ties = ties_from_text(metadata["tied"], str(path))
+        for alias, kept in ties.items():
+            if alias not in entries and kept in entries:
+                entries[alias] = entries[kept]
+    return Weights(
+        entries,
+        str(path),
+        metadata,
+        ties,
+        on_close=lambda: file.__exit__(None, None, None),
+    )

@@ -1,0 +1,183 @@
+"""A folder of weights: a SpeechBrain checkpoint or a Hugging Face model.
+
+A SpeechBrain checkpoint ``CKPT+…`` holds one ``<recoverable>.ckpt`` for each
+thing that training must remember. Those that are flat dictionaries of tensors
+are models and are taken together, their names prefixed by the recoverable's,
+e.g. ``wav2vec2.model.encoder…``. Optimizers, schedulers, counters and
+normalisers are not, and are left out. A model whose file is broken is an
+error: half of a checkpoint is not a smaller model.
+
+Example
+-------
+>>> import torch
+>>> folder = getfixture("tmp_path") / "CKPT+example"
+>>> folder.mkdir()
+>>> torch.save({"weight": torch.ones(2)}, folder / "model.ckpt")
+>>> _ = (folder / "counter.ckpt").write_text("3")
+>>> _ = (folder / "CKPT.yaml").write_text("WER: 12.5")
+>>> with open_folder(folder) as weights:
+...     weights.names()
+['model.weight']
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    PARAMFILE_EXT,
+    hook_on_loading_state_dict_checkpoint,
+)
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.weights.files import (
+    is_state_dict,
+    is_torch_file,
+    load_torch,
+    open_file,
+)
+from speechbrain_merge.weights.mapping import Weights, from_tensors, under
+
+logger = get_logger(__name__)
+
+# In the order in which Hugging Face itself looks for them
+HUGGING_FACE_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def open_folder(path, recoverable=None) -> Weights:
+    """Open a folder of weights.
+
+    Arguments
+    ---------
+    path : str or Path
+        A SpeechBrain checkpoint folder, a folder of ``.ckpt`` files as
+        SpeechBrain's pretrained models are, or a Hugging Face model or PEFT
+        adapter folder.
+    recoverable : str, optional
+        Take this ``<recoverable>.ckpt`` only, with its bare names; in a
+        Hugging Face folder, the tensors under that prefix.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    ValueError
+        Where it is no such folder, or a file in it is broken.
+    """
+    path = Path(path)
+    hugging_face = [
+        name for name in HUGGING_FACE_FILES if (path / name).is_file()
+    ]
+    if not (path / METAFNAME).is_file() and hugging_face:
+        weights = _open_hugging_face(path, hugging_face[0])
+        return weights if recoverable is None else under(weights, recoverable)
+    if not any(path.glob(f"*{PARAMFILE_EXT}")):
+        inner = sorted(each.name for each in path.glob("CKPT*"))
+        raise ValueError(
+            f"{path} is neither a SpeechBrain checkpoint (<recoverable>.ckpt "
+            f"files) nor a Hugging Face model ({HUGGING_FACE_FILES[0]}, …)."
+            + (
+                f" It holds {len(inner)} checkpoints: name one, e.g. "
+                f"{path / inner[0]}."
+                if inner
+                else ""
+            )
+        )
+    if recoverable is None:
+        return _open_recoverables(path)
+    file = path / f"{recoverable}{PARAMFILE_EXT}"
+    if not file.is_file():
+        there = sorted(each.stem for each in path.glob(f"*{PARAMFILE_EXT}"))
+        raise ValueError(
+            f"{path} has no recoverable '{recoverable}'. "
+            f"It has: {', '.join(there)}."
+        )
+    return open_file(file)
+
+
+def _open_recoverables(path):
+    entries = {}
+    ties = {}
+    left_out = []
+    for file in sorted(path.glob(f"*{PARAMFILE_EXT}")):
+        if file.stat().st_size == 0:
+            raise ValueError(
+                f"{file} is empty: the checkpoint was not written to its end. "
+                "Choose another one."
+            )
+        content = load_torch(file) if is_torch_file(file) else None
+        if not is_state_dict(content):
+            left_out.append(file.name)
+            continue
+        one = from_tensors(
+            hook_on_loading_state_dict_checkpoint(dict(content)), str(file)
+        )
+        for name in one:
+            entries[f"{file.stem}.{name}"] = one.entry(name)
+        for alias, kept in one.tied.items():
+            ties[f"{file.stem}.{alias}"] = f"{file.stem}.{kept}"
+    if not entries:
+        raise ValueError(
+            f"{path} has no model among its files {', '.join(left_out)}: none "
+            "is a flat dictionary of tensors"
+        )
+    if left_out:
+        logger.debug("%s: left out %s", path, ", ".join(left_out))
+    return Weights(entries, str(path), tied=ties)
+
+
+def _open_hugging_face(path, name):
+    if not name.endswith(".index.json"):
+        weights = open_file(path / name)
+        if (path / ADAPTER_CONFIG).is_file() and name.startswith("adapter"):
+            # Folding needs the rank and the scale, which are not in the file
+            weights.metadata["adapter_config"] = (
+                path / ADAPTER_CONFIG
+            ).read_text(encoding="utf-8")
+        return weights
+    index = json.loads((path / name).read_text(encoding="utf-8"))
+    wanted = index["weight_map"]
+    with ExitStack() as opened:
+        shards = {
+            file: opened.enter_context(open_file(path / file))
+            for file in sorted(set(wanted.values()))
+        }
+        missing = [
+            f"'{tensor}' in {file}"
+            for tensor, file in wanted.items()
+            if tensor not in shards[file]
+        ]
+        if missing:
+            raise ValueError(
+                f"{path / name} names tensors that the shards do not have: "
+                f"{', '.join(missing[:10])} ({len(missing)} in all). "
+                "Copy the folder again."
+            )
+        entries = {
+            tensor: shards[file].entry(tensor)
+            for tensor, file in wanted.items()
+        }
+        ties = {}
+        for shard in shards.values():
+            ties.update(
+                (alias, kept)
+                for alias, kept in shard.tied.items()
+                if alias in entries and kept in entries
+            )
+        # Nothing failed: the shards stay open until the weights are closed
+        keep_open = opened.pop_all()
+    return Weights(entries, str(path), tied=ties, on_close=keep_open.close)
