@@ -1,0 +1,299 @@
+"""A journal of scored trials, so that a killed search resumes where it was.
+
+Scoring a trial is the expensive step of a search: a merge and a decoding of the
+selection set. Each one is written down, one JSON line a trial, synced to disk
+before the search goes on. A search started again finds its old trials by what
+they were, not by when they ran: the key of a trial is a hash over the digests
+and weights of the candidates, the merge method with its parameters, and the
+selection set. So a longer pool, another order or another search reuse whatever
+was already scored, and a changed dev set or method reuses nothing.
+
+A kill in the middle of a line leaves a line without its end. It is ignored when
+the journal is read, and cut off before the next line is written; the trial is
+scored again. A finished line that cannot be read is damage from elsewhere, and
+is an error.
+
+A trial stopped by racing has no error rate, only a floor. It answers a later
+question only if that floor loses against the incumbent of that question, which
+is checked for each use (``Journal.find``): a trial that lost with 12 errors so
+far has also lost against an incumbent of 10, but says nothing against one of
+15. The old incumbent is written beside it, for people to read.
+
+Example
+-------
+>>> path = getfixture("tmpdir") / "journal.jsonl"
+>>> context = {"method": "average", "selection_set": "dev-clean"}
+>>> journal = Journal(path, context)
+>>> key = journal.key(digests=["5e1f", "08ab"])
+>>> journal.record(key, Tally(12, 200), candidates=["CKPT+1", "CKPT+2"])
+>>> Journal(path, context).find(key).value
+6.0
+>>> Journal(path, {"method": "ties"}).key(digests=["5e1f", "08ab"]) == key
+False
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from speechbrain.utils.distributed import ddp_broadcast, if_main_process
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.search.racing import Race
+from speechbrain_merge.search.tally import Tally
+
+logger = get_logger(__name__)
+
+
+def trial_key(
+    context: Optional[Mapping] = None,
+    digests: Sequence[str] = (),
+    weights: Optional[Sequence] = None,
+    parameters: Optional[Mapping] = None,
+    ordered: bool = False,
+) -> str:
+    """The content key of a trial.
+
+    Arguments
+    ---------
+    context : dict, optional
+        What all trials of the search share and what decides their scores:
+        method and its fixed parameters, digest of the base, selection set,
+        decoding settings. Plain JSON values.
+    digests : list of str
+        Content digests of the candidates in the merge.
+    weights : list of float, optional
+        One per candidate.
+    parameters : dict, optional
+        Coefficients of this trial.
+    ordered : bool
+        Whether the order of the candidates matters to the method (SLERP, or
+        parameters listed one per candidate). If not, a merge of the same
+        candidates has the same key in any order.
+
+    Returns
+    -------
+    str
+        A SHA-256 in hexadecimal.
+
+    Example
+    -------
+    >>> trial_key(digests=["a", "b"]) == trial_key(digests=["b", "a"])
+    True
+    >>> trial_key(digests=["a", "b"], weights=[0.3, 0.7]) == trial_key(
+    ...     digests=["b", "a"], weights=[0.3, 0.7]
+    ... )
+    False
+    """
+    if weights is None:
+        weights = [None] * len(digests)
+    if len(weights) != len(digests):
+        raise ValueError(
+            f"{len(digests)} candidates but {len(weights)} weights"
+        )
+    members = [[digest, weight] for digest, weight in zip(digests, weights)]
+    if not ordered:
+        # By text: weights may be None beside numbers, which do not compare.
+        members.sort(key=_canonical)
+    content = {
+        "context": dict(context or {}),
+        "members": members,
+        "ordered": ordered,
+        "parameters": dict(parameters or {}),
+    }
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+class Journal:
+    """Trials on disk, found by content, appended and never changed.
+
+    Under DDP the main process reads and writes the file, and every process
+    gets the same lines, so that all of them decide alike. Make the journal on
+    all processes.
+
+    Arguments
+    ---------
+    path : str or Path
+        The JSONL file; made at the first record.
+    context : dict, optional
+        Goes into every key, see ``trial_key``.
+    ordered : bool
+        See ``trial_key``.
+
+    Raises
+    ------
+    ValueError
+        If a finished line of the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike],
+        context: Optional[Mapping] = None,
+        ordered: bool = False,
+    ):
+        self.path = Path(path)
+        self.context = dict(context or {})
+        self.ordered = ordered
+        self._tallies: dict[str, list[Tally]] = {}
+        lines = ddp_broadcast(self._read() if if_main_process() else None)
+        for key, tally in lines:
+            self._tallies.setdefault(key, []).append(Tally.from_dict(tally))
+
+    def __len__(self):
+        return sum(len(tallies) for tallies in self._tallies.values())
+
+    def key(
+        self,
+        digests: Sequence[str] = (),
+        weights: Optional[Sequence] = None,
+        parameters: Optional[Mapping] = None,
+    ) -> str:
+        """The key of a trial in this journal's context.
+
+        Arguments
+        ---------
+        digests : list of str
+            Of the candidates in the merge.
+        weights : list of float, optional
+            One per candidate.
+        parameters : dict, optional
+            Coefficients of this trial.
+
+        Returns
+        -------
+        str
+        """
+        return trial_key(
+            self.context, digests, weights, parameters, self.ordered
+        )
+
+    def find(
+        self, key: str, incumbent: Optional[Tally] = None, accept: str = "lt"
+    ) -> Optional[Tally]:
+        """What is known of a trial, if it answers the present question.
+
+        Arguments
+        ---------
+        key : str
+            Of the trial.
+        incumbent : Tally, optional
+            What the trial would have to beat. None: a complete tally is wanted.
+        accept : str
+            The rule of the search, ``"lt"`` or ``"le"``.
+
+        Returns
+        -------
+        Tally or None
+            A complete tally if there is one; else an incomplete one whose
+            errors so far lose against this incumbent; else None.
+        """
+        known = self._tallies.get(key, [])
+        for tally in known:
+            if tally.complete:
+                return tally
+        if incumbent is not None:
+            race = Race(incumbent, accept)
+            for tally in known:
+                if race.lost(tally):
+                    return tally
+        return None
+
+    def record(
+        self,
+        key: str,
+        tally: Tally,
+        incumbent: Optional[Tally] = None,
+        **details: Any,
+    ):
+        """Append a trial, and return once it is on the disk.
+
+        Arguments
+        ---------
+        key : str
+            Of the trial.
+        tally : Tally
+            Its score.
+        incumbent : Tally, optional
+            What it was raced against.
+        **details : dict
+            For people: candidates, parameters, wall time. Plain JSON values.
+        """
+        self._tallies.setdefault(key, []).append(tally)
+        if not if_main_process():
+            return
+        line = {
+            "key": key,
+            **details,
+            "tally": tally.to_dict(),
+            "incumbent": None if incumbent is None else incumbent.to_dict(),
+        }
+        _append(self.path, json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def _read(self) -> list:
+        if not self.path.exists():
+            return []
+        *lines, torn = self.path.read_bytes().split(b"\n")
+        if torn:
+            logger.warning(
+                f"{self.path}: the last line has no end (killed while "
+                "writing?); it is ignored and its trial scored again"
+            )
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                trial = json.loads(line)
+                found.append((trial["key"], trial["tally"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: expected a trial as JSON, "
+                    f"with 'key' and 'tally' ({error!r}); remove that line to "
+                    "go on, its trial is then scored again"
+                ) from None
+        return found
+
+
+def _append(path: Path, line: bytes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with open(path, "ab+") as file:
+        _cut_torn_line(file)
+        # A single write: a kill leaves a part of this line or nothing of it.
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        # The file's name is in its folder, which has to be synced as well.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _cut_torn_line(file):
+    content_end = file.seek(0, os.SEEK_END)
+    if content_end == 0:
+        return
+    file.seek(content_end - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
+def _canonical(content: Any) -> str:
+    try:
+        return json.dumps(content, sort_keys=True, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(
+            f"a trial key needs plain JSON values (numbers, strings, lists, "
+            f"dicts), got {content!r}: {error}"
+        ) from None

@@ -1,0 +1,289 @@
+"""Exact error counts of one trial, the currency of every search.
+
+A search decides by comparing two error rates on the same selection set. Held as
+floats, a tie could look like a win by rounding, and the outcome could depend on
+the order in which utterances, domains or processes were summed. So counts are
+whole numbers (or fractions, where a metric halves them), rates are
+``fractions.Fraction``, and only what is shown to people is a float.
+
+Example
+-------
+>>> tally = Tally(errors=21, words=350, utterances=40, seconds=180.5)
+>>> tally.value
+6.0
+>>> tally.cost
+Fraction(3, 50)
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Optional, Union
+
+Count = Union[int, Fraction]
+
+AVERAGES = ("micro", "macro")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Exact errors of one trial, on a whole selection set or a part of it.
+
+    Arguments
+    ---------
+    errors : int or fractions.Fraction
+        Insertions, deletions and substitutions so far.
+    words : int or fractions.Fraction
+        Reference words of what was decoded so far.
+    complete : bool
+        Whether the whole selection set was decoded.
+    domains : dict, optional
+        Errors and words of each domain, ``{name: (errors, words)}``; they must
+        add up to ``errors`` and ``words``. A partial tally may lack domains of
+        which nothing was decoded.
+    average : str
+        What is compared: ``"micro"``, all errors over all words, or
+        ``"macro"``, the unweighted mean of the domains' error rates.
+    utterances : int
+        Utterances decoded.
+    seconds : float
+        Seconds of audio decoded. For the bookkeeping alone.
+
+    Raises
+    ------
+    TypeError
+        If a count is a float: sums of rounded numbers depend on their order.
+    ValueError
+        If counts are negative or do not add up, or if the error rate of a
+        complete tally is undefined.
+
+    Example
+    -------
+    >>> tally = Tally.of_domains({"read": (5, 100), "spoken": (30, 200)})
+    >>> tally.errors, tally.words, tally.average, tally.value
+    (35, 300, 'macro', 10.0)
+    >>> tally.cost
+    Fraction(1, 10)
+    """
+
+    errors: Count
+    words: Count
+    complete: bool = True
+    domains: Optional[Mapping[str, tuple]] = None
+    average: str = "micro"
+    utterances: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        if self.average not in AVERAGES:
+            raise ValueError(
+                f"average={self.average!r}: expected one of {AVERAGES}"
+            )
+        put = object.__setattr__
+        put(self, "errors", _exact(self.errors, "errors"))
+        put(self, "words", _exact(self.words, "words"))
+        put(self, "utterances", operator.index(self.utterances))
+        put(self, "seconds", float(self.seconds))
+        if self.domains is None:
+            if self.average == "macro":
+                raise ValueError(
+                    "average='macro' needs domains={name: (errors, words)}"
+                )
+        else:
+            put(self, "domains", self._exact_domains())
+        if self.complete:
+            self._check_defined()
+
+    def _exact_domains(self) -> dict:
+        # Sorted, so that equal tallies look equal whatever was decoded first.
+        domains = {
+            name: (
+                _exact(self.domains[name][0], f"errors of domain {name!r}"),
+                _exact(self.domains[name][1], f"words of domain {name!r}"),
+            )
+            for name in sorted(self.domains)
+        }
+        sums = tuple(sum(pair[i] for pair in domains.values()) for i in (0, 1))
+        if sums != (self.errors, self.words):
+            raise ValueError(
+                f"the domains add up to {sums[0]} errors and {sums[1]} words, "
+                f"but the tally says {self.errors} and {self.words}"
+            )
+        return domains
+
+    def _check_defined(self):
+        empty = [
+            n for n, (_, words) in (self.domains or {}).items() if not words
+        ]
+        if not self.words or (self.average == "macro" and empty):
+            where = f"domain {empty[0]!r}" if empty else "the selection set"
+            raise ValueError(
+                f"{where} has no reference words, so that its error rate is "
+                "undefined: leave it out of the selection set"
+            )
+
+    @classmethod
+    def of_domains(
+        cls, domains: Mapping[str, tuple], average: str = "macro", **others
+    ) -> "Tally":
+        """The tally of several domains.
+
+        Arguments
+        ---------
+        domains : dict
+            ``{name: (errors, words)}``.
+        average : str
+            ``"macro"`` or ``"micro"``.
+        **others : dict
+            ``complete``, ``utterances``, ``seconds``.
+
+        Returns
+        -------
+        Tally
+        """
+        return cls(
+            errors=sum(errors for errors, _ in domains.values()),
+            words=sum(words for _, words in domains.values()),
+            domains=domains,
+            average=average,
+            **others,
+        )
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """The tally of both parts of a set together, still incomplete; whoever
+        knows that nothing is missing says so with ``.completed()``."""
+        if (self.average, self.domains is None) != (
+            other.average,
+            other.domains is None,
+        ):
+            raise ValueError(
+                "tallies can be added when both have domains or neither has, "
+                "and both have the same average"
+            )
+        domains = None
+        if self.domains is not None:
+            domains = dict(self.domains)
+            for name, (errors, words) in other.domains.items():
+                before = domains.get(name, (0, 0))
+                domains[name] = (before[0] + errors, before[1] + words)
+        return Tally(
+            errors=self.errors + other.errors,
+            words=self.words + other.words,
+            complete=False,
+            domains=domains,
+            average=self.average,
+            utterances=self.utterances + other.utterances,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def completed(self) -> "Tally":
+        """The same counts, said to cover the whole selection set."""
+        return dataclasses.replace(self, complete=True)
+
+    @property
+    def cost(self) -> Fraction:
+        """The exact error rate (1 is 100 %) of what was decoded. Of an
+        incomplete tally it says nothing about the whole set; the floor that
+        does is ``Race.floor``."""
+        if self.average == "micro":
+            return _rate(self.errors, self.words)
+        rates = [_rate(e, w) for e, w in self.domains.values() if w]
+        return sum(rates, Fraction(0)) / max(len(rates), 1)
+
+    @property
+    def value(self) -> float:
+        """The error rate of what was decoded, in percent."""
+        return float(100 * self.cost)
+
+    def to_dict(self) -> dict:
+        """Plain data for JSON; fractions as strings, so that they stay exact.
+
+        Example
+        -------
+        >>> Tally(Fraction(7, 2), 100, utterances=9).to_dict()["errors"]
+        '7/2'
+        """
+        domains = self.domains
+        if domains is not None:
+            domains = {
+                name: [_plain(errors), _plain(words)]
+                for name, (errors, words) in domains.items()
+            }
+        return {
+            "errors": _plain(self.errors),
+            "words": _plain(self.words),
+            "complete": self.complete,
+            "domains": domains,
+            "average": self.average,
+            "utterances": self.utterances,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Tally":
+        """The tally that ``to_dict`` wrote.
+
+        Arguments
+        ---------
+        data : dict
+            What ``to_dict`` gave.
+
+        Returns
+        -------
+        Tally
+
+        Example
+        -------
+        >>> tally = Tally.of_domains({"a": (Fraction(1, 2), 9), "b": (2, 7)})
+        >>> Tally.from_dict(tally.to_dict()) == tally
+        True
+        """
+        domains = data["domains"]
+        if domains is not None:
+            domains = {
+                name: (_from_plain(errors), _from_plain(words))
+                for name, (errors, words) in domains.items()
+            }
+        return cls(
+            errors=_from_plain(data["errors"]),
+            words=_from_plain(data["words"]),
+            complete=data["complete"],
+            domains=domains,
+            average=data["average"],
+            utterances=data["utterances"],
+            seconds=data["seconds"],
+        )
+
+
+def _exact(value, what: str) -> Count:
+    if isinstance(value, Fraction):
+        value = value.numerator if value.denominator == 1 else value
+    else:
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(
+                f"{what}: {value!r} is a {type(value).__name__}; expected a "
+                "whole number or a fractions.Fraction, so that comparisons "
+                "are exact"
+            ) from None
+    if value < 0:
+        raise ValueError(f"{what}: {value} is negative")
+    return value
+
+
+def _rate(errors: Count, words: Count) -> Fraction:
+    # Nothing decoded yet: no errors in no words, for a progress display.
+    return Fraction(errors) / words if words else Fraction(errors)
+
+
+def _plain(count: Count) -> Union[int, str]:
+    return str(count) if isinstance(count, Fraction) else count
+
+
+def _from_plain(count: Union[int, str]) -> Count:
+    return Fraction(count) if isinstance(count, str) else count
