@@ -1,0 +1,43 @@
+"""Error rates per domain and duration, forgetting, significance, text.
+
+This room knows transcripts and counts, and nothing of weights or models.
+"""
+
+from speechbrain_merge.evaluation.bootstrap import (
+    BootstrapComparison,
+    Interval,
+    confidence_interval,
+    paired_bootstrap,
+)
+from speechbrain_merge.evaluation.buckets import BUCKET_EDGES, by_bucket
+from speechbrain_merge.evaluation.counts import ErrorCounts, counts_of, rate_of
+from speechbrain_merge.evaluation.domains import (
+    macro_average,
+    normalised_gain,
+    summarize_domains,
+    worst_domain,
+)
+from speechbrain_merge.evaluation.error_rates import (
+    UtteranceScore,
+    count_errors,
+    from_tracker,
+    pair_scores,
+    score_utterances,
+    total,
+)
+from speechbrain_merge.evaluation.forgetting import (
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+)
+from speechbrain_merge.evaluation.hallucination import (
+    hallucinations,
+    longest_loop,
+)
+from speechbrain_merge.evaluation.records import read_scores, write_scores
+from speechbrain_merge.evaluation.significance import (
+    MatchedPairs,
+    holm,
+    mapsswe,
+)
+from speechbrain_merge.evaluation.text import TextNormalizer

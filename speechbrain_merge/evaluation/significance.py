@@ -1,0 +1,205 @@
+r"""Is one system better than another, or was it luck?
+
+Both tests are paired: the systems are compared on the same utterances, so that
+what is hard for both does not blur the difference. The bootstrap lives in
+``bootstrap.py``; here is ``mapsswe``, NIST's matched-pair test [1, 2]. It cuts
+the utterances into segments that are independent of one another, as at least two
+words correct in both systems lie between them, and tests whether the mean
+difference of the errors in a segment is zero.
+
+Testing many merges against one baseline finds "significance" by chance;
+``holm`` [3] corrects the p-values for their number.
+
+Example
+-------
+>>> from speechbrain_merge.evaluation import score_utterances
+>>> said = {f"u{i}": "one two three four" for i in range(50)}
+>>> bad = {name: "one too three for" for name in said}
+>>> good = dict(bad, **{f"u{i}": said[f"u{i}"] for i in range(10)})
+>>> before, after = score_utterances(said, bad), score_utterances(said, good)
+>>> test = mapsswe(before, after)
+>>> test.segments, round(test.z, 2), test.p_value < 0.001
+(50, -3.5, True)
+>>> holm({"average": test.p_value, "ties": 0.2})["ties"]
+0.2
+
+References
+----------
+[1] L. Gillick, S. J. Cox, "Some Statistical Issues in the Comparison of Speech
+Recognition Algorithms", ICASSP 1989.
+[2] D. S. Pallett, W. M. Fisher, J. G. Fiscus, "Tools for the Analysis of
+Benchmark Speech Recognition Tests", ICASSP 1990.
+[3] S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
+Scandinavian Journal of Statistics 6, 1979.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Union
+
+import numpy
+from scipy.stats import norm
+
+from speechbrain_merge.evaluation.error_rates import UtteranceScore, pair_scores
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedPairs:
+    """Outcome of the matched-pair sentence-segment word-error test.
+
+    Arguments
+    ---------
+    z : float
+        Mean difference of the errors in a segment, second system minus first,
+        over its standard error. Below 0, the second is better.
+    p_value : float
+        Two-tailed probability of a z this far from 0 by luck.
+    segments : int
+        Segments in which some system errs. The normal distribution asks for
+        some 50 of them; with fewer than 2 nothing can be said, and p is 1.
+    mean_difference : float
+        Mean difference of the errors in a segment.
+
+    Example
+    -------
+    >>> MatchedPairs(-3.4, 0.0007, 120, -0.3).p_value < 0.05
+    True
+    """
+
+    z: float
+    p_value: float
+    segments: int
+    mean_difference: float
+
+
+def mapsswe(
+    first: Sequence[UtteranceScore],
+    second: Sequence[UtteranceScore],
+    minimum_correct: int = 2,
+) -> MatchedPairs:
+    """Matched-pair sentence-segment word-error test [1, 2].
+
+    Arguments
+    ---------
+    first : sequence of UtteranceScore
+        Scores of one system: the baseline.
+    second : sequence of UtteranceScore
+        Scores of the other against the same references, in any order.
+    minimum_correct : int
+        Words correct in both systems that part one segment from the next. An
+        utterance's ends part segments too.
+
+    Returns
+    -------
+    MatchedPairs
+
+    Raises
+    ------
+    ValueError
+        Where the systems were not scored on the same utterances and words.
+
+    Example
+    -------
+    >>> from speechbrain_merge.evaluation import score_utterances
+    >>> said = {"u": "a b c d e f g h"}
+    >>> first = score_utterances(said, {"u": "x b y d e f z h"})
+    >>> second = score_utterances(said, {"u": "x b c d e f g h"})
+    >>> test = mapsswe(first, second)
+    >>> test.segments, test.mean_difference
+    (2, -1.0)
+    """
+    differences = []
+    for a, b in pair_scores(first, second):
+        if a.reference != b.reference:
+            raise ValueError(
+                f"utterance {a.id!r} was scored against different references: "
+                "the matched-pair test needs the same words for both systems"
+            )
+        differences += _segment_differences(a, b, minimum_correct)
+    count = len(differences)
+    if count < 2:
+        return MatchedPairs(0.0, 1.0, count, float(sum(differences)))
+    mean = float(numpy.mean(differences))
+    error = float(numpy.std(differences, ddof=1)) / math.sqrt(count)
+    if error == 0:
+        # every segment differs by the same: no luck about it, unless by none
+        z = math.copysign(math.inf, mean) if mean else 0.0
+    else:
+        z = mean / error
+    return MatchedPairs(z, float(2 * norm.sf(abs(z))), count, mean)
+
+
+def holm(
+    p_values: Union[Mapping[str, float], Sequence[float]],
+) -> Union[dict, list]:
+    """Correct p-values for the number of tests made [3].
+
+    Arguments
+    ---------
+    p_values : dict or sequence of float
+        One p-value a test.
+
+    Returns
+    -------
+    dict or list
+        The corrected ones, in the same order: compare these with 0.05.
+
+    Example
+    -------
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    >>> holm({"average": 0.5, "ties": 0.9})
+    {'average': 1.0, 'ties': 1.0}
+    """
+    if isinstance(p_values, Mapping):
+        return dict(zip(p_values, holm(list(p_values.values()))))
+    bad = [p for p in p_values if not 0 <= p <= 1]
+    if bad:
+        raise ValueError(f"p-values lie in [0, 1], not {bad}")
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, (len(order) - rank) * p_values[place])
+        corrected[place] = min(1.0, highest)
+    return corrected
+
+
+def _segment_differences(first, second, minimum_correct):
+    """Errors of second minus first in each segment of one utterance.
+
+    The utterance is laid out as gap, word, gap, word, ..., gap: insertions are
+    errors in a gap. A segment is a run of places with errors, cut wherever
+    enough error-free words lie between two such places.
+    """
+    errors = [
+        (a, b)
+        for a, b in zip(_errors_by_place(first), _errors_by_place(second))
+    ]
+    segments, correct = [], minimum_correct
+    for place, (a, b) in enumerate(errors):
+        is_word = place % 2 == 1
+        if a or b:
+            if correct >= minimum_correct:
+                segments.append(0)
+            segments[-1] += b - a
+            correct = 0
+        elif is_word:
+            correct += 1
+    return segments
+
+
+def _errors_by_place(score):
+    """Number of errors at each gap (even places) and word (odd places)."""
+    places = [0] * (2 * len(score.reference) + 1)
+    word = 0
+    for operation in score.operations:
+        if operation == "I":
+            places[2 * word] += 1
+        else:
+            places[2 * word + 1] = int(operation != "=")
+            word += 1
+    return places

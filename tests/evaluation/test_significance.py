@@ -1,0 +1,227 @@
+"""Significance tests against hand computation and an independent MAPSSWE."""
+
+import math
+import random
+import re
+
+import numpy
+import pytest
+from scipy import stats
+
+from speechbrain_merge.evaluation import (
+    confidence_interval,
+    holm,
+    mapsswe,
+    paired_bootstrap,
+    score_utterances,
+)
+
+
+def systems(count=80, seed=11, keep=(0.8, 0.9)):
+    """Two systems of different quality on the same utterances."""
+    draw = random.Random(seed)
+    words = "abcdefghij"
+    said = {
+        f"u{i}": draw.choices(words, k=draw.randint(3, 25))
+        for i in range(count)
+    }
+
+    def hear(text, share):
+        heard = []
+        for word in text:
+            if draw.random() < share:
+                heard.append(word)
+            elif draw.random() < 0.5:
+                heard.append("x")
+            if draw.random() > share + 0.05:
+                heard.append("y")
+        return heard
+
+    return [
+        score_utterances(said, {n: hear(t, share) for n, t in said.items()})
+        for share in keep
+    ]
+
+
+def straightforward_mapsswe(first, second):
+    """The test written another way: by splitting strings.
+
+    Every word and every gap between words is a letter: ``e`` where a system
+    errs, ``c`` for a word correct in both. Two ``c`` or more part segments.
+    """
+    differences = []
+    for a, b in zip(first, second):
+        columns = []
+        for score in (a, b):
+            gaps, marks = [0], []
+            for operation in score.operations:
+                if operation == "I":
+                    gaps[-1] += 1
+                else:
+                    marks.append(int(operation != "="))
+                    gaps.append(0)
+            columns.append((gaps, marks))
+        (gaps_a, marks_a), (gaps_b, marks_b) = columns
+        letters, amounts = "", []
+        for i in range(len(a.reference) + 1):
+            if gaps_a[i] or gaps_b[i]:
+                letters += "e"
+                amounts.append(gaps_b[i] - gaps_a[i])
+            if i < len(a.reference):
+                wrong = marks_a[i] or marks_b[i]
+                letters += "e" if wrong else "c"
+                amounts.append(marks_b[i] - marks_a[i])
+        start = 0
+        for good in [*re.finditer("cc+", letters), None]:
+            stop = good.start() if good else len(letters)
+            if "e" in letters[start:stop]:
+                differences.append(sum(amounts[start:stop]))
+            start = good.end() if good else stop
+    t = stats.ttest_1samp(differences, 0).statistic
+    return t, 2 * stats.norm.cdf(-abs(t)), len(differences)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mapsswe_agrees_with_another_implementation(seed):
+    first, second = systems(seed=seed)
+    found = mapsswe(first, second)
+    z, p, segments = straightforward_mapsswe(first, second)
+    assert found.segments == segments > 100
+    assert found.z == pytest.approx(z)
+    assert found.p_value == pytest.approx(p)
+    back = mapsswe(second, first)
+    assert (back.z, back.p_value) == (-found.z, found.p_value)
+
+
+def test_mapsswe_by_hand():
+    said = {"u1": "a b c d e f g h", "u2": "a b c"}
+    # u1: a wrong; b c correct in both part it from d..f, where one word e
+    # correct in both does not part d from f. u2: nothing correct apart.
+    first = score_utterances(said, {"u1": "x b c x e f g h", "u2": "a x c"})
+    second = score_utterances(said, {"u1": "a b c d e x g h", "u2": "a x c d"})
+    # segments: (1, 0), (1, 1), (1, 2) errors of (first, second)
+    found = mapsswe(first, second)
+    assert found.segments == 3
+    assert found.mean_difference == 0
+    assert (found.z, found.p_value) == (0, 1)
+    # with one correct word parting them, u2 and d..f fall in two each
+    assert mapsswe(first, second, minimum_correct=1).segments == 5
+
+
+def test_mapsswe_where_luck_has_no_say():
+    said = {f"u{i}": "a b" for i in range(4)}
+    right = score_utterances(said, said)
+    wrong = score_utterances(said, dict.fromkeys(said, "a x"))
+    assert mapsswe(right, right).p_value == 1
+    # every segment differs by one error: no spread at all
+    assert mapsswe(wrong, right).z == -math.inf
+    one = {"u0": "a b"}
+    alone = mapsswe(
+        score_utterances(one, {"u0": "a"}), score_utterances(one, one)
+    )
+    assert (alone.segments, alone.p_value) == (1, 1)
+
+
+def test_paired_tests_need_the_same_utterances():
+    first, second = systems(count=5)
+    with pytest.raises(ValueError, match="1 utterances.*u4"):
+        mapsswe(first, second[:-1])
+    with pytest.raises(ValueError, match="scored twice"):
+        paired_bootstrap(first + first[:1], second)
+    other = score_utterances({"u": "a"}, {"u": "a"})
+    longer = score_utterances({"u": "a b"}, {"u": "a"})
+    with pytest.raises(ValueError, match="different references"):
+        mapsswe(other, longer)
+
+
+def test_bootstrap_of_two_utterances_is_exact():
+    # u1: 1 of 2 words wrong, u2: none of 2. Of the four equally likely
+    # test sets the rates are 50, 25, 25 and 0.
+    said = {"u1": "a b", "u2": "c d"}
+    heard = score_utterances(said, {"u1": "a x", "u2": "c d"})
+    right = score_utterances(said, said)
+    found = paired_bootstrap(heard, right, replicates=20_000)
+    assert found.difference == -25
+    assert found.probability_of_improvement == pytest.approx(0.75, abs=0.01)
+    assert (found.low, found.high) == (-50, 0)
+    assert found.standard_error == pytest.approx(math.sqrt(312.5), rel=0.02)
+    interval = confidence_interval(heard, replicates=20_000)
+    assert (interval.rate, interval.low, interval.high) == (25, 0, 50)
+
+
+def test_bootstrap_agrees_with_the_central_limit():
+    first, second = systems(count=400)
+    found = paired_bootstrap(first, second)
+    errors = numpy.array([b.errors - a.errors for a, b in zip(first, second)])
+    words = numpy.array([a.words for a in first])
+    ratio = errors.sum() / words.sum()
+    # linearised standard error of a ratio estimate
+    error = (errors - ratio * words).std(ddof=1) * math.sqrt(400) / words.sum()
+    assert found.difference == pytest.approx(100 * ratio)
+    assert found.standard_error == pytest.approx(100 * error, rel=0.05)
+    assert found.low == pytest.approx(100 * (ratio - 1.96 * error), abs=0.3)
+    assert found.high < 0 and found.probability_of_improvement > 0.999
+
+
+def test_bootstrap_repeats_itself_and_ignores_order():
+    first, second = systems(count=30)
+    found = paired_bootstrap(first, second, replicates=500, seed=4)
+    assert found == paired_bootstrap(first, second, replicates=500, seed=4)
+    assert found == paired_bootstrap(
+        first, second[::-1], replicates=500, seed=4
+    )
+    assert found != paired_bootstrap(first, second, replicates=500, seed=5)
+
+
+def test_drawing_in_parts_changes_nothing(monkeypatch):
+    import speechbrain_merge.evaluation.bootstrap as bootstrap
+
+    first, second = systems(count=30)
+    whole = paired_bootstrap(first, second, replicates=500)
+    monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 30 * 7)
+    assert paired_bootstrap(first, second, replicates=500) == whole
+
+
+def test_blocks_of_equal_fate_widen_the_interval():
+    # ten speakers of twenty utterances, all right or all wrong
+    said = {f"s{s}_{i}": "a b" for s in range(10) for i in range(20)}
+    heard = {name: "a b" if int(name[1]) % 2 else "a" for name in said}
+    scores = score_utterances(said, heard)
+    speakers = {name: name[:2] for name in said}
+    alone = confidence_interval(scores)
+    blocks = confidence_interval(scores, blocks=speakers)
+    assert (alone.units, blocks.units) == (200, 10)
+    assert alone.rate == blocks.rate == 25
+    # as 10 draws instead of 200: sqrt(20) as wide
+    assert blocks.standard_error / alone.standard_error == pytest.approx(
+        math.sqrt(20), rel=0.1
+    )
+    one = dict.fromkeys(said, "all")
+    assert confidence_interval(scores, blocks=one).standard_error == 0
+
+
+def test_bootstrap_refuses():
+    scores = score_utterances({"u1": "a", "u2": "b"}, {"u1": "a", "u2": "b"})
+    with pytest.raises(ValueError, match="'u2'"):
+        confidence_interval(scores, blocks={"u1": "s"})
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        confidence_interval(scores, level=95)
+    with pytest.raises(ValueError, match="at least 2"):
+        confidence_interval(scores, replicates=1)
+    with pytest.raises(ValueError, match="no scores"):
+        confidence_interval([])
+    silence = score_utterances({"u": ""}, {"u": "a"})
+    with pytest.raises(ValueError, match="no reference words"):
+        confidence_interval(silence)
+
+
+def test_holm_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, never falling
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+    assert list(holm({"b": 0.2, "a": 0.01})) == ["b", "a"]
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        holm([1.5])
