@@ -10,3 +10,5 @@ from speechbrain_merge.methods.registry import available, create, register
 from speechbrain_merge.methods.average import Average  # isort: skip
 from speechbrain_merge.methods.extreme import Extreme  # isort: skip
 from speechbrain_merge.methods.slerp import Slerp  # isort: skip
+from speechbrain_merge.methods.task_arithmetic import TaskArithmetic  # isort: skip
+from speechbrain_merge.methods.ties import TIES  # isort: skip

@@ -1,0 +1,66 @@
+"""Sign election and disjoint merge: the second half of TIES.
+
+Experts that move a weight in opposite directions cancel out in a sum. TIES
+(Yadav et al., NeurIPS 2023) lets them vote: the sign of the sum of the task
+vectors is elected, entry by entry, and only experts of that sign take part.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods.election import merge_elected
+>>> vectors = [torch.tensor([3.0, 0.0]), torch.tensor([-1.0, 2.0])]
+>>> merge_elected(vectors, [1.0, 1.0])
+tensor([3., 2.])
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+
+def merge_elected(vectors, scales, aggregate="mean", tie=1):
+    """Merges the task vectors whose sign was elected.
+
+    Zeros do not take part, neither in the vote nor in the mean.
+
+    Arguments
+    ---------
+    vectors : list of torch.Tensor
+        Sparse task vectors, of one shape.
+    scales : list of float
+        One an expert: multiplies its vector after the vote.
+    aggregate : str
+        ``"mean"`` over those that take part, their ``"sum"``, or the one of
+        ``"max"`` magnitude.
+    tie : int
+        The sign, 1 or -1, that wins where votes cancel exactly.
+
+    Returns
+    -------
+    merged : torch.Tensor
+        Zero where no expert takes part.
+    """
+    votes = vectors[0].clone()
+    for vector in vectors[1:]:
+        votes += vector
+    sign = votes.sign_().mul_(2).add_(tie).sign_()
+    # With the elected sign turned to plus, those that take part are positive.
+    merged = count = None
+    for vector, scale in zip(vectors, scales):
+        part = (vector * sign).clamp_(min=0)
+        taken = part.sign()
+        if scale != 1:
+            part *= scale
+        if merged is None:
+            merged, count = part, taken
+            continue
+        count += taken
+        if aggregate == "max":
+            larger = part.abs() > merged.abs()
+            merged = torch.where(larger, part, merged)
+        else:
+            merged += part
+    if aggregate == "mean":
+        merged /= count.clamp_(min=1)
+    return merged.mul_(sign)

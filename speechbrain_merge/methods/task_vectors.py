@@ -1,0 +1,155 @@
+"""Task vectors, a piece at a time.
+
+A task vector ``τ_t = θ_t − θ_0`` is what fine-tuning did to a model (Ilharco
+et al., "Editing models with task arithmetic", ICLR 2023). Most methods treat
+each entry of it alone, or need one number for the whole model. Such methods
+never hold a task vector: they walk over a tensor in pieces that fit in the
+processor's cache, which is also the fastest way to do several cheap things to
+each entry.
+
+The pieces are always the same ones, so that a method gives the same bits
+however the tensors are read.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods.task_vectors import add_to_base
+>>> add_to_base(
+...     lambda vectors, where: sum(vectors),
+...     [torch.tensor([2.0, 0.0]), torch.tensor([1.0, 5.0])],
+...     torch.tensor([1.0, 1.0]),
+... )
+tensor([2., 4.])
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+from speechbrain_merge.methods.base import STATISTICS, float_names
+from speechbrain_merge.weights import common_ties
+
+# 128 kB of float32: a piece of each of a few experts and some intermediate
+# results stay in the second-level cache, and torch does not split so small an
+# operation over threads (the engine's workers do that, tensor by tensor).
+PIECE = 1 << 15
+
+# A sample of a model is the first 512 of each 32768 entries.
+SAMPLE = 1 << 9
+
+
+def pieces(number, sample=False):
+    """Where the pieces of a flat tensor lie.
+
+    Arguments
+    ---------
+    number : int
+        How many entries the tensor has.
+    sample : bool
+        Whether to give the short beginnings of the pieces only.
+
+    Returns
+    -------
+    pieces : list of slice
+    """
+    length = SAMPLE if sample else PIECE
+    return [
+        slice(start, min(start + length, number))
+        for start in range(0, number, PIECE)
+    ]
+
+
+def merged_names(experts):
+    """The names that a formula merges: floats, each tie once, no statistics.
+
+    Arguments
+    ---------
+    experts : list of Weights
+        Open mappings.
+
+    Returns
+    -------
+    names : list of str
+    """
+    tied = common_ties(experts)
+    # tied in the first expert alone: merged as two tensors
+    apart = [name for name in experts[0].tied if name not in tied]
+    return float_names(experts[0]) + [
+        name
+        for name in apart
+        if experts[0].dtype(name).is_floating_point
+        and not name.endswith(STATISTICS)
+    ]
+
+
+def precision(weights, names=None):
+    """The type that whole-model arithmetic needs: float64 if any tensor does.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open mapping.
+    names : list of str, optional
+        The tensors that take part; all by default.
+
+    Returns
+    -------
+    dtype : torch.dtype
+        ``torch.float32`` or ``torch.float64``.
+    """
+    needed = torch.float32
+    for name in weights.names() if names is None else names:
+        needed = torch.promote_types(needed, weights.dtype(name))
+    return needed
+
+
+def flat_task_vectors(experts, base, where):
+    """The same piece of every task vector.
+
+    Arguments
+    ---------
+    experts : list of torch.Tensor
+        Flat tensors of any floating-point type.
+    base : torch.Tensor
+        Likewise.
+    where : slice
+        The piece.
+
+    Returns
+    -------
+    vectors : list of torch.Tensor
+        New tensors in float32, or in float64 where that is how the weights are
+        stored.
+    """
+    needed = torch.promote_types(base.dtype, torch.float32)
+    anchor = base[where].to(needed)
+    return [expert[where].to(needed) - anchor for expert in experts]
+
+
+def add_to_base(formula, experts, base):
+    """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
+
+    Arguments
+    ---------
+    formula : callable
+        Takes the pieces of the task vectors (a list of flat tensors that it
+        may change) and the slice that says which piece it is; gives what to
+        add to the base there.
+    experts : list of torch.Tensor
+        One tensor an expert.
+    base : torch.Tensor
+        The tensor of the base.
+
+    Returns
+    -------
+    merged : torch.Tensor
+        A new tensor of the same shape.
+    """
+    flat = [expert.reshape(-1) for expert in experts]
+    anchor = base.reshape(-1)
+    merged = torch.empty_like(anchor, memory_format=torch.contiguous_format)
+    for where in pieces(anchor.numel()):
+        change = formula(flat_task_vectors(flat, anchor, where), where)
+        torch.add(anchor[where], change, out=merged[where])
+    return merged.reshape(base.shape)
