@@ -1,0 +1,94 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_merge.search import Tally
+
+
+def test_micro_is_pooled_and_macro_is_the_mean_of_rates():
+    domains = {"read": (1, 100), "spoken": (30, 50)}
+    micro = Tally.of_domains(domains, average="micro")
+    macro = Tally.of_domains(domains, average="macro")
+    assert (micro.errors, micro.words) == (macro.errors, macro.words)
+    assert micro.cost == Fraction(31, 150)
+    assert macro.cost == (Fraction(1, 100) + Fraction(30, 50)) / 2
+    assert macro.value == 30.5
+
+
+def test_macro_is_exact_where_floats_are_not():
+    # 1/10 + 2/10 and 3/10 differ as floats
+    first = Tally.of_domains({"a": (1, 10), "b": (2, 10), "c": (0, 10)})
+    second = Tally.of_domains({"a": (3, 10), "b": (0, 10), "c": (0, 10)})
+    assert 1 / 10 + 2 / 10 != 3 / 10
+    assert first.cost == second.cost
+
+
+def test_counts_of_numpy_and_torch_become_plain():
+    tally = Tally(np.int64(3), torch.tensor(50), utterances=np.int32(2))
+    assert type(tally.errors) is int and type(tally.words) is int
+    assert type(tally.utterances) is int
+    assert tally.value == 6.0
+
+
+@pytest.mark.parametrize("count", [3.0, np.float32(2), "3", None])
+def test_inexact_counts_are_refused(count):
+    with pytest.raises(TypeError, match="exact"):
+        Tally(count, 50)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(errors=-1, words=5), "negative"),
+        (dict(errors=1, words=0), "no reference words"),
+        (dict(errors=1, words=5, average="mean"), "average"),
+        (dict(errors=1, words=5, average="macro"), "domains"),
+        (dict(errors=1, words=5, domains={"a": (2, 5)}), "add up"),
+        (
+            dict(
+                errors=1,
+                words=5,
+                average="macro",
+                domains={"a": (1, 5), "quiet": (0, 0)},
+            ),
+            "'quiet'",
+        ),
+    ],
+)
+def test_undefined_tallies_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Tally(**arguments)
+
+
+def test_parts_add_up_to_the_whole():
+    domains = [{"a": (1, 10)}, {"b": (2, 20)}, {"a": (Fraction(1, 2), 30)}]
+    parts = [
+        Tally.of_domains(d, complete=False, utterances=3, seconds=1.5)
+        for d in domains
+    ]
+    whole = (parts[0] + parts[1] + parts[2]).completed()
+    assert whole == Tally.of_domains(
+        {"b": (2, 20), "a": (Fraction(3, 2), 40)}, utterances=9, seconds=4.5
+    )
+    assert not (parts[0] + parts[1]).complete
+    with pytest.raises(ValueError, match="domains"):
+        parts[0] + Tally(1, 10)
+
+
+@pytest.mark.parametrize(
+    "tally",
+    [
+        Tally(7, 90, utterances=3, seconds=2.25),
+        Tally(Fraction(7, 2), 90, complete=False),
+        Tally.of_domains({"é": (Fraction(1, 3), 9), "b": (2, 7)}),
+        Tally.of_domains({"a": (1, 9)}, average="micro", complete=False),
+    ],
+)
+def test_json_round_trip_is_exact(tally):
+    import json
+
+    again = Tally.from_dict(json.loads(json.dumps(tally.to_dict())))
+    assert again == tally
+    assert type(again.errors) is type(tally.errors)
