@@ -11,7 +11,11 @@ from speechbrain_merge.weights.compatibility import (
     check_compatible,
 )
 from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.folding import fold
 from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.parts import Part, depth, matches, part
+from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
-from speechbrain_merge.weights.tied import common_ties, find_ties
+from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
+from speechbrain_merge.weights.weight_norm import refold
 from speechbrain_merge.weights.writer import WeightWriter, write_weights
