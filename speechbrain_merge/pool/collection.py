@@ -1,0 +1,416 @@
+"""The pool that training fills: a checkpoint hook that keeps weights alone.
+
+SpeechBrain's recipes keep one or two checkpoints, optimizer included, and
+delete the others: afterwards there is nothing to merge. A `CheckpointPool` is
+one more recoverable. Whenever the Checkpointer saves, it stores the weights of
+the named modules, and nothing else, as a candidate in a folder of its own:
+
+    <folder>/<run>/manifest.jsonl                      what is there
+    <folder>/<run>/base.safetensors                    before training
+    <folder>/<run>/epoch-0003-step-000120.safetensors  candidates
+
+It never touches what the Checkpointer owns, and bounds itself on the disk
+(`every`, `keep_last`, `keep_best`). In YAML:
+
+    pool: !new:speechbrain_merge.pool.CheckpointPool
+        folder: !ref <output_folder>/pool
+        run: !ref seed-<seed>
+        modules: {whisper: !ref <whisper>}
+    checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+        checkpoints_dir: !ref <save_folder>
+        recoverables: {whisper: !ref <whisper>, pool: !ref <pool>}
+
+What happens when:
+
+- **A kill, at any instant.** A candidate is in the manifest whole, or it is
+  not there. Remains of a half-written one are removed at the next start.
+- **Resuming.** Candidates newer than the restored checkpoint stay. When
+  training gets to the same epoch and step again, equal weights are not stored
+  twice; different ones (nothing guarantees determinism) take the place of the
+  abandoned ones. Restoring an older checkpoint to evaluate it removes nothing.
+- **Checkpoints saved after testing** carry made-up metrics. They are passed
+  over: their epoch is None, or their weights are in the pool already.
+- **The same run name twice.** Another process that writes the run now, or an
+  earlier training that this one does not continue, keeps it; this training
+  collects as `<run>-2`, and a warning says so.
+- **DDP.** Only the main process writes.
+
+Example
+-------
+>>> from speechbrain.utils.checkpoints import Checkpointer
+>>> folder = getfixture("tmp_path")
+>>> model = torch.nn.Linear(2, 2)
+>>> pool = CheckpointPool(folder / "pool", {"model": model}, keep_best=1)
+>>> saver = Checkpointer(folder / "save", {"model": model, "pool": pool})
+>>> for epoch, wer in enumerate([30.0, 20.0, 25.0], start=1):
+...     with torch.no_grad():
+...         _ = model.weight.mul_(0.9)  # stands for training
+...     _ = saver.save_and_keep_only(meta={"WER": wer, "epoch": epoch})
+>>> [(candidate.name, candidate.score) for candidate in pool.candidates()]
+[('run/epoch-0002', 20.0)]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.candidate import MODES, Candidate, rank
+from speechbrain_merge.pool.manifest import hold
+from speechbrain_merge.pool.meta import (
+    fresh_progress,
+    is_from_testing,
+    is_intra_epoch,
+    plain,
+    read_meta,
+)
+from speechbrain_merge.pool.run_folder import RunFolder, run_folders
+from speechbrain_merge.weights import digest
+
+logger = get_logger(__name__)
+
+
+@register_checkpoint_hooks
+class CheckpointPool:
+    """Stores the weights of modules at each checkpoint, as candidates.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The pool. Several runs may share it, also at the same time.
+    modules : dict
+        Name to torch.nn.Module, not wrapped by DDP, as among the recipe's
+        recoverables. Tensors are called `<name>.<parameter>`.
+    run : str
+        Name of this training run, unique in the pool, e.g. `seed-1`.
+    every : int
+        Stores every so-manieth checkpoint.
+    keep_last : int, optional
+        Keeps so many of the newest candidates.
+    keep_best : int, optional
+        Keeps so many of the best candidates. Given both, their union is kept;
+        given none, everything is.
+    metric : str
+        Entry of the checkpoint's meta that tells the best.
+    mode : str
+        "min" where a lower metric is better, else "max". A metric that is
+        missing or not finite is never best.
+    hyperparameters : dict, optional
+        Of this run; they travel with each candidate.
+    base : bool
+        Whether `store_base` stores the weights before training.
+    tags : list of str, optional
+        They travel with each candidate.
+    intra_epoch : bool
+        Whether to store the checkpoints that SpeechBrain saves within an epoch
+        (`ckpt_interval_steps`, `ckpt_interval_minutes`) as well.
+    epoch_counter : EpochCounter, optional
+        Tells the epoch where the recipe's meta does not.
+
+    Example
+    -------
+    >>> model = torch.nn.Linear(2, 2)
+    >>> folder = getfixture("tmp_path") / "pool"
+    >>> CheckpointPool(folder, {"model": model}).candidates()
+    []
+    """
+
+    def __init__(
+        self,
+        folder,
+        modules: Mapping,
+        run: str = "run",
+        every: int = 1,
+        keep_last: Optional[int] = None,
+        keep_best: Optional[int] = None,
+        metric: str = "WER",
+        mode: str = "min",
+        hyperparameters: Optional[dict] = None,
+        base: bool = True,
+        tags: Optional[list[str]] = None,
+        intra_epoch: bool = False,
+        epoch_counter=None,
+    ):
+        _check_arguments(modules, run, every, keep_last, keep_best, mode)
+        self.folder = Path(folder)
+        self.modules = dict(modules)
+        self.run = str(run)
+        self.every = every
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.metric = metric
+        self.mode = mode
+        self.hyperparameters = plain(hyperparameters or {})
+        self.base = base
+        self.tags = [str(tag) for tag in tags or []]
+        self.intra_epoch = intra_epoch
+        self.epoch_counter = epoch_counter
+        self.collecting = True
+        """Set to False to pass over checkpoints for a while."""
+        self._brain = None
+        self._lineage = uuid.uuid4().hex
+        self._saves = 0
+        self._own_run = self.run  # unless another training has it
+        self._claimed = None
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates of the pool, of this run and of others.
+
+        Returns
+        -------
+        list of Candidate
+            Runs in the order of their names, each run as collected.
+        """
+        return [
+            candidate
+            for run in run_folders(self.folder)
+            for candidate in run.candidates()
+        ]
+
+    def begin(self, brain):
+        """Tells the pool that `fit` begins, before anything is restored.
+
+        `MergeMixin` calls it. Stores the base, takes the optimizer steps from
+        the Brain from now on, and lets checkpoints that were saved before
+        there was a pool be restored.
+
+        Arguments
+        ---------
+        brain : speechbrain.Brain
+            The Brain that is about to train.
+        """
+        self._brain = brain
+        self.collecting = True
+        resuming = False
+        if brain.checkpointer is not None:
+            self.attach(brain.checkpointer)
+            resuming = brain.checkpointer.find_checkpoint() is not None
+        self.store_base(resuming)
+
+    def attach(self, checkpointer, name: str = "pool"):
+        """Lists the pool among recoverables, unless it is there already.
+
+        Arguments
+        ---------
+        checkpointer : speechbrain.utils.checkpoints.Checkpointer
+            Of the run. It may hold checkpoints without a pool.
+        name : str
+            Name of the recoverable.
+        """
+        for known, each in checkpointer.recoverables.items():
+            if each is self:
+                name = known
+        # Without `optional_load`, adding a pool to a training that has begun
+        # would make its checkpoints impossible to restore
+        checkpointer.add_recoverable(name, self, optional_load=True)
+
+    @main_process_only
+    def store_base(self, resuming: bool = True):
+        """Stores the weights as they are now as the base of the run.
+
+        To be called before training begins and before a checkpoint is
+        restored, when the modules hold what the run starts from. A base with
+        the same weights in a run beside is linked, which takes no space.
+
+        Arguments
+        ---------
+        resuming : bool
+            True leaves a base that is there. False says that a training
+            begins: a base from an earlier attempt that got nowhere is replaced
+            where it differs.
+        """
+        if not self.base:
+            return
+        run = RunFolder(self.folder / self.run)
+        if not resuming:
+            run = self._claim()
+        elif run.read().base is not None or not hold(run.folder):
+            return
+        run.store_base(self._tensors())
+
+    @mark_as_saver
+    def save(self, path):
+        """Stores a candidate, and in the checkpoint which one it is.
+
+        Arguments
+        ---------
+        path : str or Path
+            `<checkpoint>/<name>.ckpt`, where SpeechBrain expects a file.
+        """
+        name, note = self._collect(Path(path).parent)
+        logger.info(f"Pool {self.folder}: {note}")
+        pointer = {
+            "pool": str(self.folder),
+            "asked_run": self.run,
+            "run": self._own_run,
+            "lineage": self._lineage,
+            "saves": self._saves,
+            "candidate": name,
+            "note": note,
+        }
+        Path(path).write_text(json.dumps(pointer) + "\n", encoding="utf-8")
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Takes up the counters of a checkpoint. Changes nothing on the disk.
+
+        Arguments
+        ---------
+        path : str or Path
+            What `save` wrote.
+        end_of_epoch : bool
+            Unused.
+
+        Raises
+        ------
+        ValueError
+            Where the file was not written to its end.
+        """
+        del end_of_epoch  # Unused
+        try:
+            pointer = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} was not written to its end: the training was killed "
+                "while it saved this checkpoint. Delete the folder "
+                f"{Path(path).parent} to resume from the one before."
+            ) from error
+        self._lineage = pointer["lineage"]
+        self._saves = pointer["saves"]
+        if pointer["asked_run"] == self.run and self._claimed is None:
+            self._own_run = pointer["run"]
+
+    def _collect(self, checkpoint):
+        """Name of the candidate that holds this checkpoint, and a note."""
+        meta = read_meta(checkpoint)
+        if not self.collecting:
+            return None, "not collecting"
+        if is_intra_epoch(meta) and not self.intra_epoch:
+            return None, f"passed over {checkpoint.name}, saved within an epoch"
+        if is_from_testing(meta):
+            return None, f"passed over {checkpoint.name}, saved in testing"
+        run = self._claim()
+        contents = run.read()
+        tensors = self._tensors()
+        content = digest(tensors)
+        if content in contents.digests:
+            known = contents.digests[content]
+            # Trained again after resuming, or saved again after a test
+            self._saves = known["saves"]
+            stored = known.get("name") in contents.candidates
+            name = f"{run.run}/{known['name']}" if stored else None
+            return name, f"knows the weights of {checkpoint.name} already"
+        self._saves += 1
+        record = {
+            **self._progress(checkpoint, meta),
+            "time": meta.get("unixtime", time.time()),
+            "meta": meta,
+            "digest": content,
+            "saves": self._saves,
+        }
+        record["name"] = run.new_name(record["slot"], contents)
+        older = list(contents.candidates.values())
+        stale = [each for each in older if each["slot"] == record["slot"]]
+        rest = [each for each in older if each["slot"] != record["slot"]]
+        kept = self._kept(rest + [record])
+        if self._saves % self.every != 0 or record["name"] not in kept:
+            # Its digest is remembered: saved again after a test, with a
+            # made-up metric, it must not pass for something new
+            run.pass_over(record)
+            return None, f"passed over {checkpoint.name}, by every= or keep_…="
+        record.update(
+            metric=self.metric,
+            hyperparameters=self.hyperparameters,
+            tags=self.tags,
+            lineage=self._lineage,
+            checkpoint=checkpoint.name,
+        )
+        run.store(record, tensors)
+        for each in stale:
+            run.remove(each, "trained again")
+        for each in rest:
+            if each["name"] not in kept:
+                run.remove(each, "not among those to keep")
+        return f"{run.run}/{record['name']}", f"stored {record['name']}"
+
+    def _tensors(self):
+        return {
+            f"{name}.{key}": tensor
+            for name, module in self.modules.items()
+            for key, tensor in module.state_dict().items()
+            # Modules may keep other things there (`get_extra_state`)
+            if isinstance(tensor, torch.Tensor)
+        }
+
+    def _progress(self, checkpoint, meta):
+        """Epoch, step, and what makes a checkpoint the same one as another."""
+        epoch, step = fresh_progress(checkpoint, meta)
+        if epoch is None and self.epoch_counter is not None:
+            epoch = self.epoch_counter.current
+        if self._brain is not None:
+            step = self._brain.optimizer_step
+        slot = f"save-{self._saves:04d}"
+        if epoch is not None:
+            slot = f"epoch-{int(epoch):04d}"
+        if step is not None:
+            slot += f"-step-{int(step):06d}"
+        return {"slot": slot, "epoch": epoch, "step": step}
+
+    def _kept(self, records):
+        """Names of the records that `keep_last` and `keep_best` keep."""
+        if self.keep_last is None and self.keep_best is None:
+            return {record["name"] for record in records}
+        last = records[-self.keep_last :] if self.keep_last else []
+        kept = {record["name"] for record in last}
+        candidates = [
+            Candidate(record["name"], Path(), self.run, meta=record["meta"])
+            for record in records
+        ]
+        best = rank(candidates, self.metric, self.mode)[: self.keep_best or 0]
+        return kept | {candidate.name for candidate in best}
+
+    def _claim(self):
+        """The run that this training alone writes; claimed at first use."""
+        if self._claimed is None:
+            self._claimed = RunFolder.claim(
+                self.folder, self.run, self._own_run, self._lineage
+            )
+            self._own_run = self._claimed.run
+        return self._claimed
+
+
+def _check_arguments(modules, run, every, keep_last, keep_best, mode):
+    if not isinstance(modules, Mapping) or not modules:
+        raise ValueError("modules: expected a dict of name to torch.nn.Module")
+    for name, module in modules.items():
+        if not isinstance(module, torch.nn.Module):
+            raise ValueError(
+                f"modules: '{name}' is a {type(module).__name__}, "
+                "expected a torch.nn.Module"
+            )
+    if not re.fullmatch(r"[\w+=,@-][\w+=.,@-]*", str(run)):
+        raise ValueError(
+            f"run={run!r}: expected a name that can be a folder's, of letters, "
+            "digits and _+=.,@- without a dot in front"
+        )
+    counts = {"every": every, "keep_last": keep_last, "keep_best": keep_best}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count}: expected 1 or more, or None")
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {MODES}")

@@ -1,0 +1,315 @@
+"""Candidates from wherever they lie: pools, past runs, files.
+
+`read_pool` takes a pool, a SpeechBrain output or save folder of a past run
+(no retraining), one checkpoint, a weights file, a Hugging Face folder, a glob,
+or a list of these, and gives one list of candidates. It only reads.
+
+Example
+-------
+>>> from speechbrain.utils.checkpoints import Checkpointer
+>>> folder = getfixture("tmp_path")
+>>> from torch.nn import Linear
+>>> saver = Checkpointer(folder / "1986/save", {"model": Linear(2, 2)})
+>>> _ = saver.save_checkpoint(meta={"WER": 9.5, "epoch": 1}, name="first")
+>>> candidates = read_pool(folder / "1986")
+>>> [(each.name, each.run, each.score) for each in candidates]
+[('1986/CKPT+first', '1986', 9.5)]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import glob
+import json
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.pool.meta import (
+    is_from_testing,
+    is_intra_epoch,
+    read_meta,
+    read_progress,
+)
+from speechbrain_merge.pool.run_folder import (
+    METADATA,
+    RunFolder,
+    candidate_of,
+    run_folders,
+)
+from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
+
+logger = get_logger(__name__)
+
+WEIGHTS_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+
+EXPECTED = (
+    f"a pool (<run>/{Manifest.FILE}), a SpeechBrain output or save folder "
+    f"({CKPT_PREFIX}+…/{METAFNAME}), a checkpoint folder, a Hugging Face "
+    f"folder, or a weights file ({', '.join(WEIGHTS_SUFFIXES)})"
+)
+
+
+def read_pool(
+    source,
+    metric: Optional[str] = None,
+    intra_epoch: bool = False,
+    skip_broken: bool = False,
+) -> list[Candidate]:
+    """All candidates of a source.
+
+    Arguments
+    ---------
+    source : str, Path, CheckpointPool, Candidate, or a list of these
+        What to read; strings may be globs. What is found twice is given once.
+    metric : str, optional
+        The entry of the metas that `score` gives. Default: what the pool was
+        told, "WER" for checkpoints.
+    intra_epoch : bool
+        Whether checkpoints of save folders that SpeechBrain saved within an
+        epoch count.
+    skip_broken : bool
+        Leaves out half-written checkpoints with a warning, instead of raising.
+
+    Returns
+    -------
+    list of Candidate
+        In the order of the sources. The runs of a pool come in the order of
+        their names; within a run the order is that of saving.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is found, or something found is broken; the message names
+        the folders.
+    """
+    reading = _Reading(intra_epoch)
+    reading.read(source)
+    if reading.broken and not skip_broken:
+        listing = "\n".join(f"  {path}: {why}" for path, why in reading.broken)
+        raise ValueError(
+            f"{len(reading.broken)} of the candidates cannot be used:\n"
+            f"{listing}\nDelete them, or leave them out by skip_broken=True."
+        )
+    for path, why in reading.broken:
+        logger.warning(f"{path}: left out: {why}")
+    candidates = _name_apart(reading.found.values())
+    if not candidates:
+        notes = "".join(f" {note}." for note in reading.notes)
+        raise ValueError(
+            f"no candidate in {', '.join(reading.sought) or 'an empty list'}. "
+            f"Expected {EXPECTED}.{notes}"
+        )
+    if metric is not None:
+        candidates = [
+            dataclasses.replace(each, metric=metric) for each in candidates
+        ]
+    return candidates
+
+
+class _Reading:
+    """Gathers candidates over several sources.
+
+    A candidate is found with the folder of its run, since two runs may have
+    the same name until `_name_apart` has seen all.
+    """
+
+    def __init__(self, intra_epoch):
+        self.intra_epoch = intra_epoch
+        self.found = {}  # path: (folder of the run or None, candidate)
+        self.broken = []  # (path, why)
+        self.sought = []
+        self.notes = []
+
+    def read(self, source):
+        if isinstance(source, Candidate):
+            self.sought.append(source.name)
+            self.add(None, source)
+        elif isinstance(source, (str, PathLike)):
+            self.read_text(str(source))
+        elif hasattr(source, "folder") and hasattr(source, "candidates"):
+            self.read_text(str(source.folder))  # a CheckpointPool
+        elif isinstance(source, Iterable) and not isinstance(source, dict):
+            for each in source:
+                self.read(each)
+        else:
+            raise TypeError(
+                f"candidates cannot be read from a {type(source).__name__}. "
+                f"Expected {EXPECTED}, a glob, or a list of these."
+            )
+
+    def read_text(self, text):
+        self.sought.append(text)
+        if not Path(text).exists() and glob.has_magic(text):
+            for path in sorted(glob.glob(text, recursive=True)):
+                self.read_path(Path(path))
+        else:
+            self.read_path(Path(text))
+
+    def read_path(self, path):
+        if path.is_file():
+            self.read_file(path)
+        elif (path / Manifest.FILE).is_file():
+            self.read_run(RunFolder(path))
+        elif run_folders(path):
+            for run in run_folders(path):
+                self.read_run(run)
+        elif (path / METAFNAME).is_file():
+            self.read_checkpoint(path)
+        elif _checkpoints(path):
+            self.read_save_folder(path)
+        elif _checkpoints(path / "save"):
+            self.read_save_folder(path / "save")
+        elif any((path / name).is_file() for name in HUGGING_FACE_FILES):
+            self.add(path, Candidate("", path, ""))
+        elif not path.exists():
+            self.notes.append(f"{path} does not exist")
+
+    def read_run(self, run):
+        for candidate in run.candidates():
+            short = candidate.name.partition("/")[2]
+            candidate = dataclasses.replace(candidate, name=short)
+            if candidate.path.is_file():
+                self.add(run.folder, candidate)
+            else:
+                self.broken.append(
+                    (candidate.path, f"missing, but {run.manifest.path} has it")
+                )
+
+    def read_save_folder(self, folder):
+        """All checkpoints of a past run that are whole, in order of time."""
+        whole = []
+        for path in _checkpoints(folder):
+            try:
+                whole.append((_from_checkpoint(path), _modules(path)))
+            except ValueError as error:
+                self.broken.append((path, f"half-written? {error}"))
+        expected = set().union(*(modules for _, modules in whole))
+        for candidate, modules in sorted(whole, key=lambda each: each[0].time):
+            if expected - modules:
+                missing = ", ".join(sorted(expected - modules))
+                self.broken.append(
+                    (
+                        candidate.path,
+                        f"half-written? The others have {missing} as well",
+                    )
+                )
+            elif is_from_testing(candidate.meta):
+                self.notes.append(
+                    f"{candidate.path} was saved in testing, with a made-up "
+                    "metric; name it itself to use it"
+                )
+                logger.warning(f"Left out: {self.notes[-1]}")
+            elif self.intra_epoch or not is_intra_epoch(candidate.meta):
+                self.add(folder, candidate)
+
+    def read_checkpoint(self, path):
+        try:
+            candidate = _from_checkpoint(path)
+            _modules(path)
+        except ValueError as error:
+            self.broken.append((path, f"half-written? {error}"))
+        else:
+            self.add(path.absolute().parent, candidate)
+
+    def read_file(self, path):
+        if path.suffix not in WEIGHTS_SUFFIXES:
+            raise ValueError(f"{path} is no weights file. Expected {EXPECTED}.")
+        folder = path.absolute().parent
+        if (folder / METAFNAME).is_file():
+            # One recoverable of a checkpoint: all its metas hold for it
+            whole = _from_checkpoint(folder)
+            name = f"{whole.name}/{path.stem}"
+            candidate = dataclasses.replace(whole, name=name, path=path)
+            self.add(folder.parent, candidate)
+        else:
+            self.add(folder, _from_file(path))
+
+    def add(self, folder, candidate):
+        key = Path(candidate.path).resolve()
+        self.found.setdefault(key, (folder, candidate))
+
+
+def _checkpoints(folder):
+    found = sorted(folder.glob(f"{CKPT_PREFIX}*"))
+    return [path for path in found if path.is_dir()]
+
+
+def _from_checkpoint(path):
+    meta = read_meta(path)
+    epoch, step = read_progress(path, meta)
+    return Candidate(
+        name=path.name,
+        path=path,
+        run="",
+        epoch=epoch,
+        step=step,
+        meta=meta,
+        time=float(meta.get("unixtime", 0.0)),
+    )
+
+
+def _from_file(path):
+    """A lone file, with what a pool wrote into it."""
+    with open_weights(path) as weights:
+        metadata = weights.metadata
+    if METADATA not in metadata:
+        return Candidate(name=path.stem, path=path, run="")
+    candidate = candidate_of(json.loads(metadata[METADATA]), path, "")
+    return dataclasses.replace(candidate, name=path.stem)
+
+
+def _modules(path):
+    """The recoverables of a checkpoint that are models. Reads headers only."""
+    with open_weights(path) as weights:
+        return {name.partition(".")[0] for name in weights.names()}
+
+
+def _name_apart(found):
+    """Gives each candidate its run and a name that no other one has.
+
+    A run is called by its folder; those that share this name, by as many
+    folders above as tell them apart.
+    """
+    found = list(found)
+    labels = {
+        folder: _parts(folder) for folder, _ in found if folder is not None
+    }
+    candidates = []
+    for folder, candidate in found:
+        if folder is None:
+            candidates.append(candidate)
+            continue
+        run = _shortest(labels[folder], labels.values())
+        name = f"{run}/{candidate.name}" if candidate.name else run
+        candidates.append(dataclasses.replace(candidate, name=name, run=run))
+    paths = {}
+    for candidate in candidates:
+        other = paths.setdefault(candidate.name, candidate.path)
+        if other != candidate.path:
+            raise ValueError(
+                f"two candidates are called '{candidate.name}': {other} and "
+                f"{candidate.path}. Rename one of them."
+            )
+    return candidates
+
+
+def _parts(folder):
+    parts = folder.absolute().parts
+    return parts[:-1] if parts[-1] == "save" else parts
+
+
+def _shortest(parts, others):
+    for depth in range(1, len(parts)):
+        same = {each for each in others if each[-depth:] == parts[-depth:]}
+        if len(same) == 1:
+            break
+    return "/".join(parts[-depth:])

@@ -1,0 +1,307 @@
+"""One run of a pool on the disk: its manifest, its base, its candidates.
+
+Whatever is written here is written so that a kill between any two steps leaves
+a folder that reads well: weights first and then the line that names them; the
+line that takes them back first, and then they are deleted.
+
+Example
+-------
+>>> import torch
+>>> run = RunFolder.claim(getfixture("tmp_path"), "seed-1")
+>>> run.store_base({"model.weight": torch.zeros(2)})
+>>> name = run.new_name("epoch-0001", run.read())
+>>> record = {"name": name, "epoch": 1, "meta": {"WER": 9.5}}
+>>> run.store(record, {"model.weight": torch.ones(2)})
+>>> candidate = run.candidates()[0]
+>>> candidate.name, candidate.score, candidate.base.name
+('seed-1/epoch-0001', 9.5, 'base.safetensors')
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.pool.manifest import Contents, Manifest, hold
+from speechbrain_merge.weights import digest, write_weights
+
+logger = get_logger(__name__)
+
+BASE_FILE = "base.safetensors"
+
+METADATA = "candidate"
+"""Key of a candidate's record in the metadata of its file."""
+
+OWN_FILE = re.compile(
+    r"\.?(base|(epoch|save)-\d{4,}(-step-\d{6,})?(-\d+)?)\.safetensors"
+    r"(\.[0-9a-f-]+\.partial)?"
+)
+"""Names of the files that a pool writes, finished or not."""
+
+
+def run_folders(pool) -> list["RunFolder"]:
+    """The runs of a pool, in the order of their names.
+
+    Arguments
+    ---------
+    pool : str or Path
+        Folder of a pool. It need not exist yet.
+
+    Returns
+    -------
+    list of RunFolder
+    """
+    return [
+        RunFolder(path.parent)
+        for path in sorted(Path(pool).glob(f"*/{Manifest.FILE}"))
+    ]
+
+
+def candidate_of(record: dict, path: Path, run: str) -> Candidate:
+    """The candidate that a record describes.
+
+    Arguments
+    ---------
+    record : dict
+        A line of a manifest.
+    path : Path
+        Where the weights are.
+    run : str
+        Name of the run.
+
+    Returns
+    -------
+    Candidate
+    """
+    return Candidate(
+        name=f"{run}/{record['name']}",
+        path=path,
+        run=run,
+        epoch=record.get("epoch"),
+        step=record.get("step"),
+        meta=record["meta"],
+        metric=record.get("metric", "WER"),
+        hyperparameters=record.get("hyperparameters", {}),
+        time=record.get("time"),
+        tags=tuple(record.get("tags", ())),
+        known_digest=record["digest"],
+    )
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        `<pool>/<run>`. Created at the first writing.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.run = self.folder.name
+        self.manifest = Manifest(self.folder)
+
+    @classmethod
+    def claim(
+        cls,
+        pool,
+        run: str,
+        own_run: Optional[str] = None,
+        lineage: Optional[str] = None,
+    ) -> "RunFolder":
+        """The run that a training may write, alone.
+
+        Arguments
+        ---------
+        pool : str or Path
+            Folder of the pool.
+        run : str
+            The name that is asked for.
+        own_run : str, optional
+            The name that this training got earlier, if it is resumed.
+        lineage : str, optional
+            What tells this training from others, also over resumptions.
+
+        Returns
+        -------
+        RunFolder
+            Of the first free one of `own_run`, `<run>-2`, `<run>-3`, … Free is
+            what no other process writes, and no other training has filled.
+        """
+        for name in itertools.chain([own_run or run], _numbered(run)):
+            claimed = cls(Path(pool) / name)
+            if not hold(claimed.folder):
+                why = "is being written by another process"
+            elif claimed.read().lineages - {lineage}:
+                why = "holds a training that this one does not continue"
+            else:
+                break
+            logger.warning(
+                f"Pool {pool}: run '{name}' {why}, so this training is "
+                "collected under another name. Give each training its own "
+                "run=, or delete the folder of the run if it is of no use."
+            )
+        claimed._remove_remains()
+        return claimed
+
+    def read(self) -> Contents:
+        """What the manifest adds up to."""
+        return self.manifest.read()
+
+    def candidates(self) -> list[Candidate]:
+        """The candidates, as collected.
+
+        Returns
+        -------
+        list of Candidate
+        """
+        contents = self.read()
+        base = contents.base
+        return [
+            dataclasses.replace(
+                candidate_of(record, self.folder / record["file"], self.run),
+                base=self.folder / base["file"] if base else None,
+                base_digest=base["digest"] if base else None,
+            )
+            for record in contents.candidates.values()
+        ]
+
+    def new_name(self, slot: str, contents: Contents) -> str:
+        """A name that this run never gave before.
+
+        Arguments
+        ---------
+        slot : str
+            E.g. `epoch-0003-step-000120`.
+        contents : Contents
+            What the manifest holds now.
+
+        Returns
+        -------
+        str
+            The slot, with a number behind it where it was taken before.
+        """
+        names = itertools.chain([slot], _numbered(slot))
+        return next(name for name in names if name not in contents.names)
+
+    def store(self, record: dict, tensors: dict):
+        """Stores a candidate.
+
+        Arguments
+        ---------
+        record : dict
+            At least its name and its meta, as plain values.
+        tensors : dict
+            Its weights.
+        """
+        record = {
+            "event": "candidate",
+            "file": f"{record['name']}.safetensors",
+            "digest": record.get("digest") or digest(tensors),
+            **record,
+        }
+        # A lone file explains itself, wherever it is moved to
+        metadata = {
+            "format": "pt",
+            METADATA: json.dumps({"run": self.run, **record}),
+        }
+        write_weights(self.folder / record["file"], tensors, metadata)
+        self.manifest.append(record)
+
+    def pass_over(self, record: dict):
+        """Remembers weights that are not stored.
+
+        Arguments
+        ---------
+        record : dict
+            As for `store`. Its name stays free.
+        """
+        kept = {key: each for key, each in record.items() if key != "name"}
+        self.manifest.append({"event": "passed", **kept})
+
+    def remove(self, record: dict, why: str):
+        """Removes a candidate.
+
+        Arguments
+        ---------
+        record : dict
+            As the manifest has it.
+        why : str
+            For the manifest.
+        """
+        self.manifest.append(
+            {"event": "removed", "name": record["name"], "why": why}
+        )
+        (self.folder / record["file"]).unlink(missing_ok=True)
+
+    def store_base(self, tensors: dict):
+        """Stores what the run starts from, unless it is there already.
+
+        The same weights in a run beside are linked, which takes no space.
+        Others, of an earlier attempt that stored no candidate, are replaced.
+
+        Arguments
+        ---------
+        tensors : dict
+            The weights before training.
+        """
+        content = digest(tensors)
+        known = self.read().base
+        if known is not None and known["digest"] == content:
+            return
+        path = self.folder / BASE_FILE
+        if known is not None:
+            self.manifest.append({"event": "base removed"})
+            path.unlink(missing_ok=True)
+        if not self._link_base(path, content):
+            write_weights(path, tensors, {"format": "pt", "digest": content})
+        self.manifest.append(
+            {
+                "event": "base",
+                "file": BASE_FILE,
+                "digest": content,
+                "time": time.time(),
+            }
+        )
+
+    def _link_base(self, path, content):
+        """Links the same base of a run beside, if there is one."""
+        for beside in run_folders(self.folder.parent):
+            known = beside.read().base
+            source = beside.folder / BASE_FILE
+            if known and known["digest"] == content and source.is_file():
+                try:
+                    os.link(source, path)
+                except OSError as error:
+                    logger.info(f"{path}: stored, not linked ({error})")
+                    return False
+                return True
+        return False
+
+    def _remove_remains(self):
+        """Removes what a killed process left, by the names that pools give."""
+        contents = self.read()
+        named = {record["file"] for record in contents.candidates.values()}
+        if contents.base is not None:
+            named.add(contents.base["file"])
+        for path in self.folder.iterdir():
+            if OWN_FILE.fullmatch(path.name) and path.name not in named:
+                logger.warning(
+                    f"{path}: removed, no line of its manifest names it"
+                )
+                path.unlink()
+
+
+def _numbered(name):
+    return (f"{name}-{number}" for number in itertools.count(2))
