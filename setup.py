@@ -14,7 +14,9 @@ EXTRAS = {
     # CMA-ES over merge coefficients
     "search": ["cma>=3.3"],
 }
-EXTRAS["dev"] = sorted({need for needs in EXTRAS.values() for need in needs}) + [
+EXTRAS["dev"] = sorted(
+    {need for needs in EXTRAS.values() for need in needs}
+) + [
     "codespell==2.3.0",
     "jiwer>=3.0",
     "peft>=0.13",

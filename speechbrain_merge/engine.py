@@ -15,7 +15,8 @@ Example
 >>> from speechbrain_merge.weights import open_weights, write_weights
 >>> folder = getfixture("tmp_path")
 >>> for value in (1.0, 2.0):
-...     write_weights(folder / f"{value}.safetensors", {"w": torch.tensor([value])})
+...     expert = {"w": torch.tensor([value])}
+...     _ = write_weights(folder / f"{value}.safetensors", expert)
 >>> path = merge(
 ...     Average(),
 ...     [folder / "1.0.safetensors", folder / "2.0.safetensors"],
@@ -34,6 +35,7 @@ Authors
 
 import json
 import platform
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -44,8 +46,12 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_merge.methods import MergeMethod, create
-from speechbrain_merge.methods.base import shared_ties
-from speechbrain_merge.weights import WeightWriter, digest, open_weights
+from speechbrain_merge.weights import (
+    WeightWriter,
+    digest,
+    open_weights,
+    ties_to_text,
+)
 
 logger = get_logger(__name__)
 
@@ -127,26 +133,24 @@ def merge(
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
         ]
-        method.start(opened, anchor, labels, workers, progress)
-        first, tied = opened[0], shared_ties(opened)
-        names = [name for name in first.names() if name not in tied]
-        merged = _merged_entries(
-            method, names, opened, anchor, workers, progress
-        )
+        merged = method.merged(opened, anchor, labels, workers, progress)
+        tied = merged.tied
+        names = [name for name in merged.names() if name not in tied]
+        tensors = _read(merged, names, method.name, workers, progress)
         if output is None:
-            made = dict(merged)
-            return {name: made[tied.get(name, name)] for name in first.names()}
+            made = dict(tensors)
+            return {name: made[tied.get(name, name)] for name in merged.names()}
         record = _describe(method, experts, base, labels, hashes)
         specification = {
-            name: (first.dtype(name), first.shape(name)) for name in names
+            name: (merged.dtype(name), merged.shape(name)) for name in names
         }
         notes = {"merge": json.dumps(record), **(metadata or {})}
         if tied:
-            notes["tied"] = json.dumps(tied)
+            notes["tied"] = ties_to_text(tied)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with WeightWriter(output, specification, notes) as writer:
-            for name, tensor in merged:
+            for name, tensor in tensors:
                 writer.write(name, tensor)
     return output
 
@@ -179,29 +183,21 @@ def provenance(source):
         return json.loads(weights.metadata["merge"])
 
 
-def _merged_entries(method, names, experts, base, workers, progress):
-    """Yields (name, merged tensor), a few tensors ahead at most."""
-    bar = tqdm(
-        total=len(names), desc=f"merge ({method.name})", disable=not progress
-    )
+def _read(merged, names, title, workers, progress):
+    """Yields (name, tensor) of lazy weights, a few tensors ahead at most."""
+    bar = tqdm(total=len(names), desc=f"merge ({title})", disable=not progress)
     with bar, ThreadPoolExecutor(workers) as pool:
-        if workers == 1:
-            for name in names:
-                yield name, method.merge_entry(name, experts, base)
-                bar.update()
-            return
         # A bounded queue: no thread runs so far ahead that finished tensors
         # pile up in memory.
-        pending = []
+        pending = deque()
         for name in names:
-            pending.append(
-                (name, pool.submit(method.merge_entry, name, experts, base))
-            )
+            pending.append((name, pool.submit(merged.__getitem__, name)))
             if len(pending) > workers:
-                ready, future = pending.pop(0)
+                ready, future = pending.popleft()
                 yield ready, future.result()
                 bar.update()
-        for ready, future in pending:
+        while pending:
+            ready, future = pending.popleft()
             yield ready, future.result()
             bar.update()
 

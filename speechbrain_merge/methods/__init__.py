@@ -12,3 +12,11 @@ from speechbrain_merge.methods.extreme import Extreme  # isort: skip
 from speechbrain_merge.methods.slerp import Slerp  # isort: skip
 from speechbrain_merge.methods.task_arithmetic import TaskArithmetic  # isort: skip
 from speechbrain_merge.methods.ties import TIES  # isort: skip
+from speechbrain_merge.methods.dare import DARE  # isort: skip
+from speechbrain_merge.methods.della import DELLA  # isort: skip
+from speechbrain_merge.methods.breadcrumbs import Breadcrumbs  # isort: skip
+from speechbrain_merge.methods.consensus import Consensus  # isort: skip
+from speechbrain_merge.methods.sce import SCE  # isort: skip
+from speechbrain_merge.methods.pcb import PCB  # isort: skip
+from speechbrain_merge.methods.restricted import Restricted  # isort: skip
+from speechbrain_merge.methods.layer_scaled import LayerScaled  # isort: skip

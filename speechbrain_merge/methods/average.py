@@ -71,9 +71,7 @@ class Average(MergeMethod):
 
     def _shares(self, name, number):
         """The weights of one tensor, summing to one."""
-        weights = resolve(
-            self.weights, name, number, self.labels, self._depths
-        )
+        weights = resolve(self.weights, name, number, self.labels, self._depths)
         total = sum(weights)
         if abs(total) < 1e-12:
             raise ValueError(

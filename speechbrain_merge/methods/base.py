@@ -37,11 +37,20 @@ Authors
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
-from speechbrain_merge.weights import check_compatible, open_weights
+from speechbrain_merge.weights import (
+    Entry,
+    Weights,
+    check_compatible,
+    common_ties,
+    fold,
+    open_weights,
+    refold,
+)
 
 # Running statistics of normalisation layers are measurements, not learned
 # weights: every method averages them plainly, none sparsifies or rotates them.
@@ -138,20 +147,24 @@ class MergeMethod(torch.nn.Module):
             ]
             if base is not None:
                 base = stack.enter_context(open_weights(base))
-            self.start(experts, base)
-            tied = shared_ties(experts)
-            merged = {
-                name: self.merge_entry(name, experts, base)
-                for name in experts[0].names()
-                if name not in tied
+            merged = self.merged(experts, base)
+            made = {
+                name: merged[name]
+                for name in merged.names()
+                if name not in merged.tied
             }
             return {
-                name: merged[tied.get(name, name)]
-                for name in experts[0].names()
+                name: made[merged.tied.get(name, name)]
+                for name in merged.names()
             }
 
-    def start(self, experts, base=None, labels=None, workers=1, progress=False):
-        """Checks the experts against the method and runs the first pass.
+    def merged(
+        self, experts, base=None, labels=None, workers=1, progress=False
+    ):
+        """The merged model, each tensor of which is merged when it is read.
+
+        Experts with weight norm are merged as the weights that they compute
+        with, and the result has its magnitudes and directions again.
 
         Arguments
         ---------
@@ -162,25 +175,59 @@ class MergeMethod(torch.nn.Module):
         labels : list of str, optional
             How coefficients name the experts; by default the weights' labels.
         workers : int
-            Threads that ``prepare`` may use.
+            Threads that the first pass may use.
         progress : bool
-            Whether to show bars.
+            Whether the first pass shows bars.
+
+        Returns
+        -------
+        merged : Weights
+            With the names of the first expert, and the ties that all have.
 
         Raises
         ------
-        ValueError
-            When there are too few or too many experts, or no base where one
-            is needed.
         IncompatibleWeights
             When the experts do not fit together.
+        ValueError
+            When the method's demands are not met.
         """
         self.check_experts(len(experts))
+        folded = [fold(expert) for expert in experts]
+        anchor = None if base is None else fold(base)
+        self.start(folded, anchor, labels, workers, progress)
+        first = folded[0]
+        merged = Weights(
+            {
+                name: Entry(
+                    first.shape(name),
+                    first.dtype(name),
+                    partial(self.merge_entry, name, folded, anchor),
+                )
+                for name in first.names()
+            },
+            label=f"merge by {self.name}",
+            tied=common_ties(folded),
+        )
+        weight_norm = set(first.names()) != set(experts[0].names()) and not any(
+            "lora" in name or "adapter" in name for name in experts[0].names()
+        )
+        return refold(merged, like=experts[0]) if weight_norm else merged
+
+    def start(self, experts, base=None, labels=None, workers=1, progress=False):
+        """Checks the experts against the method and runs the first pass.
+
+        Arguments and errors are those of ``merged``.
+        """
         if self.needs_base and base is None:
             raise ValueError(
                 f"Merge method '{self.name}' works on task vectors and needs "
                 "the model that the experts were fine-tuned from: give `base`."
             )
-        check_compatible(experts, base if self.needs_base else None)
+        # Values are looked at when they are read for the formula: looking at
+        # them here too would read every model twice.
+        check_compatible(
+            experts, base if self.needs_base else None, finite=False
+        )
         self.labels = labels or [expert.label for expert in experts]
         self.workers, self.show_progress = workers, progress
         self.prepare(experts, base)
@@ -221,41 +268,43 @@ class MergeMethod(torch.nn.Module):
 
         Raises
         ------
+        IncompatibleWeights
+            When an input has a NaN or an infinity; names files and tensors.
         ValueError
-            When an input or the result is not finite; names file and tensor.
+            When the result is not finite or of another shape.
         """
         first = experts[0][name]
         if not first.is_floating_point():
             return first.clone()
         precision = torch.promote_types(first.dtype, torch.float32)
-        tensors = [
-            read_finite(expert, name).to(precision) for expert in experts
-        ]
+        stored = [first] + [expert[name] for expert in experts[1:]]
+        anchor = base[name] if base is not None and name in base else None
+        inputs = stored if anchor is None else [*stored, anchor]
+        if not all(is_finite(tensor) for tensor in inputs):
+            # read everything once more, to name all that is at fault
+            check_compatible(experts, base if self.needs_base else None)
+        tensors = [tensor.to(precision) for tensor in stored]
         if name.endswith(STATISTICS):
             merged = mean(tensors)
         else:
-            anchor = None
-            if base is not None and name in base:
-                anchor = read_finite(base, name).to(precision)
+            if anchor is not None:
+                anchor = anchor.to(precision)
             merged = self.merge_tensor(name, tensors, anchor)
         if merged.shape != first.shape:
             raise ValueError(
                 f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
                 f"{name} of shape {tuple(first.shape)}."
             )
-        stored = merged.detach().to(first.dtype)
-        if not is_finite(stored):
+        result = merged.detach().to(first.dtype)
+        if not is_finite(result):
             raise ValueError(
                 f"Merging {name} with '{self.name}' gave a value that is not "
                 f"finite in {first.dtype}: check the method's coefficients."
             )
-        inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        inputs.add(first.untyped_storage().data_ptr())
-        if base is not None and name in base:
-            inputs.add(base[name].untyped_storage().data_ptr())
-        if stored.untyped_storage().data_ptr() in inputs:
-            stored = stored.clone()
-        return stored
+        places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+        if result.untyped_storage().data_ptr() in places:
+            result = result.clone()
+        return result
 
     def each(self, function, names, description):
         """Runs a function over names, in threads, with a progress bar.
@@ -337,29 +386,6 @@ def float_names(weights):
     ]
 
 
-def shared_ties(experts):
-    """Ties that all experts have in common.
-
-    A tensor tied in one expert and free in another is merged as two tensors.
-
-    Arguments
-    ---------
-    experts : list of Weights
-        Open mappings.
-
-    Returns
-    -------
-    tied : dict
-        Alias to the name that is kept.
-    """
-    first = experts[0].tied
-    return {
-        alias: kept
-        for alias, kept in first.items()
-        if all(expert.tied.get(alias) == kept for expert in experts)
-    }
-
-
 def mean(tensors):
     """Plain mean, summed in float64 so that no order or count shows in it.
 
@@ -391,14 +417,3 @@ def is_finite(tensor):
     if torch.isfinite(tensor.sum(dtype=torch.float32)):
         return True
     return bool(torch.isfinite(tensor).all())
-
-
-def read_finite(weights, name):
-    """Reads a tensor and refuses NaN and infinity, naming file and tensor."""
-    tensor = weights[name]
-    if not is_finite(tensor):
-        raise ValueError(
-            f"{weights.label}: {name} has a NaN or an infinite value; this "
-            "model diverged or its file is damaged. Leave it out of the merge."
-        )
-    return tensor

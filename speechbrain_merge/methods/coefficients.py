@@ -155,6 +155,8 @@ def _by_label(value, name, labels, depths):
             f"unknown {unknown}, missing {missing}, experts {labels}."
         )
     return [
-        resolve(inner.get(label, value.get("default")), name, 1, [label], depths)[0]
+        resolve(
+            inner.get(label, value.get("default")), name, 1, [label], depths
+        )[0]
         for label in labels
     ]

@@ -9,7 +9,10 @@ Example
 -------
 >>> import torch
 >>> from speechbrain_merge.methods import Extreme
->>> experts = [{"w": torch.tensor([-3.0, 1.0])}, {"w": torch.tensor([2.0, 2.0])}]
+>>> experts = [
+...     {"w": torch.tensor([-3.0, 1.0])},
+...     {"w": torch.tensor([2.0, 2.0])},
+... ]
 >>> Extreme()(experts)
 {'w': tensor([-3.,  2.])}
 >>> Extreme(keep="least")(experts)

@@ -1,0 +1,13 @@
+"""Model merging for speech recognition, inside SpeechBrain.
+
+Collect checkpoints (``CheckpointPool``), choose and merge them by error rate
+(``MergeStage``), in the recipe that trained them (``MergeMixin``); or merge
+files by hand (``merge``).
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.brain import MergeMixin, MergeResult, MergeStage
+from speechbrain_merge.engine import merge, provenance
+from speechbrain_merge.pool import CheckpointPool

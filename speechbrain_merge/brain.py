@@ -1,0 +1,586 @@
+"""The merge stage: search, merge and load, inside SpeechBrain's Brain.
+
+A recipe that wants merging names two things: a ``CheckpointPool`` among the
+recoverables of its checkpointer, which collects, and a ``MergeStage``, which
+says what to merge and how. ``MergeMixin`` gives the Brain the rest::
+
+    class ASR(MergeMixin, sb.Brain): ...
+
+
+    asr_brain.fit(...)
+    asr_brain.merge(hparams["merge_stage"], valid_data, valid_loader_kwargs)
+    asr_brain.evaluate(test_data, min_key="WER")  # the merged model
+
+Nothing that SpeechBrain owns is touched: no checkpoint is deleted or renamed,
+no metric is made up. ``evaluate`` first restores what it always restores (the
+normaliser, counters), and then the merged weights over it.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from numbers import Number
+from pathlib import Path
+from typing import Optional
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.engine import merge
+from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.pool import CheckpointPool, read_pool, select
+from speechbrain_merge.scoring import SelectionSet
+from speechbrain_merge.search import Journal
+from speechbrain_merge.weights import digest, open_weights, renamed
+
+logger = get_logger(__name__)
+
+
+class MergeStage:
+    """What to merge, how, and by which measure to choose.
+
+    Arguments
+    ---------
+    method : MergeMethod or str
+        The merge method, or its registered name.
+    candidates : CheckpointPool, str, Path, Candidate or list
+        Pools, SpeechBrain checkpoint folders, files or globs.
+    base : str, Path, Candidate or Module, optional
+        The model that the experts were fine-tuned from: file, folder or name
+        on the hub. By default the weights that the pool kept from before
+        training, when the method needs them.
+    search : object, optional
+        A search over candidates (``speechbrain_merge.search.GreedySearch``)
+        or over coefficients (``GridSearch``). ``None`` merges all candidates.
+    metric : str
+        The entry of the checkpoints' meta by which single candidates are
+        ranked.
+    mode : str
+        ``"min"`` or ``"max"``: which way the metric is better.
+    per_run : str
+        Which candidates of each run take part: ``"all"``, ``"best"`` or
+        ``"last"``.
+    last, best : int, optional
+        Only so many of the last, or of the best.
+    tracker : str, optional
+        The Brain's attribute that holds the ``ErrorRateStats``; by default the
+        metric's name in lower case with ``_metric``.
+    decode : str
+        ``"valid"`` scores candidates with the recipe's validation search,
+        ``"test"`` with its test search.
+    average : str
+        Over several domains: ``"micro"`` pools errors, ``"macro"`` averages
+        the domains' error rates.
+    racing : bool
+        Stop scoring a trial once it has lost. Never changes the outcome.
+    folder : str or Path, optional
+        Where results go; by default ``merge`` in the recipe's output folder.
+    name : str, optional
+        Name of this stage's subfolder; by default the method's name.
+    workers : int
+        Threads for merging.
+
+    Example
+    -------
+    >>> MergeStage("average", candidates=["save/pool"], per_run="best").name
+    'average'
+    """
+
+    def __init__(
+        self,
+        method,
+        candidates,
+        base=None,
+        search=None,
+        metric="WER",
+        mode="min",
+        per_run="all",
+        last=None,
+        best=None,
+        tracker=None,
+        decode="valid",
+        average="micro",
+        racing=True,
+        folder=None,
+        name=None,
+        workers=1,
+    ):
+        if not isinstance(method, MergeMethod):
+            method = create(method)
+        if decode not in ("valid", "test"):
+            raise ValueError(f"`decode` is 'valid' or 'test', got {decode!r}.")
+        if search is not None and not hasattr(search, "searches"):
+            raise ValueError(
+                f"`search` must come from speechbrain_merge.search, got "
+                f"{type(search).__name__}."
+            )
+        self.method, self.candidates, self.base = method, candidates, base
+        self.search, self.metric, self.mode = search, metric, mode
+        self.per_run, self.last, self.best = per_run, last, best
+        self.tracker = tracker or f"{metric.lower()}_metric"
+        self.decode = getattr(sb.Stage, decode.upper())
+        self.average, self.racing, self.workers = average, racing, workers
+        self.folder = folder
+        self.name = name or method.name
+
+    def chosen(self):
+        """The candidates that take part, read from where they lie.
+
+        Returns
+        -------
+        candidates : list of Candidate
+
+        Raises
+        ------
+        ValueError
+            When there is none.
+        """
+        return select(
+            read_pool(self.candidates),
+            per_run=self.per_run,
+            last=self.last,
+            best=self.best,
+            metric=self.metric,
+            mode=self.mode,
+        )
+
+
+@dataclasses.dataclass
+class MergeResult:
+    """What a merge stage came to.
+
+    Arguments
+    ---------
+    path : Path
+        The merged weights.
+    name : str
+        Of the stage.
+    candidates : list of str
+        Names of all that took part.
+    selected : list of str
+        Names of those merged.
+    method : dict
+        The method's name and parameters, as they came out of the search.
+    value : float, optional
+        Error rate on the selection set in percent, if it was scored.
+    trials : list of dict
+        Every trial of the search.
+    savings : dict
+        What racing saved.
+    seconds : float
+        Wall time of search and merge.
+    reused : bool
+        Whether an earlier result of the same content was found.
+    """
+
+    path: Path
+    name: str
+    candidates: list
+    selected: list
+    method: dict
+    value: Optional[float] = None
+    trials: list = dataclasses.field(default_factory=list)
+    savings: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    reused: bool = False
+
+
+class MergeMixin:
+    """Adds the merge stage to a Brain: ``class ASR(MergeMixin, sb.Brain)``.
+
+    It must stand before ``sb.Brain``, since it extends what the Brain does
+    when training and evaluation start.
+    """
+
+    _weights_in_use = None
+
+    def on_fit_start(self):
+        """Lets the pools keep what training starts from, then starts it."""
+        for pool in self._pools():
+            pool.begin(self)
+        super().on_fit_start()
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Restores the best checkpoint, then the weights to evaluate."""
+        super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        # The checkpoint brings the step counter of its training along, by
+        # which evaluate() would then divide the test loss.
+        self.step = 0
+        if self._weights_in_use is not None:
+            self.load_weights(self._weights_in_use)
+
+    def use_weights(self, source):
+        """Says which weights ``evaluate`` evaluates from now on.
+
+        Arguments
+        ---------
+        source : Candidate, str, Path or None
+            A merged file, a candidate, the base of a pool. ``None``: the best
+            checkpoint, as without merging.
+        """
+        self._weights_in_use = source
+
+    def load_weights(self, source):
+        """Loads weights into the Brain's modules, strictly.
+
+        Arguments
+        ---------
+        source : object
+            Anything that ``open_weights`` opens, with names
+            ``<module>.<parameter>``.
+
+        Raises
+        ------
+        ValueError
+            When names or shapes do not match the modules.
+        """
+        with open_weights(source) as weights:
+            self._fill(weights.names(), weights.__getitem__, weights.label)
+
+    def merge(self, stage, valid_set=None, valid_loader_kwargs=None):
+        """Runs a merge stage and evaluates its outcome from then on.
+
+        A stage that ran before on the same candidates, with the same method,
+        search and data, is not run again; one that was interrupted goes on
+        where it was.
+
+        Arguments
+        ---------
+        stage : MergeStage
+            What to do.
+        valid_set : Dataset, DataLoader or dict, optional
+            The selection set; a dict names one for each domain. Needed when
+            the stage has a search.
+        valid_loader_kwargs : dict, optional
+            As for ``fit``.
+
+        Returns
+        -------
+        result : MergeResult
+
+        Raises
+        ------
+        ValueError
+            When there are no candidates, no base where one is needed, or no
+            selection set for a search.
+        """
+        started = time.perf_counter()
+        candidates = stage.chosen()
+        stage.method.check_experts(
+            1 if stage.search is not None else len(candidates)
+        )
+        folder = self._stage_folder(stage)
+        base = self._base(stage, candidates)
+        selection, context = None, self._context(stage, candidates, base)
+        if stage.search is not None:
+            if valid_set is None:
+                raise ValueError(
+                    f"Merge stage '{stage.name}' searches, and compares "
+                    "candidates on a selection set: give `valid_set`."
+                )
+            selection = SelectionSet(
+                self,
+                valid_set,
+                valid_loader_kwargs,
+                stage.decode,
+                stage.tracker,
+                stage.average,
+            )
+            context["selection"] = selection.key()
+        known = _known_result(folder, context)
+        if known is None:
+            result = self._search(
+                stage, candidates, base, selection, folder, context
+            )
+            result.seconds = time.perf_counter() - started
+            run_on_main(_store_result, args=[folder, result, context])
+        else:
+            result = known
+            logger.info(f"Merge stage '{stage.name}': found in {folder}.")
+        self.use_weights(result.path)
+        return result
+
+    def score_weights(
+        self,
+        source,
+        valid_set,
+        valid_loader_kwargs=None,
+        tracker="wer_metric",
+        decode="valid",
+    ):
+        """Word errors of any weights on a set, leaving no trace.
+
+        Arguments
+        ---------
+        source : object
+            Anything that ``open_weights`` opens.
+        valid_set : Dataset, DataLoader or dict
+            The utterances.
+        valid_loader_kwargs : dict, optional
+            As for ``fit``.
+        tracker : str
+            The Brain's attribute that holds the ``ErrorRateStats``.
+        decode : str
+            ``"valid"`` or ``"test"``: which of the recipe's searches.
+
+        Returns
+        -------
+        tally : speechbrain_merge.search.Tally
+        """
+        stage = getattr(sb.Stage, decode.upper())
+        selection = SelectionSet(
+            self, valid_set, valid_loader_kwargs, stage, tracker
+        )
+        self.load_weights(source)
+        return selection.score(progress=not self.noprogressbar)
+
+    def _search(self, stage, candidates, base, selection, folder, context):
+        """Searches if asked to, and writes the merged weights."""
+        method, members, found = stage.method, candidates, None
+        show = not self.noprogressbar
+
+        def score(method, members, incumbent):
+            """Merges into the Brain's modules and counts errors."""
+            self._merge_into_modules(stage, method, members, base, folder)
+            return selection.score(
+                incumbent, getattr(stage.search, "accept", "lt")
+            )
+
+        if stage.search is not None:
+            ordered = method.name != "average" or method.weights is not None
+            journal = Journal(folder / "trials.jsonl", context, ordered)
+            if stage.search.searches == "candidates":
+                found = stage.search.run(
+                    candidates,
+                    lambda members, incumbent: score(
+                        method, members, incumbent
+                    ),
+                    journal,
+                    progress=show,
+                    racing=stage.racing,
+                )
+                members = found.members
+            else:
+                found = stage.search.run(
+                    lambda parameters, incumbent: score(
+                        _with(method, parameters), candidates, incumbent
+                    ),
+                    journal,
+                    progress=show,
+                    racing=stage.racing,
+                )
+                method = _with(method, found.parameters)
+        output = folder / "merged.safetensors"
+        run_on_main(
+            merge,
+            args=[method, members],
+            kwargs={
+                "base": base,
+                "output": output,
+                "workers": stage.workers,
+                "progress": show,
+                "hashes": [member.digest for member in members],
+            },
+        )
+        return MergeResult(
+            path=output,
+            name=stage.name,
+            candidates=[candidate.name for candidate in candidates],
+            selected=[member.name for member in members],
+            method={"method": method.name, **method.configuration()},
+            value=None if found is None else found.tally.value,
+            trials=[] if found is None else found.trials,
+            savings={} if found is None else found.savings.to_dict(),
+        )
+
+    def _merge_into_modules(self, stage, method, members, base, folder):
+        """Puts a merge into the modules.
+
+        One process merges in memory. Several would all read all candidates,
+        so then the main one writes a file that all read.
+        """
+        if not torch.distributed.is_initialized():
+            merged = merge(
+                method, members, base, workers=stage.workers, progress=False
+            )
+            self._fill(merged, merged.__getitem__, "the merge")
+            return
+        trial = folder / "trial.safetensors"
+        run_on_main(
+            merge,
+            args=[method, members],
+            kwargs={
+                "base": base,
+                "output": trial,
+                "workers": stage.workers,
+                "progress": False,
+                "hashes": [member.digest for member in members],
+            },
+        )
+        self.load_weights(trial)
+        ddp_barrier()
+        run_on_main(os.remove, args=[trial])
+
+    def _fill(self, names, read, label):
+        """Loads named tensors into the modules they belong to, strictly."""
+        states = {}
+        for name in names:
+            module, _, parameter = name.partition(".")
+            states.setdefault(module, {})[parameter] = read(name)
+        for name, state in states.items():
+            self._module(name, label).load_state_dict(state, strict=True)
+
+    def _module(self, name, label):
+        """A module by the name that candidates know it by."""
+        owners = [getattr(self, "modules", {})]
+        for pool in self._pools():
+            owners.insert(0, pool.modules)
+        if self.checkpointer is not None:
+            owners.append(self.checkpointer.recoverables)
+        for owner in owners:
+            if name in owner:
+                module = owner[name]
+                return getattr(module, "module", module)
+        known = sorted({key for owner in owners for key in owner})
+        raise ValueError(
+            f"{label} has weights of a module '{name}', which this Brain does "
+            f"not have; it has {known}."
+        )
+
+    def _pools(self):
+        """The pools among the checkpointer's recoverables."""
+        if self.checkpointer is None:
+            return []
+        return [
+            recoverable
+            for recoverable in self.checkpointer.recoverables.values()
+            if isinstance(recoverable, CheckpointPool)
+        ]
+
+    def _stage_folder(self, stage):
+        """Where the results of a stage go."""
+        if stage.folder is not None:
+            return Path(stage.folder) / stage.name
+        output = getattr(self.hparams, "output_folder", None)
+        if output is None:
+            raise ValueError(
+                f"Merge stage '{stage.name}' does not know where its results "
+                "go: give it a `folder`, or the recipe an `output_folder`."
+            )
+        return Path(output) / "merge" / stage.name
+
+    def _base(self, stage, candidates):
+        """The base of a stage, with the candidates' names; or None."""
+        if stage.base is not None:
+            return renamed(_local(stage.base), open_weights(candidates[0]))
+        if not stage.method.needs_base:
+            return None
+        bases = {candidate.base_digest for candidate in candidates}
+        if len(bases) > 1 or None in bases:
+            raise ValueError(
+                f"Merge stage '{stage.name}': method '{stage.method.name}' "
+                "needs the base of the candidates, and "
+                + (
+                    "not every candidate's pool kept one"
+                    if None in bases
+                    else "the candidates were trained from different ones"
+                )
+                + ": give `base`."
+            )
+        return candidates[0].base
+
+    def _context(self, stage, candidates, base):
+        """All that decides what a stage comes to."""
+        settings = vars(stage.search).items() if stage.search else ()
+        return {
+            "method": {"name": stage.method.name}
+            | stage.method.configuration(),
+            "candidates": [candidate.digest for candidate in candidates],
+            "base": None if base is None else digest(base),
+            "search": [type(stage.search).__name__]
+            + sorted((key, _plain(value)) for key, value in settings),
+            "decode": stage.decode.name,
+            "average": stage.average,
+            "hparams": _decisive(vars(self.hparams)),
+        }
+
+
+def _with(method, parameters):
+    """The same method with some parameters changed."""
+    return create(method.name, **{**method.configuration(), **parameters})
+
+
+def _plain(value):
+    """A search's setting as plain data."""
+    if isinstance(value, (str, Number, list, tuple, dict, type(None))):
+        return value
+    return {key: _plain(entry) for key, entry in vars(value).items()}
+
+
+def _decisive(hparams):
+    """Settings of the recipe that may change how a candidate scores.
+
+    Which of them a decoder reads cannot be known, so all numbers, switches
+    and words count; paths do not.
+    """
+    return {
+        name: value
+        for name, value in hparams.items()
+        if isinstance(value, (Number, bool))
+        or (isinstance(value, str) and os.sep not in value)
+    }
+
+
+def _local(source):
+    """A source on this machine; a name on the hub is fetched."""
+    if not isinstance(source, str) or os.path.exists(source):
+        return source
+    if source.count("/") == 1 and not source.startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
+            source, allow_patterns=["*.safetensors*", "*.bin*", "*.json"]
+        )
+    return source
+
+
+def _fingerprint(context):
+    """A hash of a stage's context."""
+    text = json.dumps(context, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _known_result(folder, context):
+    """An earlier result of the same content, if it is there and whole."""
+    record = folder / "result.json"
+    if not record.exists():
+        return None
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    path = folder / "merged.safetensors"
+    if stored["context"] != _fingerprint(context) or not path.exists():
+        return None
+    if digest(path) != stored["digest"]:
+        logger.warning(f"{path} is not what was merged: it is made again.")
+        return None
+    return MergeResult(**dict(stored["result"], path=path, reused=True))
+
+
+def _store_result(folder, result, context):
+    """Writes down a result, whole or not at all."""
+    stored = dataclasses.asdict(result)
+    stored["path"] = result.path.name
+    content = {
+        "context": _fingerprint(context),
+        "digest": digest(result.path),
+        "result": stored,
+    }
+    temporary = folder / "result.json.tmp"
+    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    os.replace(temporary, folder / "result.json")

@@ -1,0 +1,264 @@
+"""The merge stage inside a Brain, on recipes that really train."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+
+from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
+from speechbrain_merge.methods import Average, Extreme
+from speechbrain_merge.search import GreedySearch, GridSearch, PrefixSearch
+from speechbrain_merge.weights import open_weights
+
+
+class MergingCTC(MergeMixin, TinyCTC):
+    """The tiny recipe with one word more."""
+
+
+def trained(folder, epochs=5, run="run", seed=0, **arguments):
+    """A Brain that has trained and collected, with its selection set."""
+    torch.manual_seed(seed)
+    model = tiny_network(0)
+    pool = CheckpointPool(folder / "pool", {"model": model}, run=run)
+    brain = tiny_ctc_brain(
+        folder / run,
+        model,
+        MergingCTC,
+        epochs=epochs,
+        recoverables={"pool": pool},
+        output_folder=str(folder / run),
+        **arguments,
+    )
+    brain.fit(
+        brain.hparams.epoch_counter,
+        tiny_ctc_data(12, seed=seed + 1),
+        tiny_ctc_data(10, seed=50),
+        train_loader_kwargs={"batch_size": 4},
+        valid_loader_kwargs={"batch_size": 2},
+    )
+    brain.pool = pool
+    return brain
+
+
+VALID = dict(batch_size=2)
+
+
+def test_merge_then_evaluate(tmp_path):
+    brain = trained(tmp_path)
+    before = {path.name for path in (tmp_path / "run" / "save").rglob("*")}
+    candidates = brain.pool.candidates()
+    assert len(candidates) == 5
+    stage = MergeStage("average", [brain.pool])
+    result = brain.merge(stage)
+    hand = {}
+    opened = [open_weights(candidate) for candidate in candidates]
+    for name in opened[0].names():
+        tensors = [weights[name] for weights in opened]
+        hand[name] = tensors[0]
+        if tensors[0].is_floating_point():
+            hand[name] = torch.stack(tensors).double().mean(0).float()
+    loss = brain.evaluate(tiny_ctc_data(10, seed=50), min_key="WER")
+    for name, tensor in brain.modules.model.state_dict().items():
+        assert torch.equal(tensor, hand[f"model.{name}"]), name
+    # the test loss of the same data is the same however often it is asked
+    again = brain.evaluate(tiny_ctc_data(10, seed=50), min_key="WER")
+    assert loss == again
+    after = {path.name for path in (tmp_path / "run" / "save").rglob("*")}
+    assert before == after
+    assert result.selected == [candidate.name for candidate in candidates]
+    brain.use_weights(None)
+    brain.evaluate(tiny_ctc_data(10, seed=50), min_key="WER")
+    best = brain.checkpointer.find_checkpoint(min_key="WER")
+    stored = torch.load(best.path / "model.ckpt")
+    for name, tensor in brain.modules.model.state_dict().items():
+        assert torch.equal(tensor, stored[name])
+
+
+def test_scoring_leaves_no_trace_and_agrees_with_evaluate(tmp_path):
+    brain = trained(tmp_path)
+    stats, step = list(brain.stats), brain.step
+    saved = sorted((tmp_path / "run" / "save").iterdir())
+    counter = brain.hparams.epoch_counter.current
+    candidate = brain.pool.candidates()[0]
+    valid = tiny_ctc_data(10, seed=50)
+    tally = brain.score_weights(candidate, valid, VALID)
+    assert brain.stats == stats and brain.step == step
+    assert sorted((tmp_path / "run" / "save").iterdir()) == saved
+    assert brain.hparams.epoch_counter.current == counter
+    brain.use_weights(candidate)
+    brain.evaluate(valid, test_loader_kwargs=dict(VALID))
+    assert brain.stats[-1][3] == pytest.approx(tally.value)
+    assert tally.value == pytest.approx(candidate.score)
+    assert tally.complete and tally.utterances == 10
+
+
+@pytest.mark.parametrize("accept", ["lt", "le"])
+@pytest.mark.parametrize("domains", [False, True])
+def test_racing_changes_nothing(tmp_path, accept, domains):
+    brain = trained(tmp_path, epochs=8)
+    valid = tiny_ctc_data(10, seed=50)
+    if domains:
+        valid = {"here": valid, "there": tiny_ctc_data(8, seed=60, shift=0.6)}
+    results = {}
+    for racing in (True, False):
+        stage = MergeStage(
+            "average",
+            [brain.pool],
+            search=GreedySearch("shuffled", accept, seed=3),
+            average="macro" if domains else "micro",
+            racing=racing,
+            name=f"racing-{racing}",
+        )
+        results[racing] = brain.merge(stage, valid, VALID)
+    assert results[True].selected == results[False].selected
+    assert results[True].value == results[False].value
+    assert results[False].savings["skipped_utterances"] == 0
+    decoded = {
+        racing: sum(t["decoded_utterances"] for t in result.trials)
+        for racing, result in results.items()
+    }
+    assert decoded[True] <= decoded[False]
+
+
+def test_a_killed_search_goes_on_where_it_was(tmp_path, monkeypatch):
+    brain = trained(tmp_path, epochs=6)
+    valid = tiny_ctc_data(10, seed=50)
+
+    def stage():
+        return MergeStage(
+            "average", [brain.pool], search=GreedySearch(), name="greedy"
+        )
+
+    calls, whole = [], type(brain).evaluate_batch
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(brain), "evaluate_batch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        brain.merge(stage(), valid, VALID)
+    folder = tmp_path / "run" / "merge" / "greedy"
+    assert not (folder / "merged.safetensors").exists()
+    resumed = brain.merge(stage(), valid, VALID)
+    assert any(trial["reused"] for trial in resumed.trials)
+    shutil.rmtree(folder)
+    fresh = brain.merge(stage(), valid, VALID)
+    assert fresh.selected == resumed.selected
+    assert fresh.value == resumed.value
+    count = len(calls)
+    cached = brain.merge(stage(), valid, VALID)
+    assert cached.reused and cached.selected == fresh.selected
+    assert len(calls) == count
+    # other data is another question
+    assert not brain.merge(stage(), tiny_ctc_data(10, seed=51), VALID).reused
+    # a damaged result is made again
+    path = folder / "merged.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    assert not brain.merge(stage(), tiny_ctc_data(10, seed=51), VALID).reused
+
+
+def test_many_runs_prefixes_and_the_pools_base(tmp_path):
+    for run in ("one", "two", "three"):
+        brain = trained(tmp_path, 3, run, seed=len(run))
+    stage = MergeStage(
+        Average(),
+        tmp_path / "pool",
+        per_run="best",
+        search=PrefixSearch(score_singles=True),
+        name="mact",
+    )
+    result = brain.merge(stage, tiny_ctc_data(10, seed=50), VALID)
+    assert len(result.selected) == 3
+    merges = [trial for trial in result.trials if trial["kind"] == "merge"]
+    assert [trial["merged"] for trial in merges] == [2, 3]
+    assert json.loads(
+        (tmp_path / "three" / "merge" / "mact" / "result.json").read_text()
+    )["result"]["selected"] == list(result.selected)
+    magmax = MergeStage(
+        Extreme(reference="base"), tmp_path / "pool", per_run="best"
+    )
+    merged = brain.merge(magmax)
+    with (
+        open_weights(merged.path) as weights,
+        open_weights(brain.pool.candidates()[0].base) as base,
+    ):
+        start = tiny_network(0).state_dict()
+        assert torch.equal(base["model.hidden.weight"], start["hidden.weight"])
+        assert (
+            weights["model.hidden.weight"].shape == start["hidden.weight"].shape
+        )
+
+
+def test_coefficients_are_searched(tmp_path):
+    brain = trained(tmp_path, epochs=4)
+    stage = MergeStage(
+        Extreme(reference="base"),
+        [brain.pool],
+        search=GridSearch("scale", [0.0, 0.5, 1.0]),
+        name="grid",
+    )
+    result = brain.merge(stage, tiny_ctc_data(10, seed=50), VALID)
+    assert result.method["scale"] in (0.0, 0.5, 1.0)
+    values = [trial["value"] for trial in result.trials]
+    assert len(values) == 3 and result.value == min(values)
+
+
+def test_old_checkpoints_merge_without_a_pool(tmp_path):
+    """Past runs of any recipe, read where SpeechBrain left them."""
+    brain = tiny_ctc_brain(tmp_path, brain_class=MergingCTC, epochs=3)
+    brain.fit(
+        brain.hparams.epoch_counter, tiny_ctc_data(8), tiny_ctc_data(4, seed=2)
+    )
+    brain.hparams.output_folder = str(tmp_path)
+    stage = MergeStage("average", str(tmp_path / "save"))
+    result = brain.merge(stage)
+    brain.evaluate(tiny_ctc_data(4, seed=2))
+    assert len(result.selected) == len(brain.checkpointer.list_checkpoints())
+
+
+@pytest.mark.parametrize(
+    "stage, message",
+    [
+        (lambda: MergeStage("averge", "pool"), "Did you mean 'average'"),
+        (lambda: MergeStage("average", "p", decode="dev"), "'valid' or 'test'"),
+        (lambda: MergeStage("average", "p", search="greedy"), "search"),
+    ],
+)
+def test_wrong_stages(stage, message):
+    with pytest.raises(ValueError, match=message):
+        stage()
+
+
+def test_wrong_use_of_a_stage(tmp_path):
+    brain = trained(tmp_path, epochs=2)
+    with pytest.raises(ValueError, match="give `valid_set`"):
+        brain.merge(MergeStage("average", [brain.pool], search=GreedySearch()))
+    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+        brain.merge(MergeStage("average", str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="`nothing_metric`"):
+        brain.merge(
+            MergeStage(
+                "average",
+                [brain.pool],
+                search=GreedySearch(),
+                tracker="nothing_metric",
+            ),
+            tiny_ctc_data(4),
+            VALID,
+        )
+    with pytest.raises(ValueError, match="no utterance"):
+        brain.merge(
+            MergeStage("average", [brain.pool], search=GreedySearch()),
+            tiny_ctc_data(4).filtered_sorted(key_max_value={"duration": -1}),
+            VALID,
+        )
+    without = MergeStage(Extreme(reference="base"), str(tmp_path / "run/save"))
+    with pytest.raises(ValueError, match="give `base`"):
+        brain.merge(without)
+    with pytest.raises(ValueError, match="module 'other'"):
+        brain.load_weights({"other.weight": torch.zeros(1)})
