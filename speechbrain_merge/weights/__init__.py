@@ -14,6 +14,12 @@ from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.folding import fold
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part
+from speechbrain_merge.weights.projections import (
+    heads,
+    join_projection,
+    projection_layout,
+    split_projection,
+)
 from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
