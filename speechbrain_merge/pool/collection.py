@@ -70,7 +70,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.pool.candidate import MODES, Candidate, rank
+from speechbrain_merge.pool.candidate import MODES, Candidate
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     fresh_progress,
@@ -79,7 +79,12 @@ from speechbrain_merge.pool.meta import (
     plain,
     read_meta,
 )
-from speechbrain_merge.pool.run_folder import RunFolder, run_folders
+from speechbrain_merge.pool.run_folder import (
+    RunFolder,
+    names_to_keep,
+    run_folders,
+    slot_of,
+)
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -100,16 +105,14 @@ class CheckpointPool:
         Name of this training run, unique in the pool, e.g. `seed-1`.
     every : int
         Stores every so-manieth checkpoint.
-    keep_last : int, optional
-        Keeps so many of the newest candidates.
-    keep_best : int, optional
-        Keeps so many of the best candidates. Given both, their union is kept;
-        given none, everything is.
+    keep_last, keep_best : int, optional
+        Keeps so many of the newest and of the best candidates. Given none,
+        everything is kept.
     metric : str
-        Entry of the checkpoint's meta that tells the best.
+        Entry of the checkpoint's meta that tells the best. A candidate where
+        it is missing or not finite is never best.
     mode : str
-        "min" where a lower metric is better, else "max". A metric that is
-        missing or not finite is never best.
+        "min" where a lower metric is better, else "max".
     hyperparameters : dict, optional
         Of this run; they travel with each candidate.
     base : bool
@@ -124,9 +127,8 @@ class CheckpointPool:
 
     Example
     -------
-    >>> model = torch.nn.Linear(2, 2)
     >>> folder = getfixture("tmp_path") / "pool"
-    >>> CheckpointPool(folder, {"model": model}).candidates()
+    >>> CheckpointPool(folder, {"model": torch.nn.Linear(2, 2)}).candidates()
     []
     """
 
@@ -150,7 +152,7 @@ class CheckpointPool:
         self.folder = Path(folder)
         self.modules = dict(modules)
         self.run = str(run)
-        self.every = every
+        self.every = int(every)
         self.keep_last = keep_last
         self.keep_best = keep_best
         self.metric = metric
@@ -185,9 +187,8 @@ class CheckpointPool:
     def begin(self, brain):
         """Tells the pool that `fit` begins, before anything is restored.
 
-        `MergeMixin` calls it. Stores the base, takes the optimizer steps from
-        the Brain from now on, and lets checkpoints that were saved before
-        there was a pool be restored.
+        `MergeMixin` calls it. Attaches the pool, stores the base, and takes
+        the optimizer steps from the Brain from now on.
 
         Arguments
         ---------
@@ -203,14 +204,14 @@ class CheckpointPool:
         self.store_base(resuming)
 
     def attach(self, checkpointer, name: str = "pool"):
-        """Lists the pool among recoverables, unless it is there already.
+        """Makes the pool a recoverable that older checkpoints need not have.
 
         Arguments
         ---------
         checkpointer : speechbrain.utils.checkpoints.Checkpointer
-            Of the run. It may hold checkpoints without a pool.
+            Of the run.
         name : str
-            Name of the recoverable.
+            Name of the recoverable, unless it is one already.
         """
         for known, each in checkpointer.recoverables.items():
             if each is self:
@@ -223,16 +224,15 @@ class CheckpointPool:
     def store_base(self, resuming: bool = True):
         """Stores the weights as they are now as the base of the run.
 
-        To be called before training begins and before a checkpoint is
-        restored, when the modules hold what the run starts from. A base with
-        the same weights in a run beside is linked, which takes no space.
+        To be called before a checkpoint is restored, when the modules hold
+        what the run starts from. A base with the same weights in a run beside
+        is linked, which takes no space.
 
         Arguments
         ---------
         resuming : bool
-            True leaves a base that is there. False says that a training
-            begins: a base from an earlier attempt that got nowhere is replaced
-            where it differs.
+            True leaves a base that is there. False, for a training that
+            begins, replaces the base of an attempt that got nowhere.
         """
         if not self.base:
             return
@@ -276,10 +276,6 @@ class CheckpointPool:
         end_of_epoch : bool
             Unused.
 
-        Raises
-        ------
-        ValueError
-            Where the file was not written to its end.
         """
         del end_of_epoch  # Unused
         try:
@@ -327,10 +323,15 @@ class CheckpointPool:
         older = list(contents.candidates.values())
         stale = [each for each in older if each["slot"] == record["slot"]]
         rest = [each for each in older if each["slot"] != record["slot"]]
-        kept = self._kept(rest + [record])
+        kept = names_to_keep(
+            rest + [record],
+            self.keep_last,
+            self.keep_best,
+            self.metric,
+            self.mode,
+        )
         if self._saves % self.every != 0 or record["name"] not in kept:
-            # Its digest is remembered: saved again after a test, with a
-            # made-up metric, it must not pass for something new
+            # Remembered: saved again after a test it must not seem new
             run.pass_over(record)
             return None, f"passed over {checkpoint.name}, by every= or keep_…="
         record.update(
@@ -364,25 +365,8 @@ class CheckpointPool:
             epoch = self.epoch_counter.current
         if self._brain is not None:
             step = self._brain.optimizer_step
-        slot = f"save-{self._saves:04d}"
-        if epoch is not None:
-            slot = f"epoch-{int(epoch):04d}"
-        if step is not None:
-            slot += f"-step-{int(step):06d}"
+        slot = slot_of(epoch, step, self._saves)
         return {"slot": slot, "epoch": epoch, "step": step}
-
-    def _kept(self, records):
-        """Names of the records that `keep_last` and `keep_best` keep."""
-        if self.keep_last is None and self.keep_best is None:
-            return {record["name"] for record in records}
-        last = records[-self.keep_last :] if self.keep_last else []
-        kept = {record["name"] for record in last}
-        candidates = [
-            Candidate(record["name"], Path(), self.run, meta=record["meta"])
-            for record in records
-        ]
-        best = rank(candidates, self.metric, self.mode)[: self.keep_best or 0]
-        return kept | {candidate.name for candidate in best}
 
     def _claim(self):
         """The run that this training alone writes; claimed at first use."""

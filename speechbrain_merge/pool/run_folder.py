@@ -31,7 +31,7 @@ from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.pool.candidate import Candidate, rank
 from speechbrain_merge.pool.manifest import Contents, Manifest, hold
 from speechbrain_merge.weights import digest, write_weights
 
@@ -96,6 +96,69 @@ def candidate_of(record: dict, path: Path, run: str) -> Candidate:
         tags=tuple(record.get("tags", ())),
         known_digest=record["digest"],
     )
+
+
+def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
+    """What names a candidate, as far as its progress is known.
+
+    Arguments
+    ---------
+    epoch : int, optional
+        Epochs trained.
+    step : int, optional
+        Optimizer steps trained.
+    saves : int
+        Checkpoints seen: the last resort.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> slot_of(3, 120, 9), slot_of(3, None, 9), slot_of(None, None, 9)
+    ('epoch-0003-step-000120', 'epoch-0003', 'save-0009')
+    """
+    slot = f"save-{saves:04d}" if epoch is None else f"epoch-{int(epoch):04d}"
+    return slot if step is None else f"{slot}-step-{int(step):06d}"
+
+
+def names_to_keep(
+    records: list,
+    last: Optional[int],
+    best: Optional[int],
+    metric: str,
+    mode: str,
+) -> set:
+    """Which candidates a bounded run keeps.
+
+    Arguments
+    ---------
+    records : list of dict
+        Candidates as the manifest has them, in the order as collected.
+    last : int, optional
+        Keep so many of the newest.
+    best : int, optional
+        Keep so many of the best. Given neither, all are kept.
+    metric : str
+        Entry of their metas that tells the best.
+    mode : str
+        "min" where lower is better, else "max".
+
+    Returns
+    -------
+    set of str
+        Names.
+    """
+    if last is None and best is None:
+        return {record["name"] for record in records}
+    kept = {record["name"] for record in records[-last:]} if last else set()
+    candidates = [
+        Candidate(record["name"], Path(), "", meta=record["meta"])
+        for record in records
+    ]
+    ranked = rank(candidates, metric, mode)[: best or 0]
+    return kept | {candidate.name for candidate in ranked}
 
 
 class RunFolder:

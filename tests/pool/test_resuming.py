@@ -1,0 +1,160 @@
+"""Resuming a training with a pool, and the base that it started from."""
+
+import shutil
+
+import pytest
+import torch
+from filled_pool import (
+    collect,
+    names,
+    records,
+    resume,
+    saver_of,
+    train_a_little,
+)
+from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_network
+
+from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.weights import digest, open_weights
+
+
+def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+    collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}, {"WER": 1.0}], every=2)
+    model = torch.nn.Linear(2, 2)
+    pool, saver = resume(tmp_path, model, every=2)
+    assert model.weight[0, 0] == 3.0
+    train_a_little(model, 4.0)
+    saver.save_checkpoint(meta={"WER": 0.5, "epoch": 4})
+    # every=2 counts on over the resumption
+    assert names(pool) == ["run/epoch-0002", "run/epoch-0004"]
+
+
+def test_epochs_trained_again_are_not_collected_twice(tmp_path):
+    pool, saver, _ = collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}])
+    kept = tmp_path / "kept"
+    [checkpoint] = saver.list_checkpoints()
+    shutil.copytree(checkpoint.path, kept)
+    model = torch.nn.Linear(2, 2)
+    for epoch in (3, 4, 5):  # and then it is killed, and these are lost
+        train_a_little(saver.recoverables["model"], float(epoch))
+        saver.save_and_keep_only(
+            meta={"WER": 1.0, "epoch": epoch}, importance_keys=[]
+        )
+    shutil.rmtree(saver.list_checkpoints()[0].path)
+    shutil.copytree(kept, tmp_path / "save" / "CKPT+kept")
+
+    pool, saver = resume(tmp_path, model)
+    run = [f"run/epoch-{epoch:04d}" for epoch in range(1, 6)]
+    assert names(pool) == run  # nothing is lost by resuming
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 1.0, "epoch": 3})
+    assert names(pool) == run  # the same weights again
+    train_a_little(model, 4.5)
+    saver.save_checkpoint(meta={"WER": 0.5, "epoch": 4})
+    # Others: they take the place of those that the training abandoned
+    assert names(pool) == [*run[:3], run[4], "run/epoch-0004-2"]
+    assert pool.candidates()[-1].score == 0.5
+    assert not (tmp_path / "pool" / "run" / "epoch-0004.safetensors").exists()
+
+
+def test_restoring_an_older_checkpoint_removes_nothing(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    saver = saver_of(tmp_path, model, pool)
+    for epoch, rate in enumerate([3.0, 1.0, 2.0], start=1):
+        train_a_little(model, float(epoch))
+        saver.save_checkpoint(meta={"WER": rate, "epoch": epoch})
+    before = pool.candidates()
+    saver.recover_if_possible(min_key="WER")
+    assert model.weight[0, 0] == 2.0
+    assert pool.candidates() == before
+    saver.recover_if_possible()
+    train_a_little(model, 4.0)
+    saver.save_checkpoint(meta={"WER": 0.5, "epoch": 4})
+    assert pool.candidates()[:3] == before
+    assert names(pool)[3:] == ["run/epoch-0004"]
+
+
+def test_a_pool_can_be_added_to_a_training_that_has_begun(tmp_path):
+    data = tiny_ctc_data(8)
+    brain = tiny_ctc_brain(tmp_path, epochs=1)
+    brain.fit(brain.hparams.epoch_counter, data, data)
+
+    model = tiny_network(seed=5)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    brain = tiny_ctc_brain(
+        tmp_path, model, epochs=2, recoverables={"pool": pool}
+    )
+    pool.begin(brain)
+    brain.fit(brain.hparams.epoch_counter, data, data)
+    assert [candidate.epoch for candidate in pool.candidates()] == [2]
+
+
+def test_another_training_does_not_mix_into_a_run(tmp_path, caplog):
+    collect(tmp_path / "one", [{"WER": 3.0}])
+    shutil.copytree(tmp_path / "one" / "pool", tmp_path / "two" / "pool")
+    pool, saver, model = collect(tmp_path / "two", [{"WER": 2.0}] * 2)
+    assert names(pool) == [
+        "run/epoch-0001",
+        "run-2/epoch-0001",
+        "run-2/epoch-0002",
+    ]
+    assert "run 'run' holds a training" in caplog.text
+    # and goes on there when it is resumed
+    pool, saver = resume(tmp_path / "two", model)
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 1.0, "epoch": 3})
+    assert names(pool)[-1] == "run-2/epoch-0003"
+    assert len(names(pool)) == 4
+
+
+def test_a_torn_pointer_says_what_to_do(tmp_path):
+    _, saver, model = collect(tmp_path, [{"WER": 3.0}])
+    [checkpoint] = saver.list_checkpoints()
+    checkpoint.paramfiles["pool"].write_text('{"pool": "')
+    with pytest.raises(ValueError, match="Delete the folder .*CKPT"):
+        resume(tmp_path, model)
+
+
+def test_the_base_is_stored_once(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    arguments = (tmp_path / "pool", {"model": model})
+    CheckpointPool(*arguments).store_base()
+    before = model.weight.clone()
+    train_a_little(model)
+    CheckpointPool(*arguments).store_base()
+    with open_weights(tmp_path / "pool" / "run" / "base.safetensors") as base:
+        assert torch.equal(base["model.weight"], before)
+    assert len(records(tmp_path / "pool" / "run")) == 1
+
+
+def test_a_new_attempt_replaces_the_base_of_one_that_got_nowhere(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    arguments = (tmp_path / "pool", {"model": model})
+    CheckpointPool(*arguments).store_base(resuming=False)
+    train_a_little(model)
+    pool = CheckpointPool(*arguments)
+    pool.store_base(resuming=False)
+    saver_of(tmp_path, model, pool).save_checkpoint(meta={"epoch": 0})
+    [candidate] = pool.candidates()
+    with open_weights(candidate.base) as base:
+        assert torch.equal(base["model.weight"], model.weight)
+        assert candidate.base_digest == digest(base)
+
+
+def test_runs_from_one_base_share_its_file(tmp_path):
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for run, module in (("a", model), ("b", model), ("c", other)):
+        CheckpointPool(tmp_path, {"model": module}, run=run).store_base()
+    paths = [tmp_path / run / "base.safetensors" for run in "abc"]
+    assert paths[0].samefile(paths[1])
+    assert not paths[0].samefile(paths[2])
+    shutil.rmtree(tmp_path / "a")
+    with open_weights(paths[1]) as base:
+        assert torch.equal(base["model.weight"], model.weight)
+
+
+def test_no_base_unless_wanted(tmp_path):
+    pool = CheckpointPool(tmp_path, {"m": torch.nn.Linear(2, 2)}, base=False)
+    pool.store_base()
+    assert list(tmp_path.iterdir()) == []
