@@ -38,7 +38,7 @@ from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.pool import CheckpointPool, read_pool, select
 from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
-from speechbrain_merge.weights import digest, open_weights, renamed
+from speechbrain_merge.weights import digest, fold, open_weights, renamed
 
 logger = get_logger(__name__)
 
@@ -479,7 +479,7 @@ class MergeMixin:
     def _base(self, stage, candidates):
         """The base of a stage, with the candidates' names; or None."""
         if stage.base is not None:
-            return renamed(_local(stage.base), open_weights(candidates[0]))
+            return renamed(fold(_local(stage.base)), fold(candidates[0]))
         if not stage.method.needs_base:
             return None
         bases = {candidate.base_digest for candidate in candidates}

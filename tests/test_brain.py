@@ -194,6 +194,25 @@ def test_many_runs_prefixes_and_the_pools_base(tmp_path):
         )
 
 
+def test_the_base_under_another_name(tmp_path):
+    """A file of the base that calls the module something else."""
+    brain = trained(tmp_path, epochs=2)
+    other = {
+        f"hub.{name}": tensor
+        for name, tensor in tiny_network(0).state_dict().items()
+    }
+    torch.save(other, tmp_path / "hub.pt")
+    merged = {}
+    for base in (None, str(tmp_path / "hub.pt")):
+        stage = MergeStage(
+            Extreme(reference="base"), [brain.pool], base=base, name="base"
+        )
+        with open_weights(brain.merge(stage).path) as weights:
+            merged[base] = {name: weights[name] for name in weights.names()}
+    first, second = merged.values()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_coefficients_are_searched(tmp_path):
     brain = trained(tmp_path, epochs=4)
     stage = MergeStage(
