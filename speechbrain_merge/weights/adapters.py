@@ -31,8 +31,7 @@ import torch
 
 from speechbrain_merge.weights.mapping import Entry
 
-# How the two factors of a layer are named. `side`: the factor that reads the
-# input ("down", A) or writes the output ("up", B).
+# How the factors of a layer are named: down (A) reads the input, up (B) writes
 FACTOR_NAMES = (
     # SpeechBrain's LoRA
     r"adapter_(?P<side>down|up)_proj\.(?P<kind>weight)",
@@ -53,13 +52,13 @@ _WRAPPERS = (
     (re.compile(r"(^|\.)adapted_model\."), r"\1"),  # SpeechBrain
     (re.compile(r"(^|\.)pretrained_module\."), r"\1"),  # SpeechBrain
     (re.compile(r"(^|\.)base_layer\."), r"\1"),  # PEFT
+    (re.compile(r"(^|\.)original_module\."), r"\1"),  # PEFT
 )
 _SAVED_MODULE = re.compile(
     r"(?P<start>(?:.+\.)?)modules_to_save\.(?P<adapter>[^.]+)\.(?P<end>.+)"
 )
-_ORIGINAL_MODULE = re.compile(r"(^|\.)original_module\.")
 
-# Adapters that are not a sum of weights, and what to do about each
+# Adapters that are not a sum of weights
 UNFOLDABLE = {
     "a Houlsby adapter": (
         r"(^|\.)(pretrained_linear\.|adapter_(down|up)_proj\.bias$)",
@@ -83,7 +82,9 @@ _VARIANTS = (
     "alora_invocation_tokens",
     "arrow_config",
     "kasa_config",
+    "mica",
     "monteclora_config",
+    "velora_config",
     "target_parameters",
     "trainable_token_indices",
 )
@@ -166,17 +167,30 @@ def plain_name(name: str, adapter: Optional[str]) -> Optional[str]:
     Returns
     -------
     str or None
-        None for a tensor that a fully trained one replaces.
+        None for a module that was trained in full for another adapter.
     """
     name = _unwrapped(name)
-    if _ORIGINAL_MODULE.search(name):
-        return None
     saved = _SAVED_MODULE.match(name)
     if saved is None:
         return name
     if saved["adapter"] != adapter:
         return None
     return saved["start"] + saved["end"]
+
+
+def is_saved_module(name: str) -> bool:
+    """Whether a tensor is of a module that PEFT trained in full.
+
+    Arguments
+    ---------
+    name : str
+        The stored name.
+
+    Returns
+    -------
+    bool
+    """
+    return _SAVED_MODULE.match(name) is not None
 
 
 def adapter_names(names) -> list:
@@ -221,7 +235,8 @@ def scales_of_module(module: torch.nn.Module, adapter: Optional[str]) -> dict:
     Raises
     ------
     ValueError
-        Where PEFT has merged the adapter into the weights already.
+        Where PEFT has merged the adapter into the weights already, or the
+        adapter is not plain LoRA.
     """
     scales = {}
     for path, layer in module.named_modules():
@@ -235,6 +250,11 @@ def scales_of_module(module: torch.nn.Module, adapter: Optional[str]) -> dict:
                     f"the adapter of '{path}' is merged into its weight "
                     "already. Call unmerge_adapter() before, or "
                     "merge_and_unload() instead."
+                )
+            if adapter in getattr(layer, "lora_variant", {}):
+                raise ValueError(
+                    f"the adapter of '{path}' is a variant of LoRA. Fold it "
+                    "with PEFT itself: model.merge_and_unload()."
                 )
             if adapter in scaling:
                 scales[target] = Scale(

@@ -122,11 +122,12 @@ def load_torch(path):
             mmap=start == _ZIP_START,
         )
     except pickle.UnpicklingError as error:
+        lines = str(error).splitlines()
+        reason = next((ln for ln in lines if "GLOBAL" in ln), lines[0]).strip()
         raise ValueError(
             f"{path} was not opened, because it holds Python objects that "
             "could run code. Save only tensors: "
-            f"torch.save(module.state_dict(), ...). torch says: "
-            f"{str(error).splitlines()[-1]}"
+            f"torch.save(module.state_dict(), ...). torch says: {reason}"
         ) from error
     except (RuntimeError, EOFError, LookupError, struct.error) as error:
         raise ValueError(

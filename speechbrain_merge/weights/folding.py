@@ -34,6 +34,7 @@ from speechbrain_merge.weights.adapters import (
     adapted_entry,
     adapter_names,
     factor_of,
+    is_saved_module,
     plain_name,
     scale_of_config,
     scale_value,
@@ -111,7 +112,8 @@ def fold(
     adapted = "adapter_config" in weights.metadata or any(
         factor_of(name) for name in weights
     )
-    for name in weights:
+    # Modules trained in full come last, to take the place of the original ones
+    for name in sorted(weights, key=is_saved_module):
         factor = factor_of(name)
         if factor is None:
             kept = plain_name(name, adapter) if adapted else name
