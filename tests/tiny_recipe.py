@@ -40,7 +40,10 @@ SAMPLE_RATE = 16000
 
 
 class TinyNetwork(torch.nn.Module):
-    """The smallest CTC model with BatchNorm, hence with an integer buffer."""
+    """The smallest CTC model with BatchNorm, hence with an integer buffer.
+
+    Not for DDP on CPU, where SpeechBrain cannot synchronise BatchNorm.
+    """
 
     def __init__(self, features: int = FEATURES, labels: int = len(WORDS) + 1):
         super().__init__()

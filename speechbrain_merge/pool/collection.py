@@ -308,8 +308,8 @@ class CheckpointPool:
             known = contents.digests[content]
             # Trained again after resuming, or saved again after a test
             self._saves = known["saves"]
-            stored = known.get("name") in contents.candidates
-            name = f"{run.run}/{known['name']}" if stored else None
+            self._prune(run)  # A kill may have come between store and prune
+            name = known["name"] if known["event"] == "candidate" else None
             return name, f"knows the weights of {checkpoint.name} already"
         self._saves += 1
         record = {
@@ -320,16 +320,7 @@ class CheckpointPool:
             "saves": self._saves,
         }
         record["name"] = run.new_name(record["slot"], contents)
-        older = list(contents.candidates.values())
-        stale = [each for each in older if each["slot"] == record["slot"]]
-        rest = [each for each in older if each["slot"] != record["slot"]]
-        kept = names_to_keep(
-            rest + [record],
-            self.keep_last,
-            self.keep_best,
-            self.metric,
-            self.mode,
-        )
+        kept, _ = self._bounds([*contents.candidates.values(), record])
         if self._saves % self.every != 0 or record["name"] not in kept:
             # Remembered: saved again after a test it must not seem new
             run.pass_over(record)
@@ -342,12 +333,22 @@ class CheckpointPool:
             checkpoint=checkpoint.name,
         )
         run.store(record, tensors)
-        for each in stale:
-            run.remove(each, "trained again")
-        for each in rest:
-            if each["name"] not in kept:
-                run.remove(each, "not among those to keep")
-        return f"{run.run}/{record['name']}", f"stored {record['name']}"
+        self._prune(run)
+        return record["name"], f"stored {record['name']}"
+
+    def _bounds(self, records):
+        return names_to_keep(
+            records, self.keep_last, self.keep_best, self.metric, self.mode
+        )
+
+    def _prune(self, run):
+        records = list(run.read().candidates.values())
+        kept, replaced = self._bounds(records)
+        for record in records:
+            if record["name"] in replaced:
+                run.remove(record, "trained again")
+            elif record["name"] not in kept:
+                run.remove(record, "not among those to keep")
 
     def _tensors(self):
         return {

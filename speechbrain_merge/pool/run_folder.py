@@ -129,7 +129,7 @@ def names_to_keep(
     best: Optional[int],
     metric: str,
     mode: str,
-) -> set:
+) -> tuple:
     """Which candidates a bounded run keeps.
 
     Arguments
@@ -147,18 +147,24 @@ def names_to_keep(
 
     Returns
     -------
-    set of str
+    kept : set of str
         Names.
+    replaced : set of str
+        Names of those that were trained again, later in the list.
     """
-    if last is None and best is None:
-        return {record["name"] for record in records}
-    kept = {record["name"] for record in records[-last:]} if last else set()
-    candidates = [
-        Candidate(record["name"], Path(), "", meta=record["meta"])
-        for record in records
-    ]
-    ranked = rank(candidates, metric, mode)[: best or 0]
-    return kept | {candidate.name for candidate in ranked}
+    newest = {record["slot"]: record["name"] for record in records}
+    current = [each for each in records if each["name"] in newest.values()]
+    kept = {record["name"] for record in current}
+    replaced = {record["name"] for record in records} - kept
+    if last is not None or best is not None:
+        candidates = [
+            Candidate(record["name"], Path(), "", meta=record["meta"])
+            for record in current
+        ]
+        ranked = rank(candidates, metric, mode)[: best or 0]
+        newest = candidates[-last:] if last else []
+        kept = {candidate.name for candidate in [*ranked, *newest]}
+    return kept, replaced
 
 
 class RunFolder:
