@@ -278,7 +278,7 @@ def test_patterns():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["atention", "encoder.q_proj", "weight.attention", "encoder.decoder", ""]
+    ["attn", "encoder.q_proj", "weight.attention", "encoder.decoder", ""]
     + ["layers.3.encoder", "encoder.layers.x", "layers.1.layers.2"],
 )
 def test_a_misspelt_part_is_an_error(pattern):
