@@ -46,6 +46,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from scipy.signal import fftconvolve, resample_poly
+from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -74,7 +75,8 @@ SHORTEST, LONGEST = 0.8, 5.0  # seconds
 REVERBERATION = 1.5  # seconds until the sound has decayed by 60 dB
 
 
-def prepare_embedded_speech(folder: str, seed: int = 1986) -> Path:
+@main_process_only
+def prepare_embedded_speech(folder: str, seed: int = 1986) -> str:
     """Makes the domains, once: audio and ``csv/DOMAIN_SPLIT.csv``.
 
     Arguments
@@ -86,7 +88,7 @@ def prepare_embedded_speech(folder: str, seed: int = 1986) -> Path:
 
     Returns
     -------
-    Path
+    str
         The folder.
     """
     folder = Path(folder)
@@ -95,7 +97,7 @@ def prepare_embedded_speech(folder: str, seed: int = 1986) -> Path:
     wanted = json.loads(json.dumps(wanted))
     if done.is_file() and json.loads(done.read_text()) == wanted:
         logger.info(f"The speech domains are prepared already: {folder}")
-        return folder
+        return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     root = unpack_packages(PACKAGES, folder / "packages")
@@ -120,7 +122,7 @@ def prepare_embedded_speech(folder: str, seed: int = 1986) -> Path:
                     ],
                 )
     done.write_text(json.dumps(wanted, indent=2))
-    return folder
+    return str(folder)
 
 
 def unpack_packages(names: list, folder: str) -> Path:

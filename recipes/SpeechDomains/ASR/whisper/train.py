@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""Recipe for training Whisper experts on speech domains.
+
+The whole model is fine-tuned on one or several domains (DOMAIN_train.csv),
+validated every few steps on a named part of their development sets, and
+evaluated on every domain. Each validation saves a checkpoint, of which a pool
+keeps the weights, to be merged.
+
+To train one expert:
+> python train.py hparams/train.yaml --domains [reverb]
+
+On data of your own, in DATA/csv/DOMAIN_SPLIT.csv:
+> python train.py hparams/train.yaml --data_folder DATA --domains [child_l2] \
+>     --test_domains [child_l2,digits,telephony,read] --window 30
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge import MergeMixin
+from speechbrain_merge.evaluation import (
+    by_bucket,
+    from_tracker,
+    total,
+    write_scores,
+)
+
+logger = get_logger(__name__)
+
+
+class ASR(MergeMixin, sb.Brain):
+    """Fine-tunes Whisper, and merges what comes of it."""
+
+    def compute_forward(self, batch, stage):
+        """From waveforms to output probabilities, and to hypotheses."""
+        batch = batch.to(self.device)
+        wavs, wav_lens = batch.sig
+        bos_tokens, bos_tokens_lens = batch.tokens_bos
+
+        # The decoder expects its own padding token.
+        lengths = torch.round(bos_tokens_lens * bos_tokens.shape[1]).long()
+        places = torch.arange(bos_tokens.shape[1], device=self.device)
+        bos_tokens = torch.where(
+            places[None, :] < lengths[:, None],
+            bos_tokens,
+            self.tokenizer.pad_token_id,
+        )
+        # Only the transcript of a long recording has more tokens than the
+        # decoder has positions. The loss is then of its beginning.
+        longest = self.hparams.whisper.config.max_target_positions
+        enc_out, logits, _ = self.modules.whisper(wavs, bos_tokens[:, :longest])
+        log_probs = self.hparams.log_softmax(logits)
+
+        hyps = None
+        if stage != sb.Stage.TRAIN:
+            search = self.hparams.valid_search
+            if stage == sb.Stage.TEST:
+                search = self.hparams.test_search
+            if wavs.shape[1] > 30 * self.hparams.sampling_rate:
+                hyps = self.hparams.whisper.transcribe_long(
+                    search, wavs, wav_lens
+                )
+            else:
+                hyps, _, _, _ = search(enc_out.detach(), wav_lens)
+        return log_probs, hyps
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The loss, and the errors in words outside of training."""
+        log_probs, hyps = predictions
+        tokens_eos, tokens_eos_lens = batch.tokens_eos
+        tokens_eos = tokens_eos[:, : log_probs.shape[1]]
+        loss = self.hparams.nll_loss(
+            log_probs, tokens_eos, length=tokens_eos_lens
+        )
+        if stage != sb.Stage.TRAIN:
+            normalize = self.hparams.text_normalizer
+            predicted = self.tokenizer.batch_decode(
+                hyps, skip_special_tokens=True
+            )
+            self.wer_metric.append(
+                batch.id,
+                [normalize(text).split() for text in predicted],
+                [normalize(text).split() for text in batch.wrd],
+            )
+            self.durations.update(zip(batch.id, map(float, batch.duration)))
+        return loss
+
+    def on_fit_batch_start(self, batch, should_step):
+        """The learning rate changes with every step."""
+        super().on_fit_batch_start(batch, should_step)
+        if should_step:
+            self.hparams.lr_annealing(self.optimizer)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forgets the errors counted before."""
+        if stage != sb.Stage.TRAIN:
+            self.wer_metric = self.hparams.error_rate_computer()
+            self.durations = {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, and saves a checkpoint after each validation."""
+        stats = {"loss": stage_loss}
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats
+            return
+        stats["WER"] = self.wer_metric.summarize("WER")
+        if stage == sb.Stage.VALID:
+            self.hparams.train_logger.log_stats(
+                stats_meta={
+                    "epoch": epoch,
+                    "steps": self.optimizer_step,
+                    "lr": self.hparams.lr_annealing.current_lr,
+                },
+                train_stats=self.train_stats,
+                valid_stats=stats,
+            )
+            self.checkpointer.save_and_keep_only(
+                meta={"WER": stats["WER"], "epoch": epoch},
+                min_keys=["WER"],
+            )
+        else:
+            self.hparams.train_logger.log_stats(
+                stats_meta={"tested": self.test_name}, test_stats=stats
+            )
+
+    def evaluate_domains(self, test_sets, folder):
+        """Evaluates the weights in use on every domain.
+
+        Arguments
+        ---------
+        test_sets : dict
+            Domain to dataset.
+        folder : str
+            Gets the alignments ``wer_DOMAIN.txt``, the errors of every
+            utterance ``DOMAIN.jsonl``, and the rates ``wer.json``.
+
+        Returns
+        -------
+        dict
+            Domain to its rates: ``wer``, ``errors``, ``words``, and ``buckets``
+            by duration.
+        """
+        folder, rates = Path(folder), {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for domain, test_set in test_sets.items():
+            self.test_name = f"{folder.name} on {domain}"
+            self.evaluate(
+                test_set,
+                min_key="WER",
+                test_loader_kwargs=self.hparams.test_loader_kwargs,
+            )
+            scores = from_tracker(self.wer_metric, self.durations)
+            counts = total(scores)
+            rates[domain] = {
+                "wer": counts.rate,
+                "errors": counts.errors,
+                "words": counts.words,
+                "utterances": counts.utterances,
+                "buckets": {
+                    name: bucket.to_dict()
+                    for name, bucket in by_bucket(scores).items()
+                },
+            }
+            if if_main_process():
+                write_scores(folder / f"{domain}.jsonl", scores)
+                with open(folder / f"wer_{domain}.txt", "w") as file:
+                    self.wer_metric.write_stats(file)
+        if if_main_process():
+            text = json.dumps(rates, indent=2)
+            (folder / "wer.json").write_text(text, encoding="utf-8")
+        return rates
+
+
+def dataio_prepare(hparams, tokenizer):
+    """Makes the datasets: training, selection by domain, test by domain.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    tokenizer : WhisperTokenizer
+        Makes tokens of transcripts.
+
+    Returns
+    -------
+    train_data : DynamicItemDataset
+    valid_data : DynamicItemDataset
+        All selection sets.
+    valid_sets : dict
+        Domain to selection set.
+    test_sets : dict
+        Domain to test set.
+    """
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav):
+        return sb.dataio.dataio.read_audio(wav)
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("tokens_bos", "tokens_eos")
+    def text_pipeline(wrd):
+        # As Whisper itself writes: after a space, and not in capitals, of
+        # which it would need many more tokens
+        tokens = tokenizer.encode(" " + wrd.lower(), add_special_tokens=False)
+        tokens = tokenizer.build_inputs_with_special_tokens(tokens)
+        yield torch.LongTensor(tokens[:-1])
+        yield torch.LongTensor(tokens[1:])
+
+    def dataset(csv_path):
+        data = sb.dataio.dataset.DynamicItemDataset.from_csv(
+            csv_path=str(csv_path),
+            replacements={"data_root": hparams["data_folder"]},
+            dynamic_items=[audio_pipeline, text_pipeline],
+            output_keys=[
+                "id",
+                "sig",
+                "wrd",
+                "duration",
+                "tokens_bos",
+                "tokens_eos",
+            ],
+        )
+        return data.filtered_sorted(sort_key="duration")
+
+    manifests = Path(hparams["manifest_folder"])
+    tests = Path(hparams["data_folder"]) / "csv"
+    return (
+        dataset(manifests / "train.csv"),
+        dataset(manifests / "valid.csv"),
+        {
+            domain: dataset(manifests / f"valid_{domain}.csv")
+            for domain in hparams["valid_domains"]
+        },
+        {
+            domain: dataset(tests / f"{domain}_test.csv")
+            for domain in hparams["test_domains"]
+        },
+    )
+
+
+def draw_steps(train_data, hparams):
+    """Loader options by which an epoch is some steps, not all the data.
+
+    Short epochs are validated more often, which makes the trajectory of
+    checkpoints that can be merged.
+
+    Arguments
+    ---------
+    train_data : DynamicItemDataset
+        The training set.
+    hparams : dict
+        With ``steps_per_epoch``: None makes an epoch all the data.
+
+    Returns
+    -------
+    dict
+        Options for the training loader.
+    """
+    options = dict(hparams["train_loader_kwargs"])
+    if hparams["steps_per_epoch"] is None:
+        return dict(options, shuffle=True)
+    wanted = hparams["steps_per_epoch"] * options["batch_size"]
+    options["sampler"] = ReproducibleWeightedRandomSampler(
+        torch.ones(len(train_data)),
+        num_samples=min(wanted, len(train_data)),
+        replacement=False,
+        seed=hparams["seed"],
+    )
+    return options
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    # Without a model and data of its own, the YAML prepares the embedded ones
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+
+    from speech_domains_prepare import prepare_speech_domains  # noqa
+
+    run_on_main(
+        prepare_speech_domains,
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "save_folder": hparams["manifest_folder"],
+            "train_domains": hparams["domains"],
+            "valid_domains": hparams["valid_domains"],
+            "test_domains": hparams["test_domains"],
+            "train_hours": hparams["train_hours"],
+            "select_fraction": hparams["select_fraction"],
+            "seed": hparams["data_seed"],
+            "skip_prep": hparams["skip_prep"],
+        },
+    )
+
+    tokenizer = hparams["whisper"].tokenizer
+    train_data, valid_data, valid_sets, test_sets = dataio_prepare(
+        hparams, tokenizer
+    )
+
+    asr_brain = ASR(
+        modules=hparams["modules"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        opt_class=hparams["opt_class"],
+    )
+    asr_brain.tokenizer = tokenizer
+
+    asr_brain.fit(
+        asr_brain.hparams.epoch_counter,
+        train_data,
+        valid_data,
+        train_loader_kwargs=draw_steps(train_data, hparams),
+        valid_loader_kwargs=hparams["valid_loader_kwargs"],
+    )
+
+    # The best checkpoint on every domain
+    rates = asr_brain.evaluate_domains(
+        test_sets, os.path.join(hparams["output_folder"], "expert")
+    )
+    for domain, counts in rates.items():
+        logger.info(f"{domain}: WER {counts['wer']:.2f} %")

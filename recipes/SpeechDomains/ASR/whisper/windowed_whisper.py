@@ -1,0 +1,237 @@
+"""SpeechBrain's Whisper, faster on short utterances, and able to read long ones.
+
+Whisper hears 30 seconds at once, and short utterances are padded with silence.
+All that silence costs as much as speech. Cutting it off makes the model fast
+but lost: it was never trained without, and repeats itself. ``WindowedWhisper``
+keeps every position of the first ``window`` seconds, and of the silence that
+follows only every ``silence_step``-th position, each at its own place in the
+30 seconds. What the model hears is then a thinner silence, which it takes for
+what it is: without any adaptation it transcribes as before, several times
+faster.
+
+The weights, their names and shapes are those of SpeechBrain's Whisper; the
+window is only a way to compute. A batch with an utterance longer than the
+window is computed in full. An utterance of more than 30 seconds is cut where
+it is quietest, and its parts are transcribed one by one (``split_long``).
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from typing import Optional
+
+import torch
+from speechbrain.integrations.huggingface.whisper import (
+    N_SAMPLES,
+    SAMPLE_RATE,
+    Whisper,
+)
+from torch.nn import functional as F
+
+POSITIONS_PER_SECOND = 50
+SAMPLES_PER_POSITION = SAMPLE_RATE // POSITIONS_PER_SECOND
+# Positions after the window that still hear its end, through the overlap of
+# the spectrogram's frames and the two convolutions; the next hears silence
+ECHO = 2
+MARGIN = ECHO + 3
+
+
+class WindowedWhisper(Whisper):
+    """Whisper with a window, dropouts and SpecAugment that a recipe can set.
+
+    Arguments
+    ---------
+    source : str
+        Hub name or folder.
+    save_path : str
+        Where a model from the hub is kept.
+    window : float
+        Seconds that are computed densely. 30 is SpeechBrain's Whisper.
+    silence_step : int
+        After the window, one position of so many is computed. 1 computes all.
+    dropout : float
+        Dropout of the embeddings and of each block's output.
+    attention_dropout : float
+        Dropout of the attention weights.
+    activation_dropout : float
+        Dropout inside the feed-forward blocks.
+    mask_time_prob : float
+        SpecAugment: part of the spectrogram's frames to mask in training.
+    mask_feature_prob : float
+        SpecAugment: part of its mel bands to mask in training.
+    **kwargs : dict
+        As for ``speechbrain.integrations.huggingface.whisper.Whisper``.
+
+    Example
+    -------
+    >>> model_hub = "openai/whisper-tiny"
+    >>> model = WindowedWhisper(
+    ...     model_hub, "savedir", window=6
+    ... )  # doctest: +SKIP
+    >>> tokens = torch.tensor([[model.bos]])  # doctest: +SKIP
+    >>> model(torch.randn(1, 16000), tokens)[0].shape  # doctest: +SKIP
+    torch.Size([1, 422, 384])
+    """
+
+    def __init__(
+        self,
+        source: str,
+        save_path: str,
+        window: float = 30.0,
+        silence_step: int = 10,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        mask_time_prob: float = 0.0,
+        mask_feature_prob: float = 0.0,
+        **kwargs,
+    ):
+        if not 0 < window <= 30:
+            raise ValueError(
+                f"window is {window}, expected seconds: more than 0, at most 30"
+            )
+        if silence_step < 1:
+            raise ValueError(f"silence_step is {silence_step}, expected >= 1")
+        self.settings = {
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation_dropout": activation_dropout,
+            "mask_time_prob": mask_time_prob,
+            "mask_feature_prob": mask_feature_prob,
+            "apply_spec_augment": mask_time_prob > 0 or mask_feature_prob > 0,
+        }
+        super().__init__(source, save_path, **kwargs)
+        self.window_samples = int(window * SAMPLE_RATE)
+        # positions that hear the window, or its end
+        self.heard = int(window * POSITIONS_PER_SECOND) + ECHO
+        self.silence_step = silence_step
+
+    def override_config(self, config):
+        """Puts the recipe's settings into the model's configuration."""
+        for name, value in self.settings.items():
+            setattr(config, name, value)
+        return config
+
+    @property
+    def positions(self):
+        """Positions that are computed for a batch within the window."""
+        first, last = self.heard, self.config.max_source_positions - 1
+        silence = torch.arange(last, first - 1, -self.silence_step).flip(0)
+        return torch.cat([torch.arange(first), silence])
+
+    def _get_mel(self, wav):
+        """Spectrogram of the window and a little silence, or of 30 s."""
+        samples = self.window_samples + MARGIN * SAMPLES_PER_POSITION
+        if samples >= N_SAMPLES or wav.shape[-1] > self.window_samples:
+            mel = super()._get_mel(wav)
+        else:
+            mel = self.log_mel_spectrogram(self.pad_or_trim(wav, samples))
+        if self.training:  # SpecAugment
+            mel = self.model._mask_input_features(mel)
+        return mel
+
+    def forward_encoder(self, mel):
+        """Encodes a spectrogram, of a window or of 30 s.
+
+        Arguments
+        ---------
+        mel : torch.Tensor
+            Spectrogram of shape (batch, mel bands, frames).
+
+        Returns
+        -------
+        torch.Tensor
+            Encoder states of shape (batch, positions, width).
+        """
+        encoder = self.model.encoder
+        if mel.shape[-1] == 2 * self.config.max_source_positions:
+            return super().forward_encoder(mel)
+        states = F.gelu(encoder.conv1(mel))
+        states = F.gelu(encoder.conv2(states)).transpose(1, 2)
+        positions = self.positions.to(mel.device)
+        # positions that hear only silence hear the same, but for the last
+        silence = states[:, self.heard : self.heard + 1]
+        silence = silence.expand(-1, len(positions) - self.heard - 1, -1)
+        states = torch.cat(
+            [states[:, : self.heard], silence, states[:, -1:]], dim=1
+        )
+        states = states + encoder.embed_positions(positions)
+        states = F.dropout(states, encoder.dropout, self.training)
+        for layer in encoder.layers:
+            states = layer(states, None)
+            # up to Transformers 4 a layer gave a tuple
+            states = states[0] if isinstance(states, tuple) else states
+        return encoder.layer_norm(states)
+
+    @torch.no_grad()
+    def transcribe_long(self, search, wavs, wav_lens):
+        """Transcribes utterances of any length, part by part.
+
+        Arguments
+        ---------
+        search : callable
+            A SpeechBrain Whisper searcher.
+        wavs : torch.Tensor
+            Signals of shape (batch, samples).
+        wav_lens : torch.Tensor
+            Relative lengths of shape (batch,).
+
+        Returns
+        -------
+        list of list of int
+            The tokens of each utterance, its parts joined.
+        """
+        hypotheses = []
+        samples = (wav_lens * wavs.shape[1]).round().long()
+        for wav, number in zip(wavs, samples):
+            tokens = []
+            for part in split_long(wav[:number]):
+                states = self.forward_encoder(self._get_mel(part[None]))
+                one = torch.ones(1, device=wavs.device)
+                tokens.extend(search(states, one)[0][0])
+            hypotheses.append(tokens)
+        return hypotheses
+
+
+def split_long(
+    wav: torch.Tensor,
+    longest: int = N_SAMPLES,
+    search: Optional[int] = None,
+) -> list:
+    """Cuts a signal into parts that Whisper can hear, where it is quietest.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        A signal of shape (samples,).
+    longest : int
+        Samples of a part at most.
+    search : int, optional
+        A cut is looked for in so many samples before a part would be full
+        (default: a sixth of it, 5 s of 30 s).
+
+    Returns
+    -------
+    list of torch.Tensor
+        The parts; joined they are the signal.
+
+    Example
+    -------
+    >>> wav = torch.ones(100_000)
+    >>> wav[40_000:44_000] = 0
+    >>> [len(part) for part in split_long(wav, longest=48_000, search=16_000)]
+    [41600, 48000, 10400]
+    """
+    search = search or longest // 6
+    frame = min(SAMPLE_RATE // 5, search)
+    parts = []
+    while len(wav) > longest:
+        energy = wav[longest - search : longest].square()
+        energy = energy.unfold(0, frame, max(frame // 4, 1)).mean(dim=1)
+        cut = longest
+        if energy.min() < energy.mean():
+            start = energy.argmin().item() * max(frame // 4, 1)
+            cut = longest - search + start + frame // 2
+        parts.append(wav[:cut])
+        wav = wav[cut:]
+    return parts + [wav]
