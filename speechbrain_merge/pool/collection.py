@@ -162,8 +162,7 @@ class CheckpointPool:
         self.tags = [str(tag) for tag in tags or []]
         self.intra_epoch = intra_epoch
         self.epoch_counter = epoch_counter
-        self.collecting = True
-        """Set to False to pass over checkpoints for a while."""
+        self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
         self._lineage = uuid.uuid4().hex
         self._saves = 0
@@ -310,7 +309,7 @@ class CheckpointPool:
             self._saves = known["saves"]
             self._prune(run)  # A kill may have come between store and prune
             name = known["name"] if known["event"] == "candidate" else None
-            return name, f"knows the weights of {checkpoint.name} already"
+            return name, f"knows the weights of {checkpoint.name}"
         self._saves += 1
         record = {
             **self._progress(checkpoint, meta),

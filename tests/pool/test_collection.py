@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from filled_pool import collect, files, names, records, saver_of, train_a_little
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
@@ -100,6 +101,13 @@ def test_testing_adds_nothing(trained):
             test_loader_kwargs=LOADER,
         )
     assert pool.candidates() == before
+
+
+def test_an_average_saved_in_testing_is_no_candidate(tmp_path):
+    pool, saver, model = collect(tmp_path, [{"WER": 30.0}])
+    train_a_little(model, 1.5)  # stands for averaging: weights yet unseen
+    saver.save_checkpoint(meta={"WER": -0.1, "epoch": None})
+    assert names(pool) == ["run/epoch-0001"]
 
 
 def test_known_weights_with_a_made_up_metric_are_not_stored(tmp_path):
@@ -292,6 +300,38 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path):
     with open_weights(candidate) as weights:
         assert weights.tied == {"model.output.weight": "model.embedding.weight"}
         assert digest(weights) == candidate.digest
+
+
+def test_a_pool_is_a_few_lines_of_yaml(tmp_path):
+    hparams = load_hyperpyyaml(
+        f"""
+        seed: 7
+        model: !new:torch.nn.Linear [2, 2]
+        epoch_counter: !new:speechbrain.utils.epoch_loop.EpochCounter
+            limit: 2
+        pool: !new:speechbrain_merge.pool.CheckpointPool
+            folder: {tmp_path}/pool
+            run: !ref seed-<seed>
+            modules: {{model: !ref <model>}}
+            epoch_counter: !ref <epoch_counter>
+            hyperparameters: {{seed: !ref <seed>}}
+        checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+            checkpoints_dir: {tmp_path}/save
+            recoverables:
+                model: !ref <model>
+                pool: !ref <pool>
+                counter: !ref <epoch_counter>
+        """
+    )
+    for _ in hparams["epoch_counter"]:
+        train_a_little(hparams["model"])
+        hparams["checkpointer"].save_and_keep_only(meta={"WER": 9.0})
+    candidates = hparams["pool"].candidates()
+    assert [candidate.name for candidate in candidates] == [
+        "seed-7/epoch-0001",
+        "seed-7/epoch-0002",
+    ]
+    assert candidates[0].hyperparameters == {"seed": 7}
 
 
 @pytest.mark.parametrize(

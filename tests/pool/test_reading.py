@@ -47,7 +47,7 @@ def recipe_run(tmp_path_factory):
 
 def test_a_past_run_is_read_without_retraining(recipe_run):
     folder, rates = recipe_run
-    for source in (folder, folder / "save", str(folder / "sav*")):
+    for source in (folder, folder / "save", str(folder / "s*e")):
         candidates = read_pool(source)
         assert [each.score for each in candidates] == rates
         assert [each.epoch for each in candidates] == [1, 2, 3]

@@ -29,6 +29,20 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
     assert names(pool) == ["run/epoch-0002", "run/epoch-0004"]
 
 
+def test_epochs_trained_again_count_once(tmp_path):
+    pool, saver, model = collect(tmp_path, [{"WER": 3.0}], every=2)
+    shutil.copytree(saver.list_checkpoints()[0].path, tmp_path / "kept")
+    train_a_little(model, 2.0)
+    saver.save_and_keep_only(meta={"WER": 2.0, "epoch": 2}, importance_keys=[])
+    shutil.rmtree(saver.list_checkpoints()[0].path)
+    shutil.copytree(tmp_path / "kept", tmp_path / "save" / "CKPT+kept")
+    pool, saver = resume(tmp_path, model, every=2)
+    for epoch in (2, 3, 4):
+        train_a_little(model, float(epoch))
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+    assert names(pool) == ["run/epoch-0002", "run/epoch-0004"]
+
+
 def test_epochs_trained_again_are_not_collected_twice(tmp_path):
     pool, saver, _ = collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}])
     kept = tmp_path / "kept"
@@ -100,12 +114,12 @@ def test_another_training_does_not_mix_into_a_run(tmp_path, caplog):
         "run-2/epoch-0002",
     ]
     assert "run 'run' holds a training" in caplog.text
-    # and goes on there when it is resumed
+    # and goes on there when it is resumed, whatever became of the other
+    shutil.rmtree(tmp_path / "two" / "pool" / "run")
     pool, saver = resume(tmp_path / "two", model)
     train_a_little(model, 3.0)
     saver.save_checkpoint(meta={"WER": 1.0, "epoch": 3})
-    assert names(pool)[-1] == "run-2/epoch-0003"
-    assert len(names(pool)) == 4
+    assert names(pool) == [f"run-2/epoch-000{epoch}" for epoch in (1, 2, 3)]
 
 
 def test_a_torn_pointer_says_what_to_do(tmp_path):
