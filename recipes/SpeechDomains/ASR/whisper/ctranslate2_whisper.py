@@ -63,8 +63,6 @@ SETTINGS = {
     "scale_embeddings",
     "start_from_zero_embedding",
 }
-# The vocabulary of a multilingual Whisper is at least this large.
-MULTILINGUAL = 51865
 GELU = 3  # CTranslate2's number of the exact GELU
 
 
@@ -194,7 +192,7 @@ def to_hugging_face(tensors: dict) -> dict:
     return state
 
 
-def whisper_config(state: dict, settings: dict) -> dict:
+def whisper_config(state: dict, settings: dict, tokens: dict) -> dict:
     """Reads the sizes of a Whisper from its tensors.
 
     Arguments
@@ -203,6 +201,8 @@ def whisper_config(state: dict, settings: dict) -> dict:
         Hugging Face state dict.
     settings : dict
         The scalars of the CTranslate2 file (number of heads, activation).
+    tokens : dict
+        Special token to index.
 
     Returns
     -------
@@ -216,7 +216,7 @@ def whisper_config(state: dict, settings: dict) -> dict:
         if settings.get(f"{stack}/activation", GELU) != GELU:
             raise ValueError(f"The activation of the {stack} is not GELU.")
     vocabulary, width = state["model.decoder.embed_tokens.weight"].shape
-    start = 50258 if vocabulary >= MULTILINGUAL else 50257
+    start, end = tokens["<|startoftranscript|>"], tokens["<|endoftext|>"]
     config = {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
@@ -232,11 +232,11 @@ def whisper_config(state: dict, settings: dict) -> dict:
         "activation_function": "gelu",
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
-        "torch_dtype": "float32",
+        "dtype": "float32",
         "decoder_start_token_id": start,
-        "bos_token_id": start - 1,
-        "eos_token_id": start - 1,
-        "pad_token_id": start - 1,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
     }
     for stack in ("encoder", "decoder"):
         layers = {

@@ -13,6 +13,15 @@ On data of your own, in DATA/csv/DOMAIN_SPLIT.csv:
 > python train.py hparams/train.yaml --data_folder DATA --domains [child_l2] \
 >     --test_domains [child_l2,digits,telephony,read] --window 30
 
+To train several experts and merge them, by the three strategies of Ducorroy and
+Riad (arXiv 2505.20477); each command goes on where it was stopped:
+> python train.py hparams/mast.yaml
+> python train.py hparams/mact.yaml
+> python train.py hparams/smact.yaml
+
+All of that in small, in about ten minutes on two cores:
+> python train.py hparams/demo.yaml
+
 Authors
  * The speechbrain_merge authors 2026
 """
@@ -25,9 +34,10 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
+from speech_domains_prepare import prepare_speech_domains
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
+from study import run_study
 
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.evaluation import (
@@ -269,33 +279,34 @@ def draw_steps(train_data, hparams):
     dict
         Options for the training loader.
     """
-    options = dict(hparams["train_loader_kwargs"])
-    if hparams["steps_per_epoch"] is None:
-        return dict(options, shuffle=True)
-    wanted = hparams["steps_per_epoch"] * options["batch_size"]
-    options["sampler"] = ReproducibleWeightedRandomSampler(
-        torch.ones(len(train_data)),
-        num_samples=min(wanted, len(train_data)),
-        replacement=False,
-        seed=hparams["seed"],
-    )
+    options = dict(hparams["train_loader_kwargs"], shuffle=True)
+    if hparams["steps_per_epoch"] is not None:
+        # The loop goes on where the last epoch stopped, so that every
+        # utterance is seen once before any is seen twice
+        options["looped_nominal_epoch"] = hparams["steps_per_epoch"]
     return options
 
 
-if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    # Without a model and data of its own, the YAML prepares the embedded ones
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+def build(hparams, run_opts):
+    """Prepares one run: its manifests, its datasets and its Brain.
 
-    from speech_domains_prepare import prepare_speech_domains  # noqa
+    Arguments
+    ---------
+    hparams : dict
+        The loaded YAML of an expert.
+    run_opts : dict
+        SpeechBrain's run options.
 
+    Returns
+    -------
+    brain : ASR
+    fit : callable
+        Trains it, from where it was.
+    valid_sets : dict
+        Domain to selection set.
+    test_sets : dict
+        Domain to test set.
+    """
     run_on_main(
         prepare_speech_domains,
         kwargs={
@@ -310,12 +321,10 @@ if __name__ == "__main__":
             "skip_prep": hparams["skip_prep"],
         },
     )
-
     tokenizer = hparams["whisper"].tokenizer
     train_data, valid_data, valid_sets, test_sets = dataio_prepare(
         hparams, tokenizer
     )
-
     asr_brain = ASR(
         modules=hparams["modules"],
         hparams=hparams,
@@ -325,15 +334,54 @@ if __name__ == "__main__":
     )
     asr_brain.tokenizer = tokenizer
 
-    asr_brain.fit(
-        asr_brain.hparams.epoch_counter,
-        train_data,
-        valid_data,
-        train_loader_kwargs=draw_steps(train_data, hparams),
-        valid_loader_kwargs=hparams["valid_loader_kwargs"],
-    )
+    def fit():
+        """Trains, validates and collects."""
+        loader_kwargs = draw_steps(train_data, hparams)
+        # The Brain tells this one the epoch, so that each draws other data
+        asr_brain.train_sampler = loader_kwargs.get("sampler")
+        asr_brain.fit(
+            asr_brain.hparams.epoch_counter,
+            train_data,
+            valid_data,
+            train_loader_kwargs=loader_kwargs,
+            valid_loader_kwargs=hparams["valid_loader_kwargs"],
+        )
 
-    # The best checkpoint on every domain
+    return asr_brain, fit, valid_sets, test_sets
+
+
+def load_and_build(hparams_file, overrides, run_opts):
+    """One run of a study: the expert's YAML, with the run's own settings."""
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    return build(hparams, run_opts)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    # Without a model and data of its own, the YAML prepares the embedded ones
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+
+    # Several experts and their merges
+    if "merge_stages" in hparams:
+        run_study(hparams, run_opts, load_and_build)
+        sys.exit()
+
+    # One expert, evaluated on every domain
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    asr_brain, fit, valid_sets, test_sets = build(hparams, run_opts)
+    fit()
     rates = asr_brain.evaluate_domains(
         test_sets, os.path.join(hparams["output_folder"], "expert")
     )

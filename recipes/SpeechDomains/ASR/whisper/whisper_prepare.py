@@ -30,7 +30,6 @@ import zipfile
 from pathlib import Path
 
 from ctranslate2_whisper import (
-    MULTILINGUAL,
     read_ctranslate2,
     to_hugging_face,
     whisper_config,
@@ -65,6 +64,9 @@ SOURCES = {
         "b6ca1c789a7538c5c007196857a0a6a9",
     },
 }
+
+# The vocabulary of a multilingual Whisper is at least this large.
+MULTILINGUAL = 51865
 
 
 @main_process_only
@@ -183,20 +185,17 @@ def tokenizer_files(tokenizer: dict, vocabulary: int) -> dict:
     dict
         File name to text.
     """
-    known = {
-        token["content"]: token["id"] for token in tokenizer["added_tokens"]
-    }
-    first = max(known.values()) + 1
-    for index in range(first, vocabulary):
-        token = dict(tokenizer["added_tokens"][-1])
-        token["content"] = f"<|{(index - first) * 0.02:.2f}|>"
-        token["id"], token["special"] = index, False
-        tokenizer["added_tokens"].append(token)
+    first = max(special_tokens(tokenizer).values()) + 1
     if vocabulary - first not in (0, 1501):
         raise ValueError(
             f"{first} tokens for {vocabulary} embeddings: tokenizer.json "
             "belongs to another model."
         )
+    for index in range(first, vocabulary):
+        token = dict(tokenizer["added_tokens"][-1])
+        token["content"] = f"<|{(index - first) * 0.02:.2f}|>"
+        token["id"], token["special"] = index, False
+        tokenizer["added_tokens"].append(token)
     end = "<|endoftext|>"
     special = dict.fromkeys(
         ("bos_token", "eos_token", "pad_token", "unk_token"), end
@@ -233,6 +232,13 @@ def tokenizer_files(tokenizer: dict, vocabulary: int) -> dict:
     }
 
 
+def special_tokens(tokenizer: dict) -> dict:
+    """Special token to index, from the content of ``tokenizer.json``."""
+    return {
+        token["content"]: token["id"] for token in tokenizer["added_tokens"]
+    }
+
+
 def generation_config(config: dict, tokenizer: dict) -> dict:
     """What Hugging Face's ``generate`` wants to know of a Whisper.
 
@@ -248,7 +254,7 @@ def generation_config(config: dict, tokenizer: dict) -> dict:
     dict
         The content of ``generation_config.json``.
     """
-    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    ids = special_tokens(tokenizer)
     start, end = config["decoder_start_token_id"], config["eos_token_id"]
     content = {
         "decoder_start_token_id": start,
@@ -286,7 +292,7 @@ def write_whisper(folder: str, content: bytes, tokenizer: dict):
     folder = Path(folder)
     tensors, settings = read_ctranslate2(content)
     state = to_hugging_face(tensors)
-    config = whisper_config(state, settings)
+    config = whisper_config(state, settings, special_tokens(tokenizer))
     files = tokenizer_files(tokenizer, config["vocab_size"])
     files["config.json"] = json.dumps(config, indent=2)
     files["preprocessor_config.json"] = json.dumps(
