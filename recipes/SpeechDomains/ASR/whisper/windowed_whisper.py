@@ -3,11 +3,20 @@
 Whisper hears 30 seconds at once, and short utterances are padded with silence.
 All that silence costs as much as speech. Cutting it off makes the model fast
 but lost: it was never trained without, and repeats itself. ``WindowedWhisper``
-keeps every position of the first ``window`` seconds, and of the silence that
-follows only every ``silence_step``-th position, each at its own place in the
-30 seconds. What the model hears is then a thinner silence, which it takes for
-what it is: without any adaptation it transcribes as before, several times
-faster.
+keeps every position of the first ``window`` seconds; of the silence that
+follows it keeps every ``silence_step``-th position, each at its own place in the
+30 seconds, and always the last. That last position is what matters: it is where
+Whisper sees that the recording ends. So the model needs no adaptation to the
+window. Word error rates in % of tiny.en, zero-shot, 40 clips of 1 to 5 s each:
+
+===================================== ======= ======= ======== ========
+positions                             prompts stories codes    s / clip
+===================================== ======= ======= ======== ========
+1500, plain Whisper                   8.4     8.9     34.5     0.34
+300, cut off after 6 s                132.3   159.9   71.0     0.09
+302 of 6 s, every 10th of the silence 8.4     7.4     34.5     0.07
+302 of 6 s, every 30th of the silence 8.4     7.4     35.5     0.06
+===================================== ======= ======= ======== ========
 
 The weights, their names and shapes are those of SpeechBrain's Whisper; the
 window is only a way to compute. A batch with an utterance longer than the
