@@ -121,6 +121,9 @@ def merge(
         method = create(method)
     if workers < 1:
         raise ValueError(f"`workers` must be at least 1, got {workers}.")
+    if output is not None and Path(output).suffix != ".safetensors":
+        # else hours of merging end in a file that nothing opens
+        raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
     method.check_experts(len(experts))
     with ExitStack() as stack:
         opened = [
