@@ -20,3 +20,6 @@ from speechbrain_merge.methods.sce import SCE  # isort: skip
 from speechbrain_merge.methods.pcb import PCB  # isort: skip
 from speechbrain_merge.methods.restricted import Restricted  # isort: skip
 from speechbrain_merge.methods.layer_scaled import LayerScaled  # isort: skip
+from speechbrain_merge.methods.karcher import Karcher  # isort: skip
+from speechbrain_merge.methods.model_stock import ModelStock  # isort: skip
+from speechbrain_merge.methods.multislerp import MultiSlerp  # isort: skip
