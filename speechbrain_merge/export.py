@@ -11,6 +11,9 @@ weights and nothing of this package needed:
 recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
 
+A folder appears under its name when it is whole. What it was merged from is in
+its ``merge.json``; only a folder that has one is ever replaced.
+
 Authors
  * The speechbrain_merge authors 2026
 """
@@ -18,15 +21,18 @@ Authors
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
 logger = get_logger(__name__)
+
+RECORD = "merge.json"
 
 _WHISPER_HPARAMS = """\
 # A Whisper merged by speechbrain_merge, for
@@ -36,6 +42,7 @@ _WHISPER_HPARAMS = """\
 
 whisper_folder: {folder}
 language: {language}
+task: {task}
 sample_rate: 16000
 min_decode_ratio: 0.0
 max_decode_ratio: 1.0
@@ -44,7 +51,7 @@ whisper: !new:speechbrain.integrations.huggingface.whisper.Whisper
     source: !ref <whisper_folder>
     save_path: !ref <whisper_folder>
     language: !ref <language>
-    task: transcribe
+    task: !ref <task>
     freeze: True
 
 decoder: !new:speechbrain.decoders.seq2seq.S2SWhisperGreedySearcher
@@ -74,8 +81,7 @@ def export_whisper(source, whisper, folder, module="whisper"):
         A model of the same architecture, for its configuration, tokenizer and
         feature extractor. Its own weights are not changed.
     folder : str or Path
-        The folder to write; files of the same names are replaced, each as a
-        whole.
+        The folder to write. An earlier export there is replaced.
     module : str
         Name of the module in ``source``.
 
@@ -85,39 +91,36 @@ def export_whisper(source, whisper, folder, module="whisper"):
 
     Raises
     ------
-    ValueError
+    IncompatibleWeights
         When the weights are not those of this architecture.
+    FileExistsError
+        When the folder has something else in it.
     """
+    if whisper.tokenizer is None:
+        raise ValueError(
+            "This Whisper is an encoder without decoder and tokenizer "
+            "(`encoder_only`): export it with export_pretrained."
+        )
     folder = Path(folder).resolve()
-    target = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
     state = _module_state(source, module)
     # Buffers of SpeechBrain's wrapper are not the Hugging Face model's.
-    known = whisper.model.state_dict()
     inner = {
         name.partition(".")[2]: tensor
         for name, tensor in state.items()
         if name.startswith("model.")
     }
-    missing = sorted(set(known) ^ set(inner))
-    if missing:
-        raise ValueError(
-            f"The weights do not fit this Whisper: {len(missing)} names are "
-            f"in one but not in the other, e.g. {missing[0]}."
+    _check_fit(inner, whisper.model.state_dict(), module)
+    with _whole_folder(folder, source) as target:
+        whisper.model.save_pretrained(target, state_dict=inner)
+        whisper.tokenizer.save_pretrained(target)
+        whisper.feature_extractor.save_pretrained(target)
+        _save_what_transformers_forgets(whisper, target)
+        text = _WHISPER_HPARAMS.format(
+            folder=json.dumps(str(folder)),
+            language=json.dumps(whisper.language),
+            task=json.dumps(whisper.task),
         )
-    whisper.model.save_pretrained(target, state_dict=inner)
-    whisper.tokenizer.save_pretrained(target)
-    whisper.feature_extractor.save_pretrained(target)
-    _declare_generation(target, whisper)
-    text = _WHISPER_HPARAMS.format(
-        folder=json.dumps(str(folder)), language=json.dumps(whisper.language)
-    )
-    (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(target.iterdir()):
-        os.replace(file, folder / file.name)
-    target.rmdir()
+        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
     logger.info(f"Merged model exported to {folder}.")
     return folder
 
@@ -134,7 +137,7 @@ def export_pretrained(source, hparams_file, folder, files=()):
         ``modules`` and a ``pretrainer`` whose ``loadables`` include the merged
         modules by name.
     folder : str or Path
-        The folder to write.
+        The folder to write. An earlier export there is replaced.
     files : list of str or Path
         More files that the loadables need (tokenizer.ckpt, normalizer.ckpt).
 
@@ -147,9 +150,10 @@ def export_pretrained(source, hparams_file, folder, files=()):
     ValueError
         When the YAML does not load a merged module, or loads one for which
         there is no file.
+    FileExistsError
+        When the folder has something else in it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder).resolve()
     with open_weights(source) as weights:
         modules = sorted({name.partition(".")[0] for name in weights.names()})
     loadables = _loadables(hparams_file)
@@ -161,11 +165,12 @@ def export_pretrained(source, hparams_file, folder, files=()):
             f"{sorted(given - set(modules))}. Every merged module must be "
             "loaded, and every loadable have a file."
         )
-    for module in modules:
-        _save(_module_state(source, module), folder / f"{module}.ckpt")
-    for file in files:
-        shutil.copyfile(file, folder / Path(file).name)
-    shutil.copyfile(hparams_file, folder / "hyperparams.yaml")
+    with _whole_folder(folder, source) as target:
+        for module in modules:
+            torch.save(_module_state(source, module), target / f"{module}.ckpt")
+        for file in files:
+            shutil.copyfile(file, target / Path(file).name)
+        shutil.copyfile(hparams_file, target / "hyperparams.yaml")
     logger.info(f"Merged model exported to {folder}.")
     return folder
 
@@ -190,11 +195,56 @@ def _module_state(source, module):
         return state
 
 
-def _save(state, path):
-    """Writes a state dict as SpeechBrain's loader reads it, as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+def _check_fit(state, expected, module):
+    """Raises IncompatibleWeights when weights are not a model's."""
+    faults = [f"'{name}' is missing" for name in expected if name not in state]
+    for name, tensor in state.items():
+        if name not in expected:
+            faults.append(f"this model has no '{name}'")
+        elif tensor.shape != expected[name].shape:
+            faults.append(
+                f"'{name}' has shape {list(tensor.shape)}, this model's has "
+                f"{list(expected[name].shape)}"
+            )
+        elif not torch.isfinite(tensor).all():
+            faults.append(f"'{name}' has values that are NaN or infinite")
+    if faults:
+        more = len(faults) - 10
+        raise IncompatibleWeights(
+            f"the weights of '{module}' do not fit this Whisper:\n  "
+            + "\n  ".join(faults[:10])
+            + (f"\n  … and {more} more" if more > 0 else "")
+        )
+
+
+@contextmanager
+def _whole_folder(folder, source):
+    """Gives a folder to fill, which takes its place when it is complete."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / RECORD).exists():
+            raise FileExistsError(
+                f"{folder} is not empty and not an earlier export (it has no "
+                f"{RECORD}): nothing was written. Choose another folder."
+            )
+    target = folder.with_name(f"{folder.name}.tmp")
+    replaced = folder.with_name(f"{folder.name}.old")
+    for remains in (target, replaced):
+        shutil.rmtree(remains, ignore_errors=True)
+    target.mkdir(parents=True)
+    try:
+        yield target
+        with open_weights(source) as weights:
+            record = {"weights": weights.label, **weights.metadata}
+        if "merge" in record:
+            record["merge"] = json.loads(record["merge"])
+        text = json.dumps(record, indent=2)
+        (target / RECORD).write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            os.rename(folder, replaced)
+        os.rename(target, folder)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _loadables(hparams_file):
@@ -217,13 +267,32 @@ def _loadables(hparams_file):
     return set(pretrainer.get("loadables") or {})
 
 
-def _declare_generation(folder, whisper):
-    """Says in config.json that the weights are a whole Whisper.
+def _save_what_transformers_forgets(whisper, folder):
+    """Makes a whole Hugging Face Whisper out of what was saved.
 
     SpeechBrain's wrapper holds the model without its output layer, which is
-    the tied embedding; Hugging Face's pipeline wants the class that has it.
+    the tied embedding; Hugging Face's pipeline wants the class that has it,
+    and how to generate with it, and SpeechBrain's recipes the spelling that
+    the tokenizer normalises by. None of these is saved by itself.
     """
+    from transformers import GenerationConfig
+
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["architectures"] = ["WhisperForConditionalGeneration"]
-    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    spelling = getattr(whisper.tokenizer, "english_spelling_normalizer", None)
+    if spelling is not None:
+        text = json.dumps(spelling, indent=2, ensure_ascii=False)
+        (folder / "normalizer.json").write_text(text + "\n", encoding="utf-8")
+    try:
+        generation = GenerationConfig.from_pretrained(
+            whisper.model.name_or_path
+        )
+    except OSError:
+        logger.warning(
+            f"{whisper.model.name_or_path} has no generation_config.json that "
+            "could be read: the exported model generates by its config.json."
+        )
+        return
+    generation.save_pretrained(folder)
