@@ -23,6 +23,14 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.export import export_whisper
 from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.report import (
+    bucket_rows,
+    markdown_table,
+    plot_domains,
+    plot_merge_curve,
+    results_rows,
+    text_table,
+)
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -53,7 +61,9 @@ def run_study(study, run_opts, build):
         logger.info(f"Run {number} of {len(runs)}: {run['run_name']}")
         train_run(study, run, run_opts, build)
 
-    domains = sorted({d for own in study["experts"].values() for d in own})
+    domains = []
+    for run in runs:
+        domains += [d for d in run["domains"] if d not in domains]
     overrides = {
         **study["expert_overrides"],
         "run_name": "merge",
@@ -89,7 +99,7 @@ def run_study(study, run_opts, build):
         "runs": runs,
         "seed": study["seed"],
     }
-    run_on_main(write_json, args=[folder / "results.json", results])
+    run_on_main(report, args=[results, folder])
     exported = study.get("export")
     if exported and if_main_process():
         source = merges[exported].path
@@ -113,12 +123,13 @@ def planned_runs(study):
         ``run_name``, ``domains``, ``seed`` and what the sampler drew.
     """
     draws = list(study.get("sampler") or [{"seed": study["seed"]}])
-    for expert, domains in study["experts"].items():
+    for domains in study["experts"]:
+        domains = [domains] if isinstance(domains, str) else list(domains)
         for draw in draws:
             draw = dict(draw)
-            suffix = draw.pop("name", None)
-            name = f"{expert}-{suffix}" if suffix else expert
-            yield {"run_name": name, "domains": list(domains), **draw}
+            names = ["+".join(domains), draw.pop("name", None)]
+            name = "-".join(filter(None, names))
+            yield {"run_name": name, "domains": domains, **draw}
 
 
 def train_run(study, run, run_opts, build):
@@ -277,6 +288,57 @@ def evaluate_once(brain, row, test_sets, folder):
     rates = brain.evaluate_domains(test_sets, target)
     run_on_main(write_json, args=[done, {"key": key, "rates": rates}])
     return rates
+
+
+def report(results, folder):
+    """Writes the results, their table and their pictures.
+
+    Arguments
+    ---------
+    results : dict
+        Everything that was found out.
+    folder : Path
+        Gets ``results.json``, ``results.md``, ``merge_curve.png`` and
+        ``domains.png``.
+    """
+    write_json(folder / "results.json", results)
+    table, buckets = results_rows(results), bucket_rows(results)
+    lines = [markdown_table(*table), "", markdown_table(*buckets), ""]
+    for name, merged in results["merges"].items():
+        lines.append(
+            f"- **{name}**: {len(merged['selected'])} of "
+            f"{len(merged['candidates'])} candidates" + describe_search(merged)
+        )
+    lines += ["", f"Seed {results['seed']}; training runs:", ""]
+    for run in results["runs"]:
+        settings = ", ".join(f"{key} {value}" for key, value in run.items())
+        lines.append(f"- {settings}")
+    text = "\n".join(lines) + "\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    searches = {
+        name: merged["trials"]
+        for name, merged in results["merges"].items()
+        if merged["trials"]
+    }
+    if searches:
+        plot_merge_curve(searches, folder / "merge_curve.png")
+    plot_domains(results, folder / "domains.png")
+    print(f"\n{text_table(*table)}\n\n{text_table(*buckets)}\n")
+    print("\n".join(line.replace("**", "") for line in lines if "of" in line))
+    print(f"\nTables and pictures are in {folder}.")
+
+
+def describe_search(merged):
+    """What a search found and what racing saved, in words."""
+    if merged["value"] is None:
+        return ""
+    saved = merged["savings"]
+    words = f", {merged['value']:.1f} % WER on the selection sets"
+    if saved.get("skipped_utterances"):
+        words += (
+            f"; racing saved {100 * saved['fraction']:.0f} % of the decoding"
+        )
+    return words
 
 
 def export_once(source, whisper, folder):

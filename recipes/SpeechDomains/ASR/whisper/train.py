@@ -369,17 +369,20 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
 
+    study = "merge_stages" in hparams
+    sb.create_experiment_directory(
+        experiment_directory=hparams[
+            "results_folder" if study else "output_folder"
+        ],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
     # Several experts and their merges
-    if "merge_stages" in hparams:
+    if study:
         run_study(hparams, run_opts, load_and_build)
         sys.exit()
 
     # One expert, evaluated on every domain
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
     asr_brain, fit, valid_sets, test_sets = build(hparams, run_opts)
     fit()
     rates = asr_brain.evaluate_domains(
