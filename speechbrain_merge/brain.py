@@ -294,7 +294,9 @@ class MergeMixin:
                 stage.average,
             )
             context["selection"] = selection.key()
-        known = _known_result(folder, context)
+        # One process looks, and all hear the same: another might look when the
+        # first one has begun to write already.
+        known = run_on_main(_known_result, args=[folder, context])
         if known is None:
             result = self._search(
                 stage, candidates, base, selection, folder, context
