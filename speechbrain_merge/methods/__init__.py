@@ -23,3 +23,7 @@ from speechbrain_merge.methods.layer_scaled import LayerScaled  # isort: skip
 from speechbrain_merge.methods.karcher import Karcher  # isort: skip
 from speechbrain_merge.methods.model_stock import ModelStock  # isort: skip
 from speechbrain_merge.methods.multislerp import MultiSlerp  # isort: skip
+from speechbrain_merge.methods.task_singular_vectors import TSVM  # isort: skip
+from speechbrain_merge.methods.boosted_task_singular_vectors import BoostedTSVM  # isort: skip
+from speechbrain_merge.methods.isotropic import IsoC, IsoCTS  # isort: skip
+from speechbrain_merge.methods.wudi import WUDI  # isort: skip

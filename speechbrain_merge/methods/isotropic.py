@@ -1,0 +1,275 @@
+"""Isotropic merging: every direction equally strong.
+
+The sum of the task vectors of a layer is dominated by the few directions that
+the experts share; those of a single expert drown. Iso-C makes all singular
+values of the sum equal; Iso-CTS first replaces its weakest directions by the
+strongest that each expert has outside the common ones (Marczak et al., "No Task
+Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces",
+ICML 2025).
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import IsoC
+>>> base = {"w": torch.zeros(2, 2)}
+>>> experts = [{"w": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]
+>>> IsoC()(experts, base)
+{'w': tensor([[2., 0.],
+        [0., 2.]])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.factorization import (
+    orthogonalize,
+    polar,
+    single_thread,
+    spread,
+    strongest,
+)
+from speechbrain_merge.methods.matrices import (
+    NO_MATRICES,
+    Matrices,
+    check_scale,
+)
+from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.parameters import (
+    check_choice,
+    check_number,
+    check_whole,
+)
+from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.task_singular_vectors import ORTHOGONALIZERS
+
+
+@register("iso_c")
+class IsoC(MergeMethod):
+    """``θ_0 + scale · mean(σ) U Vᵀ`` of ``Σ τ_t = U diag(σ) Vᵀ``; else the mean.
+
+    One expert is not given back: its singular values are made equal too.
+    Directions in which the sum is zero stay zero (they count in the mean of
+    ``σ``); LAPACK, in the reference implementation, fills them in with a basis
+    of its own choice. Directions that are only nearly zero do become as
+    strong as all others, which is the method: experts from a LoRA of low rank
+    have mostly rounding noise there, and want a small ``scale`` or another
+    method.
+
+    Arguments
+    ---------
+    scale : float or dict
+        ``α``, also by part or depth (``speechbrain_merge.methods.coefficients``).
+        The authors search it between 0 and 3.
+    exclude : list of str
+        Patterns of matrices that the mean merges: by default embeddings and
+        output layers, whose rows are words.
+    conv_as_matrix : bool
+        Whether convolutions are matrices ``[out, in · …]``; in the reference
+        the mean merges them.
+    split_projections : bool
+        Whether fused queries, keys and values are merged apart.
+    heads : int or None
+        Attention heads of fused projections, where the weights do not tell.
+    """
+
+    needs_base = True
+
+    def __init__(
+        self,
+        scale=1.0,
+        exclude=NO_MATRICES,
+        conv_as_matrix=False,
+        split_projections=True,
+        heads=None,
+    ):
+        super().__init__()
+        check_scale(scale)
+        self._matrices = Matrices(
+            exclude, conv_as_matrix, split_projections, heads
+        )
+        self.scale = scale
+        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
+        self.split_projections, self.heads = split_projections, heads
+
+    def prepare(self, experts, base):
+        """Finds the fused projections."""
+        self._matrices.prepare(experts)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor."""
+        return self._matrices.merge(
+            self._merge_matrix, name, experts, base, self.scale, self.workers
+        )
+
+    def _merge_matrix(self, vectors, threads, tolerance):
+        """The formula for one matrix of each expert."""
+        with single_thread():
+            factor, spectrum = polar(sum(vectors), tolerance)
+            return factor * spectrum.mean()
+
+
+@register("iso_cts")
+class IsoCTS(MergeMethod):
+    """Iso-C over common and task-specific directions.
+
+    Of the ``r = min(m, n)`` directions of a matrix, a part ``common_fraction``
+    are the strongest of ``Σ τ_t``, with left singular vectors ``U_c``. The
+    others are shared out evenly: each expert gives the strongest of
+    ``τ_t − U_c U_cᵀ τ_t``. (The common part is enlarged or reduced a little,
+    as in the authors' code, until the rest divides by the number of experts.)
+    Side by side, ``U`` and ``V`` are made orthonormal, and all singular values
+    become their mean: ``θ_0 + scale · mean(σ) U_⊥ V_⊥ᵀ``.
+
+    Arguments
+    ---------
+    scale : float or dict
+        As of ``IsoC``.
+    common_fraction : float
+        From 0 (no common directions) to 1 (none of a single expert: Iso-C).
+        The authors use 0.8.
+    orthogonalizer : str
+        ``"svd"`` is the paper's; ``"newton_schulz"`` is what Carvalho et al.
+        (2026) compare BoostedTSV-M with. See ``TSVM``.
+    steps, polynomials
+        As of ``TSVM``.
+    exclude, conv_as_matrix, split_projections, heads
+        As of ``IsoC``.
+
+    Example
+    -------
+    >>> base = {"w": torch.zeros(2, 2)}
+    >>> experts = [{"w": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}]
+    >>> IsoCTS(common_fraction=0.5)(experts, base)
+    {'w': tensor([[2., 0.],
+            [0., 2.]])}
+    """
+
+    needs_base = True
+
+    def __init__(
+        self,
+        scale=1.0,
+        common_fraction=0.8,
+        orthogonalizer="svd",
+        steps=5,
+        polynomials="quintic",
+        exclude=NO_MATRICES,
+        conv_as_matrix=False,
+        split_projections=True,
+        heads=None,
+    ):
+        super().__init__()
+        check_scale(scale)
+        check_number(common_fraction, "common_fraction", at_least=0, at_most=1)
+        check_choice(orthogonalizer, "orthogonalizer", ORTHOGONALIZERS)
+        check_whole(steps, "steps", at_least=1)
+        self._polynomials = polynomials_of(polynomials, steps)
+        self._matrices = Matrices(
+            exclude, conv_as_matrix, split_projections, heads
+        )
+        self.scale, self.common_fraction = scale, common_fraction
+        self.orthogonalizer = orthogonalizer
+        self.steps, self.polynomials = steps, polynomials
+        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
+        self.split_projections, self.heads = split_projections, heads
+
+    def prepare(self, experts, base):
+        """Finds the fused projections."""
+        self._matrices.prepare(experts)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor."""
+        return self._matrices.merge(
+            self._merge_matrix, name, experts, base, self.scale, self.workers
+        )
+
+    def _merge_matrix(self, vectors, threads, tolerance):
+        """The formula for one matrix of each expert."""
+        rank, number = min(vectors[0].shape), len(vectors)
+        of_each = shared_out(rank, number, self.common_fraction)
+        with single_thread():
+            common = strongest(sum(vectors), rank - number * of_each, tolerance)
+        own = []
+        if of_each:
+            outside = OutsideOf(common.left)
+            own = spread(
+                lambda vector: outside.strongest(vector, of_each, tolerance),
+                vectors,
+                threads,
+            )
+        together = [*own, common]
+        left, right = spread(
+            lambda matrix: orthogonalize(
+                matrix, self.orthogonalizer, self._polynomials, tolerance
+            ),
+            [
+                torch.cat([singular.left for singular in together], dim=1),
+                torch.cat([singular.right for singular in together], dim=1),
+            ],
+            threads,
+        )
+        total = sum(singular.values.sum() for singular in together)
+        with single_thread():
+            return (left * (total / rank)) @ right.T
+
+
+def shared_out(rank, number, common_fraction):
+    """How many directions each expert gives.
+
+    Arguments
+    ---------
+    rank : int
+        All there are.
+    number : int
+        How many experts.
+    common_fraction : float
+        The part that is not theirs.
+
+    Returns
+    -------
+    of_each : int
+
+    Example
+    -------
+    >>> shared_out(512, 5, 0.8), shared_out(8, 3, 0.8)
+    (21, 1)
+    """
+    common = int(rank * common_fraction)
+    return min(round((rank - common) / number), rank // number)
+
+
+class OutsideOf:
+    """What matrices do outside some directions of their output.
+
+    Arguments
+    ---------
+    directions : torch.Tensor
+        ``[m, k]``, orthonormal columns.
+    """
+
+    def __init__(self, directions):
+        self.directions = directions
+        self.rest = None
+        if directions.shape[1]:
+            with single_thread():
+                basis = torch.linalg.qr(directions, mode="complete")[0]
+            self.rest = basis[:, directions.shape[1] :]
+
+    def strongest(self, matrix, count, tolerance):
+        """The strongest singular vectors of a matrix there.
+
+        In the coordinates of the remaining directions the matrix has fewer
+        rows, which makes it cheap to decompose.
+        """
+        if self.rest is None:
+            return strongest(matrix, count, tolerance)
+        singular = strongest(self.rest.T @ matrix, count, tolerance)
+        return type(singular)(
+            self.rest @ singular.left,
+            singular.values,
+            singular.right,
+            singular.spectrum,
+        )

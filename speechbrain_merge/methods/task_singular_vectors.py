@@ -1,0 +1,217 @@
+"""Task singular vectors: each expert keeps the directions that it moved most.
+
+TSV-M (Gargiulo et al., "Task Singular Vectors: Reducing Task Interference in
+Model Merging", CVPR 2025). The task vector of a layer is a matrix, and few of
+its singular vectors do most of its work. Each expert keeps its strongest ones;
+those of all experts, side by side, are made orthonormal, so that what one
+expert writes is not what another reads.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import TSVM
+>>> base = {"w": torch.zeros(2, 2)}
+>>> experts = [
+...     {"w": torch.tensor([[3.0, 0.0], [0.0, 1.0]])},
+...     {"w": torch.tensor([[0.5, 0.0], [0.0, 2.0]])},
+... ]
+>>> TSVM()(experts, base)  # each keeps one direction of the two
+{'w': tensor([[3., 0.],
+        [0., 2.]])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.factorization import (
+    orthogonalize,
+    single_thread,
+    spread,
+    strongest,
+)
+from speechbrain_merge.methods.matrices import (
+    NO_MATRICES,
+    Matrices,
+    check_scale,
+)
+from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.parameters import (
+    check_choice,
+    check_number,
+    check_whole,
+)
+from speechbrain_merge.methods.registry import register
+
+ORTHOGONALIZERS = ("svd", "eigh", "newton_schulz")
+
+
+def kept(shape, number, rank_fraction=None):
+    """How many singular vectors each expert keeps.
+
+    Arguments
+    ---------
+    shape : tuple of int
+        ``(m, n)``.
+    number : int
+        How many experts there are.
+    rank_fraction : float, optional
+        Part of ``min(m, n)``; ``1/number`` by default.
+
+    Returns
+    -------
+    kept : int
+        Rounded down, and at least one: with more experts than rows, the
+        reference keeps none and loses the task vectors without a word.
+
+    Example
+    -------
+    >>> kept((8, 10), 3), kept((2, 10), 3), kept((8, 10), 3, rank_fraction=1)
+    (2, 1, 8)
+    """
+    rank = min(shape)
+    if rank_fraction is None:
+        return max(1, rank // number)
+    return max(1, int(rank * rank_fraction + 1e-9))
+
+
+def side_by_side(strong, lifted, orthogonal, threads):
+    """``U_⊥ diag(σ) V_⊥ᵀ`` of the experts' singular vectors together.
+
+    Arguments
+    ---------
+    strong : list of Singular
+        What each expert keeps.
+    lifted : list of torch.Tensor
+        The singular values to give each, ``[k_t]``.
+    orthogonal : callable
+        Makes the columns of a matrix orthonormal.
+    threads : int
+        How many to work on at once.
+
+    Returns
+    -------
+    merged : torch.Tensor
+        ``[m, n]``.
+    """
+    left, right = spread(
+        orthogonal,
+        [
+            torch.cat([singular.left for singular in strong], dim=1),
+            torch.cat([singular.right for singular in strong], dim=1),
+        ],
+        threads,
+    )
+    with single_thread():
+        return (left * torch.cat(lifted)) @ right.T
+
+
+@register("tsv_m")
+class TSVM(MergeMethod):
+    """``θ_0 + scale · U_⊥ Σ V_⊥ᵀ`` for matrices, the mean for all else.
+
+    With the singular value decompositions ``τ_t = U_t Σ_t V_tᵀ``: the first
+    ``k`` columns of all ``U_t`` side by side, made orthonormal, are ``U_⊥``;
+    ``V_⊥`` likewise; ``Σ`` has their singular values. Sums are in float64.
+
+    One expert with ``rank_fraction=1`` is given back, scaled. Two equal experts
+    give their first ``r/2`` directions, and an expert that did not move
+    changes nothing: directions in which a task vector, or all of them
+    together, are zero are left out. (LAPACK fills them in with a basis of its
+    own choice, which in the reference implementations takes part.)
+
+    Arguments
+    ---------
+    scale : float or dict
+        ``α``, also by part or depth (``speechbrain_merge.methods.coefficients``).
+    rank_fraction : float or None
+        Part of the ``r = min(m, n)`` directions that each expert keeps, above 0
+        and at most 1. ``None`` is ``1/T``, as in the paper: together they
+        fill the space. More directions than fit are made as orthonormal as
+        they can be (in rows, not in columns); choose the scale anew then.
+    orthogonalizer : str
+        ``"svd"``: the polar factor, as in the paper. ``"eigh"``: the authors'
+        second variant, an inverse root of the Gram matrix, inexact where
+        experts share directions. ``"newton_schulz"``: what BoostedTSV-M takes;
+        no polar factor when ranks are low, see
+        ``speechbrain_merge.methods.newton_schulz``.
+    steps : int
+        Newton–Schulz steps; only with that orthogonalizer.
+    polynomials : str or list
+        Their coefficients: ``"quintic"``, ``"muon"``, ``"classical"`` or a
+        list of ``[a, b, c]``, one a step.
+    exclude : list of str
+        Patterns of matrices that the mean merges: by default embeddings and
+        output layers, whose rows are words.
+    conv_as_matrix : bool
+        Whether convolutions are matrices ``[out, in · …]``; in the reference
+        the mean merges them.
+    split_projections : bool
+        Whether fused queries, keys and values are merged apart.
+    heads : int or None
+        Attention heads of fused projections, where the weights do not tell.
+
+    Example
+    -------
+    >>> base, expert = {"w": torch.zeros(2, 2)}, {"w": torch.eye(2)}
+    >>> TSVM(scale=0.5)([expert], base)
+    {'w': tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]])}
+    """
+
+    needs_base = True
+
+    def __init__(
+        self,
+        scale=1.0,
+        rank_fraction=None,
+        orthogonalizer="svd",
+        steps=5,
+        polynomials="quintic",
+        exclude=NO_MATRICES,
+        conv_as_matrix=False,
+        split_projections=True,
+        heads=None,
+    ):
+        super().__init__()
+        check_scale(scale)
+        if rank_fraction is not None:
+            check_number(rank_fraction, "rank_fraction", above=0, at_most=1)
+        check_choice(orthogonalizer, "orthogonalizer", ORTHOGONALIZERS)
+        check_whole(steps, "steps", at_least=1)
+        self._polynomials = polynomials_of(polynomials, steps)
+        self._matrices = Matrices(
+            exclude, conv_as_matrix, split_projections, heads
+        )
+        self.scale, self.rank_fraction = scale, rank_fraction
+        self.orthogonalizer = orthogonalizer
+        self.steps, self.polynomials = steps, polynomials
+        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
+        self.split_projections, self.heads = split_projections, heads
+
+    def prepare(self, experts, base):
+        """Finds the fused projections."""
+        self._matrices.prepare(experts)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor."""
+        return self._matrices.merge(
+            self._merge_matrix, name, experts, base, self.scale, self.workers
+        )
+
+    def _merge_matrix(self, vectors, threads, tolerance):
+        """The formula for one matrix of each expert."""
+        count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
+        strong = spread(
+            lambda vector: strongest(vector, count, tolerance), vectors, threads
+        )
+        return side_by_side(
+            strong,
+            [singular.values for singular in strong],
+            lambda matrix: orthogonalize(
+                matrix, self.orthogonalizer, self._polynomials, tolerance
+            ),
+            threads,
+        )

@@ -1,0 +1,162 @@
+"""WUDI: a merged task vector that disturbs no expert's inputs.
+
+"Whoever Started the Interference Should End It" (Cheng et al., ICML 2025,
+arXiv:2503.08099). The rows of a layer's task vector lie in the space of the
+inputs that the layer saw in fine-tuning. So the difference between the merged
+task vector and an expert's should vanish on the expert's own rows; a few hundred
+steps of Adam make it small for all experts, without data.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import WUDI
+>>> base = {"w": torch.zeros(2, 2)}
+>>> expert = {"w": torch.tensor([[3.0, 0.0], [0.0, 1.0]])}
+>>> WUDI(steps=10)([expert], base)
+{'w': tensor([[3., 0.],
+        [0., 1.]])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+
+from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.factorization import single_thread, spread
+from speechbrain_merge.methods.matrices import (
+    NO_MATRICES,
+    Matrices,
+    check_scale,
+)
+from speechbrain_merge.methods.parameters import check_number, check_whole
+from speechbrain_merge.methods.registry import register
+
+# Rows that one thread optimises at a time. The rows of a matrix do not know of
+# each other, so this changes no result, and is the same for every number of
+# threads.
+ROWS = 256
+
+
+@register("wudi")
+class WUDI(MergeMethod):
+    """``θ_0 + scale · τ``, where Adam takes ``τ`` from ``Σ τ_t`` to a low
+    ``Σ_t ‖(τ − τ_t) τ_tᵀ‖² / ‖τ_t‖²``; the mean for all but matrices.
+
+    The gradient, ``2 (τ G − C)`` with ``G = Σ τ_tᵀτ_t/‖τ_t‖²`` and
+    ``C = Σ τ_t τ_tᵀτ_t/‖τ_t‖²``, needs one product of matrices a step, whatever
+    the number of experts. The steps are those of the reference implementation.
+    The lowest point of the loss, which has a closed form, is far from where 300
+    steps lead, so the steps are the method. An expert that did not move is
+    left out (the reference divides by zero).
+
+    Arguments
+    ---------
+    steps : int
+        Steps of Adam; 300 in the paper.
+    learning_rate : float
+        Of Adam, with its usual other parameters; 1e-5 in the paper.
+    scale : float or dict
+        Multiplies the result, also by part or depth
+        (``speechbrain_merge.methods.coefficients``).
+    exclude : list of str
+        Patterns of matrices that the mean merges: by default embeddings and
+        output layers, whose rows are words.
+    conv_as_matrix : bool
+        Whether convolutions are matrices ``[out, in · …]``.
+    split_projections : bool
+        Whether fused queries, keys and values are merged apart.
+    heads : int or None
+        Attention heads of fused projections, where the weights do not tell.
+    """
+
+    needs_base = True
+
+    def __init__(
+        self,
+        steps=300,
+        learning_rate=1e-5,
+        scale=1.0,
+        exclude=NO_MATRICES,
+        conv_as_matrix=False,
+        split_projections=True,
+        heads=None,
+    ):
+        super().__init__()
+        check_whole(steps, "steps")
+        check_number(learning_rate, "learning_rate", above=0)
+        check_scale(scale)
+        self._matrices = Matrices(
+            exclude, conv_as_matrix, split_projections, heads
+        )
+        self.steps, self.learning_rate = steps, learning_rate
+        self.scale = scale
+        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
+        self.split_projections, self.heads = split_projections, heads
+
+    def prepare(self, experts, base):
+        """Finds the fused projections."""
+        self._matrices.prepare(experts)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor."""
+        stored = base.dtype
+        return self._matrices.merge(
+            lambda vectors, threads, tolerance: self._merge_matrix(
+                vectors, threads, stored
+            ),
+            name,
+            experts,
+            base,
+            self.scale,
+            self.workers,
+        )
+
+    def _merge_matrix(self, vectors, threads, dtype):
+        """Descends from the sum of one matrix of each expert.
+
+        What Adam moves is ``E`` of ``τ = Σ τ_t + E``, with the gradient
+        ``2 (E G + R)``, ``R = Σ τ_t G − C``. ``G`` and ``R`` are summed in
+        float64; the steps are in the precision of the weights. So a gradient
+        that is zero is not rounded to a number whose sign Adam would follow.
+        """
+        start = sum(vectors)
+        moved = [vector for vector in vectors if vector.any()]
+        if not moved:
+            return start
+        with single_thread():
+            stacked = torch.cat([vector / vector.norm() for vector in moved])
+            if start.shape[1] <= 2 * len(stacked):
+                gram = [(stacked.T @ stacked).to(dtype)]
+            else:
+                # more inputs than all rows: two thin products are cheaper
+                gram = [stacked.T.to(dtype), stacked.to(dtype)]
+            residual = sum(
+                ((start - vector) @ rows.T) @ rows
+                for vector, rows in zip(moved, stacked.split(len(start)))
+            ).to(dtype)
+        change = spread(
+            lambda rows: self._descend(gram, residual[rows]),
+            [slice(at, at + ROWS) for at in range(0, len(start), ROWS)],
+            threads,
+        )
+        return start + torch.cat(change)
+
+    def _descend(self, gram, residual):
+        """All steps of some rows."""
+        change = torch.zeros_like(residual)
+        optimizer = torch.optim.Adam(
+            [change], lr=self.learning_rate, fused=True
+        )
+        change.grad = torch.empty_like(change)
+        *first, last = gram
+        with torch.no_grad():
+            for _ in range(self.steps):
+                product = change
+                for matrix in first:
+                    product = product @ matrix
+                torch.addmm(
+                    residual, product, last, beta=2, alpha=2, out=change.grad
+                )
+                optimizer.step()
+        return change
