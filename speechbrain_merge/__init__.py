@@ -8,6 +8,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.brain import MergeMixin, MergeResult, MergeStage
+from speechbrain_merge.brain import MergeMixin
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.stage import MergeResult, MergeStage

@@ -19,14 +19,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import dataclasses
-import hashlib
-import json
 import os
 import time
-from numbers import Number
 from pathlib import Path
-from typing import Optional
 
 import speechbrain as sb
 import torch
@@ -34,162 +29,20 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.methods import MergeMethod, create
-from speechbrain_merge.pool import CheckpointPool, read_pool, select
+from speechbrain_merge.methods import create
+from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
+from speechbrain_merge.stage import (
+    MergeResult,
+    decisive_settings,
+    known_result,
+    plain_settings,
+    store_result,
+)
 from speechbrain_merge.weights import digest, fold, open_weights, renamed
 
 logger = get_logger(__name__)
-
-
-class MergeStage:
-    """What to merge, how, and by which measure to choose.
-
-    Arguments
-    ---------
-    method : MergeMethod or str
-        The merge method, or its registered name.
-    candidates : CheckpointPool, str, Path, Candidate or list
-        Pools, SpeechBrain checkpoint folders, files or globs.
-    base : str, Path, Candidate or Module, optional
-        The model that the experts were fine-tuned from: file, folder or name
-        on the hub. By default the weights that the pool kept from before
-        training, when the method needs them.
-    search : object, optional
-        A search over candidates (``speechbrain_merge.search.GreedySearch``)
-        or over coefficients (``GridSearch``). ``None`` merges all candidates.
-    metric : str
-        The entry of the checkpoints' meta by which single candidates are
-        ranked.
-    mode : str
-        ``"min"`` or ``"max"``: which way the metric is better.
-    per_run : str
-        Which candidates of each run take part: ``"all"``, ``"best"`` or
-        ``"last"``.
-    last, best : int, optional
-        Only so many of the last, or of the best.
-    tracker : str, optional
-        The Brain's attribute that holds the ``ErrorRateStats``; by default the
-        metric's name in lower case with ``_metric``.
-    decode : str
-        ``"valid"`` scores candidates with the recipe's validation search,
-        ``"test"`` with its test search.
-    average : str
-        Over several domains: ``"micro"`` pools errors, ``"macro"`` averages
-        the domains' error rates.
-    racing : bool
-        Stop scoring a trial once it has lost. Never changes the outcome.
-    folder : str or Path, optional
-        Where results go; by default ``merge`` in the recipe's output folder.
-    name : str, optional
-        Name of this stage's subfolder; by default the method's name.
-    workers : int
-        Threads for merging.
-
-    Example
-    -------
-    >>> MergeStage("average", candidates=["save/pool"], per_run="best").name
-    'average'
-    """
-
-    def __init__(
-        self,
-        method,
-        candidates,
-        base=None,
-        search=None,
-        metric="WER",
-        mode="min",
-        per_run="all",
-        last=None,
-        best=None,
-        tracker=None,
-        decode="valid",
-        average="micro",
-        racing=True,
-        folder=None,
-        name=None,
-        workers=1,
-    ):
-        if not isinstance(method, MergeMethod):
-            method = create(method)
-        if decode not in ("valid", "test"):
-            raise ValueError(f"`decode` is 'valid' or 'test', got {decode!r}.")
-        if search is not None and not hasattr(search, "searches"):
-            raise ValueError(
-                f"`search` must come from speechbrain_merge.search, got "
-                f"{type(search).__name__}."
-            )
-        self.method, self.candidates, self.base = method, candidates, base
-        self.search, self.metric, self.mode = search, metric, mode
-        self.per_run, self.last, self.best = per_run, last, best
-        self.tracker = tracker or f"{metric.lower()}_metric"
-        self.decode = getattr(sb.Stage, decode.upper())
-        self.average, self.racing, self.workers = average, racing, workers
-        self.folder = folder
-        self.name = name or method.name
-
-    def chosen(self):
-        """The candidates that take part, read from where they lie.
-
-        Returns
-        -------
-        candidates : list of Candidate
-
-        Raises
-        ------
-        ValueError
-            When there is none.
-        """
-        return select(
-            read_pool(self.candidates),
-            per_run=self.per_run,
-            last=self.last,
-            best=self.best,
-            metric=self.metric,
-            mode=self.mode,
-        )
-
-
-@dataclasses.dataclass
-class MergeResult:
-    """What a merge stage came to.
-
-    Arguments
-    ---------
-    path : Path
-        The merged weights.
-    name : str
-        Of the stage.
-    candidates : list of str
-        Names of all that took part.
-    selected : list of str
-        Names of those merged.
-    method : dict
-        The method's name and parameters, as they came out of the search.
-    value : float, optional
-        Error rate on the selection set in percent, if it was scored.
-    trials : list of dict
-        Every trial of the search.
-    savings : dict
-        What racing saved.
-    seconds : float
-        Wall time of search and merge.
-    reused : bool
-        Whether an earlier result of the same content was found.
-    """
-
-    path: Path
-    name: str
-    candidates: list
-    selected: list
-    method: dict
-    value: Optional[float] = None
-    trials: list = dataclasses.field(default_factory=list)
-    savings: dict = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-    reused: bool = False
 
 
 class MergeMixin:
@@ -259,7 +112,7 @@ class MergeMixin:
             The selection set; a dict names one for each domain. Needed when
             the stage has a search.
         valid_loader_kwargs : dict, optional
-            As for ``fit``.
+            As for ``fit``. By default the recipe's ``valid_loader_kwargs``.
 
         Returns
         -------
@@ -288,7 +141,7 @@ class MergeMixin:
             selection = SelectionSet(
                 self,
                 valid_set,
-                valid_loader_kwargs,
+                self._loader_kwargs(valid_loader_kwargs),
                 stage.decode,
                 stage.tracker,
                 stage.average,
@@ -296,13 +149,13 @@ class MergeMixin:
             context["selection"] = selection.key()
         # One process looks, and all hear the same: another might look when the
         # first one has begun to write already.
-        known = run_on_main(_known_result, args=[folder, context])
+        known = run_on_main(known_result, args=[folder, context])
         if known is None:
             result = self._search(
                 stage, candidates, base, selection, folder, context
             )
             result.seconds = time.perf_counter() - started
-            run_on_main(_store_result, args=[folder, result, context])
+            run_on_main(store_result, args=[folder, result, context])
         else:
             result = known
             logger.info(f"Merge stage '{stage.name}': found in {folder}.")
@@ -326,7 +179,7 @@ class MergeMixin:
         valid_set : Dataset, DataLoader or dict
             The utterances.
         valid_loader_kwargs : dict, optional
-            As for ``fit``.
+            As for ``fit``. By default the recipe's ``valid_loader_kwargs``.
         tracker : str
             The Brain's attribute that holds the ``ErrorRateStats``.
         decode : str
@@ -338,7 +191,11 @@ class MergeMixin:
         """
         stage = getattr(sb.Stage, decode.upper())
         selection = SelectionSet(
-            self, valid_set, valid_loader_kwargs, stage, tracker
+            self,
+            valid_set,
+            self._loader_kwargs(valid_loader_kwargs),
+            stage,
+            tracker,
         )
         self.load_weights(source)
         return selection.score(progress=not self.noprogressbar)
@@ -466,6 +323,12 @@ class MergeMixin:
             if isinstance(recoverable, CheckpointPool)
         ]
 
+    def _loader_kwargs(self, given):
+        """How to load the selection set: as given, or as recipes call it."""
+        if given is None:
+            return getattr(self.hparams, "valid_loader_kwargs", None)
+        return given
+
     def _stage_folder(self, stage):
         """Where the results of a stage go."""
         if stage.folder is not None:
@@ -507,37 +370,16 @@ class MergeMixin:
             "candidates": [candidate.digest for candidate in candidates],
             "base": None if base is None else digest(base),
             "search": [type(stage.search).__name__]
-            + sorted((key, _plain(value)) for key, value in settings),
+            + sorted((key, plain_settings(value)) for key, value in settings),
             "decode": stage.decode.name,
             "average": stage.average,
-            "hparams": _decisive(vars(self.hparams)),
+            "hparams": decisive_settings(vars(self.hparams)),
         }
 
 
 def _with(method, parameters):
     """The same method with some parameters changed."""
     return create(method.name, **{**method.configuration(), **parameters})
-
-
-def _plain(value):
-    """A search's setting as plain data."""
-    if isinstance(value, (str, Number, list, tuple, dict, type(None))):
-        return value
-    return {key: _plain(entry) for key, entry in vars(value).items()}
-
-
-def _decisive(hparams):
-    """Settings of the recipe that may change how a candidate scores.
-
-    Which of them a decoder reads cannot be known, so all numbers, switches
-    and words count; paths do not.
-    """
-    return {
-        name: value
-        for name, value in hparams.items()
-        if isinstance(value, (Number, bool))
-        or (isinstance(value, str) and os.sep not in value)
-    }
 
 
 def _local(source):
@@ -551,38 +393,3 @@ def _local(source):
             source, allow_patterns=["*.safetensors*", "*.bin*", "*.json"]
         )
     return source
-
-
-def _fingerprint(context):
-    """A hash of a stage's context."""
-    text = json.dumps(context, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _known_result(folder, context):
-    """An earlier result of the same content, if it is there and whole."""
-    record = folder / "result.json"
-    if not record.exists():
-        return None
-    stored = json.loads(record.read_text(encoding="utf-8"))
-    path = folder / "merged.safetensors"
-    if stored["context"] != _fingerprint(context) or not path.exists():
-        return None
-    if digest(path) != stored["digest"]:
-        logger.warning(f"{path} is not what was merged: it is made again.")
-        return None
-    return MergeResult(**dict(stored["result"], path=path, reused=True))
-
-
-def _store_result(folder, result, context):
-    """Writes down a result, whole or not at all."""
-    stored = dataclasses.asdict(result)
-    stored["path"] = result.path.name
-    content = {
-        "context": _fingerprint(context),
-        "digest": digest(result.path),
-        "result": stored,
-    }
-    temporary = folder / "result.json.tmp"
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, folder / "result.json")
