@@ -212,7 +212,7 @@ class Matrices:
             )
         else:
             merged = formula(vectors, threads, tolerance)
-        merged = anchor.add_(merged, alpha=factor)
+        merged = anchor.add(merged, alpha=factor)
         return merged.reshape(base.shape).to(base.dtype)
 
     def _merge_fused(self, formula, name, vectors, threads, tolerance):
