@@ -70,7 +70,7 @@ def test_computing_all_the_silence_is_exact(build, plain, seconds):
 
 def test_thin_silence_keeps_speech_and_both_ends(build):
     model = build(window=6, silence_step=20)
-    positions = model.positions.tolist()
+    positions = model.positions(302).tolist()
     assert positions[:302] == list(range(302))
     assert positions[-1] == 1499 and positions[-2] == 1479
     assert min(positions[302:]) >= 302 and len(positions) == 362
@@ -84,6 +84,15 @@ def test_what_does_not_fit_the_window_is_computed_in_full(build, plain):
         outputs(build(window=6), wavs), outputs(plain, wavs)
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_a_batch_takes_the_smallest_window_that_it_fits_into(build):
+    model = build(window=[6, 3], silence_step=20)
+    for seconds, window in ((2.5, 3), (3.0, 3), (3.1, 6), (6.0, 6), (6.1, 30)):
+        wavs = speech(seconds)
+        expected = outputs(build(window=window, silence_step=20), wavs)
+        for ours, theirs in zip(outputs(model, wavs), expected):
+            assert torch.equal(ours, theirs)
 
 
 def test_the_weights_are_those_of_speechbrains_whisper(build, plain):
@@ -122,7 +131,8 @@ def test_dropouts_are_the_models_own(build):
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": 0}, {"window": 31}, {"silence_step": 0}]
+    "options",
+    [{"window": 0}, {"window": 31}, {"window": []}, {"silence_step": 0}],
 )
 def test_wrong_windows_are_refused(build, options):
     with pytest.raises(ValueError, match=next(iter(options))):

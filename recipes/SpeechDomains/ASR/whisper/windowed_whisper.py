@@ -27,7 +27,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from speechbrain.integrations.huggingface.whisper import (
@@ -54,8 +54,9 @@ class WindowedWhisper(Whisper):
         Hub name or folder.
     save_path : str
         Where a model from the hub is kept.
-    window : float
-        Seconds that are computed densely. 30 is SpeechBrain's Whisper.
+    window : float or list of float
+        Seconds that are computed densely; of several, the smallest that a
+        batch fits into. 30 is SpeechBrain's Whisper.
     silence_step : int
         After the window, one position of so many is computed. 1 computes all.
     dropout : float
@@ -86,7 +87,7 @@ class WindowedWhisper(Whisper):
         self,
         source: str,
         save_path: str,
-        window: float = 30.0,
+        window: Union[float, list[float]] = 30.0,
         silence_step: int = 10,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -95,7 +96,8 @@ class WindowedWhisper(Whisper):
         mask_feature_prob: float = 0.0,
         **kwargs,
     ):
-        if not 0 < window <= 30:
+        windows = sorted(window if isinstance(window, list) else [window])
+        if not windows or not 0 < windows[0] <= windows[-1] <= 30:
             raise ValueError(
                 f"window is {window}, expected seconds: more than 0, at most 30"
             )
@@ -110,9 +112,7 @@ class WindowedWhisper(Whisper):
             "apply_spec_augment": mask_time_prob > 0 or mask_feature_prob > 0,
         }
         super().__init__(source, save_path, **kwargs)
-        self.window_samples = int(window * SAMPLE_RATE)
-        # positions that hear the window, or its end
-        self.heard = int(window * POSITIONS_PER_SECOND) + ECHO
+        self.windows = [int(seconds * SAMPLE_RATE) for seconds in windows]
         self.silence_step = silence_step
 
     def override_config(self, config):
@@ -121,20 +121,32 @@ class WindowedWhisper(Whisper):
             setattr(config, name, value)
         return config
 
-    @property
-    def positions(self):
-        """Positions that are computed for a batch within the window."""
-        first, last = self.heard, self.config.max_source_positions - 1
-        silence = torch.arange(last, first - 1, -self.silence_step).flip(0)
-        return torch.cat([torch.arange(first), silence])
+    def positions(self, heard):
+        """Positions that are computed: the first ones, and thin silence.
+
+        Arguments
+        ---------
+        heard : int
+            Number of positions that hear the window, or its end.
+
+        Returns
+        -------
+        torch.Tensor
+            Rising positions, the last of the 30 s among them.
+        """
+        last = self.config.max_source_positions - 1
+        silence = torch.arange(last, heard - 1, -self.silence_step).flip(0)
+        return torch.cat([torch.arange(heard), silence])
 
     def _get_mel(self, wav):
         """Spectrogram of the window and a little silence, or of 30 s."""
-        samples = self.window_samples + MARGIN * SAMPLES_PER_POSITION
-        if samples >= N_SAMPLES or wav.shape[-1] > self.window_samples:
-            mel = super()._get_mel(wav)
-        else:
-            mel = self.log_mel_spectrogram(self.pad_or_trim(wav, samples))
+        fitting = [each for each in self.windows if wav.shape[-1] <= each]
+        samples = N_SAMPLES
+        if fitting:
+            samples = fitting[0] + MARGIN * SAMPLES_PER_POSITION
+        mel = self.log_mel_spectrogram(
+            self.pad_or_trim(wav, min(samples, N_SAMPLES))
+        )
         if self.training:  # SpecAugment
             mel = self.model._mask_input_features(mel)
         return mel
@@ -157,13 +169,12 @@ class WindowedWhisper(Whisper):
             return super().forward_encoder(mel)
         states = F.gelu(encoder.conv1(mel))
         states = F.gelu(encoder.conv2(states)).transpose(1, 2)
-        positions = self.positions.to(mel.device)
+        heard = states.shape[1] - MARGIN + ECHO
+        positions = self.positions(heard).to(mel.device)
         # positions that hear only silence hear the same, but for the last
-        silence = states[:, self.heard : self.heard + 1]
-        silence = silence.expand(-1, len(positions) - self.heard - 1, -1)
-        states = torch.cat(
-            [states[:, : self.heard], silence, states[:, -1:]], dim=1
-        )
+        silence = states[:, heard : heard + 1]
+        silence = silence.expand(-1, len(positions) - heard - 1, -1)
+        states = torch.cat([states[:, :heard], silence, states[:, -1:]], dim=1)
         states = states + encoder.embed_positions(positions)
         states = F.dropout(states, encoder.dropout, self.training)
         for layer in encoder.layers:
