@@ -1,0 +1,57 @@
+"""Recipes are complete, as SpeechBrain's own consistency tests ask."""
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = sorted((ROOT / "tests/recipes").glob("*.csv"))
+
+
+def rows():
+    """Every recipe that is listed."""
+    for table in TABLES:
+        with open(table, newline="") as file:
+            yield from csv.DictReader(file)
+
+
+def test_every_yaml_is_listed_and_every_listed_file_exists():
+    listed = {row["Hparam_file"] for row in rows()}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "recipes").glob("*/*/*/hparams/*.yaml")
+    }
+    assert listed == found
+    for row in rows():
+        for column in ("Script_file", "Data_prep_file", "Readme_file"):
+            assert (ROOT / row[column]).is_file(), row[column]
+        assert row["test_debug_flags"] and row["test_debug_checks"]
+
+
+def test_every_variable_of_a_yaml_is_used():
+    """In the script, or by reference in the YAML itself."""
+    for row in rows():
+        yaml = (ROOT / row["Hparam_file"]).read_text()
+        folder = (ROOT / row["Script_file"]).parent
+        script = "".join(
+            path.read_text() for path in sorted(folder.glob("*.py"))
+        )
+        for name in re.findall(r"^([A-Za-z]\w*):", yaml, flags=re.MULTILINE):
+            uses = (
+                f'["{name}"]',
+                f'.get("{name}"',
+                f"hparams.{name}",
+                f"modules.{name}",
+            )
+            # options that the Brain reads itself
+            own = name in ("precision", "eval_precision", "max_grad_norm")
+            referred = f"<{name}>" in yaml
+            assert own or referred or any(use in script for use in uses), (
+                f"{row['Hparam_file']}: nothing uses {name}"
+            )
+
+
+def test_readmes_name_every_yaml():
+    for row in rows():
+        readme = (ROOT / row["Readme_file"]).read_text()
+        assert Path(row["Hparam_file"]).name in readme, row["Hparam_file"]
