@@ -294,9 +294,9 @@ class MergeMixin:
             module, _, parameter = name.partition(".")
             states.setdefault(module, {})[parameter] = read(name)
         for name, state in states.items():
-            self._module(name, label).load_state_dict(state, strict=True)
+            self.module_named(name, label).load_state_dict(state, strict=True)
 
-    def _module(self, name, label):
+    def module_named(self, name, label="the source"):
         """A module by the name that candidates know it by."""
         owners = [getattr(self, "modules", {})]
         for pool in self._pools():

@@ -176,7 +176,7 @@ class SelectionSet:
         walk = mine + [(mine or self.order)[0]] * len(idle)
         shares = mine + idle
         bar = tqdm(
-            self._load(walk),
+            self.load(walk),
             total=steps,
             desc="score",
             leave=False,
@@ -184,8 +184,18 @@ class SelectionSet:
         )
         yield from zip(bar, shares)
 
-    def _load(self, indices):
-        """Loads batches in a given order, with the recipe's own collation."""
+    def load(self, indices):
+        """Loads batches in a given order, with the recipe's own collation.
+
+        Arguments
+        ---------
+        indices : list of int
+            Places in ``batches``.
+
+        Returns
+        -------
+        loader : DataLoader
+        """
         loader = next(iter(self.loaders.values()))
         return DataLoader(
             self.dataset,

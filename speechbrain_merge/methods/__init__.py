@@ -27,3 +27,5 @@ from speechbrain_merge.methods.task_singular_vectors import TSVM  # isort: skip
 from speechbrain_merge.methods.boosted_task_singular_vectors import BoostedTSVM  # isort: skip
 from speechbrain_merge.methods.isotropic import IsoC, IsoCTS  # isort: skip
 from speechbrain_merge.methods.wudi import WUDI  # isort: skip
+from speechbrain_merge.methods.fisher import Fisher  # isort: skip
+from speechbrain_merge.methods.regmean import RegMean  # isort: skip

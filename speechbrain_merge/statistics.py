@@ -1,0 +1,320 @@
+"""What data say of an expert: a pass of the Brain that merge methods build on.
+
+Fisher merging and RegMean need to know more of an expert than its weights: how
+much its loss depends on each of them, or what its layers get to see. Both come
+from running the Brain's own ``compute_forward`` and ``compute_objectives`` over
+data that the expert knows, usually what it was trained on, with the expert's
+weights loaded. A recipe says which data belong to which candidates::
+
+    collect_statistics(
+        asr_brain,
+        hparams["merge_stage"],
+        {"digits": digits_train, "telephony": telephony_train},
+        hparams["train_loader_kwargs"],
+    )
+    asr_brain.merge(hparams["merge_stage"])
+
+The outcome is a safetensors file with the names of the candidate's weights, in
+a folder ``statistics`` beside it. It is named by all that decided it, and is
+found there the next time.
+
+By default, utterances go through one at a time. The squared gradient of a
+batch is not the mean of its utterances' squared gradients, and a batch is
+padded, which layers see as inputs. Modules are in evaluation mode: no dropout,
+running statistics stay. The Brain is told ``Stage.TRAIN``, since other stages
+decode, which takes long and shows layers each beginning of a hypothesis again;
+a recipe that augments its training data does so here too.
+
+Under ``torchrun`` each process goes through all the data, and one writes.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_merge.collectors import FisherCollector, GramCollector
+from speechbrain_merge.scoring import SelectionSet
+from speechbrain_merge.stage import decisive_settings
+from speechbrain_merge.weights import digest, fold, open_weights, write_weights
+
+logger = get_logger(__name__)
+
+
+def collect_statistics(
+    brain,
+    stage,
+    data,
+    loader_kwargs=None,
+    folder=None,
+    per_example=True,
+    limit=None,
+    decode=None,
+):
+    """Gives the method of a merge stage the statistics of its candidates.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. It keeps the weights of the last candidate.
+    stage : MergeStage
+        Its method, or the method that this wraps, is ``Fisher`` or
+        ``RegMean``.
+    data : Dataset, DataLoader or dict
+        What to run over: for all candidates the same, or a dict by the name of
+        the candidate, of its run, or one of its tags.
+    loader_kwargs : dict, optional
+        As for ``fit``.
+    folder : str or Path, optional
+        Where the files go; by default ``statistics`` beside each candidate.
+    per_example : bool
+        Whether utterances go through one at a time.
+    limit : int, optional
+        Only so many utterances (or batches), spread evenly over the data.
+    decode : str, optional
+        ``"valid"`` or ``"test"`` runs the Brain in that stage instead.
+
+    Returns
+    -------
+    files : dict
+        Name of the candidate to its file.
+
+    Raises
+    ------
+    ValueError
+        When the method needs no statistics, or a candidate has no data.
+    """
+    methods = [
+        method
+        for method in stage.method.modules()
+        if hasattr(method, "statistics_kind")
+    ]
+    if not methods:
+        raise ValueError(
+            f"Merge stage '{stage.name}': method '{stage.method.name}' needs "
+            "no statistics."
+        )
+    files = {}
+    for kind in sorted({method.statistics_kind for method in methods}):
+        collect = {"fisher": collect_fisher, "gram": collect_grams}[kind]
+        for candidate in stage.chosen():
+            own = _data_of(candidate, data)
+            place = Path(folder or candidate.path.parent / "statistics")
+            files[candidate.name] = str(
+                collect(
+                    brain,
+                    candidate,
+                    own,
+                    loader_kwargs,
+                    place,
+                    per_example,
+                    limit,
+                    decode,
+                )
+            )
+        for method in methods:
+            if method.statistics_kind == kind:
+                method.statistics = dict(files)
+    return files
+
+
+def collect_fisher(
+    brain,
+    source,
+    data,
+    loader_kwargs=None,
+    output=None,
+    per_example=True,
+    limit=None,
+    decode=None,
+):
+    """Diagonal Fisher information: the mean squared gradient of the loss.
+
+    This is the empirical Fisher, with the transcripts of the data, of the
+    recipe's own loss. Parameters without a gradient (frozen ones) get none.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. It keeps the weights of the source.
+    source : object
+        The expert: anything that ``open_weights`` opens, with names
+        ``<module>.<parameter>``.
+    data : Dataset or DataLoader
+        What to run over.
+    loader_kwargs : dict, optional
+        As for ``fit``.
+    output : str or Path
+        The ``.safetensors`` file to write, or a folder, in which the file is
+        named by all that decides it, and found if it is there.
+    per_example : bool
+        Whether to square the gradient of each utterance, as in the paper, or
+        of each batch of the loader, as in other implementations.
+    limit : int, optional
+        Only so many utterances (or batches), spread evenly over the data.
+    decode : str, optional
+        ``"valid"`` or ``"test"`` runs the Brain in that stage instead.
+
+    Returns
+    -------
+    path : Path
+        The file: parameter name to tensor of its shape.
+    """
+    passage = (data, loader_kwargs, output, per_example, limit, decode)
+    return _collect("fisher", FisherCollector, brain, source, *passage)
+
+
+def collect_grams(
+    brain,
+    source,
+    data,
+    loader_kwargs=None,
+    output=None,
+    per_example=True,
+    limit=None,
+    decode=None,
+):
+    """Gram matrices of the inputs of all linear layers: ``XᵀX / n``.
+
+    Every ``torch.nn.Linear`` counts (that of SpeechBrain's wrapper, too) whose
+    weight is its own. One that is tied to an embedding, or that is handed to a
+    fused attention without being called, is not among them.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. It keeps the weights of the source.
+    source : object
+        The expert: anything that ``open_weights`` opens, with names
+        ``<module>.<parameter>``.
+    data : Dataset or DataLoader
+        What to run over.
+    loader_kwargs : dict, optional
+        As for ``fit``.
+    output : str or Path
+        The ``.safetensors`` file to write, or a folder, in which the file is
+        named by all that decides it, and found if it is there.
+    per_example : bool
+        Whether utterances go through one at a time. In batches, the frames
+        that pad the shorter ones count as inputs. (What a model pads by
+        itself, as Whisper does to 30 s, counts always.)
+    limit : int, optional
+        Only so many utterances (or batches), spread evenly over the data.
+    decode : str, optional
+        ``"valid"`` or ``"test"`` runs the Brain in that stage instead; layers
+        of a decoder then also see what the search tries.
+
+    Returns
+    -------
+    path : Path
+        The file: name of the weight ``[out, in]`` to matrix ``[in, in]``.
+    """
+    passage = (data, loader_kwargs, output, per_example, limit, decode)
+    return _collect("gram", GramCollector, brain, source, *passage)
+
+
+def _collect(
+    kind,
+    collector,
+    brain,
+    source,
+    data,
+    loader_kwargs,
+    output,
+    per_example,
+    limit,
+    decode,
+):
+    """One pass over the data, and its file."""
+    if output is None:
+        raise ValueError("`output` must name a file or a folder to write to.")
+    stage = sb.Stage.TRAIN if decode is None else sb.Stage[decode.upper()]
+    utterances = SelectionSet(brain, data, loader_kwargs)
+    if per_example:
+        number = len(utterances.dataset)
+        utterances.batches = [(None, [index]) for index in range(number)]
+    about = {
+        "statistics": kind,
+        "weights": getattr(source, "digest", None) or digest(source),
+        "data": utterances.key(),
+        "per_example": per_example,
+        "limit": limit,
+        "stage": stage.name,
+        "hparams": decisive_settings(vars(brain.hparams)),
+    }
+    text = json.dumps(about, sort_keys=True, default=str)
+    path = Path(output)
+    if path.suffix != ".safetensors":
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = Path(getattr(source, "name", "") or "weights").name
+        path = path / f"{name}.{kind}-{key}.safetensors"
+        if run_on_main(path.exists):
+            logger.info(f"Statistics of {name}: found in {path}.")
+            return path
+    brain.load_weights(source)
+    with open_weights(source) as weights, fold(weights) as folded:
+        names = folded.names()
+    modules = {}
+    for name in dict.fromkeys(name.partition(".")[0] for name in names):
+        modules[name] = brain.module_named(name)
+    if stage != sb.Stage.TRAIN:
+        brain.on_stage_start(stage, epoch=None)
+    brain.modules.eval()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(brain.no_sync())
+        if any(
+            isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
+        ):
+            # cudnn has no gradient of recurrent layers in evaluation mode
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        collected = collector(brain, stage, modules, set(names))
+        stack.callback(collected.close)
+        for batch in _batches(utterances, limit, kind, brain):
+            collected.see(batch)
+        tensors = collected.means()
+    if not tensors:
+        raise ValueError(
+            f"The weights {names[:3]}… have nothing that '{kind}' statistics "
+            "could be collected of: no parameter is trained, or no linear "
+            "layer is called."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_on_main(write_weights, args=[path, tensors, {"statistics": text}])
+    return path
+
+
+def _batches(utterances, limit, kind, brain):
+    """The batches to look at, spread evenly over the data."""
+    number = len(utterances.batches)
+    count = number if limit is None else min(limit, number)
+    chosen = [place * number // count for place in range(count)]
+    return tqdm(
+        utterances.load(chosen),
+        total=count,
+        desc=f"{kind} statistics",
+        disable=brain.noprogressbar,
+    )
+
+
+def _data_of(candidate, data):
+    """The data of one candidate."""
+    if not isinstance(data, dict):
+        return data
+    for key in (candidate.name, candidate.run, *candidate.tags):
+        if key in data:
+            return data[key]
+    raise ValueError(
+        f"No data for candidate '{candidate.name}': name its data by the "
+        f"candidate, by its run '{candidate.run}' or by one of its tags "
+        f"{list(candidate.tags)}; there are {sorted(data)}."
+    )
