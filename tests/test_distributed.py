@@ -41,7 +41,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [
