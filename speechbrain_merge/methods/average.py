@@ -22,7 +22,6 @@ import torch
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.weights import depth
 
 
 @register("average")
@@ -54,8 +53,7 @@ class Average(MergeMethod):
         self.weights = weights
 
     def prepare(self, experts, base):
-        """Notes the depth of each stack; checks the count of the weights."""
-        self._depths = depth(experts[0].names())
+        """Checks the count of the weights before any tensor is merged."""
         for name in experts[0].names() if self.weights is not None else []:
             self._shares(name, len(experts))
 
@@ -71,7 +69,7 @@ class Average(MergeMethod):
 
     def _shares(self, name, number):
         """The weights of one tensor, summing to one."""
-        weights = resolve(self.weights, name, number, self.labels, self._depths)
+        weights = resolve(self.weights, name, number, self.labels, self.depths)
         total = sum(weights)
         if abs(total) < 1e-12:
             raise ValueError(

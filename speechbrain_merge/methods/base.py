@@ -47,6 +47,7 @@ from speechbrain_merge.weights import (
     Weights,
     check_compatible,
     common_ties,
+    depth,
     fold,
     open_weights,
     refold,
@@ -80,6 +81,7 @@ class MergeMethod(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.labels = []
+        self.depths = {}
         self.workers = 1
         self.show_progress = False
 
@@ -229,8 +231,25 @@ class MergeMethod(torch.nn.Module):
             experts, base if self.needs_base else None, finite=False
         )
         self.labels = labels or [expert.label for expert in experts]
+        self.depths = depth(experts[0].names())
         self.workers, self.show_progress = workers, progress
         self.prepare(experts, base)
+
+    def prepare_inner(self, method, experts, base):
+        """Runs the first pass of a method that this one wraps.
+
+        Arguments
+        ---------
+        method : MergeMethod
+            It gets the labels, depths and threads that this one has.
+        experts : list of Weights
+            What it may see of the experts.
+        base : Weights, optional
+            What it may see of the base.
+        """
+        method.labels, method.depths = self.labels, self.depths
+        method.workers, method.show_progress = self.workers, self.show_progress
+        method.prepare(experts, base)
 
     def check_experts(self, number):
         """Raises a ValueError when the method cannot merge so many experts."""

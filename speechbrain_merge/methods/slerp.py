@@ -21,7 +21,6 @@ import torch
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.weights import depth
 
 # Above this cosine the arc is a line to the precision of float32, and the sine
 # in the denominator is not to be trusted. mergekit's threshold.
@@ -58,14 +57,10 @@ class Slerp(MergeMethod):
         check_coefficient(t, "t")
         self.t = t
 
-    def prepare(self, experts, base):
-        """Notes the depth of each stack."""
-        self._depths = depth(experts[0].names())
-
     def merge_tensor(self, name, experts, base):
         """Interpolates one tensor."""
         first, second = (expert.to(torch.float64) for expert in experts)
-        t = resolve(self.t, name, 2, self.labels, self._depths)[0]
+        t = resolve(self.t, name, 2, self.labels, self.depths)[0]
         lengths = first.norm() * second.norm()
         cosine = (first * second).sum() / lengths if lengths > 0 else 1.0
         cosine = min(max(float(cosine), -1.0), 1.0)

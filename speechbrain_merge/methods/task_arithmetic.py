@@ -22,7 +22,6 @@ from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import add_to_base
-from speechbrain_merge.weights import depth
 
 
 @register("task_arithmetic")
@@ -39,6 +38,7 @@ class TaskArithmetic(MergeMethod):
 
     Example
     -------
+    >>> import torch
     >>> experts = [{"w": torch.tensor([3.0])}, {"w": torch.tensor([2.0])}]
     >>> TaskArithmetic()(experts, base={"w": torch.tensor([1.0])})
     {'w': tensor([4.])}
@@ -51,14 +51,10 @@ class TaskArithmetic(MergeMethod):
         check_coefficient(scale, "scale")
         self.scale = scale
 
-    def prepare(self, experts, base):
-        """Notes the depth of each stack."""
-        self._depths = depth(experts[0].names())
-
     def merge_tensor(self, name, experts, base):
         """Adds the scaled task vectors of one tensor."""
         scales = resolve(
-            self.scale, name, len(experts), self.labels, self._depths
+            self.scale, name, len(experts), self.labels, self.depths
         )
 
         def change(vectors, where):

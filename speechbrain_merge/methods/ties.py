@@ -34,26 +34,17 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import torch
-
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.election import merge_elected
 from speechbrain_merge.methods.parameters import check_choice, check_number
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import (
-    add_to_base,
-    flat_task_vectors,
-    merged_names,
-    pieces,
-    precision,
+from speechbrain_merge.methods.task_vectors import add_to_base
+from speechbrain_merge.methods.thresholds import at_least, kth_largest
+from speechbrain_merge.methods.whole_model import (
+    majority_sign,
+    model_thresholds,
 )
-from speechbrain_merge.methods.thresholds import (
-    at_least,
-    kth_largest,
-    order_statistics,
-)
-from speechbrain_merge.weights import depth
 
 AGGREGATES = ("mean", "sum", "max")
 
@@ -77,6 +68,7 @@ class TIES(MergeMethod):
 
     Example
     -------
+    >>> import torch
     >>> experts = [{"w": torch.tensor([2.0])}, {"w": torch.tensor([4.0])}]
     >>> TIES(density=1)(experts, base={"w": torch.tensor([1.0])})
     {'w': tensor([3.])}
@@ -95,19 +87,18 @@ class TIES(MergeMethod):
 
     def prepare(self, experts, base):
         """Finds the magnitude that each expert's entries must reach."""
-        self._depths = depth(experts[0].names())
         self._thresholds, self._tie = [0.0] * len(experts), 1
         if self.scope == "model":
             if self.density < 1:
-                self._thresholds = whole_model_thresholds(
+                self._thresholds = model_thresholds(
                     self, experts, base, self.density
                 )
-            self._tie = self._majority_sign(experts, base)
+            self._tie = majority_sign(self, experts, base, self._thresholds)
 
     def merge_tensor(self, name, experts, base):
         """Trims, elects and merges one tensor."""
         scales = resolve(
-            self.scale, name, len(experts), self.labels, self._depths
+            self.scale, name, len(experts), self.labels, self.depths
         )
         thresholds = self._thresholds
         if self.scope == "tensor":
@@ -128,76 +119,3 @@ class TIES(MergeMethod):
         if rank >= base.numel():
             return [0.0] * len(experts)
         return [kth_largest((expert - base).abs_(), rank) for expert in experts]
-
-    def _majority_sign(self, experts, base):
-        """The sign, 1 or -1, that more of the model's entries elected."""
-
-        def balance(name):
-            flat = [expert[name].reshape(-1) for expert in experts]
-            anchor, total = base[name].reshape(-1), 0
-            for where in pieces(anchor.numel()):
-                votes = 0
-                for vector, threshold in zip(
-                    flat_task_vectors(flat, anchor, where), self._thresholds
-                ):
-                    votes = at_least(vector, threshold).add_(votes)
-                total += int(votes.sign_().sum())
-            return total
-
-        names = merged_names(experts)
-        balances = self.each(balance, names, f"{self.name}: majority sign")
-        return 1 if sum(balances) > 0 else -1
-
-
-def whole_model_thresholds(method, experts, base, density, change=None):
-    """The magnitude that the largest share of each task vector reaches.
-
-    Arguments
-    ---------
-    method : MergeMethod
-        On whose threads, and under whose name, the models are read.
-    experts : list of Weights
-        Open mappings.
-    base : Weights
-        Open mapping.
-    density : float
-        The share, below 1.
-    change : callable, optional
-        Takes name, piece (a slice) and the task vectors of that piece; gives
-        them as they are to be counted, e.g. with some entries dropped.
-
-    Returns
-    -------
-    thresholds : list of float
-        One an expert: ``int(density · n) + 1`` entries have at least this
-        magnitude, as in the authors' TIES.
-    """
-    names = merged_names(experts)
-    number = sum(
-        int(torch.Size(experts[0].shape(name)).numel()) for name in names
-    )
-    if number == 0:
-        return [0.0] * len(experts)
-
-    def read(see, sample):
-        def read_tensor(name):
-            flat = [expert[name].reshape(-1) for expert in experts]
-            anchor = base[name].reshape(-1)
-            for where in pieces(anchor.numel(), sample):
-                vectors = flat_task_vectors(flat, anchor, where)
-                if change is not None:
-                    vectors = change(name, where, vectors)
-                for row, vector in enumerate(vectors):
-                    see(row, vector.abs_())
-
-        what = "sample" if sample else "thresholds"
-        method.each(read_tensor, names, f"{method.name}: {what}")
-
-    rank = int(density * number) + 1
-    return order_statistics(
-        read,
-        [(row, rank) for row in range(len(experts))],
-        number,
-        precision(experts[0], names),
-        signed=False,
-    )
