@@ -69,8 +69,9 @@ class TextNormalizer:
         one thousand nine hundred and eighty-four; years are not guessed,
         as no rule tells 1984 the year from 1984 the number. Digits with a
         leading zero and more than twelve digits are read one by one, "3.5" as
-        three point five, and in English "2nd" as second and "1,000" as one
-        thousand. "digits": every digit by itself. None: digits stay.
+        three point five, and in English "1,000" as one thousand. "digits":
+        every digit by itself. Either way "2nd" is second in English. None:
+        digits stay.
     signs : dict
         Signs that are read aloud, to their words; by default "%" and "&" in
         English, and none in other languages.
@@ -184,6 +185,7 @@ class TextNormalizer:
         """Write out every number, set apart from letters that touch it."""
         if self.numbers == "cardinal" and self.language == "en":
             text = THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+        if self.language == "en":
             text = ORDINAL.sub(
                 lambda m: f" {self._read(m[1], 'ordinal')} ", text
             )

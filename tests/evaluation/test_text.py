@@ -126,3 +126,10 @@ def test_wrong_arguments_fail_at_once():
         TextNormalizer(remove_brackets=["["])
     with pytest.raises(NotImplementedError):
         TextNormalizer(language="tlh")
+
+
+def test_ordinals_are_words_however_numbers_are_read():
+    """An ordinal has one reading; "SIX TH" would be two errors for one."""
+    for numbers in ("cardinal", "digits"):
+        assert TextNormalizer(numbers=numbers)("the 6th") == "THE SIXTH"
+    assert TextNormalizer(numbers="digits")("call 42") == "CALL FOUR TWO"

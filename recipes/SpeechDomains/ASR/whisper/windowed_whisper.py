@@ -96,11 +96,6 @@ class WindowedWhisper(Whisper):
         mask_feature_prob: float = 0.0,
         **kwargs,
     ):
-        windows = sorted(window if isinstance(window, list) else [window])
-        if not windows or not 0 < windows[0] <= windows[-1] <= 30:
-            raise ValueError(
-                f"window is {window}, expected seconds: more than 0, at most 30"
-            )
         if silence_step < 1:
             raise ValueError(f"silence_step is {silence_step}, expected >= 1")
         self.settings = {
@@ -112,8 +107,28 @@ class WindowedWhisper(Whisper):
             "apply_spec_augment": mask_time_prob > 0 or mask_feature_prob > 0,
         }
         super().__init__(source, save_path, **kwargs)
-        self.windows = [int(seconds * SAMPLE_RATE) for seconds in windows]
+        self.use_window(window)
         self.silence_step = silence_step
+
+    def use_window(self, window):
+        """Changes the window, for a test at 30 seconds, say.
+
+        Arguments
+        ---------
+        window : float or list of float
+            As in the constructor.
+
+        Raises
+        ------
+        ValueError
+            When it is not between 0 and 30 seconds.
+        """
+        windows = sorted(window if isinstance(window, list) else [window])
+        if not windows or not 0 < windows[0] <= windows[-1] <= 30:
+            raise ValueError(
+                f"window is {window}, expected seconds: more than 0, at most 30"
+            )
+        self.windows = [int(seconds * SAMPLE_RATE) for seconds in windows]
 
     def override_config(self, config):
         """Puts the recipe's settings into the model's configuration."""
