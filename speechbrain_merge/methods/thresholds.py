@@ -119,7 +119,7 @@ def at_least(vector, threshold):
     # ask for what is larger than the next number below.
     kind = np.float64 if vector.dtype == torch.float64 else np.float32
     reached = kind(threshold)
-    if reached < threshold:
+    if float(reached) < threshold:
         reached = np.nextafter(reached, kind(np.inf))
     below = np.nextafter(reached, kind(0))
     return torch.nn.functional.hardshrink(vector, float(below))
