@@ -31,7 +31,7 @@ lint: install
 	$(BIN)/codespell
 
 check: install
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
 
 install: $(VENV)/.installed
 

@@ -1,8 +1,12 @@
 """Recipes are complete, as SpeechBrain's own consistency tests ask."""
 
 import csv
+import doctest
+import importlib
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "tests/recipes").glob("*.csv"))
@@ -55,3 +59,15 @@ def test_readmes_name_every_yaml():
     for row in rows():
         readme = (ROOT / row["Readme_file"]).read_text()
         assert Path(row["Hparam_file"]).name in readme, row["Hparam_file"]
+
+
+MODULES = sorted((ROOT / "recipes").glob("*/*/*/*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_examples_in_recipes_run(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(path.parent))
+    module = importlib.import_module(path.stem)
+    failed, _ = doctest.testmod(module)
+    assert failed == 0
+    assert module.__doc__ and "Authors" in module.__doc__
