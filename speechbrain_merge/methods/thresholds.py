@@ -29,9 +29,10 @@ import threading
 import numpy as np
 import torch
 
-# Bins of a histogram: 8 MB, little beside a model, and enough to tell apart
-# all float32 values that lie between two neighbouring percentiles.
-BINS = 20
+# Most bins of a histogram, as a power of two: 8 MB, little beside a model, and
+# enough to tell apart all float32 values between two neighbouring percentiles.
+# A small model needs fewer.
+MOST_BINS, FEWEST_BINS = 20, 10
 
 # How far from the sampled quantile the interval reaches, as a share of all
 # entries, and the least number of entries for which sampling pays.
@@ -162,7 +163,8 @@ class _Search:
     def begin(self):
         """Empty counts for another pass."""
         width = self.last - self.first + 1
-        self.shift = max((width - 1).bit_length() - BINS, 0)
+        bins = max(self.number.bit_length(), FEWEST_BINS)
+        self.shift = max((width - 1).bit_length() - min(bins, MOST_BINS), 0)
         self.above = 0
         self.bins = np.zeros(((width - 1) >> self.shift) + 1, dtype=np.int64)
 

@@ -1,0 +1,133 @@
+"""Any method on parts of a model."""
+
+import pytest
+import torch
+from tiny_models import tiny_conformer
+
+from speechbrain_merge.methods import (
+    TIES,
+    Average,
+    LayerScaled,
+    Restricted,
+    TaskArithmetic,
+)
+
+ENCODER = "encoder.layers.{}.fc1.weight"
+DECODER = "decoder.layers.0.fc1.weight"
+NAMES = [ENCODER.format(0), ENCODER.format(1), DECODER]
+
+
+def models(number=2):
+    """A base and experts with an encoder and a decoder."""
+    generator = torch.Generator().manual_seed(0)
+    made = [
+        {name: torch.randn(40, generator=generator) for name in NAMES}
+        for _ in range(number + 1)
+    ]
+    return made[0], made[1:]
+
+
+@pytest.mark.parametrize("otherwise", ["average", "base", "first"])
+def test_what_is_not_chosen_is_plain(otherwise):
+    base, experts = models()
+    method = Restricted(TaskArithmetic(0.3), "encoder", otherwise=otherwise)
+    merged = method(experts, base)
+    chosen = TaskArithmetic(0.3)(experts, base)
+    plain = {
+        "average": Average()(experts)[DECODER],
+        "base": base[DECODER],
+        "first": experts[0][DECODER],
+    }[otherwise]
+    assert torch.equal(merged[NAMES[0]], chosen[NAMES[0]])
+    assert torch.equal(merged[NAMES[1]], chosen[NAMES[1]])
+    assert torch.equal(merged[DECODER], plain)
+    untouched = [base, *experts]
+    assert all(
+        merged[DECODER].data_ptr() != one[DECODER].data_ptr()
+        for one in untouched
+    )
+
+
+def test_include_exclude_and_lists():
+    method = Restricted("average", ["encoder", "decoder"], ["*.1.*", "re:^z"])
+    assert [method.chooses(name) for name in NAMES] == [True, False, True]
+    method = Restricted("average", exclude="encoder.layers.0")
+    assert [method.chooses(name) for name in NAMES] == [False, True, True]
+
+
+def test_a_whole_model_threshold_sees_the_chosen_part_only():
+    base, experts = models()
+    merged = Restricted(TIES(), include="encoder")(experts, base)
+    part = [{name: one[name] for name in NAMES[:2]} for one in [base, *experts]]
+    alone = TIES()(part[1:], part[0])
+    assert all(torch.equal(merged[name], alone[name]) for name in alone)
+
+
+def test_depth_is_that_of_the_whole_model():
+    """The first of two layers is the first also where only it is chosen."""
+    base, experts = models()
+    inner = TaskArithmetic({"depth": [0.0, 1.0]})
+    for method in (inner, LayerScaled(TaskArithmetic(), 0, 1)):
+        whole = method(experts, base)
+        part = Restricted(method, include="encoder.layers.1")(experts, base)
+        assert torch.equal(part[NAMES[1]], whole[NAMES[1]])
+
+
+def test_restrictions_nest():
+    base, experts = models()
+    inner = Restricted(TaskArithmetic(), "encoder.layers.0", otherwise="first")
+    method = Restricted(inner, include="encoder", otherwise="base")
+    merged = method(experts, base)
+    chosen = TaskArithmetic()(experts, base)
+    assert torch.equal(merged[NAMES[0]], chosen[NAMES[0]])
+    assert torch.equal(merged[NAMES[1]], experts[0][NAMES[1]])
+    assert torch.equal(merged[DECODER], base[DECODER])
+
+
+def test_attention_of_a_real_model():
+    base = tiny_conformer(seed=0).state_dict()
+    experts = [tiny_conformer(seed=seed).state_dict() for seed in (1, 2)]
+    method = Restricted(TaskArithmetic(), "attention", otherwise="base")
+    merged = method(experts, base)
+    moved = {
+        name
+        for name, tensor in base.items()
+        if tensor.is_floating_point()
+        and "running_" not in name
+        and not torch.equal(merged[name], tensor)
+    }
+    assert moved
+    assert all("mha" in name or "attn" in name for name in moved)
+
+
+def test_a_base_is_needed_when_the_method_or_the_rest_needs_it():
+    base, experts = models()
+    merged = Restricted("average", "encoder", otherwise="first")(experts)
+    assert torch.equal(merged[DECODER], experts[0][DECODER])
+    for method in (
+        Restricted("average", "encoder", otherwise="base"),
+        Restricted("ties", "encoder"),
+    ):
+        with pytest.raises(ValueError, match="give `base`"):
+            method(experts)
+
+
+def test_choosing_nothing_is_refused():
+    base, experts = models()
+    with pytest.raises(ValueError, match="No tensor matches"):
+        Restricted("average", include="encoder.layers.7")(experts)
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({}, "give patterns to `include`, `exclude`"),
+        ({"include": []}, "`include` must be a pattern or a list"),
+        ({"exclude": [3]}, "`exclude` must be a pattern or a list"),
+        ({"include": "encodr"}, "encodr"),
+        ({"include": "encoder", "otherwise": "zero"}, "'first'; got 'zero'"),
+    ],
+)
+def test_wrong_parameters_say_what_is_allowed(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        Restricted("average", **parameters)
