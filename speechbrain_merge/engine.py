@@ -47,6 +47,7 @@ from tqdm import tqdm
 
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.weights import (
+    Weights,
     WeightWriter,
     digest,
     open_weights,
@@ -227,6 +228,8 @@ def _describe(method, experts, base, labels, hashes):
 
 def _path(source):
     """Where a source lies, if it lies anywhere."""
+    if isinstance(source, Weights):
+        return source.label
     path = getattr(source, "path", source)
     return str(path) if isinstance(path, (str, Path)) else None
 

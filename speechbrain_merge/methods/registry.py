@@ -90,6 +90,33 @@ def available():
     return sorted(_METHODS)
 
 
+def find(name):
+    """The class of a method.
+
+    Arguments
+    ---------
+    name : str
+        One of ``available()``.
+
+    Returns
+    -------
+    cls : type
+
+    Raises
+    ------
+    ValueError
+        For a name that does not exist; the message lists those that do.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ValueError(
+            f"There is no merge method '{name}'.{hint} "
+            f"Available: {', '.join(available())}."
+        )
+    return _METHODS[name]
+
+
 def create(name, **parameters):
     """Makes a method from its name and parameters.
 
@@ -110,14 +137,7 @@ def create(name, **parameters):
         For a name or a parameter that does not exist; the message lists
         those that do.
     """
-    if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ValueError(
-            f"There is no merge method '{name}'.{hint} "
-            f"Available: {', '.join(available())}."
-        )
-    cls = _METHODS[name]
+    cls = find(name)
     known = list(inspect.signature(cls).parameters)
     unknown = [parameter for parameter in parameters if parameter not in known]
     if unknown:

@@ -1,0 +1,152 @@
+r"""How two experts differ, part by part.
+
+Which layers did fine-tuning change, and do two experts pull the same way?
+With a base, the task vectors :math:`\tau = \theta - \theta_0` are compared;
+without, the weights themselves. For each part of the model:
+
+- the cosine of the two,
+- their relative distance :math:`2 \|a - b\| / (\|a\| + \|b\|)`: 0 where they
+  are equal, 2 where they are opposite,
+- with a base, sign conflicts: the share of entries that both experts moved,
+  and in opposite directions (what TIES elects between).
+
+Sums are in float64, a tensor at a time.
+
+Example
+-------
+>>> base = {"encoder.layers.0.fc1.weight": torch.zeros(4)}
+>>> one = {"encoder.layers.0.fc1.weight": torch.tensor([1.0, 1.0, 0.0, 2.0])}
+>>> two = {"encoder.layers.0.fc1.weight": torch.tensor([1.0, -1.0, 3.0, 0.0])}
+>>> for row in compare(one, two, base):
+...     print(row.part, row.entries, round(row.cosine, 2), row.conflicts)
+encoder.feed_forward 4 0.0 0.5
+all 4 0.0 0.5
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+from speechbrain_merge.weights import check_compatible, fold, part, renamed
+
+
+@dataclass(frozen=True)
+class PartDifference:
+    """How two experts differ in one part.
+
+    Arguments
+    ---------
+    part : str
+        Stack and role, e.g. "encoder.attention"; "all" for the whole model.
+    entries : int
+        Number of weights.
+    cosine : float, optional
+        Between -1 and 1; None where one of the two is zero.
+    distance : float, optional
+        Between 0 and 2; None where both are zero.
+    conflicts : float, optional
+        Between 0 and 1; None without a base, or where no entry was moved by
+        both.
+    """
+
+    part: str
+    entries: int
+    cosine: Optional[float]
+    distance: Optional[float]
+    conflicts: Optional[float]
+
+
+def compare(first, second, base=None, layers: bool = False) -> list:
+    """Compares two models, or two experts of a base.
+
+    Arguments
+    ---------
+    first, second : object
+        Anything that ``open_weights`` opens; weight norm is folded, and names
+        are matched as far as only their prefixes differ.
+    base : object, optional
+        The model that both were fine-tuned from.
+    layers : bool
+        A row for each layer, instead of one for all layers of a stack.
+
+    Returns
+    -------
+    rows : list of PartDifference
+        In the order of the first model; the last one is the whole model.
+
+    Raises
+    ------
+    ValueError
+        When they are not models of the same kind.
+    """
+    with ExitStack() as stack:
+        models = [stack.enter_context(fold(first))]
+        for source in (second,) if base is None else (second, base):
+            other = stack.enter_context(fold(source))
+            if set(other.names()) != set(models[0].names()):
+                other = renamed(other, models[0])
+            models.append(other)
+        check_compatible(models, finite=False, same_dtype=False)
+        sums = {}
+        for name in models[0].names():
+            floats = models[0].dtype(name).is_floating_point
+            if not floats or name in models[0].tied:
+                continue
+            vectors = [model[name].double().flatten() for model in models]
+            if base is not None:
+                anchor = vectors.pop()
+                vectors = [vector - anchor for vector in vectors]
+            counted = _sums(*vectors)
+            for row in (_row(name, layers), "all"):
+                sums[row] = sums.get(row, 0) + counted
+    sums["all"] = sums.pop("all", torch.zeros(6, dtype=torch.float64))
+    return [
+        _difference(row, *found.tolist(), based=base is not None)
+        for row, found in sums.items()
+    ]
+
+
+def _row(name, layers):
+    """The row that a tensor counts in."""
+    found = part(name)
+    layer = (
+        f"layers.{found.layer}" if layers and found.layer is not None else ""
+    )
+    return ".".join(word for word in (found.stack, layer, found.role) if word)
+
+
+def _sums(a, b):
+    """What adds up over tensors."""
+    moved = (a != 0) & (b != 0)
+    conflicts = moved & (a.sign() != b.sign())
+    return torch.stack(
+        [
+            torch.tensor(float(a.numel()), dtype=torch.float64),
+            a @ b,
+            a @ a,
+            b @ b,
+            moved.sum().double(),
+            conflicts.sum().double(),
+        ]
+    )
+
+
+def _difference(
+    row, entries, product, square_a, square_b, moved, conflicts, based
+):
+    """The row of a table from its sums."""
+    norm_a, norm_b = square_a**0.5, square_b**0.5
+    cosine = distance = None
+    if norm_a and norm_b:
+        cosine = max(-1.0, min(1.0, product / (norm_a * norm_b)))
+    if norm_a or norm_b:
+        # rounding may make the square of a zero slightly negative
+        square = max(0.0, square_a + square_b - 2 * product)
+        distance = 2 * square**0.5 / (norm_a + norm_b)
+    share = conflicts / moved if based and moved else None
+    return PartDifference(row, int(entries), cosine, distance, share)

@@ -1,0 +1,300 @@
+"""Merges of merges: a plan of stages in one YAML.
+
+Some merges go in steps: average the runs of each domain first, then merge the
+domains by TIES, say. A plan names the steps; what a step makes is an expert
+(or the base) of another by the step's name::
+
+    stages:
+        clean:
+            method: average
+            experts: [results/clean-*/pool]
+        merged:
+            method: ties
+            parameters: {density: 0.3}
+            experts: [clean, noisy.safetensors]
+            base: whisper/model.safetensors
+            exclude: embedding
+            output: merged.safetensors
+
+Experts are anything that ``read_pool`` reads; paths are relative to where the
+command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
+method ``restricted``. A stage that others build on needs no ``output``: its
+weights are kept beside the plan's outputs until the plan is done. A stage
+whose output was made of the same content in the same way is not made again.
+
+Everything that can be wrong with a plan is found before anything is merged.
+Here it is read and checked; ``speechbrain_merge.plan_run`` does the work.
+
+Example
+-------
+>>> folder = getfixture("tmp_path")
+>>> (folder / "a.pt").touch()
+>>> final = {
+...     "method": "average",
+...     "experts": ["mean"],
+...     "output": "m.safetensors",
+... }
+>>> mean = {"method": "average", "experts": [f"{folder}/*.pt"]}
+>>> Plan({"final": final, "mean": mean}).order
+['mean', 'final']
+>>> Plan({"final": {**final, "experts": ["maen"]}, "mean": mean})
+Traceback (most recent call last):
+...
+ValueError: stage 'final': 'maen' is neither a stage nor a file or folder (did you mean 'mean'?).
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import difflib
+import glob
+import os
+from typing import Optional
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from speechbrain_merge.methods import create
+
+KEYS = (
+    "method",
+    "parameters",
+    "experts",
+    "base",
+    "include",
+    "exclude",
+    "otherwise",
+    "output",
+)
+
+
+def read_plan(path) -> "Plan":
+    """Reads a plan from a YAML file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, with ``stages`` in it.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        When it is not a plan; says where and why.
+    """
+    with open(path, encoding="utf-8") as file:
+        content = parse_yaml(file, path)
+    if not isinstance(content, dict) or list(content) != ["stages"]:
+        raise ValueError(
+            f"{path}: a plan has one key, `stages`, with a name for each stage."
+        )
+    return Plan(content["stages"], label=str(path))
+
+
+def parse_yaml(text, label):
+    """Plain YAML as plain data.
+
+    Arguments
+    ---------
+    text : str or file
+        What to read.
+    label : str
+        What errors call it.
+
+    Returns
+    -------
+    content : object
+
+    Raises
+    ------
+    ValueError
+        When it is not YAML, or names a key twice.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise ValueError(f"{label}{line}: not YAML: {problem}") from None
+
+
+class Plan:
+    """Stages of a merge, in the order in which they have to run.
+
+    Arguments
+    ---------
+    stages : dict
+        Name to a dict with ``method`` and ``experts``, and optionally
+        ``parameters``, ``base``, ``include``, ``exclude``, ``otherwise``,
+        ``output``.
+    label : str
+        What errors call the plan, e.g. its path.
+
+    Raises
+    ------
+    ValueError
+        For everything that can be known to be wrong without reading weights:
+        unknown names, cycles, parameters, missing outputs.
+    """
+
+    def __init__(self, stages: dict, label: str = ""):
+        self.label = f"{label}: " if label else ""
+        if not isinstance(stages, dict) or not stages:
+            raise ValueError(f"{self.label}`stages` names no stage.")
+        self.stages = {}
+        for name, content in stages.items():
+            self.stages[name] = self._checked(str(name), content)
+        self.methods = {
+            name: self._method(name, stage)
+            for name, stage in self.stages.items()
+        }
+        for name in self.stages:
+            for source in self.sources(name):
+                self._check_source(name, source)
+        self.order = self._ordered()
+        self._check_outputs()
+
+    def where(self, name):
+        """How errors of a stage begin."""
+        return f"{self.label}stage '{name}': "
+
+    def sources(self, name):
+        """Names and paths that a stage reads."""
+        stage = self.stages[name]
+        return [
+            *map(str, stage["experts"]),
+            *([str(stage["base"])] if "base" in stage else []),
+        ]
+
+    def _checked(self, name, content):
+        """One stage as plain data, with the right keys."""
+        where = self.where(name)
+        if not isinstance(content, dict):
+            raise ValueError(f"{where}has no `method` and `experts`.")
+        for key in content:
+            if key not in KEYS:
+                raise ValueError(
+                    f"{where}unknown key `{key}`{_hint(str(key), KEYS)}; "
+                    f"a stage has {', '.join(KEYS)}."
+                )
+        for key in ("method", "experts"):
+            if not content.get(key):
+                raise ValueError(f"{where}has no `{key}`.")
+        stage = {key: value for key, value in content.items() if value}
+        if isinstance(stage["experts"], str):
+            stage["experts"] = [stage["experts"]]
+        output = stage.get("output")
+        if output is not None and not str(output).endswith(".safetensors"):
+            raise ValueError(
+                f"{where}`output` must end in .safetensors, got '{output}'."
+            )
+        return stage
+
+    def _method(self, name, stage):
+        """The method of a stage."""
+        parameters = stage.get("parameters", {})
+        try:
+            if not isinstance(parameters, dict):
+                raise ValueError("`parameters` are names and values.")
+            method = create_nested(stage["method"], parameters)
+            parts = {
+                key: stage[key]
+                for key in ("include", "exclude", "otherwise")
+                if key in stage
+            }
+            return (
+                create("restricted", method=method, **parts)
+                if parts
+                else (method)
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.where(name)}{error}") from None
+
+    def _check_source(self, name, source):
+        """A source is a stage, or there on the disk."""
+        if source in self.stages or os.path.exists(source):
+            return
+        if glob.has_magic(source) and glob.glob(source, recursive=True):
+            return
+        raise ValueError(
+            f"{self.where(name)}'{source}' is neither a stage nor "
+            f"a file or folder{_hint(source, self.stages)}."
+        )
+
+    def _ordered(self):
+        """All stages, each after those that it builds on."""
+        order = []
+
+        def visit(name, way):
+            if name in way:
+                circle = " -> ".join([*way[way.index(name) :], name])
+                raise ValueError(
+                    f"{self.label}stages build on each other in a circle: "
+                    f"{circle}."
+                )
+            if name not in order:
+                for source in self.sources(name):
+                    if source in self.stages:
+                        visit(source, [*way, name])
+                order.append(name)
+
+        for name in self.stages:
+            visit(name, [])
+        return order
+
+    def _check_outputs(self):
+        """What nothing builds on has an output, and each its own."""
+        used = {source for name in self.stages for source in self.sources(name)}
+        owners = {}
+        for name, stage in self.stages.items():
+            output = stage.get("output")
+            if output is None and name not in used:
+                raise ValueError(
+                    f"{self.where(name)}no other stage builds on "
+                    "it, so it needs an `output`."
+                )
+            if output is not None:
+                other = owners.setdefault(os.path.abspath(output), name)
+                if other != name:
+                    raise ValueError(
+                        f"{self.label}stages '{other}' and '{name}' have "
+                        f"the same output {output}."
+                    )
+
+
+def create_nested(name: str, parameters: Optional[dict] = None):
+    """A method from plain data, also one that wraps another.
+
+    Arguments
+    ---------
+    name : str
+        A registered name.
+    parameters : dict, optional
+        Its parameters; a method among them is a dict with ``method`` and that
+        one's parameters.
+
+    Returns
+    -------
+    method : MergeMethod
+
+    Example
+    -------
+    >>> create_nested("restricted", {"method": "average", "include": "encoder"})
+    Restricted(method={'method': 'average', 'weights': None}, include='encoder', exclude=None, otherwise='average')
+    """
+    parameters = dict(parameters or {})
+    inner = parameters.get("method")
+    if isinstance(inner, dict) and "method" in inner:
+        rest = {key: inner[key] for key in inner if key != "method"}
+        parameters["method"] = create_nested(inner["method"], rest)
+    return create(str(name), **parameters)
+
+
+def _hint(word, known):
+    """A question about what may have been meant."""
+    close = difflib.get_close_matches(word, [str(each) for each in known], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,257 @@
+"""Running a plan: what is out of date, and what that needs.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.plan import Plan
+>>> from speechbrain_merge.weights import open_weights
+>>> folder = getfixture("tmp_path")
+>>> for value in (1.0, 3.0):
+...     torch.save({"w": torch.tensor([value])}, folder / f"{value}.pt")
+>>> plan = Plan(
+...     {
+...         "mean": {"method": "average", "experts": [f"{folder}/*.pt"]},
+...         "final": {
+...             "method": "average",
+...             "experts": ["mean", f"{folder}/3.0.pt"],
+...             "output": f"{folder}/final.safetensors",
+...         },
+...     }
+... )
+>>> PlanRun(plan).run(progress=False)
+{'mean': 'merged', 'final': 'merged'}
+>>> with open_weights(folder / "final.safetensors") as merged:
+...     merged["w"]
+tensor([2.5000])
+>>> PlanRun(plan).run(progress=False)
+{'final': 'up to date'}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.engine import merge
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.weights import (
+    check_compatible,
+    digest,
+    fold,
+    open_weights,
+    renamed,
+)
+
+logger = get_logger(__name__)
+
+
+class PlanRun:
+    """One run of a plan; what it finds on the disk is read once.
+
+    Arguments
+    ---------
+    plan : Plan
+        What to do.
+
+    Raises
+    ------
+    ValueError
+        When experts that are there do not fit together, or there are too few
+        of them.
+    """
+
+    def __init__(self, plan):
+        self.plan = plan
+        self._found, self._digests = {}, {}
+        for name in plan.order:
+            try:
+                self._check(name)
+            except ValueError as error:
+                raise ValueError(f"{plan.where(name)}{error}") from None
+
+    def describe(self) -> list:
+        """What would happen, without doing it.
+
+        Returns
+        -------
+        lines : list of str
+            One a stage, in the order of work.
+        """
+        needed, lines = self._needed(), []
+        for name in self.plan.order:
+            stage = self.plan.stages[name]
+            note = "not needed"
+            if name in needed:
+                fresh = self._up_to_date(name)
+                note = "up to date" if fresh else "to be merged"
+            experts = [
+                each if isinstance(each, str) else each.name
+                for each in self._experts(name)
+            ]
+            base = f", base {stage['base']}" if "base" in stage else ""
+            lines.append(
+                f"{name} [{note}]: {self.plan.methods[name]} of "
+                f"{', '.join(experts)}{base} -> {stage.get('output', 'unkept')}"
+            )
+        return lines
+
+    def run(self, workers: int = 1, progress: bool = True) -> dict:
+        """Merges what is not up to date, and what that needs.
+
+        Arguments
+        ---------
+        workers : int
+            Threads of each merge.
+        progress : bool
+            Whether to show bars.
+
+        Returns
+        -------
+        done : dict
+            Stage to ``"merged"`` or ``"up to date"``; stages that nothing
+            needed are not in it.
+        """
+        done, made = {}, {}
+        outputs = [
+            stage["output"]
+            for stage in self.plan.stages.values()
+            if "output" in stage
+        ]
+        beside = Path(outputs[-1]).absolute().parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".plan-", dir=beside) as kept:
+            for number, name in enumerate(self._needed()):
+                stage = self.plan.stages[name]
+                output = stage.get("output", f"{kept}/{number}.safetensors")
+                made[name] = Candidate(name, Path(output), "")
+                if self._up_to_date(name):
+                    done[name] = "up to date"
+                    continue
+                experts = [
+                    made[each] if isinstance(each, str) else each
+                    for each in self._experts(name)
+                ]
+                base = stage.get("base")
+                if base is not None:
+                    base = under_names_of(made.get(base, base), experts[0])
+                record = {"stage": name, "digest": self._digest(name)}
+                merge(
+                    self.plan.methods[name],
+                    experts,
+                    base,
+                    output,
+                    workers,
+                    progress,
+                    metadata={"plan": json.dumps(record)},
+                )
+                done[name] = "merged"
+        return done
+
+    def _experts(self, name):
+        """Candidates of a stage; of other stages their names."""
+        if name not in self._found:
+            self._found[name] = []
+            for source in map(str, self.plan.stages[name]["experts"]):
+                self._found[name] += (
+                    [source]
+                    if source in self.plan.stages
+                    else read_pool(source)
+                )
+        return self._found[name]
+
+    def _check(self, name):
+        """Raises a ValueError when the experts cannot be merged."""
+        method = self.plan.methods[name]
+        base = self.plan.stages[name].get("base")
+        method.check_experts(len(self._experts(name)))
+        if method.needs_base and base is None:
+            raise ValueError(
+                f"method '{method.name}' works on task vectors and needs the "
+                "model that the experts were fine-tuned from: give `base`."
+            )
+        opened = [
+            fold(each)
+            for each in self._experts(name)
+            if not isinstance(each, str)
+        ]
+        if opened:
+            check_compatible(opened, finite=False)
+            if base is not None and base not in self.plan.stages:
+                under_names_of(base, opened[0]).close()
+        for weights in opened:
+            weights.close()
+
+    def _digest(self, name):
+        """A hash of all that decides what a stage makes."""
+        if name not in self._digests:
+            method = self.plan.methods[name]
+            base = self.plan.stages[name].get("base")
+            if base is not None:
+                known = base in self.plan.stages
+                base = self._digest(base) if known else digest(base)
+            content = {
+                "method": [method.name, method.configuration()],
+                "experts": [
+                    [each, self._digest(each)]
+                    if isinstance(each, str)
+                    else [each.name, each.digest]
+                    for each in self._experts(name)
+                ],
+                "base": base,
+            }
+            text = json.dumps(content, sort_keys=True, default=str)
+            self._digests[name] = hashlib.sha256(text.encode()).hexdigest()
+        return self._digests[name]
+
+    def _up_to_date(self, name):
+        """Whether the output of a stage was made just so."""
+        output = self.plan.stages[name].get("output")
+        if output is None or not os.path.exists(output):
+            return False
+        with open_weights(output) as weights:
+            made = json.loads(weights.metadata.get("plan", "{}"))
+        return made.get("digest") == self._digest(name)
+
+    def _needed(self):
+        """Stages that have an output to be made, and what making it needs."""
+        needed = set()
+
+        def need(name):
+            needed.add(name)
+            if not self._up_to_date(name):
+                for source in self.plan.sources(name):
+                    if source in self.plan.stages:
+                        need(source)
+
+        for name, stage in self.plan.stages.items():
+            if "output" in stage:
+                need(name)
+        return [name for name in self.plan.order if name in needed]
+
+
+def under_names_of(base, expert):
+    """A base under the names that an expert has.
+
+    Arguments
+    ---------
+    base : object
+        Anything that ``open_weights`` opens.
+    expert : object
+        Likewise.
+
+    Returns
+    -------
+    base : Weights
+    """
+    opened, like = fold(base), fold(expert)
+    if set(opened.names()) == set(like.names()):
+        return opened
+    # stays open: some entries may be the expert's
+    return renamed(opened, like)
