@@ -9,7 +9,7 @@ are only near 1.
 Five steps are no polar factor. A matrix is divided by its Frobenius norm
 first, so that many strong directions make all of them start low; and a
 direction in which experts nearly coincide starts lower still. Of a direction
-with ``σ/‖X‖_F`` of 1e-4, five steps make 0.08 or less (a polar factor: 1). What
+with ``σ/‖X‖_F`` of 1e-4, five steps make 0.05 (a polar factor: 1). What
 experts share is damped so: the result is a regularised polar factor. The more
 directions each expert keeps, the less there is to damp.
 
