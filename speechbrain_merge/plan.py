@@ -18,7 +18,8 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 
 Experts are anything that ``read_pool`` reads; paths are relative to where the
 command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
-method ``restricted``. A stage that others build on needs no ``output``: its
+method ``restricted``. Where a method wraps another, its parameter ``method`` is
+a name, or ``{method: ties, density: 0.3}``. A stage that others build on needs no ``output``: its
 weights are kept beside the plan's outputs until the plan is done. A stage
 whose output was made of the same content in the same way is not made again.
 
@@ -49,7 +50,6 @@ Authors
 import difflib
 import glob
 import os
-from typing import Optional
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -200,7 +200,7 @@ class Plan:
         try:
             if not isinstance(parameters, dict):
                 raise ValueError("`parameters` are names and values.")
-            method = create_nested(stage["method"], parameters)
+            method = create(str(stage["method"]), **parameters)
             parts = {
                 key: stage[key]
                 for key in ("include", "exclude", "otherwise")
@@ -264,34 +264,6 @@ class Plan:
                         f"{self.label}stages '{other}' and '{name}' have "
                         f"the same output {output}."
                     )
-
-
-def create_nested(name: str, parameters: Optional[dict] = None):
-    """A method from plain data, also one that wraps another.
-
-    Arguments
-    ---------
-    name : str
-        A registered name.
-    parameters : dict, optional
-        Its parameters; a method among them is a dict with ``method`` and that
-        one's parameters.
-
-    Returns
-    -------
-    method : MergeMethod
-
-    Example
-    -------
-    >>> create_nested("restricted", {"method": "average", "include": "encoder"})
-    Restricted(method={'method': 'average', 'weights': None}, include='encoder', exclude=None, otherwise='average')
-    """
-    parameters = dict(parameters or {})
-    inner = parameters.get("method")
-    if isinstance(inner, dict) and "method" in inner:
-        rest = {key: inner[key] for key in inner if key != "method"}
-        parameters["method"] = create_nested(inner["method"], rest)
-    return create(str(name), **parameters)
 
 
 def _hint(word, known):

@@ -186,6 +186,10 @@ def test_a_plan(models, capsys):
     kept = create("restricted", method=weighted, include="encoder")([b, c])
     assert same("out/kept.safetensors", kept)
     assert same("out/apart.safetensors", create("slerp", t=0.5)([kept, a]))
+    assert provenance("out/kept.safetensors")["parameters"]["method"] == {
+        "method": "average",
+        "weights": [3, 1],
+    }
     # what was not asked for is not there
     assert sorted(os.listdir("out")) == [
         "apart.safetensors",
@@ -232,7 +236,7 @@ def test_a_plan_makes_only_what_is_new(models, capsys):
     [
         ("[a.pt, b.pt]", "[a.pt, final]", "circle: final -> halves -> final"),
         ("[a.pt, b.pt]", "[halves]", "circle: halves -> halves"),
-        ("[halves, c.pt]", "[halfs, c.pt]", "(did you mean 'halves'?)"),
+        ("[halves, c.pt]", "[halve, c.pt]", "(did you mean 'halves'?)"),
         ("[halves, c.pt]", "[halves, no*.pt]", "'no*.pt' is neither a stage"),
         ("base: base.pt", "base: bass.pt", "'bass.pt' is neither a stage"),
         ("        base: base.pt\n", "", "stage 'final': method 'ties'"),
@@ -240,7 +244,7 @@ def test_a_plan_makes_only_what_is_new(models, capsys):
         ("{density: 0.4}", "{densty: 0.4}", "no parameter 'densty'"),
         ("{density: 0.4}", "{density: 4}", "`density` must be"),
         ("{density: 0.4}", "0.4", "`parameters` are names and values"),
-        ("method: slerp", "methd: slerp", "(did you mean 'method'?)"),
+        ("method: slerp", "methods: slerp", "(did you mean 'method'?)"),
         ("experts: [a.pt, b.pt]", "experts: []", "'halves': has no `experts`"),
         ("[kept, a.pt]", "[kept]", "stage 'apart': Merge method 'slerp'"),
         ("out/apart", "out/final", "have the same output"),

@@ -145,8 +145,9 @@ def check_method(method):
 
     Arguments
     ---------
-    method : MergeMethod or str
-        What was given.
+    method : MergeMethod, str or dict
+        What was given; a dict has the name as ``method`` and parameters, as
+        ``configuration`` gives them.
 
     Returns
     -------
@@ -155,10 +156,13 @@ def check_method(method):
     Raises
     ------
     ValueError
-        When it is neither.
+        When it is none of these.
     """
     if isinstance(method, str):
         return create(method)
+    if isinstance(method, dict) and isinstance(method.get("method"), str):
+        rest = {key: method[key] for key in method if key != "method"}
+        return create(method["method"], **rest)
     if not isinstance(method, MergeMethod):
         raise ValueError(
             "`method` must be a merge method or its registered name, got "
