@@ -316,6 +316,8 @@ class MergeMethod(torch.nn.Module):
             )
         result = merged.detach().to(first.dtype)
         if not is_finite(result):
+            # a first pass may have carried another tensor's NaN to here
+            check_compatible(experts, base if self.needs_base else None)
             raise ValueError(
                 f"Merging {name} with '{self.name}' gave a value that is not "
                 f"finite in {first.dtype}: check the method's coefficients."
