@@ -253,7 +253,7 @@ class MergeMixin:
             name=stage.name,
             candidates=[candidate.name for candidate in candidates],
             selected=[member.name for member in members],
-            method={"method": method.name, **method.configuration()},
+            method={"name": method.name, **method.configuration()},
             value=None if found is None else found.tally.value,
             trials=[] if found is None else found.trials,
             savings={} if found is None else found.savings.to_dict(),

@@ -151,7 +151,7 @@ class MergeResult:
     selected : list of str
         Names of those merged.
     method : dict
-        The method's name and parameters, as they came out of the search.
+        The method's `name` and its parameters, as the search left them.
     value : float, optional
         Error rate on the selection set in percent, if it was scored.
     trials : list of dict

@@ -24,6 +24,8 @@ from tiny_models import (
 from torch.nn.utils import parametrize
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
+from speechbrain_merge.methods import create
+from speechbrain_merge.search import GridSearch
 from speechbrain_merge.weights import fold, open_weights
 
 SPEECH = 0.1 * torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
@@ -222,3 +224,13 @@ def test_conformer_that_trained(tmp_path):
         assert torch.equal(
             model(features, torch.ones(2)), hand(features, torch.ones(2))
         )
+
+    # a coefficient of a method that wraps another is searched as any other
+    stage = MergeStage(
+        create("layer_scaled", method="task_arithmetic", first=0.5, last=0.5),
+        [pool],
+        search=GridSearch("last", [0.5, 1.0]),
+    )
+    found = brain.merge(stage, valid)
+    assert found.method["name"] == "layer_scaled"
+    assert len(found.trials) == 2 and found.method["last"] in (0.5, 1.0)
