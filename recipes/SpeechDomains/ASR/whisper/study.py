@@ -31,7 +31,7 @@ from speechbrain_merge.report import (
     results_rows,
     text_table,
 )
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
 
@@ -283,17 +283,19 @@ def evaluate_once(brain, row, test_sets, folder):
     settings["window"] = row["window"]
     tests = {domain: data.data for domain, data in test_sets.items()}
     text = json.dumps([settings, tests], sort_keys=True, default=str)
-    key = digest(row["source"]) + hashlib.sha256(text.encode()).hexdigest()
+    with open_weights(row["source"]) as weights:
+        key = digest(weights) + hashlib.sha256(text.encode()).hexdigest()
     target = folder / "evaluated" / row["name"]
-    done = target / "evaluated.json"
-    if done.is_file():
+    # The same weights may have another name: two searches found the same
+    for done in sorted(target.parent.glob("*/evaluated.json")):
         known = json.loads(done.read_text(encoding="utf-8"))
         if known["key"] == key:
             return known["rates"]
     brain.use_weights(row["source"])
     brain.hparams.whisper.use_window(row["window"])
     rates = brain.evaluate_domains(test_sets, target)
-    run_on_main(write_json, args=[done, {"key": key, "rates": rates}])
+    record = {"key": key, "rates": rates}
+    run_on_main(write_json, args=[target / "evaluated.json", record])
     return rates
 
 
