@@ -34,10 +34,10 @@ Authors
 """
 
 import json
+import math
 import platform
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,6 +55,9 @@ from speechbrain_merge.weights import (
 )
 
 logger = get_logger(__name__)
+
+# Holds the place of a sha256 that is still being computed
+NO_HASH = "0" * 64
 
 
 def merge(
@@ -144,18 +147,35 @@ def merge(
         if output is None:
             made = dict(tensors)
             return {name: made[tied.get(name, name)] for name in merged.names()}
-        record = _describe(method, experts, base, labels, hashes)
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
         }
-        notes = {"merge": json.dumps(record), **(metadata or {})}
+        notes = dict(metadata or {})
         if tied:
             notes["tied"] = ties_to_text(tied)
+        sources = [*experts] if base is None else [*experts, base]
+        known = list(hashes or [])
+        # Hashing reads all inputs from end to end, as merging does: side by
+        # side. The hashes take their places in the header afterwards.
+        hashing = stack.enter_context(_threads(workers))
+        coming = [
+            hashing.submit(digest, source) for source in sources[len(known) :]
+        ]
+        blank = known + [NO_HASH] * len(coming)
+        record = _describe(method, experts, base, labels, blank)
+        notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with WeightWriter(output, specification, notes) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
+            blank = known + [code.result() for code in coming]
+            for source, code in zip(record["sources"], blank):
+                source["digest"] = code
+            if base is not None:
+                record["base"]["digest"] = blank[-1]
+            notes["merge"] = json.dumps(record)
+            writer.describe(notes)
     return output
 
 
@@ -188,27 +208,38 @@ def provenance(source):
 
 
 def _read(merged, names, title, workers, progress):
-    """Yields (name, tensor) of lazy weights, a few tensors ahead at most."""
+    """Yields (name, tensor) of lazy weights, a few tensors ahead at most.
+
+    The largest come first, so that no thread has to wait for another's at the
+    end, and each as soon as it is ready.
+    """
     bar = tqdm(total=len(names), desc=f"merge ({title})", disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        # A bounded queue: no thread runs so far ahead that finished tensors
-        # pile up in memory.
-        pending = deque()
-        for name in names:
-            pending.append((name, pool.submit(merged.__getitem__, name)))
-            if len(pending) > workers:
-                ready, future = pending.popleft()
-                yield ready, future.result()
+    waiting = sorted(names, key=lambda name: math.prod(merged.shape(name)))
+    pending = {}
+    with bar, _threads(workers) as pool:
+        while waiting or pending:
+            # no thread runs so far ahead that finished tensors pile up
+            while waiting and len(pending) <= workers:
+                name = waiting.pop()
+                pending[pool.submit(merged.__getitem__, name)] = name
+            ready, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in ready:
+                yield pending.pop(future), future.result()
                 bar.update()
-        while pending:
-            ready, future = pending.popleft()
-            yield ready, future.result()
-            bar.update()
+
+
+@contextmanager
+def _threads(number):
+    """Threads that, when something fails, begin nothing more."""
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _describe(method, experts, base, labels, hashes):
     """The record that travels with a merged file."""
-    hashes = hashes or [digest(expert) for expert in experts]
     return {
         "method": method.name,
         "parameters": json.loads(
@@ -220,7 +251,7 @@ def _describe(method, experts, base, labels, hashes):
         ],
         "base": None
         if base is None
-        else {"path": _path(base), "digest": digest(base)},
+        else {"path": _path(base), "digest": hashes[-1]},
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -17,9 +17,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import torch
-
-from speechbrain_merge.methods.base import MergeMethod, mean
+from speechbrain_merge.methods.base import MergeMethod, mean, weighted_sum
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
 
@@ -41,10 +39,14 @@ class Average(MergeMethod):
 
     Example
     -------
+    >>> import torch
     >>> experts = [{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}]
     >>> Average()(experts)
     {'w': tensor([2.])}
     """
+
+    piecewise = True
+    shows_faults = True
 
     def __init__(self, weights=None):
         super().__init__()
@@ -61,11 +63,7 @@ class Average(MergeMethod):
         """Weighted mean of one tensor."""
         if self.weights is None:
             return mean(experts)
-        total = None
-        for share, expert in zip(self._shares(name, len(experts)), experts):
-            weighted = expert.to(torch.float64) * share
-            total = weighted if total is None else total.add_(weighted)
-        return total.to(experts[0].dtype)
+        return weighted_sum(experts, self._shares(name, len(experts)))
 
     def _shares(self, name, number):
         """The weights of one tensor, summing to one."""

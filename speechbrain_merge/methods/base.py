@@ -42,6 +42,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
+from speechbrain_merge.methods.pieces import KEPT, PIECE, walk
 from speechbrain_merge.weights import (
     Entry,
     Weights,
@@ -51,6 +52,7 @@ from speechbrain_merge.weights import (
     fold,
     open_weights,
     refold,
+    release,
 )
 
 # Running statistics of normalisation layers are measurements, not learned
@@ -75,6 +77,12 @@ class MergeMethod(torch.nn.Module):
 
     name = ""
     needs_base = False
+    # Whether ``merge_tensor`` takes tensors as they are stored and goes over
+    # them in pieces; others get them in float32 at least.
+    piecewise = False
+    # Whether a NaN or infinity in any input always shows in the result; the
+    # inputs of others are inspected first.
+    shows_faults = False
     minimum_experts = 1
     maximum_experts = None
 
@@ -299,16 +307,20 @@ class MergeMethod(torch.nn.Module):
         stored = [first] + [expert[name] for expert in experts[1:]]
         anchor = base[name] if base is not None and name in base else None
         inputs = stored if anchor is None else [*stored, anchor]
-        if not all(is_finite(tensor) for tensor in inputs):
+        plain = name.endswith(STATISTICS)
+        if not (plain or self.shows_faults) and not all(
+            is_finite(tensor) for tensor in inputs
+        ):
             # read everything once more, to name all that is at fault
             check_compatible(experts, base if self.needs_base else None)
-        tensors = [tensor.to(precision) for tensor in stored]
-        if name.endswith(STATISTICS):
-            merged = mean(tensors)
+        if plain:
+            merged = mean(stored)
+        elif self.piecewise:
+            merged = self.merge_tensor(name, stored, anchor)
         else:
-            if anchor is not None:
-                anchor = anchor.to(precision)
-            merged = self.merge_tensor(name, tensors, anchor)
+            wide = [tensor.to(precision) for tensor in stored]
+            anchor = None if anchor is None else anchor.to(precision)
+            merged = self.merge_tensor(name, wide, anchor)
         if merged.shape != first.shape:
             raise ValueError(
                 f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
@@ -325,6 +337,8 @@ class MergeMethod(torch.nn.Module):
         places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
         if result.untyped_storage().data_ptr() in places:
             result = result.clone()
+        for tensor in inputs:
+            release(tensor)
         return result
 
     def each(self, function, names, description):
@@ -347,15 +361,17 @@ class MergeMethod(torch.nn.Module):
         results : list
             One a name.
         """
+        bar = partial(
+            tqdm,
+            total=len(names),
+            desc=description,
+            disable=not self.show_progress,
+        )
+        if self.workers == 1:
+            # no hand-overs between threads: they cost more than a small tensor
+            return list(bar(map(function, names)))
         with ThreadPoolExecutor(self.workers) as pool:
-            return list(
-                tqdm(
-                    pool.map(function, names),
-                    total=len(names),
-                    desc=description,
-                    disable=not self.show_progress,
-                )
-            )
+            return list(bar(pool.map(function, names)))
 
     def configuration(self):
         """The parameters that made this method.
@@ -420,10 +436,40 @@ def mean(tensors):
     mean : torch.Tensor
         Of the same type.
     """
-    total = tensors[0].to(torch.float64, copy=True)
-    for tensor in tensors[1:]:
-        total += tensor
-    return total.div_(len(tensors)).to(tensors[0].dtype)
+    return weighted_sum(tensors, None)
+
+
+def weighted_sum(tensors, weights):
+    """``Σ w_t θ_t`` in float64, or the plain mean.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Of one shape and type.
+    weights : list of float, optional
+        One a tensor; ``None`` adds up and divides by their number.
+
+    Returns
+    -------
+    total : torch.Tensor
+        Of the same type.
+    """
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    result = torch.empty_like(flat[0])
+    sums = torch.empty(2, PIECE, dtype=torch.float64)
+    for where in walk(flat):
+        total, part = sums[:, : where.stop - where.start]
+        total.copy_(flat[0][where])
+        if weights is not None:
+            total.mul_(weights[0])
+        for index in range(1, len(flat)):
+            # converting first is faster than adding numbers of two types
+            part.copy_(flat[index][where])
+            total.add_(part, alpha=1 if weights is None else weights[index])
+        if weights is None:
+            total.div_(len(flat))
+        result[where] = total
+    return result.reshape(tensors[0].shape)
 
 
 def is_finite(tensor):
@@ -435,6 +481,9 @@ def is_finite(tensor):
     """
     if tensor.numel() == 0:
         return True
-    if torch.isfinite(tensor.sum(dtype=torch.float32)):
-        return True
-    return bool(torch.isfinite(tensor).all())
+    for block in tensor.reshape(-1).split(KEPT * PIECE):
+        total = block.sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not torch.isfinite(block).all():
+            return False
+        release(block)
+    return True

@@ -72,6 +72,7 @@ class DARE(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
 
     def __init__(
         self,
@@ -98,6 +99,8 @@ class DARE(MergeMethod):
         self.drop_rate, self.rescale = drop_rate, rescale
         self.combine, self.density = combine, density
         self.scale, self.seed = scale, seed
+        # a vote may pass a NaN over, a sum cannot
+        self.shows_faults = combine == "linear"
 
     def prepare(self, experts, base):
         """With votes: thresholds and the majority sign of the whole model."""

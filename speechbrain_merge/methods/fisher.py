@@ -42,8 +42,8 @@ from speechbrain_merge.methods.expert_statistics import (
     open_statistics,
 )
 from speechbrain_merge.methods.parameters import check_number, check_switch
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import pieces
 
 # MergeLM's, in the norm as in the Fisher itself: keeps a zero Fisher finite
 SMALLEST_NORM = 1e-6
@@ -136,7 +136,7 @@ class Fisher(MergeMethod):
         ]
         flat = [expert.reshape(-1) for expert in experts]
         merged = torch.empty_like(flat[0])
-        for where in pieces(merged.numel()):
+        for where in walk([*flat, *fishers]):
             importance = [
                 (fisher[where].double() + self.floor) * scale
                 for fisher, scale in zip(fishers, scales)

@@ -29,11 +29,11 @@ import torch
 
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.parameters import check_number
+from speechbrain_merge.methods.pieces import pieces
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
     flat_task_vectors,
-    pieces,
 )
 from speechbrain_merge.methods.thresholds import kth_largest
 

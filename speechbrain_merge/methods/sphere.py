@@ -23,7 +23,7 @@ Authors
 import torch
 
 from speechbrain_merge.methods.coefficients import resolve
-from speechbrain_merge.methods.task_vectors import pieces
+from speechbrain_merge.methods.pieces import walk
 
 # A mean of directions that is shorter than this has no direction: the experts
 # point opposite ways and cancel.
@@ -67,7 +67,7 @@ def inner_products(flat):
         ``[T, T]``, float64.
     """
     products = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    for where in pieces(flat[0].numel()):
+    for where in walk(flat):
         piece = torch.stack([tensor[where] for tensor in flat])
         piece = piece.to(torch.float64)
         products += piece @ piece.T
@@ -91,7 +91,7 @@ def combination(tensors, coefficients):
     """
     flat = [tensor.reshape(-1) for tensor in tensors]
     result = torch.empty_like(flat[0])
-    for where in pieces(result.numel()):
+    for where in walk(flat):
         total = flat[0][where].to(torch.float64) * coefficients[0]
         for tensor, coefficient in zip(flat[1:], coefficients[1:]):
             total.add_(tensor[where].to(torch.float64), alpha=coefficient)

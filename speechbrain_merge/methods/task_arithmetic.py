@@ -45,6 +45,8 @@ class TaskArithmetic(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
+    shows_faults = True
 
     def __init__(self, scale=1.0):
         super().__init__()

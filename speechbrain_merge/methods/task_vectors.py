@@ -28,36 +28,8 @@ Authors
 import torch
 
 from speechbrain_merge.methods.base import STATISTICS, float_names
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.weights import common_ties
-
-# 128 kB of float32: a piece of each of a few experts and some intermediate
-# results stay in the second-level cache, and torch does not split so small an
-# operation over threads (the engine's workers do that, tensor by tensor).
-PIECE = 1 << 15
-
-# A sample of a model is the first 512 of each 32768 entries.
-SAMPLE = 1 << 9
-
-
-def pieces(number, sample=False):
-    """Where the pieces of a flat tensor lie.
-
-    Arguments
-    ---------
-    number : int
-        How many entries the tensor has.
-    sample : bool
-        Whether to give the short beginnings of the pieces only.
-
-    Returns
-    -------
-    pieces : list of slice
-    """
-    length = SAMPLE if sample else PIECE
-    return [
-        slice(start, min(start + length, number))
-        for start in range(0, number, PIECE)
-    ]
 
 
 def merged_names(experts):
@@ -149,7 +121,7 @@ def add_to_base(formula, experts, base):
     flat = [expert.reshape(-1) for expert in experts]
     anchor = base.reshape(-1)
     merged = torch.empty_like(anchor, memory_format=torch.contiguous_format)
-    for where in pieces(anchor.numel()):
+    for where in walk([*flat, anchor]):
         change = formula(flat_task_vectors(flat, anchor, where), where)
-        torch.add(anchor[where], change, out=merged[where])
+        merged[where] = change.add_(anchor[where].to(change.dtype))
     return merged.reshape(base.shape)

@@ -126,7 +126,7 @@ def at_least(vector, threshold):
     return torch.nn.functional.hardshrink(vector, float(below))
 
 
-def kth_largest(values, rank):
+def kth_largest(values, rank, overwrite=False):
     """The k-th largest value of one tensor.
 
     Arguments
@@ -135,6 +135,8 @@ def kth_largest(values, rank):
         Any shape.
     rank : int
         1 for the largest.
+    overwrite : bool
+        Whether the values may be put in another order, which saves a copy.
 
     Returns
     -------
@@ -147,7 +149,10 @@ def kth_largest(values, rank):
     """
     flat = values.reshape(-1).numpy()
     place = flat.size - rank
-    return float(np.partition(flat, place)[place])
+    if not overwrite:
+        flat = flat.copy()
+    flat.partition(place)
+    return float(flat[place])
 
 
 class _Search:

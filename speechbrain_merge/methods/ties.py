@@ -34,12 +34,18 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import torch
+
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.election import merge_elected
 from speechbrain_merge.methods.parameters import check_choice, check_number
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base
+from speechbrain_merge.methods.task_vectors import (
+    add_to_base,
+    flat_task_vectors,
+)
 from speechbrain_merge.methods.thresholds import at_least, kth_largest
 from speechbrain_merge.methods.whole_model import (
     majority_sign,
@@ -75,6 +81,7 @@ class TIES(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
 
     def __init__(self, density=0.2, scale=1.0, scope="model", aggregate="mean"):
         super().__init__()
@@ -118,4 +125,14 @@ class TIES(MergeMethod):
         rank = max(1, int(self.density * base.numel()))
         if rank >= base.numel():
             return [0.0] * len(experts)
-        return [kth_largest((expert - base).abs_(), rank) for expert in experts]
+        anchor = base.reshape(-1)
+        needed = torch.promote_types(base.dtype, torch.float32)
+        magnitudes = torch.empty(base.numel(), dtype=needed)
+        thresholds = []
+        for expert in experts:
+            flat = expert.reshape(-1)
+            for where in walk([flat, anchor]):
+                vector = flat_task_vectors([flat], anchor, where)[0]
+                torch.abs(vector, out=magnitudes[where])
+            thresholds.append(kth_largest(magnitudes, rank, overwrite=True))
+        return thresholds

@@ -9,10 +9,10 @@ Authors
 
 import math
 
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.task_vectors import (
     flat_task_vectors,
     merged_names,
-    pieces,
     precision,
 )
 from speechbrain_merge.methods.thresholds import at_least, order_statistics
@@ -58,7 +58,7 @@ def read_pieces(method, experts, base, use, what, sample=False):
     def read_tensor(name):
         flat = [expert[name].reshape(-1) for expert in experts]
         anchor = base[name].reshape(-1)
-        for where in pieces(anchor.numel(), sample):
+        for where in walk([*flat, anchor], sample):
             use(name, where, flat_task_vectors(flat, anchor, where))
 
     method.each(read_tensor, merged_names(experts), f"{method.name}: {what}")

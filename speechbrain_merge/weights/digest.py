@@ -64,7 +64,8 @@ def digest(source) -> str:
 
 def _digest_file(path):
     result = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            result.update(block)
+    block = memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            result.update(block[:count])
     return result.hexdigest()

@@ -26,6 +26,7 @@ import json
 import pickle
 import struct
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
+from speechbrain_merge.weights.mapped import MappedFile
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.tied import ties_from_text
 
@@ -227,14 +229,16 @@ def _begins_as_torch(start):
 
 def _open_safetensors(path):
     try:
-        file = safe_open(path, framework="pt", device="cpu")
+        # checks that the header fits the file
+        safe_open(path, framework="pt", device="cpu").__exit__(None, None, None)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is cut short, damaged or no safetensors file. Copy it "
             f"again, or choose another checkpoint. safetensors says: {error}"
         ) from error
     with open(path, "rb") as raw:
-        header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))
     metadata = header.pop("__metadata__", {})
     unknown = sorted(
         {entry["dtype"] for entry in header.values()} - set(_DTYPES)
@@ -244,24 +248,17 @@ def _open_safetensors(path):
             f"{path} has tensors of dtype {', '.join(unknown)}, which cannot "
             "be merged. Convert them to a float dtype first."
         )
-    entries = {
-        name: Entry(
-            tuple(entry["shape"]),
-            _DTYPES[entry["dtype"]],
-            lambda name=name: file.get_tensor(name),
-        )
-        for name, entry in header.items()
-    }
+    file = MappedFile(path)
+    entries = {}
+    for name, entry in header.items():
+        shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
+        start = 8 + length + entry["data_offsets"][0]
+        read = partial(file.tensor, start, shape, dtype)
+        entries[name] = Entry(shape, dtype, read)
     ties = {}
     if "tied" in metadata:
         ties = ties_from_text(metadata["tied"], str(path))
         for alias, kept in ties.items():
             if alias not in entries and kept in entries:
                 entries[alias] = entries[kept]
-    return Weights(
-        entries,
-        str(path),
-        metadata,
-        ties,
-        on_close=lambda: file.__exit__(None, None, None),
-    )
+    return Weights(entries, str(path), metadata, ties)

@@ -103,6 +103,31 @@ class WeightWriter:
             raise
         return self
 
+    def describe(self, metadata: dict):
+        """Put other metadata of the same length in the place of the first.
+
+        For what is known only when the tensors have been written, such as
+        hashes: the header comes before them, so it cannot grow.
+
+        Arguments
+        ---------
+        metadata : dict
+            Strings to store.
+
+        Raises
+        ------
+        ValueError
+            Where it takes more or less room than what it replaces.
+        """
+        _, header = _lay_out(self.path, self.specification, metadata)
+        if len(header) != len(self._header):
+            raise ValueError(
+                f"{self.path}: the metadata take {len(header)} bytes with the "
+                f"header, but {len(self._header)} were set aside"
+            )
+        self._header = header
+        _write_at(self._file, memoryview(header), 0)
+
     def write(self, name: str, tensor: torch.Tensor):
         """Write one tensor. Safe to call from several threads.
 

@@ -1,0 +1,81 @@
+"""Tensors, a piece at a time.
+
+Most formulas treat each entry of a tensor alone. They walk over it in pieces
+that fit in the processor's cache, which is the fastest way to do several cheap
+things to each entry, and needs no memory for what lies between the inputs and
+the result. The pieces are always the same ones, so that a method gives the same
+bits however the tensors are read.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods.pieces import pieces
+>>> pieces(70000)
+[slice(0, 32768, None), slice(32768, 65536, None), slice(65536, 70000, None)]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.weights import release
+
+# 128 kB of float32: a piece of each of a few experts and some intermediate
+# results stay in the second-level cache, and torch does not split so small an
+# operation over threads (the engine's workers do that, tensor by tensor).
+PIECE = 1 << 15
+
+# A sample of a model is the first 512 of each 32768 entries.
+SAMPLE = 1 << 9
+
+# How many pieces are walked over before their memory is let go of: 4 MB of each
+# tensor, so that the system is not asked too often.
+KEPT = 32
+
+
+def pieces(number, sample=False):
+    """Where the pieces of a flat tensor lie.
+
+    Arguments
+    ---------
+    number : int
+        How many entries the tensor has.
+    sample : bool
+        Whether to give the short beginnings of the pieces only.
+
+    Returns
+    -------
+    pieces : list of slice
+    """
+    length = SAMPLE if sample else PIECE
+    return [
+        slice(start, min(start + length, number))
+        for start in range(0, number, PIECE)
+    ]
+
+
+def walk(tensors, sample=False):
+    """Goes over flat tensors of one length, and lets go of them behind.
+
+    Mapped files would otherwise all be in memory at the end of the walk.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Flat tensors.
+    sample : bool
+        Whether the short beginnings of the pieces are enough.
+
+    Yields
+    ------
+    where : slice
+        The piece.
+    """
+    begun = 0
+    for number, where in enumerate(pieces(tensors[0].numel(), sample), 1):
+        yield where
+        if number % KEPT == 0:
+            for tensor in tensors:
+                release(tensor[begun : where.stop])
+            begun = where.stop
+    for tensor in tensors:
+        release(tensor[begun:])

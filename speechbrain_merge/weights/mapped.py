@@ -1,0 +1,104 @@
+"""Files in the place of memory: read where they lie, and let go of again.
+
+A mapped file costs no memory of its own: the pages of it that are looked at are
+the operating system's cache of the file. Yet they count as the process's for as
+long as they stay mapped, and a merge looks at every page of every model once.
+So whoever is done with a tensor says so (`release`), and its pages are the
+system's alone again. The next look at them maps them anew.
+
+Example
+-------
+>>> path = getfixture("tmp_path") / "numbers"
+>>> _ = path.write_bytes(bytes([1, 2, 3]))
+>>> numbers = MappedFile(path).tensor(0, (3,), torch.uint8)
+>>> release(numbers)
+>>> numbers
+tensor([1, 2, 3], dtype=torch.uint8)
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import math
+import mmap
+import weakref
+
+import torch
+
+# Address of the first byte of each file that is mapped now, and one past the
+# last. A file is mapped for as long as a tensor of it lives.
+_MAPPED = {}
+
+
+class MappedFile:
+    """A file whose bytes can be had as tensors, without reading them.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that is not empty.
+    """
+
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            # Private: should a caller write to a tensor, the file stays
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        everything = torch.frombuffer(self._map, dtype=torch.uint8)
+        start = everything.data_ptr()
+        key = id(self._map)
+        _MAPPED[key] = (start, start + len(self._map), weakref.ref(self._map))
+        weakref.finalize(self._map, _MAPPED.pop, key, None)
+
+    def tensor(self, start: int, shape: tuple, dtype: torch.dtype):
+        """Some bytes of the file as a tensor.
+
+        Arguments
+        ---------
+        start : int
+            Place of the first byte.
+        shape : tuple
+            Of the tensor.
+        dtype : torch.dtype
+            Of the tensor.
+
+        Returns
+        -------
+        torch.Tensor
+            Not to be changed.
+        """
+        count = math.prod(shape)
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        source = self._map
+        if start % dtype.itemsize:
+            # No tensor may begin there: take a copy
+            source = bytearray(source[start : start + count * dtype.itemsize])
+            start = 0
+        flat = torch.frombuffer(source, dtype=dtype, count=count, offset=start)
+        return flat.reshape(shape)
+
+
+def release(tensor: torch.Tensor):
+    """Lets go of the memory of a tensor that lies in a mapped file.
+
+    The tensor stays as it is, and can be read again. What does not lie in a
+    mapped file is left alone.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        Dense and contiguous, or a part of such.
+    """
+    if not hasattr(mmap.mmap, "madvise") or tensor.numel() == 0:
+        return
+    first = tensor.data_ptr()
+    last = first + tensor.numel() * tensor.element_size()
+    for start, end, reference in list(_MAPPED.values()):
+        if start <= first < end:
+            mapped = reference()
+            if mapped is not None and tensor.is_contiguous():
+                # outwards to whole pages: what else lies there comes back
+                place = (first - start) // mmap.PAGESIZE * mmap.PAGESIZE
+                length = min(last, end) - start - place
+                mapped.madvise(mmap.MADV_DONTNEED, place, length)
+            return

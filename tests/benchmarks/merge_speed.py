@@ -1,0 +1,226 @@
+"""How fast and how large: our merges beside those of other tools.
+
+Makes synthetic experts of a Whisper's shapes and merges them, each merge in a
+fresh process, tools in turn, several times over. Prints a Markdown table, and
+writes JSON. From the root of the checkout:
+
+    python tests/benchmarks/merge_speed.py --peers-python OTHER/bin/python
+
+where OTHER has mergekit 0.1.5, fusion-bench 0.2.33 and peft 0.21.2 installed;
+without it, the rows of those tools say so. ``--shapes large-v3`` in short is
+``--large``: Whisper-large-v3 in float16, only ours, files deleted afterwards.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+# What is compared: ours first, whose output the others' are compared with.
+GROUPS = {
+    "average": [
+        "io",
+        "ours average",
+        "speechbrain average",
+        "mergekit average",
+    ],
+    "ties": ["io+base", "ours ties", "mergekit ties", "peft ties"],
+    "ties (model)": ["ours ties (model)", "fusionbench ties (model)"],
+    "dare": ["ours dare", "mergekit dare", "peft dare"],
+    "tsv_m": ["ours tsv_m", "fusionbench tsv_m"],
+    "iso_c": ["ours iso_c", "fusionbench iso_c"],
+    "wudi": ["ours wudi", "fusionbench wudi"],
+}
+PEERS = ("mergekit", "peft", "fusionbench")
+
+
+def main():
+    """Reads the command line, runs, reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", default="base")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--experts", type=int, default=5)
+    parser.add_argument("--groups", nargs="+", default=None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers-python", default=None)
+    parser.add_argument("--wudi-steps", type=int, default=20)
+    parser.add_argument("--folder", default=None)
+    parser.add_argument("--json", default=None)
+    parser.add_argument("--timeout", type=float, default=7200)
+    chosen = parser.parse_args()
+    if chosen.large:
+        chosen.shapes = "large-v3"
+        chosen.groups = chosen.groups or ["average", "ties", "dare"]
+    folder = Path(chosen.folder or tempfile.mkdtemp(prefix="merge-speed-"))
+    try:
+        results = run(chosen, folder)
+    finally:
+        if chosen.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    report = {"machine": machine(), **vars(chosen), "results": results}
+    if chosen.json:
+        Path(chosen.json).write_text(json.dumps(report, indent=2))
+    print(table(report))
+
+
+def run(chosen, folder):
+    """All cases of all groups."""
+    import torch
+    from whisper_shapes import make_models
+
+    dtype = torch.float16 if chosen.large else torch.float32
+    make_models(folder, chosen.shapes, chosen.experts, dtype, not chosen.large)
+    results = {}
+    for group in chosen.groups or GROUPS:
+        titles = GROUPS[group]
+        if chosen.large:
+            titles = [t for t in titles if t.startswith(("io", "ours"))]
+        found = {title: {"runs": []} for title in titles}
+        for repeat in range(chosen.repeats):
+            for title in titles:
+                run_case(chosen, folder, title, found[title])
+        ours = next(title for title in titles if title.startswith("ours"))
+        for title in titles:
+            output = _output(folder, title)
+            if output.exists() and not title.startswith(("io", "ours")):
+                found[title]["difference"] = difference(
+                    _output(folder, ours), output
+                )
+        for title in titles:
+            _output(folder, title).unlink(missing_ok=True)
+        results[group] = found
+        print(f"# {group}: done, load {os.getloadavg()[0]:.1f}", flush=True)
+    return results
+
+
+def run_case(chosen, folder, title, found):
+    """One run of one case, in a process of its own."""
+    python = sys.executable
+    if title.startswith(PEERS):
+        python = chosen.peers_python
+        if python is None:
+            found["skipped"] = "needs --peers-python"
+            return
+    if "skipped" in found:
+        return
+    output = _output(folder, title)
+    output.unlink(missing_ok=True)
+    started = time.perf_counter()
+    try:
+        process = subprocess.run(
+            [
+                python,
+                str(HERE / "cases.py"),
+                title,
+                str(folder),
+                str(chosen.experts),
+                str(output),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=chosen.timeout,
+            env={
+                **os.environ,
+                "PYTHONPATH": ""
+                if python != sys.executable
+                else str(HERE.parent.parent),
+                "WUDI_STEPS": str(chosen.wudi_steps),
+                "HF_HUB_OFFLINE": "1",
+            },
+        )
+    except subprocess.TimeoutExpired:
+        found["skipped"] = f"took more than {chosen.timeout:.0f} s"
+        return
+    finally:
+        shutil.rmtree(f"{output}.folder", ignore_errors=True)
+    if process.returncode != 0:
+        found["skipped"] = process.stderr.strip().splitlines()[-1][:200]
+        return
+    entry = json.loads(process.stdout.strip().splitlines()[-1])
+    entry["load"] = os.getloadavg()[0]
+    found["runs"].append(entry)
+    print(
+        f"# {title}: {entry['seconds']:.2f} s of "
+        f"{time.perf_counter() - started:.1f}",
+        flush=True,
+    )
+
+
+def difference(first, second):
+    """The largest difference between two files of weights."""
+    from safetensors import safe_open
+
+    largest = 0.0
+    with safe_open(first, "pt") as one, safe_open(second, "pt") as other:
+        assert set(one.keys()) == set(other.keys())
+        for name in one.keys():
+            left = one.get_tensor(name).double()
+            change = (left - other.get_tensor(name).double()).abs()
+            largest = max(largest, float(change.max()))
+    return largest
+
+
+def table(report):
+    """The results as Markdown."""
+    lines = [
+        f"{report['experts']} experts of Whisper-{report['shapes']}'s shapes, "
+        f"{report['machine']}; median of {report['repeats']}",
+        "",
+        "| merge | seconds (least–most) | times ours | peak RSS, MB "
+        "| of it anonymous | largest difference from ours | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in report["results"].values():
+        ours = [
+            entry["seconds"]
+            for title, case in found.items()
+            if title.startswith("ours")
+            for entry in case["runs"]
+        ]
+        for title, case in found.items():
+            if not case["runs"]:
+                lines.append(f"| {title} | {case.get('skipped')} | | | | | |")
+                continue
+            times = [entry["seconds"] for entry in case["runs"]]
+            middle = statistics.median(times)
+            ratio = f"{middle / statistics.median(ours):.2f}" if ours else ""
+            apart = case.get("difference")
+            lines.append(
+                f"| {title} | {middle:.2f} ({min(times):.2f}–{max(times):.2f}) "
+                f"| {ratio} "
+                f"| {max(e['rss'] for e in case['runs']):.0f} "
+                f"| {max(e['anonymous'] for e in case['runs']):.0f} "
+                f"| {'' if apart is None else f'{apart:.1e}'} "
+                f"| {max(e['load'] for e in case['runs']):.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def machine():
+    """Processor, cores and memory."""
+    name = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":")[1].strip()
+            break
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{os.cpu_count()} cores of {name}, {pages / 2**30:.0f} GiB"
+
+
+def _output(folder, title):
+    """Where a case writes."""
+    return Path(folder) / f"out {title}.safetensors"
+
+
+if __name__ == "__main__":
+    main()
