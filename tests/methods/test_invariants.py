@@ -92,8 +92,9 @@ def test_every_method_is_in_the_table():
 
 
 @by_row
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype, workers", [(torch.float32, 4), (torch.float16, 1)]
+)
 def test_memory_and_files_agree_to_the_bit(tmp_path, row, dtype, workers):
     base, experts = models(row, dtype)
     method = row.make(experts)
@@ -157,7 +158,7 @@ def test_inputs_are_left_alone(row):
 
 @by_row
 def test_names_types_ties_and_counters_are_kept(row):
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+    for dtype in (torch.bfloat16, torch.float64):
         base, experts = models(row, dtype, small=True)
         merged = row.make(experts)(experts, base)
         assert list(merged) == list(experts[0])
