@@ -25,6 +25,7 @@ import torch
 
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.factorization import (
+    Singular,
     orthogonalize,
     polar,
     single_thread,
@@ -194,7 +195,7 @@ class IsoCTS(MergeMethod):
             common = strongest(sum(vectors), rank - number * of_each, tolerance)
         own = []
         if of_each:
-            outside = OutsideOf(common.left)
+            outside = OutsideOf(common.left, vectors[0].shape[1])
             own = spread(
                 lambda vector: outside.strongest(vector, of_each, tolerance),
                 vectors,
@@ -248,26 +249,28 @@ class OutsideOf:
     ---------
     directions : torch.Tensor
         ``[m, k]``, orthonormal columns.
+    columns : int
+        ``n`` of the ``[m, n]`` matrices.
     """
 
-    def __init__(self, directions):
+    def __init__(self, directions, columns):
         self.directions = directions
         self.rest = None
-        if directions.shape[1]:
+        rows, number = directions.shape
+        # In the coordinates of the remaining directions a matrix has m - k
+        # rows. Where these are few, it is cheap to decompose.
+        if 0 < number and rows - number < columns:
             with single_thread():
                 basis = torch.linalg.qr(directions, mode="complete")[0]
-            self.rest = basis[:, directions.shape[1] :]
+            self.rest = basis[:, number:]
 
     def strongest(self, matrix, count, tolerance):
-        """The strongest singular vectors of a matrix there.
-
-        In the coordinates of the remaining directions the matrix has fewer
-        rows, which makes it cheap to decompose.
-        """
+        """The strongest singular vectors of a matrix there."""
         if self.rest is None:
-            return strongest(matrix, count, tolerance)
+            outside = matrix - self.directions @ (self.directions.T @ matrix)
+            return strongest(outside, count, tolerance)
         singular = strongest(self.rest.T @ matrix, count, tolerance)
-        return type(singular)(
+        return Singular(
             self.rest @ singular.left,
             singular.values,
             singular.right,

@@ -38,6 +38,10 @@ from speechbrain_merge.methods.registry import register
 ROWS = 256
 
 
+# Adam's own parameters, as torch sets them.
+DECAY, DECAY_OF_SQUARES, FLOOR = 0.9, 0.999, 1e-8
+
+
 @register("wudi")
 class WUDI(MergeMethod):
     """``θ_0 + scale · τ``, where Adam takes ``τ`` from ``Σ τ_t`` to a low
@@ -143,20 +147,26 @@ class WUDI(MergeMethod):
         return start + torch.cat(change)
 
     def _descend(self, gram, residual):
-        """All steps of some rows."""
+        """All steps of some rows.
+
+        The rule is that of ``torch.optim.Adam``, which itself would take
+        seconds to import its compiler.
+        """
         change = torch.zeros_like(residual)
-        optimizer = torch.optim.Adam(
-            [change], lr=self.learning_rate, fused=True
-        )
-        change.grad = torch.empty_like(change)
-        *first, last = gram
-        with torch.no_grad():
-            for _ in range(self.steps):
-                product = change
-                for matrix in first:
-                    product = product @ matrix
-                torch.addmm(
-                    residual, product, last, beta=2, alpha=2, out=change.grad
-                )
-                optimizer.step()
+        first, second = change.clone(), change.clone()
+        *left, last = gram
+        for step in range(1, self.steps + 1):
+            product = change
+            for matrix in left:
+                product = product @ matrix
+            gradient = torch.addmm(residual, product, last).mul_(2)
+            first.lerp_(gradient, 1 - DECAY)
+            second.mul_(DECAY_OF_SQUARES)
+            second.addcmul_(gradient, gradient, value=1 - DECAY_OF_SQUARES)
+            size = second.sqrt().div_((1 - DECAY_OF_SQUARES**step) ** 0.5)
+            change.addcdiv_(
+                first,
+                size.add_(FLOOR),
+                value=-self.learning_rate / (1 - DECAY**step),
+            )
         return change
