@@ -363,8 +363,8 @@ def transcribe_one(folder, test_sets):
     """Has SpeechBrain's own interface transcribe a recording, as a check."""
     from speechbrain.inference.ASR import WhisperASR
 
-    domain, data = next(iter(test_sets.items()))
-    row = data.data[data.data_ids[-1]]
+    domain, data = list(test_sets.items())[-1]
+    row = data.data[data.data_ids[len(data.data_ids) // 2]]
     model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))
     segments = model.transcribe_file(row["wav"])
     words = " ".join(segment.words for segment in segments).strip()
