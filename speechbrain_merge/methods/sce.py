@@ -101,8 +101,22 @@ class SCE(MergeMethod):
         variance = torch.empty_like(base)
         for where in pieces(base.numel()):
             vectors = flat_task_vectors(experts, base, where)
-            variance[where] = torch.stack(vectors).var(dim=0, correction=0)
+            variance[where] = _variance(vectors)
         rank = int(int(torch.count_nonzero(variance)) * self.select)
         if rank == 0:
             return torch.zeros_like(variance, dtype=torch.bool)
         return variance >= kth_largest(variance, rank)
+
+
+def _variance(vectors):
+    """Population variance over the experts, exactly zero where all agree."""
+    # measured from the first expert: what all share cancels before squaring
+    total = torch.zeros_like(vectors[0])
+    squares = torch.zeros_like(vectors[0])
+    for vector in vectors[1:]:
+        difference = vector - vectors[0]
+        total += difference
+        squares += difference.square_()
+    number = len(vectors)
+    mean = total.div_(number)
+    return squares.div_(number).sub_(mean.square_()).clamp_(min=0)

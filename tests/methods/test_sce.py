@@ -9,6 +9,7 @@ from methods.reference_answers import (
 )
 
 from speechbrain_merge.methods import SCE
+from speechbrain_merge.methods.sce import _variance
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -66,3 +67,14 @@ def test_nothing_to_select_gives_the_base():
 def test_wrong_parameters_say_what_is_allowed(select):
     with pytest.raises(ValueError, match="`select` must be a number above 0"):
         SCE(select=select)
+
+
+def test_the_variance_that_selects_is_exact_where_all_agree():
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(1000, generator=generator) for _ in range(7)]
+    for vector in vectors:
+        vector[:500] = vectors[0][:500]
+    found = _variance(vectors)
+    assert bool((found[:500] == 0).all())
+    expected = torch.stack(vectors).double().var(dim=0, correction=0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
