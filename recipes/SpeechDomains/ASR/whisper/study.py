@@ -333,7 +333,9 @@ def report(results, folder):
         plot_merge_curve(searches, folder / "merge_curve.png")
     plot_domains(results, folder / "domains.png")
     print(f"\n{text_table(*table)}\n\n{text_table(*buckets)}\n")
-    print("\n".join(line.replace("**", "") for line in lines if "of" in line))
+    for line in lines:
+        if line.startswith("- **"):
+            print(line.replace("**", ""))
     print(f"\nTables and pictures are in {folder}.")
 
 
