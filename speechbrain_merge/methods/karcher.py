@@ -29,7 +29,6 @@ from speechbrain_merge.methods.sphere import (
     on_ray,
     shares,
 )
-from speechbrain_merge.weights import depth
 
 # An arc shorter than this is straight, and one that leaves less than this to
 # the opposite pole has no direction: the sine below it says nothing.
@@ -79,8 +78,7 @@ class Karcher(MergeMethod):
         self.max_iterations, self.tolerance = max_iterations, tolerance
 
     def prepare(self, experts, base):
-        """Notes the depth of each stack; checks the weights."""
-        self._depths = depth(experts[0].names())
+        """Checks the weights before any tensor is merged."""
         for name in experts[0].names():
             self._shares(name, len(experts))
 
@@ -124,4 +122,4 @@ class Karcher(MergeMethod):
 
     def _shares(self, name, number):
         """The shares of one tensor, summing to one."""
-        return shares(self.weights, name, number, self.labels, self._depths)
+        return shares(self.weights, name, number, self.labels, self.depths)

@@ -30,7 +30,6 @@ from speechbrain_merge.methods.sphere import (
     on_ray,
     shares,
 )
-from speechbrain_merge.weights import depth
 
 
 @register("multislerp")
@@ -67,8 +66,7 @@ class MultiSlerp(MergeMethod):
         self.needs_base = reference == "base"
 
     def prepare(self, experts, base):
-        """Notes the depth of each stack; checks the weights."""
-        self._depths = depth(experts[0].names())
+        """Checks the weights before any tensor is merged."""
         for name in experts[0].names():
             self._shares(name, len(experts))
 
@@ -84,4 +82,4 @@ class MultiSlerp(MergeMethod):
 
     def _shares(self, name, number):
         """The shares of one tensor, summing to one."""
-        return shares(self.weights, name, number, self.labels, self._depths)
+        return shares(self.weights, name, number, self.labels, self.depths)
