@@ -202,11 +202,15 @@ class BoostedTSVM(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, tolerance):
+    def _merge_matrix(self, vectors, threads, ladder):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
+        if self.boost < 1:
+            # the threshold is a sum over all singular values, weak ones too,
+            # and what is no more than rounding must not be raised
+            ladder = ladder[-1:]
         strong = spread(
-            lambda vector: strongest(vector, count, tolerance), vectors, threads
+            lambda vector: strongest(vector, count, ladder), vectors, threads
         )
         values = [singular.values for singular in strong]
         if self.boost_stage == "expert":
@@ -218,9 +222,10 @@ class BoostedTSVM(MergeMethod):
             strong,
             values,
             lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, tolerance
+                matrix, self.orthogonalizer, self._polynomials, ladder
             ),
             threads,
+            ladder,
         )
         return self._boost_merged(merged)
 

@@ -1,12 +1,14 @@
-r"""Singular values, singular vectors and orthogonal factors, fast and exact.
+r"""Singular values, singular vectors and orthogonal factors, fast and safe.
 
 What spectral methods ask of a matrix ``X`` is answered from the eigenvalues of
-its small Gram matrix (``XᵀX`` or ``XXᵀ``, whichever is smaller), in float64. That
-is several times faster than a singular value decomposition, and loses
-accuracy only in directions that are weak beside the strongest one, because the
-Gram matrix squares the singular values. Whether it lost too much is seen from
-the result itself, and then the full decomposition is computed, in float64 as
-well.
+its small Gram matrix (``XᵀX`` or ``XXᵀ``, whichever is smaller). That is several
+times cheaper than a singular value decomposition, and loses accuracy only in
+directions that are weak beside the strongest one, because the Gram matrix
+squares the singular values. Whether it lost too much is seen from the result
+itself, and then the next rung of a ladder is tried: the Gram matrix in float32
+(for weights that are stored in no more), then in float64, then the full
+decomposition in float64. Where the first rung holds, its result is nearer to
+the exact one than what a full decomposition in float32 gives.
 
 Each decomposition runs on one thread: LAPACK on matrices of a few hundred rows
 gains little from more, its results would depend on their number, and there are
@@ -36,6 +38,12 @@ import scipy.linalg
 import torch
 
 PRECISION = torch.finfo(torch.float64).eps
+
+# Types to try in their order, and how far from orthonormal the vectors may be
+# in each. For weights stored in float32 or less:
+SINGLE = ((torch.float32, 1e-5), (torch.float64, 1e-8))
+# ... and for those in float64, or where every singular value counts:
+DOUBLE = ((torch.float64, 1e-12),)
 
 _threads_lock = threading.Lock()
 _inside = []  # one entry for each thread that is in single_thread now
@@ -152,7 +160,7 @@ def rank_of(values, shape):
     return int((values > noise).sum())
 
 
-def strongest(matrix, count, tolerance):
+def strongest(matrix, count, ladder=DOUBLE):
     """The strongest singular vectors of a matrix, and all singular values.
 
     Arguments
@@ -161,30 +169,38 @@ def strongest(matrix, count, tolerance):
         ``[m, n]``, float64.
     count : int
         How many vectors; fewer are given where the rank is lower.
-    tolerance : float
-        How far from orthonormal the vectors may be before the full
-        decomposition is computed.
+    ladder : tuple
+        Types to try, and how far from orthonormal the vectors may be in each
+        (``SINGLE`` or ``DOUBLE``).
 
     Returns
     -------
     singular : Singular
+        In the type that was good enough.
     """
     rows, columns = matrix.shape
     if rows < columns:
-        turned = strongest(matrix.T, count, tolerance)
+        turned = strongest(matrix.T, count, ladder)
         return Singular(
             turned.right, turned.values, turned.left, turned.spectrum
         )
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
-    values = spectrum[:count]
-    right = vectors.flip(1)[:, :count].contiguous()
-    # A vector of length zero cannot be made to have length one: the division
-    # leaves a NaN or an infinity, and the comparison is false.
-    left = (matrix @ right) / values
-    error = (left.T @ left - torch.eye(len(values), dtype=left.dtype)).abs()
-    if count == 0 or bool(error.max() <= tolerance):
-        return Singular(left, values, right, spectrum)
+    # With nearly as many columns as rows, some directions are so weak that
+    # float32 fails nearly always, unless only the strongest are wanted.
+    near_square = rows < 2 * columns
+    for dtype, tolerance in ladder:
+        if dtype == torch.float32 and near_square and 2 * count > columns:
+            continue
+        tried = matrix.to(dtype)
+        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
+        values = spectrum[:count]
+        right = vectors.flip(1)[:, :count].contiguous()
+        # A vector of length zero cannot be made to have length one: the
+        # division leaves a NaN or an infinity, and the comparison is false.
+        left = (tried @ right) / values
+        error = left.T @ left - torch.eye(len(values), dtype=dtype)
+        if count == 0 or bool(error.abs().max() <= tolerance):
+            return Singular(left, values, right, spectrum)
     full = decompose(matrix)
     return Singular(
         full.left[:, :count],
@@ -194,7 +210,7 @@ def strongest(matrix, count, tolerance):
     )
 
 
-def polar(matrix, tolerance=1e-12):
+def polar(matrix, ladder=DOUBLE):
     """The orthogonal factor of a matrix: its nearest orthonormal one.
 
     ``PQᵀ`` of ``X = P D Qᵀ``: all singular values become 1 (the solution of the
@@ -204,41 +220,46 @@ def polar(matrix, tolerance=1e-12):
     Arguments
     ---------
     matrix : torch.Tensor
-        ``[m, n]``, float64.
-    tolerance : float
-        How far from orthonormal the factor may be before the full
-        decomposition is computed.
+        ``[m, n]``.
+    ladder : tuple
+        Types to try, and how far from orthonormal the factor may be in each.
 
     Returns
     -------
     factor : torch.Tensor
-        ``[m, n]``.
+        ``[m, n]``, in the type that was good enough.
     spectrum : torch.Tensor
         ``[min(m, n)]``, the singular values of the matrix.
     """
     rows, columns = matrix.shape
     if rows < columns:
-        factor, spectrum = polar(matrix.T, tolerance)
+        factor, spectrum = polar(matrix.T, ladder)
         return factor.T, spectrum
     if matrix.numel() == 0:
         return matrix, matrix.new_zeros(columns)
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    # the relative error of the smallest eigenvalue, and so of the length of
-    # the direction that belongs to it
-    if 4 * PRECISION * squares[-1] < tolerance * squares[0]:
-        root = (vectors * squares.rsqrt()) @ vectors.T
-        return matrix @ root, squares.sqrt().flip(0)
-    full = decompose(matrix)
+    near_square = rows < 2 * columns  # too weak directions, as above
+    for dtype, tolerance in ladder:
+        if dtype == torch.float32 and near_square:
+            continue
+        tried = matrix.to(dtype)
+        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        # the relative error of the smallest eigenvalue, and so of the length
+        # of the direction that belongs to it
+        error = 4 * torch.finfo(dtype).eps * squares[-1]
+        if error < tolerance * squares[0]:
+            root = (vectors * squares.rsqrt()) @ vectors.T
+            return tried @ root, squares.sqrt().flip(0)
+    full = decompose(matrix.to(torch.float64))
     return full.left @ full.right.T, full.spectrum
 
 
-def orthogonalize(matrix, how="svd", polynomials=(), tolerance=1e-12):
+def orthogonalize(matrix, how="svd", polynomials=(), ladder=DOUBLE):
     """Makes the columns of a matrix orthonormal, exactly or nearly.
 
     Arguments
     ---------
     matrix : torch.Tensor
-        ``[m, n]``, float64.
+        ``[m, n]``.
     how : str
         ``"svd"``: the polar factor. ``"eigh"``: ``X(XᵀX + …)^{-1/2}`` with each
         root of an eigenvalue enlarged by 1e-12, without any check.
@@ -249,8 +270,8 @@ def orthogonalize(matrix, how="svd", polynomials=(), tolerance=1e-12):
         Each step is an odd polynomial of the singular values and leaves the
         singular vectors, so that all of them together are computed from one
         decomposition of the Gram matrix.
-    tolerance : float
-        As of ``polar``.
+    ladder : tuple
+        As of ``polar``; the other two are always in float64.
 
     Returns
     -------
@@ -261,9 +282,10 @@ def orthogonalize(matrix, how="svd", polynomials=(), tolerance=1e-12):
     if matrix.numel() == 0:
         return matrix
     if how == "svd":
-        return polar(matrix, tolerance)[0]
+        return polar(matrix, ladder)[0]
     if rows < columns:
-        return orthogonalize(matrix.T, how, polynomials, tolerance).T
+        return orthogonalize(matrix.T, how, polynomials).T
+    matrix = matrix.to(torch.float64)
     squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
     if how == "eigh":
         stretch = 1 / (squares.abs().sqrt() + 1e-12)

@@ -44,7 +44,10 @@ from speechbrain_merge.methods.parameters import (
     check_whole,
 )
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_singular_vectors import ORTHOGONALIZERS
+from speechbrain_merge.methods.task_singular_vectors import (
+    ORTHOGONALIZERS,
+    side_by_side,
+)
 
 
 @register("iso_c")
@@ -105,10 +108,10 @@ class IsoC(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, tolerance):
+    def _merge_matrix(self, vectors, threads, ladder):
         """The formula for one matrix of each expert."""
         with single_thread():
-            factor, spectrum = polar(sum(vectors), tolerance)
+            factor, spectrum = polar(sum(vectors), ladder)
             return factor * spectrum.mean()
 
 
@@ -187,34 +190,34 @@ class IsoCTS(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, tolerance):
+    def _merge_matrix(self, vectors, threads, ladder):
         """The formula for one matrix of each expert."""
         rank, number = min(vectors[0].shape), len(vectors)
         of_each = shared_out(rank, number, self.common_fraction)
         with single_thread():
-            common = strongest(sum(vectors), rank - number * of_each, tolerance)
+            common = strongest(sum(vectors), rank - number * of_each, ladder)
         own = []
         if of_each:
             outside = OutsideOf(common.left, vectors[0].shape[1])
             own = spread(
-                lambda vector: outside.strongest(vector, of_each, tolerance),
+                lambda vector: outside.strongest(vector, of_each, ladder),
                 vectors,
                 threads,
             )
         together = [*own, common]
-        left, right = spread(
-            lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, tolerance
-            ),
+        total = sum(float(singular.values.sum()) for singular in together)
+        return side_by_side(
+            together,
             [
-                torch.cat([singular.left for singular in together], dim=1),
-                torch.cat([singular.right for singular in together], dim=1),
+                torch.full_like(singular.values, total / rank)
+                for singular in together
             ],
+            lambda matrix: orthogonalize(
+                matrix, self.orthogonalizer, self._polynomials, ladder
+            ),
             threads,
+            ladder,
         )
-        total = sum(singular.values.sum() for singular in together)
-        with single_thread():
-            return (left * (total / rank)) @ right.T
 
 
 def shared_out(rank, number, common_fraction):
@@ -254,24 +257,24 @@ class OutsideOf:
     """
 
     def __init__(self, directions, columns):
-        self.directions = directions
+        self.directions = directions.to(torch.float64)
         self.rest = None
         rows, number = directions.shape
         # In the coordinates of the remaining directions a matrix has m - k
         # rows. Where these are few, it is cheap to decompose.
         if 0 < number and rows - number < columns:
             with single_thread():
-                basis = torch.linalg.qr(directions, mode="complete")[0]
+                basis = torch.linalg.qr(self.directions, mode="complete")[0]
             self.rest = basis[:, number:]
 
-    def strongest(self, matrix, count, tolerance):
+    def strongest(self, matrix, count, ladder):
         """The strongest singular vectors of a matrix there."""
         if self.rest is None:
             outside = matrix - self.directions @ (self.directions.T @ matrix)
-            return strongest(outside, count, tolerance)
-        singular = strongest(self.rest.T @ matrix, count, tolerance)
+            return strongest(outside, count, ladder)
+        singular = strongest(self.rest.T @ matrix, count, ladder)
         return Singular(
-            self.rest @ singular.left,
+            self.rest @ singular.left.to(torch.float64),
             singular.values,
             singular.right,
             singular.spectrum,

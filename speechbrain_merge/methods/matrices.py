@@ -29,6 +29,7 @@ import os
 import torch
 
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
+from speechbrain_merge.methods.factorization import DOUBLE, SINGLE
 from speechbrain_merge.methods.parameters import check_switch, check_whole
 from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
@@ -174,8 +175,8 @@ class Matrices:
         ---------
         formula : callable
             Takes the task vectors (list of float64 matrices), how many
-            threads it may spread work over, and how exact the result must be;
-            gives a float64 matrix.
+            threads it may spread work over, and the types to factorize in
+            (``SINGLE`` or ``DOUBLE`` of ``factorization``); gives a matrix.
         name : str
             Name of the tensor.
         experts : list of torch.Tensor
@@ -200,28 +201,26 @@ class Matrices:
                 [1.0 - factor] + [part_of_each] * len(experts),
             )
         threads = (os.cpu_count() or 1) if workers == 1 else 1
-        tolerance = 1e-12 if base.dtype == torch.float64 else 1e-8
+        ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
         anchor = base.reshape(len(base), -1).to(torch.float64)
         vectors = [
             expert.reshape(len(base), -1).to(torch.float64) - anchor
             for expert in experts
         ]
         if name in self.heads_of:
-            merged = self._merge_fused(
-                formula, name, vectors, threads, tolerance
-            )
+            merged = self._merge_fused(formula, name, vectors, threads, ladder)
         else:
-            merged = formula(vectors, threads, tolerance)
+            merged = formula(vectors, threads, ladder)
         merged = anchor.add(merged, alpha=factor)
         return merged.reshape(base.shape).to(base.dtype)
 
-    def _merge_fused(self, formula, name, vectors, threads, tolerance):
+    def _merge_fused(self, formula, name, vectors, threads, ladder):
         """Queries, keys and values apart."""
         heads = self.heads_of[name]
         split = [split_projection(name, vector, heads) for vector in vectors]
         merged = {
             projection: formula(
-                [parts[projection] for parts in split], threads, tolerance
+                [parts[projection] for parts in split], threads, ladder
             )
             for projection in ("q", "k", "v")
         }

@@ -77,7 +77,7 @@ def kept(shape, number, rank_fraction=None):
     return max(1, int(rank * rank_fraction + 1e-9))
 
 
-def side_by_side(strong, lifted, orthogonal, threads):
+def side_by_side(strong, lifted, orthogonal, threads, ladder):
     """``U_⊥ diag(σ) V_⊥ᵀ`` of the experts' singular vectors together.
 
     Arguments
@@ -90,22 +90,26 @@ def side_by_side(strong, lifted, orthogonal, threads):
         Makes the columns of a matrix orthonormal.
     threads : int
         How many to work on at once.
+    ladder : tuple
+        The first of its types is that of the result: two orthonormal factors
+        are multiplied without loss.
 
     Returns
     -------
     merged : torch.Tensor
         ``[m, n]``.
     """
+    dtype = ladder[0][0]
     left, right = spread(
-        orthogonal,
+        lambda columns: orthogonal(torch.cat(columns, dim=1)).to(dtype),
         [
-            torch.cat([singular.left for singular in strong], dim=1),
-            torch.cat([singular.right for singular in strong], dim=1),
+            [singular.left for singular in strong],
+            [singular.right for singular in strong],
         ],
         threads,
     )
     with single_thread():
-        return (left * torch.cat(lifted)) @ right.T
+        return (left * torch.cat(lifted).to(dtype)) @ right.T
 
 
 @register("tsv_m")
@@ -201,17 +205,18 @@ class TSVM(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, tolerance):
+    def _merge_matrix(self, vectors, threads, ladder):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
         strong = spread(
-            lambda vector: strongest(vector, count, tolerance), vectors, threads
+            lambda vector: strongest(vector, count, ladder), vectors, threads
         )
         return side_by_side(
             strong,
             [singular.values for singular in strong],
             lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, tolerance
+                matrix, self.orthogonalizer, self._polynomials, ladder
             ),
             threads,
+            ladder,
         )

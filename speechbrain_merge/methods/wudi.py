@@ -106,7 +106,7 @@ class WUDI(MergeMethod):
         """Merges one tensor."""
         stored = base.dtype
         return self._matrices.merge(
-            lambda vectors, threads, tolerance: self._merge_matrix(
+            lambda vectors, threads, ladder: self._merge_matrix(
                 vectors, threads, stored
             ),
             name,
@@ -120,25 +120,33 @@ class WUDI(MergeMethod):
         """Descends from the sum of one matrix of each expert.
 
         What Adam moves is ``E`` of ``τ = Σ τ_t + E``, with the gradient
-        ``2 (E G + R)``, ``R = Σ τ_t G − C``. ``G`` and ``R`` are summed in
-        float64; the steps are in the precision of the weights. So a gradient
-        that is zero is not rounded to a number whose sign Adam would follow.
+        ``2 (E G + R)``, ``R = Σ τ_t G − C``. ``R`` is summed in float64: a
+        gradient that is zero is not rounded to a number whose sign Adam would
+        follow. The steps are in the precision of the weights.
         """
         start = sum(vectors)
         moved = [vector for vector in vectors if vector.any()]
         if not moved:
             return start
+        outputs, inputs = start.shape
+        rows = [vector / vector.norm() for vector in moved]
+
+        def applied(number):
+            """What one expert adds to the residual."""
+            difference, own = start - moved[number], rows[number]
+            if inputs < outputs:
+                return difference @ (own.T @ own)
+            return (difference @ own.T) @ own
+
         with single_thread():
-            stacked = torch.cat([vector / vector.norm() for vector in moved])
-            if start.shape[1] <= 2 * len(stacked):
-                gram = [(stacked.T @ stacked).to(dtype)]
+            stacked = torch.cat(rows).to(dtype)
+            if inputs <= 2 * len(stacked):
+                gram = [stacked.T @ stacked]
             else:
                 # more inputs than all rows: two thin products are cheaper
-                gram = [stacked.T.to(dtype), stacked.to(dtype)]
-            residual = sum(
-                ((start - vector) @ rows.T) @ rows
-                for vector, rows in zip(moved, stacked.split(len(start)))
-            ).to(dtype)
+                gram = [stacked.T, stacked]
+        residual = sum(spread(applied, list(range(len(moved))), threads))
+        residual = residual.to(dtype)
         change = spread(
             lambda rows: self._descend(gram, residual[rows]),
             [slice(at, at + ROWS) for at in range(0, len(start), ROWS)],

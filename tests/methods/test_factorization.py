@@ -8,6 +8,8 @@ import torch
 
 from speechbrain_merge.methods import factorization
 from speechbrain_merge.methods.factorization import (
+    DOUBLE,
+    SINGLE,
     decompose,
     orthogonalize,
     polar,
@@ -47,7 +49,7 @@ def test_strongest_directions_without_full_decomposition(shape, monkeypatch):
     calls = count_full(monkeypatch)
     matrix = torch.randn(shape, dtype=torch.float64)
     count = max(1, min(shape) // 3)
-    singular = strongest(matrix, count, tolerance=1e-12)
+    singular = strongest(matrix, count)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     torch.testing.assert_close(singular.spectrum, values, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(
@@ -63,7 +65,7 @@ def test_weak_directions_fall_back(monkeypatch):
     """A Gram matrix has lost a direction that is 1e-9 of the strongest."""
     calls = count_full(monkeypatch)
     matrix = with_spectrum(20, 12, [1.0, 0.5, 1e-9])
-    singular = strongest(matrix, 3, tolerance=1e-8)
+    singular = strongest(matrix, 3, SINGLE)
     assert calls == [(20, 12)]
     torch.testing.assert_close(
         singular.values,
@@ -77,12 +79,60 @@ def test_weak_directions_fall_back(monkeypatch):
     )
 
 
+def exact_and_single(matrix, count):
+    """Strongest part exactly, by our first rung, and by LAPACK in float32."""
+    found = []
+    for left, values, right in (
+        torch.linalg.svd(matrix, full_matrices=False),
+        torch.linalg.svd(matrix.float(), full_matrices=False),
+    ):
+        found.append(
+            ((left[:, :count] * values[:count]) @ right[:count]).double()
+        )
+    singular = strongest(matrix, count, SINGLE)
+    assert singular.values.dtype == torch.float32
+    ours = (singular.left * singular.values) @ singular.right.T
+    return found[0], ours.double(), found[1]
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (64, 200), (200, 64)])
+def test_first_rung_is_no_worse_than_lapack_in_float32(shape, monkeypatch):
+    calls = count_full(monkeypatch)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    exact, ours, lapack = exact_and_single(matrix, min(shape) // 5)
+    assert (ours - exact).norm() < 2 * (lapack - exact).norm()
+    assert (ours - exact).norm() < 1e-5 * exact.norm()
+    assert not calls
+
+
+def test_first_rung_gives_way_where_it_would_lose():
+    """A weak direction among the wanted ones: float64 takes over."""
+    matrix = with_spectrum(40, 30, [1.0] * 9 + [1e-3] + [1e-4] * 20)
+    singular = strongest(matrix, 10, SINGLE)
+    assert singular.values.dtype == torch.float64
+    exact = torch.linalg.svd(matrix, full_matrices=False)
+    torch.testing.assert_close(
+        (singular.left * singular.values) @ singular.right.T,
+        (exact[0][:, :10] * exact[1][:10]) @ exact[2][:10],
+        rtol=0,
+        atol=1e-9,
+    )
+
+
+def test_polar_factor_of_a_slim_matrix_in_single_precision(monkeypatch):
+    calls = count_full(monkeypatch)
+    matrix = torch.randn(200, 20, dtype=torch.float64)
+    factor, _ = polar(matrix, SINGLE)
+    assert factor.dtype == torch.float32 and not calls
+    torch.testing.assert_close(
+        factor.double(), polar(matrix)[0], rtol=0, atol=1e-6
+    )
+
+
 def test_directions_of_zero_are_left_out():
     matrix = with_spectrum(9, 6, [2.0, 1.0])
-    assert strongest(matrix, 5, 1e-12).values.tolist() == pytest.approx(
-        [2.0, 1.0]
-    )
-    nothing = strongest(torch.zeros(4, 3, dtype=torch.float64), 2, 1e-12)
+    assert strongest(matrix, 5).values.tolist() == pytest.approx([2.0, 1.0])
+    nothing = strongest(torch.zeros(4, 3, dtype=torch.float64), 2)
     assert nothing.left.shape == (4, 0) and nothing.right.shape == (3, 0)
 
 
@@ -102,8 +152,8 @@ def test_polar_factor(shape):
 @pytest.mark.parametrize("weakest", [1e-3, 1e-6, 1e-9])
 def test_polar_factor_of_ill_conditioned_matrix(weakest):
     matrix = with_spectrum(16, 10, [1.0] * 9 + [weakest])
-    for tolerance in (1e-8, 1e-12):
-        factor, _ = polar(matrix, tolerance)
+    for ladder, tolerance in ((SINGLE, 1e-8), (DOUBLE, 1e-12)):
+        factor = polar(matrix, ladder)[0].double()
         error = (factor.T @ factor - torch.eye(10)).abs().max()
         assert error < tolerance
         # the nearest: what remains is symmetric, and positive
