@@ -1,9 +1,23 @@
-"""What a person looks at: tables and pictures of results."""
+"""What a person looks at: tables, pictures and cards of results."""
 
-from speechbrain_merge.report.plots import plot_domains, plot_merge_curve
+from speechbrain_merge.report.card import merge_card
+from speechbrain_merge.report.coefficient_sweep import (
+    plot_coefficient_sweep,
+    sweep_of,
+)
+from speechbrain_merge.report.merge_curve import plot_merge_curve
+from speechbrain_merge.report.pareto import pareto_front, plot_pareto
+from speechbrain_merge.report.plots import plot_buckets, plot_domains
+from speechbrain_merge.report.results import (
+    check_results,
+    load_results,
+    save_results,
+    summarize_results,
+)
 from speechbrain_merge.report.tables import (
     bucket_rows,
     markdown_table,
     results_rows,
+    results_table,
     text_table,
 )

@@ -1,94 +1,35 @@
-"""Pictures of results.
+"""Pictures of results: by domain, and by duration.
+
+Results are those of ``report/results.py``.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
-import os
-from pathlib import Path
+from math import log2
 
-# Okabe and Ito's colours, told apart by colour-blind readers too
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-def plot_merge_curve(searches, path, lines=None, title=None):
-    """Error rate against the number of merged candidates.
-
-    The figure of Ducorroy and Riad (arXiv 2505.20477): a curve for each
-    search, the single candidates as black crosses, and, where a search
-    rejects, accepted and rejected trials with marks of their own. A trial that
-    racing stopped is drawn at the error rate that it was sure to reach.
-
-    Arguments
-    ---------
-    searches : dict
-        Title of a search to its trials, as ``SearchResult.trials`` has them.
-    path : str or Path
-        The picture to write.
-    lines : dict, optional
-        Title to error rate in percent of what is drawn as a level line.
-    title : str, optional
-        Of the picture.
-
-    Returns
-    -------
-    path : Path
-    """
-    figure, axes = _figure()
-    crosses = True
-    for colour, (name, trials) in zip(COLOURS, searches.items()):
-        singles = [t["value"] for t in trials if t["kind"] == "single"]
-        if singles:
-            axes.scatter(
-                [1] * len(singles),
-                singles,
-                marker="x",
-                color="black",
-                zorder=3,
-                label="single candidates" if crosses else None,
-            )
-            crosses = False
-        merges = [t for t in trials if t["kind"] == "merge"]
-        if not merges:
-            continue
-        start = [t for t in trials if t["kind"] == "single" and t["accepted"]]
-        accepted = start + [t for t in merges if t["accepted"]]
-        rejected = [t for t in merges if not t["accepted"]]
-        axes.plot(
-            [t["merged"] for t in accepted],
-            [t["value"] for t in accepted],
-            "o-",
-            color=colour,
-            label=f"{name}" + (", accepted" if rejected else ""),
-        )
-        if rejected:
-            axes.scatter(
-                [t["merged"] for t in rejected],
-                [t["value"] for t in rejected],
-                marker="v",
-                facecolors="none",
-                edgecolors=colour,
-                label=f"{name}, rejected",
-            )
-    styles = ("--", ":", "-.")
-    for style, (name, value) in zip(styles, (lines or {}).items()):
-        axes.axhline(value, linestyle=style, color="grey", label=name)
-    axes.set_xlabel("merged candidates")
-    axes.set_ylabel("WER on the selection sets (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if title:
-        axes.set_title(title)
-    axes.legend(frameon=False, fontsize=8)
-    return _save(figure, path)
+from speechbrain_merge.report.figure import (
+    COLOURS,
+    GREY,
+    add_legend,
+    new_figure,
+    save_figure,
+)
+from speechbrain_merge.report.results import domains_in_order, summarize_results
+from speechbrain_merge.report.tables import pooled_buckets
 
 
 def plot_domains(results, path):
     """Heat map of error rates: models down, test sets across.
 
+    The colour is the change against the generalist (the first row, where there
+    is none): blue where a model makes fewer errors, red where it makes more,
+    darkest at a quarter and at four times. The best of a set is in bold.
+
     Arguments
     ---------
     results : dict
-        As in ``speechbrain_merge.report.tables``.
+        See ``report/results.py``.
     path : str or Path
         The picture to write.
 
@@ -96,56 +37,143 @@ def plot_domains(results, path):
     -------
     path : Path
     """
-    domains = results["test_domains"]
-    values = [
-        [
-            100 * row["sets"][d]["errors"] / row["sets"][d]["words"]
-            for d in domains
-        ]
-        for row in results["rows"]
-    ]
-    figure, axes = _figure(
-        width=1.6 + 0.9 * len(domains), height=1.0 + 0.36 * len(values)
+    inside, outside, _ = domains_in_order(results)
+    domains = inside + outside
+    summaries = summarize_results(results)
+    reference = _reference(summaries)["rates"]
+    figure, axes = new_figure(
+        width=2.4 + max(0.9 * len(domains), 3),
+        height=1.2 + 0.4 * len(summaries),
+        grid="",
     )
-    # each column has its own scale: red is bad for that set
-    scaled = [
-        [
-            (value - min(column)) / (max(column) - min(column) or 1)
-            for value, column in zip(row, zip(*values))
-        ]
-        for row in values
+    changes = [
+        [_doublings(row["rates"][d], reference[d]) for d in domains]
+        for row in summaries
     ]
-    axes.imshow(scaled, cmap="RdYlBu_r", aspect="auto", vmin=-0.3, vmax=1.3)
-    for y, row in enumerate(values):
-        for x, value in enumerate(row):
-            axes.text(x, y, f"{value:.1f}", ha="center", va="center")
-    axes.set_xticks(range(len(domains)), domains, rotation=20, ha="right")
-    axes.set_yticks(range(len(values)), [r["name"] for r in results["rows"]])
-    axes.set_title("WER (%)", fontsize=10)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return _save(figure, path)
+    image = axes.imshow(changes, cmap="RdBu_r", aspect="auto", vmin=-2, vmax=2)
+    for x, domain in enumerate(domains):
+        rates = [row["rates"][domain] for row in summaries]
+        texts = ["–" if rate is None else f"{rate:.1f}" for rate in rates]
+        best = min((rate for rate in rates if rate is not None), default=None)
+        for y, text in enumerate(texts):
+            axes.text(
+                x,
+                y,
+                text,
+                ha="center",
+                va="center",
+                # dark cells need light words
+                color="white" if abs(changes[y][x]) > 1.2 else "black",
+                weight="bold"
+                if best is not None and text == f"{best:.1f}"
+                else "normal",
+            )
+    longest = max(map(len, domains))
+    turn = {"rotation": 25, "ha": "right"} if longest > 9 else {}
+    axes.set_xticks(range(len(domains)), domains, **turn)
+    axes.set_yticks(range(len(summaries)), [row["name"] for row in summaries])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if inside and outside:
+        axes.axvline(len(inside) - 0.5, color="white", linewidth=5)
+        _name_sides(axes, inside, outside)
+    bar = figure.colorbar(image, ticks=range(-2, 3), shrink=0.9, aspect=16)
+    bar.ax.set_yticklabels(["1/4", "1/2", "same", "2 x", "4 x"])
+    bar.set_label(f"against {_reference(summaries)['name']}", fontsize=9)
+    bar.outline.set_visible(False)
+    axes.set_title("WER (%)", fontsize=10, pad=20 if inside and outside else 6)
+    return save_figure(figure, path)
 
 
-def _figure(width=6.4, height=4.0):
-    """An empty figure, drawn without a screen."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib: pip install 'speechbrain_merge[plots]'"
-        ) from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def plot_buckets(results, path, names=None):
+    """Bars of error rates by the duration of the utterances, sets together.
+
+    Arguments
+    ---------
+    results : dict
+        See ``report/results.py``, with ``buckets``.
+    path : str or Path
+        The picture to write.
+    names : list of str, optional
+        Models to show, by default all.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        Where results have no buckets, or no model of a name.
+    """
+    pooled = pooled_buckets(results)
+    unknown = [name for name in names or () if name not in pooled]
+    if unknown:
+        raise ValueError(f"no models {unknown}: there are {list(pooled)}")
+    names = list(pooled) if names is None else list(names)
+    labels = [
+        label for label, counts in pooled[names[0]].items() if counts.utterances
+    ]
+    figure, axes = new_figure()
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        rates = [pooled[name][label].rate or 0 for label in labels]
+        places = [
+            place + (number - (len(names) - 1) / 2) * width
+            for place in range(len(labels))
+        ]
+        bars = axes.bar(
+            places,
+            rates,
+            width * 0.92,
+            label=name,
+            color=GREY if number == 0 else COLOURS[(number - 1) % 6],
+            # beyond the colours, and in print, the hatch tells them apart
+            hatch="//" if number > 6 else None,
+            edgecolor="white",
+        )
+        if len(names) * len(labels) <= 24:
+            size = 8 if len(names) <= 5 else 6.5
+            axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=size)
+    counts = pooled[names[0]]
+    axes.set_xticks(
+        range(len(labels)),
+        [f"{label} s\nn = {counts[label].utterances}" for label in labels],
+    )
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("WER (%)")
+    axes.set_xlabel("duration of the utterance")
+    add_legend(figure, axes, columns=4)
+    return save_figure(figure, path)
 
 
-def _save(figure, path):
-    """Writes a picture, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format=path.suffix[1:] or "png")
-    os.replace(temporary, path)
-    return path
+def _reference(summaries):
+    """The generalist, or else the first row."""
+    generalists = [row for row in summaries if row["group"] == "generalist"]
+    return (generalists or summaries)[0]
+
+
+def _doublings(rate, reference):
+    """How often the error rate doubled, at most twice either way."""
+    if not rate or not reference:
+        # nothing to relate to, or nothing left to improve
+        return 0 if rate == reference or rate is None else (2 if rate else -2)
+    return max(-2, min(2, log2(rate / reference)))
+
+
+def _name_sides(axes, inside, outside):
+    """Write above the columns which sets are in and out of domain."""
+    for name, start, count in (
+        ("in domain", 0, len(inside)),
+        ("out of domain", len(inside), len(outside)),
+    ):
+        axes.annotate(
+            name,
+            (start + (count - 1) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=GREY,
+        )

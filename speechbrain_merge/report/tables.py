@@ -3,15 +3,7 @@
 The main table of a study has a row for each model (the generalist, each
 expert, each merge) and a column for each test set, then the means over the
 domains that there are experts for and over those that there are none for, and
-how much was forgotten there.
-
-Results are plain data, as they lie in ``results.json``::
-
-    {"in_domain": ["digits", …],
-     "test_domains": ["digits", "read", …],
-     "rows": [{"name": "generalist", "group": "generalist",
-               "sets": {"digits": {"errors": 9, "words": 100,
-                                   "utterances": 40, "buckets": {…}}, …}}, …]}
+how much was forgotten there. What results are is in ``report/results.py``.
 
 Example
 -------
@@ -24,40 +16,25 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.evaluation import ErrorCounts, forgetting
+from collections.abc import Sequence
+from typing import Optional
+
+from speechbrain_merge.evaluation import ErrorCounts
+from speechbrain_merge.report.results import domains_in_order, summarize_results
+
+# stands where a number does not exist
+NOTHING = "–"
 
 
-def markdown_table(header, rows):
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right.
 
     Arguments
     ---------
     header : list of str
-        Titles of the columns.
+        Titles of the columns; a line break in one becomes ``<br>``.
     rows : list of list of str
         The cells.
-
-    Returns
-    -------
-    table : str
-    """
-    lines = [
-        "| " + " | ".join(header) + " |",
-        "|---|" + "---:|" * (len(header) - 1),
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def text_table(header, rows):
-    """The same for a terminal: columns of equal width, nothing bold.
-
-    Arguments
-    ---------
-    header : list of str
-        Titles of the columns.
-    rows : list of list of str
-        The cells; Markdown's stars are taken out.
 
     Returns
     -------
@@ -65,81 +42,163 @@ def text_table(header, rows):
 
     Example
     -------
-    >>> print(text_table(["model", "WER"], [["generalist", "**9.0**"]]))
-    model       WER
-    generalist  9.0
+    >>> print(markdown_table(["a|b", "two\\nlines"], [["x", "**1**"]]))
+    | a\\|b | two<br>lines |
+    |---|---:|
+    | x | **1** |
     """
-    plain = [[cell.replace("**", "") for cell in row] for row in rows]
-    widths = [
-        max(len(row[column]) for row in [header, *plain])
+    lines = [
+        "| " + " | ".join(map(_markdown_cell, cells)) + " |"
+        for cells in [header, *rows]
+    ]
+    lines.insert(1, "|---|" + "---:|" * (len(header) - 1))
+    return "\n".join(lines)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same for a terminal: columns of equal width, a star for bold.
+
+    Arguments
+    ---------
+    header : list of str
+        Titles of the columns; those with line breaks take several lines.
+    rows : list of list of str
+        The cells; what Markdown has in bold gets a star behind it.
+
+    Returns
+    -------
+    table : str
+
+    Example
+    -------
+    >>> header = ["model", "digits\\n9 words"]
+    >>> print(text_table(header, [["generalist", "**9.0**"], ["mast", "11.1"]]))
+    model        digits
+                9 words
+    generalist     9.0*
+    mast          11.1
+    """
+    bold = [
+        any(row[column].startswith("**") for row in rows)
         for column in range(len(header))
     ]
+    titles = [title.split("\n") for title in header]
+    height = max(map(len, titles))
+    titles = [title + [""] * (height - len(title)) for title in titles]
+    plain = [list(line) for line in zip(*titles)]
+    plain += [
+        [_plain_cell(cell, marked) for cell, marked in zip(row, bold)]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*plain)]
     return "\n".join(
         "  ".join(
             [row[0].ljust(widths[0])]
             + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
         ).rstrip()
-        for row in [header, *plain]
+        for row in plain
     )
 
 
-def results_rows(results):
+def results_rows(results: dict) -> tuple:
     """Header and cells of the main table.
 
     A mean is the unweighted mean of the sets' error rates. Forgetting is over
-    the out-of-domain sets together, against the generalist.
+    the retention sets together, against the generalist.
 
     Arguments
     ---------
     results : dict
-        As above.
+        See ``report/results.py``.
 
     Returns
     -------
     header : list of str
+        Each set with its numbers of words and utterances.
     rows : list of list of str
-        The best of each column in bold.
+        The best of each column in bold, several where they look the same.
     """
-    inside = [d for d in results["test_domains"] if d in results["in_domain"]]
-    outside = [d for d in results["test_domains"] if d not in inside]
-    domains = inside + outside
-    first = results["rows"][0]["sets"]
-    header = ["WER %"] + [
-        f"{domain} ({int(first[domain]['words'])} words)" for domain in domains
+    inside, outside, retention = domains_in_order(results)
+    summaries = summarize_results(results)
+    sizes = results["rows"][0]["sets"]
+    header = ["WER %"]
+    header += [_sized(name, sizes[name]) for name in inside + outside]
+    means = [("in_domain", "in-domain\nmean", inside)]
+    means.append(("out_of_domain", "out-of-domain\nmean", outside))
+    means.append(("forgetting", "forgetting\n%", retention))
+    means.append(("mean", "mean", results["test_domains"]))
+    means = [(key, title) for key, title, sets in means if sets]
+    header += [title for _, title in means]
+    values = [
+        [summary["rates"][name] for name in inside + outside]
+        + [summary[key] for key, _ in means]
+        for summary in summaries
     ]
-    header += ["in-domain mean"]
-    if outside:
-        header += ["out-of-domain mean", "forgetting %"]
-    header += ["mean"]
-    before = _counts(first, outside)
-    table = []
-    for row in results["rows"]:
-        rates = {domain: _rate(row["sets"][domain]) for domain in domains}
-        values = [rates[domain] for domain in domains]
-        values.append(_mean(rates, inside))
-        if outside:
-            values.append(_mean(rates, outside))
-            values.append(forgetting(before, _counts(row["sets"], outside)))
-        values.append(_mean(rates, domains))
-        table.append(values)
-    best = [
-        min(value for value in column if value is not None)
-        for column in zip(*table)
+    # the generalist forgets nothing by definition: that is no merit
+    learned = [summary["group"] != "generalist" for summary in summaries]
+    keys = inside + outside + [key for key, _ in means]
+    columns = [
+        _mark_best(
+            column, learned if key == "forgetting" else [True] * len(learned)
+        )
+        for key, column in zip(keys, zip(*values))
     ]
-    rows = []
-    for row, values in zip(results["rows"], table):
-        cells = [_cell(value, least) for value, least in zip(values, best)]
-        rows.append([row["name"]] + cells)
-    return header, rows
+    names = [summary["name"] for summary in summaries]
+    return header, [[name, *cells] for name, *cells in zip(names, *columns)]
 
 
-def bucket_rows(results):
+def results_table(results: dict, form: str = "markdown") -> str:
+    """The main table with what one needs to know to make it again.
+
+    Arguments
+    ---------
+    results : dict
+        See ``report/results.py``.
+    form : str
+        "markdown" or "text".
+
+    Returns
+    -------
+    table : str
+        The table; beneath it seed, command and date, where results have them.
+
+    Example
+    -------
+    >>> counts = {"digits": {"errors": 1, "words": 10}}
+    >>> results = {
+    ...     "in_domain": ["digits"],
+    ...     "test_domains": ["digits"],
+    ...     "rows": [{"name": "generalist", "sets": counts}],
+    ...     "seed": 7,
+    ... }
+    >>> print(results_table(results, form="text"))
+    WER %         digits  in-domain   mean
+                10 words       mean
+    generalist     10.0*      10.0*  10.0*
+    <BLANKLINE>
+    Seed: 7
+    """
+    if form not in ("markdown", "text"):
+        raise ValueError(f'form is "markdown" or "text", not {form!r}')
+    table = markdown_table if form == "markdown" else text_table
+    lines = [table(*results_rows(results))]
+    code = "`" if form == "markdown" else ""
+    notes = []
+    for key, quote in (("seed", ""), ("command", code), ("created", "")):
+        if results.get(key) is not None:
+            notes.append(f"{key.capitalize()}: {quote}{results[key]}{quote}")
+    if notes:
+        lines += ["", ("  \n" if form == "markdown" else "\n").join(notes)]
+    return "\n".join(lines)
+
+
+def bucket_rows(results: dict) -> tuple:
     """Header and cells of the table by duration, over all sets together.
 
     Arguments
     ---------
     results : dict
-        As above.
+        See ``report/results.py``, with ``buckets``.
 
     Returns
     -------
@@ -148,52 +207,93 @@ def bucket_rows(results):
     rows : list of list of str
         A range without utterances is left empty.
     """
-    labels = list(next(iter(results["rows"][0]["sets"].values()))["buckets"])
-    table = []
-    for row in results["rows"]:
-        table.append(
-            [
-                sum(
-                    (
-                        _plain_counts(rates["buckets"][label])
-                        for rates in row["sets"].values()
-                    ),
-                    ErrorCounts(),
-                )
-                for label in labels
-            ]
-        )
-    header = ["WER % by duration in s"] + [
+    table = pooled_buckets(results)
+    header = ["WER % by duration in s"]
+    header += [
         f"{label} (n = {counts.utterances})"
-        for label, counts in zip(labels, table[0])
+        for label, counts in next(iter(table.values())).items()
     ]
     rows = [
-        [row["name"]]
-        + ["" if c.rate is None else f"{c.rate:.1f}" for c in counts]
-        for row, counts in zip(results["rows"], table)
+        [name]
+        + ["" if c.rate is None else f"{c.rate:.1f}" for c in buckets.values()]
+        for name, buckets in table.items()
     ]
     return header, rows
 
 
-def _cell(value, least):
-    """A number with one decimal, bold if it is the column's least."""
-    if value is None:
-        return ""
-    return f"**{value:.1f}**" if value == least else f"{value:.1f}"
+def pooled_buckets(results: dict) -> dict:
+    """Counts by duration of each model, over all sets together.
+
+    Arguments
+    ---------
+    results : dict
+        See ``report/results.py``, with ``buckets``.
+
+    Returns
+    -------
+    dict
+        Name of the row to a dict from range to ErrorCounts.
+
+    Raises
+    ------
+    ValueError
+        Where a set has no buckets, or others than the first.
+    """
+    pooled, labels = {}, None
+    for row in results["rows"]:
+        pooled[row["name"]] = added = {}
+        for name, counts in row["sets"].items():
+            buckets = counts.get("buckets", {})
+            labels = labels or list(buckets)
+            if not buckets or list(buckets) != labels:
+                raise ValueError(
+                    f"row {row['name']!r}, set {name!r}: expected `buckets` "
+                    f"{labels or 'by duration'}, got {list(buckets)}"
+                )
+            for label in labels:
+                stored = buckets[label]
+                added[label] = added.get(label, ErrorCounts()) + ErrorCounts(
+                    **{k: v for k, v in stored.items() if k != "errors"}
+                )
+    return pooled
 
 
-def _plain_counts(stored):
-    """Counts as ``ErrorCounts.to_dict`` stored them."""
-    return ErrorCounts(**{k: v for k, v in stored.items() if k != "errors"})
+def _markdown_cell(text):
+    """Text that neither ends a cell nor a row."""
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
-def _rate(counts):
-    return 100 * counts["errors"] / counts["words"]
+def _plain_cell(text, starred):
+    """Text without Markdown's stars; in columns with stars, room for one."""
+    if not starred:
+        return text
+    if text.startswith("**"):
+        return text.strip("*") + "*"
+    return text + " "
 
 
-def _mean(rates, domains):
-    return sum(rates[domain] for domain in domains) / len(domains)
+def _sized(name, counts):
+    """Title of a set with its size beneath."""
+    size = f"{counts['words']:g} words"
+    if "utterances" in counts:
+        size += f"\n{counts['utterances']} utterances"
+    return f"{name}\n{size}"
 
 
-def _counts(sets, domains):
-    return {d: (sets[d]["errors"], sets[d]["words"]) for d in domains}
+def _mark_best(values: Sequence[Optional[float]], competing) -> list:
+    """Numbers with one decimal, those that look like the least in bold."""
+    texts = [
+        # a tiny negative number would else be written as -0.0
+        NOTHING if value is None else f"{round(value, 1) + 0:.1f}"
+        for value in values
+    ]
+    known = [
+        value
+        for value, competes in zip(values, competing)
+        if competes and value is not None
+    ]
+    least = f"{round(min(known), 1) + 0:.1f}" if known else None
+    return [
+        f"**{text}**" if competes and text == least else text
+        for text, competes in zip(texts, competing)
+    ]

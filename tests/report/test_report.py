@@ -1,17 +1,33 @@
 """Tables and pictures of results, cell by cell where it counts."""
 
+import json
+import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 
 from speechbrain_merge.report import (
     bucket_rows,
+    coefficient_sweep,
+    figure,
+    load_results,
     markdown_table,
+    merge_curve,
+    pareto,
+    plot_buckets,
+    plot_coefficient_sweep,
     plot_domains,
     plot_merge_curve,
+    plot_pareto,
+    plots,
     results_rows,
+    results_table,
+    save_results,
     text_table,
 )
+from speechbrain_merge.search import GreedySearch
+from speechbrain_merge.search.tally import Tally
 
 
 def counts(errors, words, short=0):
@@ -69,29 +85,107 @@ def test_the_main_table_cell_by_cell():
     header, rows = results_rows(results())
     assert header == [
         "WER %",
-        "digits (100 words)",
-        "child (200 words)",
-        "read (50 words)",
-        "in-domain mean",
-        "out-of-domain mean",
-        "forgetting %",
+        "digits\n100 words\n8 utterances",
+        "child\n200 words\n8 utterances",
+        "read\n50 words\n8 utterances",
+        "in-domain\nmean",
+        "out-of-domain\nmean",
+        "forgetting\n%",
         "mean",
     ]
+    # the generalist forgets nothing by definition, which is not in bold
     assert rows == [
         ["generalist", "20.0", "50.0", "**10.0**", "35.0", "**10.0**"]
-        + ["**0.0**", "26.7"],
+        + ["0.0", "26.7"],
         ["digits", "**2.0**", "55.0", "20.0", "28.5", "20.0", "100.0", "25.7"],
-        ["smact", "6.0", "**30.0**", "12.0", "**18.0**", "12.0", "20.0"]
+        ["smact", "6.0", "**30.0**", "12.0", "**18.0**", "12.0", "**20.0**"]
         + ["**16.0**"],
     ]
+
+
+def test_what_looks_equal_is_equally_best():
+    same = results()
+    for row, errors in zip(same["rows"], (600, 601, 700)):
+        row["sets"]["read"].update(errors=errors, words=10_000)
+    _, rows = results_rows(same)
+    assert [row[3] for row in rows] == ["**6.0**", "**6.0**", "7.0"]
+
+
+def test_a_set_without_words_has_no_rate():
+    silent = results()
+    for row in silent["rows"]:
+        row["sets"]["digits"]["words"] = 0
+    _, rows = results_rows(silent)
+    assert rows[0][1] == "–" and rows[0][4] == "–" and rows[0][7] == "–"
+    assert rows[0][5] == "**10.0**"
 
 
 def test_without_out_of_domain_sets_nothing_is_forgotten():
     only = results()
     only["test_domains"] = ["digits", "child"]
     header, rows = results_rows(only)
-    assert header[-2:] == ["in-domain mean", "mean"]
+    assert header[-2:] == ["in-domain\nmean", "mean"]
     assert rows[0][-2:] == ["35.0", "35.0"]
+    # unless it is said where to look
+    only["retention"] = ["digits"]
+    header, rows = results_rows(only)
+    assert header[-2] == "forgetting\n%"
+    assert [row[-2] for row in rows] == ["0.0", "**-90.0**", "-70.0"]
+
+
+def test_beneath_the_table_stands_how_it_was_made():
+    made = {**results(), "seed": 3, "command": "python train.py smact.yaml"}
+    text = results_table(made)
+    assert text.endswith("Seed: 3  \nCommand: `python train.py smact.yaml`")
+    assert text.startswith("| WER % | digits<br>100 words<br>8 utterances |")
+    plain = results_table(made, form="text").splitlines()
+    assert plain[0].split() == ["WER", "%", "digits", "child", "read"] + [
+        "in-domain",
+        "out-of-domain",
+        "forgetting",
+        "mean",
+    ]
+    assert plain[4].split()[1:4] == ["2.0*", "55.0", "20.0"]
+    assert plain[-2:] == ["Seed: 3", "Command: python train.py smact.yaml"]
+    with pytest.raises(ValueError, match='"markdown" or "text"'):
+        results_table(made, form="html")
+
+
+def test_results_survive_the_file(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    save_results(path, results())
+    assert load_results(path) == {"schema": 1, **results()}
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r.pop("in_domain"), "no `in_domain`"),
+        (lambda r: r.update(rows=[]), "no rows"),
+        (lambda r: r.update(schema=2), "schema 2"),
+        (lambda r: r.update(retention=["rad"]), r"\['rad'\].*not among"),
+        (lambda r: r["rows"][1].pop("name"), "no `name`"),
+        (
+            lambda r: r["rows"][1]["sets"].pop("read"),
+            "row 'digits' has no counts for 'read'",
+        ),
+        (
+            lambda r: r["rows"][2]["sets"]["read"].pop("words"),
+            "row 'smact', set 'read'.*\"words\"",
+        ),
+    ],
+)
+def test_wrong_results_are_named(tmp_path, change, message):
+    wrong = results()
+    change(wrong)
+    with pytest.raises(ValueError, match=message):
+        save_results(tmp_path / "results.json", wrong)
+    assert not list(tmp_path.iterdir())
+    path = tmp_path / "by_hand.json"
+    path.write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match=f"by_hand.json.*{message}"):
+        load_results(path)
 
 
 def test_durations():
@@ -103,6 +197,16 @@ def test_durations():
     assert rows[0] == ["generalist", f"{100 * 36 / 175:.1f}", "50.9", ""]
 
 
+def test_durations_need_the_same_buckets_everywhere():
+    odd = results()
+    odd["rows"][1]["sets"]["read"]["buckets"] = {"(0, inf)": {}}
+    with pytest.raises(ValueError, match="row 'digits', set 'read'"):
+        bucket_rows(odd)
+    del odd["rows"][0]["sets"]["digits"]["buckets"]
+    with pytest.raises(ValueError, match="row 'generalist', set 'digits'"):
+        plot_buckets(odd, "never.png")
+
+
 def test_both_forms_of_a_table():
     header, rows = ["a", "b"], [["x", "**1.0**"], ["yy", "20.0"]]
     assert markdown_table(header, rows).splitlines() == [
@@ -112,33 +216,40 @@ def test_both_forms_of_a_table():
         "| yy | 20.0 |",
     ]
     assert text_table(header, rows).splitlines() == [
-        "a      b",
-        "x    1.0",
+        "a       b",
+        "x    1.0*",
         "yy  20.0",
     ]
 
 
-def trial(kind, merged, value, accepted, complete=True):
+def trial(kind, step, merged, value, accepted, best=None, complete=True):
     """A trial as a search reports it."""
     return {
         "kind": kind,
+        "candidate": f"c{step}",
+        # those scored alone have no place in the search
+        "step": None if accepted is None else step,
         "merged": merged,
         "value": value,
         "accepted": accepted,
         "complete": complete,
+        "best": best,
     }
 
 
 def greedy_trials():
     """A search that accepts three of five."""
-    singles = [trial("single", 1, v, None) for v in (20.5, 19.0, 22.0, 18.4)]
+    singles = [
+        trial("single", step, 1, value, None)
+        for step, value in enumerate((20.5, 19.0, 22.0, 18.4), start=2)
+    ]
     return [
-        trial("single", 1, 20.0, True),
+        trial("single", 1, 1, 20.0, True, 20.0),
         *singles,
-        trial("merge", 2, 17.0, True),
-        trial("merge", 3, 17.5, False),
-        trial("merge", 3, 15.0, True),
-        trial("merge", 4, 16.0, False, complete=False),
+        trial("merge", 2, 2, 17.0, True, 17.0),
+        trial("merge", 3, 3, 17.5, False, 17.0),
+        trial("merge", 4, 3, 15.0, True, 15.0),
+        trial("merge", 5, 4, 16.0, False, 15.0, complete=False),
     ]
 
 
@@ -149,11 +260,26 @@ def words_of(path):
     return text
 
 
-def test_the_curve_shows_what_happened(tmp_path):
+def drawn(monkeypatch):
+    """The axes of the pictures drawn from now on."""
+    pictures = []
+    real = figure.save_figure
+
+    def save(picture, path):
+        pictures.append(picture.axes[0])
+        return real(picture, path)
+
+    for module in (merge_curve, plots, pareto, coefficient_sweep):
+        monkeypatch.setattr(module, "save_figure", save)
+    return pictures
+
+
+def test_the_curve_shows_what_happened(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
     prefix = [
-        trial("single", 1, 20.0, True),
-        trial("merge", 2, 18.0, True),
-        trial("merge", 3, 17.5, True),
+        trial("single", 1, 1, 20.0, True, 20.0),
+        trial("merge", 2, 2, 18.0, True, 18.0),
+        trial("merge", 3, 3, 17.5, True, 17.5),
     ]
     path = plot_merge_curve(
         {"smact": greedy_trials(), "mact": prefix},
@@ -162,19 +288,133 @@ def test_the_curve_shows_what_happened(tmp_path):
         title="a study",
     )
     text = words_of(path)
-    for words in ("smact, accepted", "smact, rejected", "mact", "generalist"):
-        assert words in text, words
-    assert "single candidates" in text and "merged candidates" in text
+    for words in (
+        "smact, accepted",
+        "smact, rejected",
+        "smact, rejected early",
+        "mact",
+        "generalist, 30.0 %",
+        "single candidates",
+        "candidates tried",
+        "WER on the selection sets (%)",
+        "a study",
+    ):
+        assert f"<!-- {words}" in text, words
     assert [file.name for file in path.parent.iterdir()] == ["curve.svg"]
 
+    [axes] = pictures
+    lines = {
+        tuple(map(float, line.get_ydata())): line.get_xdata()
+        for line in axes.lines
+    }
+    # what is kept after each candidate, and only full scores as the dots
+    assert list(lines[20.0, 17.0, 17.0, 15.0, 15.0]) == [1, 2, 3, 4, 5]
+    assert list(lines[20.0, 17.0, 15.0]) == [1, 2, 4]
+    marks = {
+        marks.get_label(): marks.get_offsets().tolist()
+        for marks in axes.collections
+    }
+    assert marks["smact, rejected"] == [[3, 17.5]]
+    assert marks["smact, rejected early (at least)"] == [[5, 16.0]]
+    # each single candidate above its place in the order
+    assert marks["single candidates"] == [
+        [1, 20.0],
+        [2, 20.5],
+        [3, 19.0],
+        [4, 22.0],
+        [5, 18.4],
+    ]
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == ["1", "2", "3"]
 
-def test_the_map_has_every_number(tmp_path):
+
+def test_the_curve_of_a_real_search(tmp_path):
+    """Trials as ``GreedySearch`` makes them, not as this file thinks."""
+    worth = {"a": 9, "b": 5, "c": 2, "d": 8}
+
+    def score(selection, incumbent):
+        errors = min(worth[c.name] for c in selection) * 10 + len(selection)
+        return Tally(errors=errors, words=100, utterances=10)
+
+    found = GreedySearch(score_singles=True).run(
+        [SimpleNamespace(name=name) for name in worth], score, progress=False
+    )
+    text = words_of(
+        plot_merge_curve({"greedy": found.trials}, tmp_path / "curve.svg")
+    )
+    assert "<!-- greedy, accepted" in text and "<!-- greedy, rejected" in text
+    assert "<!-- single candidates" in text
+
+
+def test_the_map_has_every_number(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
     text = words_of(plot_domains(results(), tmp_path / "domains.svg"))
     for words in ("generalist", "smact", "read", "55.0", "12.0"):
-        assert words in text, words
+        assert f"<!-- {words} -->" in text, words
+    [image] = pictures[0].images
+    # half as many errors, one doubling less; colours end at two doublings
+    assert image.get_array()[:, 2].tolist() == [
+        0,
+        1,
+        pytest.approx(0.263, abs=1e-3),
+    ]
+    assert image.get_array()[1, 0] == -2
+
+
+def test_the_front_of_a_trade_off(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
+    text = words_of(plot_pareto(results(), tmp_path / "pareto.svg"))
+    for words in ("Pareto front", "expert", "mean WER out of domain (%)"):
+        assert f"<!-- {words} -->" in text, words
+    # the expert is beaten by the merge on both sides
+    front = pictures[0].lines[0]
+    assert list(front.get_xdata()) == pytest.approx([18.0, 35.0])
+    assert list(front.get_ydata()) == pytest.approx([12.0, 10.0])
+    assert {"generalist", "digits", "smact"} == {
+        text.get_text() for text in pictures[0].texts
+    }
+    only = results()
+    only["test_domains"] = ["digits", "child"]
+    with pytest.raises(ValueError, match="out of domain"):
+        plot_pareto(only, tmp_path / "pareto.svg")
+
+
+def test_bars_by_duration(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
+    path = plot_buckets(
+        results(), tmp_path / "buckets.svg", names=["generalist", "smact"]
+    )
+    text = words_of(path)
+    assert "(0, 5] s" in text and "n = 12" in text
+    # no bars where there are no utterances
+    heights = [bar.get_height() for bar in pictures[0].patches]
+    assert heights[:2] == pytest.approx([100 * 36 / 175, 100 * 89 / 175])
+    assert len(heights) == 4
+    with pytest.raises(ValueError, match="no models"):
+        plot_buckets(results(), path, names=["nobody"])
+
+
+def test_a_sweep_marks_the_best(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
+    path = plot_coefficient_sweep(
+        {"in domain": [(1.0, 15.0), (0.0, 20.0), (0.5, 12.0)]},
+        tmp_path / "sweep.svg",
+        coefficient="density",
+        lines={"generalist": 20.0},
+    )
+    text = words_of(path)
+    for words in ("in domain, best 12.0 % at 0.5", "density", "WER (%)"):
+        assert f"<!-- {words} -->" in text, words
+    assert list(pictures[0].lines[1].get_xdata()) == [0.0, 0.5, 1.0]
 
 
 def test_a_picture_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(ValueError):
         plot_domains(results(), tmp_path / "domains.nonsense")
-    assert not (tmp_path / "domains.nonsense").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_the_message_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"speechbrain_merge\[plots\]"):
+        plot_domains(results(), "never.png")

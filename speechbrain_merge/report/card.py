@@ -1,0 +1,242 @@
+"""A card that says what a merged model is made of.
+
+A merged file carries its provenance (``speechbrain_merge.engine.provenance``).
+The card is that record for a person: the models that went in, with the hashes
+that prove which, the method and who invented it, the YAML that makes the same
+file again, and the results if there are any. Written as the ``README.md`` of an
+exported folder, it is what model hubs show first.
+
+Example
+-------
+>>> record = {
+...     "method": "average",
+...     "parameters": {"weights": None},
+...     "sources": [
+...         {"label": "a", "path": "a.safetensors", "digest": "ab" * 32}
+...     ],
+...     "created": "2026-01-01T00:00:00+00:00",
+... }
+>>> card = merge_card(record, title="a-merge")
+>>> print(card[: card.index("## Sources")].strip())
+# a-merge
+<BLANKLINE>
+A merge of 1 model by `average`, made on 2026-01-01.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Optional
+
+from speechbrain_merge import methods
+from speechbrain_merge.methods.registry import available, find
+from speechbrain_merge.report.citations import citation
+from speechbrain_merge.report.results import check_results
+from speechbrain_merge.report.tables import markdown_table, results_table
+
+
+def merge_card(
+    metadata: Mapping,
+    results: Optional[Mapping] = None,
+    title: str = "Merged model",
+) -> str:
+    """Markdown that says what a merged model is made of.
+
+    Arguments
+    ---------
+    metadata : dict
+        The metadata of a merged safetensors file, with the record as JSON
+        under "merge", or the record itself. What the record lacks, the card
+        leaves out.
+    results : dict, optional
+        Results to show beneath, see ``report/results.py``.
+    title : str
+        Heading of the card.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Where there is no record of a merge.
+    """
+    record = _record(metadata)
+    method = record["method"]
+    sources = record.get("sources") or []
+    lines = [f"# {title}", "", _opening(method, sources, record)]
+    cited = [
+        f"- `{name}`: {citation(name)}"
+        for name in _methods_in(record)
+        if citation(name)
+    ]
+    if sources:
+        lines += ["", "## Sources", "", _sources_table(sources, record)]
+    lines += ["", "## Method", ""]
+    parameters = record.get("parameters") or {}
+    if parameters:
+        rows = [
+            [f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`"]
+            for name, value in parameters.items()
+        ]
+        lines += [markdown_table(["parameter", "value"], rows), ""]
+    lines += cited or [f"`{method}`"]
+    recipe = merge_yaml(record)
+    if recipe is not None:
+        lines += [
+            "",
+            "## Make it again",
+            "",
+            "```yaml",
+            recipe.rstrip(),
+            "```",
+            "",
+            "```python",
+            "from hyperpyyaml import load_hyperpyyaml",
+            "from speechbrain_merge import merge",
+            "",
+            'with open("merge.yaml") as yaml:',
+            '    merge(**load_hyperpyyaml(yaml), output="merged.safetensors")',
+            "```",
+        ]
+    if results is not None:
+        check_results(results)
+        lines += ["", "## Results", "", results_table(results)]
+    versions = record.get("versions") or {}
+    if versions:
+        told = ", ".join(f"{name} {word}" for name, word in versions.items())
+        lines += ["", "## Versions", "", told]
+    return "\n".join(lines) + "\n"
+
+
+def merge_yaml(record: Mapping) -> Optional[str]:
+    """HyperPyYAML with the arguments of the ``merge`` that a record describes.
+
+    Arguments
+    ---------
+    record : dict
+        Provenance, as ``speechbrain_merge.engine.provenance`` gives it.
+
+    Returns
+    -------
+    str
+        None where a method is not registered here, or a source has no path.
+
+    Example
+    -------
+    >>> record = {
+    ...     "method": "ties",
+    ...     "parameters": {"density": 0.3},
+    ...     "sources": [{"path": "a.safetensors"}, {"path": "b.safetensors"}],
+    ...     "base": {"path": "base.safetensors"},
+    ... }
+    >>> print(merge_yaml(record), end="")
+    method: !new:speechbrain_merge.methods.TIES
+        density: 0.3
+    experts:
+        - "a.safetensors"
+        - "b.safetensors"
+    base: "base.safetensors"
+    """
+    sources = record.get("sources") or []
+    base = record.get("base")
+    places = [source.get("path") for source in sources]
+    if base is not None:
+        places.append(base.get("path"))
+    if not sources or None in places:
+        return None
+    if any(name not in available() for name in _methods_in(record)):
+        return None
+    lines = _method_yaml(
+        "method", record["method"], record.get("parameters") or {}, ""
+    )
+    lines.append("experts:")
+    lines += [
+        f"    - {json.dumps(source['path'], ensure_ascii=False)}"
+        for source in sources
+    ]
+    labels = [source.get("label") for source in sources]
+    if None not in labels and labels != places[: len(labels)]:
+        # coefficients may be given by these names
+        lines.append("labels:")
+        lines += [
+            f"    - {json.dumps(label, ensure_ascii=False)}" for label in labels
+        ]
+    if base is not None:
+        lines.append(f"base: {json.dumps(base['path'], ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+def _record(metadata):
+    """The record of the merge, wherever it is in the metadata."""
+    record = metadata.get("merge", metadata)
+    if isinstance(record, str):
+        record = json.loads(record)
+    if not isinstance(record, Mapping) or "method" not in record:
+        raise ValueError(
+            'there is no record of a merge: expected "merge" in the metadata '
+            f'of a merged file, or a dict with "method"; got {metadata!r}'
+        )
+    return record
+
+
+def _opening(method, sources, record):
+    """One sentence that says it all."""
+    words = f"A merge of {len(sources)} model{'s' * (len(sources) != 1)}"
+    words += f" by `{method}`"
+    if record.get("base"):
+        words += ", fine-tuned from one base"
+    if record.get("created"):
+        words += f", made on {record['created'][:10]}"
+    return words + "."
+
+
+def _sources_table(sources, record):
+    """The models that went in, and the hashes that prove which."""
+    listed = [(source.get("label"), source) for source in sources]
+    if record.get("base"):
+        listed.append(("base", record["base"]))
+    rows, weighted = [], any("weight" in source for source in sources)
+    for label, source in listed:
+        row = [label or "", source.get("path") or ""]
+        if weighted:
+            row.append(f"{source['weight']:g}" if "weight" in source else "")
+        rows.append(row + [f"`{source.get('digest') or 'unknown'}`"])
+    header = ["model", "path"] + ["weight"] * weighted + ["SHA-256"]
+    return markdown_table(header, rows)
+
+
+def _methods_in(record):
+    """Names of the method and of those that it wraps, outermost first."""
+    names, parameters = [record["method"]], record.get("parameters") or {}
+    while isinstance(parameters.get("method"), Mapping):
+        parameters = parameters["method"]
+        name = parameters.get("method")
+        # a wrapper inside a wrapper is recorded without its name
+        names.append(name if isinstance(name, str) else None)
+    return names
+
+
+def _method_yaml(key, name, parameters, indent):
+    """Lines of YAML that make a method, and those inside it."""
+    cls = find(name)
+    home = (
+        methods.__name__
+        if getattr(methods, cls.__name__, None) is cls
+        else cls.__module__
+    )
+    lines = [f"{indent}{key}: !new:{home}.{cls.__qualname__}"]
+    for parameter, value in parameters.items():
+        if isinstance(value, Mapping) and "method" in value:
+            inner = {k: v for k, v in value.items() if k != "method"}
+            lines += _method_yaml(
+                parameter, value["method"], inner, indent + "    "
+            )
+        else:
+            # JSON is YAML
+            text = json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}    {parameter}: {text}")
+    return lines

@@ -1,0 +1,165 @@
+"""One look for all pictures: legible in a README, and to colour-blind readers.
+
+Pictures are drawn without a screen and without touching matplotlib's global
+state, and written whole or not at all, as PNG, SVG or PDF by their suffix.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import os
+from pathlib import Path
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
+GREY = "#5F5F5F"
+# with more curves than colours, and in print, the marks tell them apart
+MARKS = ("o", "s", "D", "P", "X", "h")
+
+# inches; at 150 dots each, as wide as a README shows it
+WIDTH, HEIGHT = 7.2, 4.4
+
+
+def new_figure(width=WIDTH, height=HEIGHT, grid="y"):
+    """An empty figure with one pair of axes.
+
+    Arguments
+    ---------
+    width : float
+        In inches.
+    height : float
+        In inches.
+    grid : str
+        Which thin lines to draw behind the data: "x", "y", "both" or "".
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+    axes : matplotlib.axes.Axes
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib; says how to install it.
+
+    Example
+    -------
+    >>> figure, axes = new_figure()
+    >>> axes.get_axisbelow()
+    True
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib: pip install 'speechbrain_merge[plots]'"
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)
+    return figure, axes
+
+
+def style(number):
+    """Colour and mark of the curve of this number, counted from 0.
+
+    Example
+    -------
+    >>> style(0) != style(1), style(0) != style(len(COLOURS))
+    (True, True)
+    """
+    turn, place = divmod(number, len(COLOURS))
+    return COLOURS[place], MARKS[(place + turn) % len(MARKS)]
+
+
+def draw_lines(axes, lines):
+    """Level lines, such as the generalist's error rate.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        To draw on.
+    lines : dict or None
+        Title to error rate in percent.
+
+    Example
+    -------
+    >>> _, axes = new_figure()
+    >>> draw_lines(axes, {"generalist": 20.0})
+    >>> axes.get_legend_handles_labels()[1]
+    ['generalist, 20.0 %']
+    """
+    strokes = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    for number, (name, value) in enumerate((lines or {}).items()):
+        axes.axhline(
+            value,
+            linestyle=strokes[number % len(strokes)],
+            linewidth=1.4,
+            color=GREY,
+            label=f"{name}, {value:.1f} %",
+            zorder=1.5,
+        )
+
+
+def add_legend(figure, axes, columns=3):
+    """Name everything beneath the axes, where it hides no data.
+
+    Example
+    -------
+    >>> figure, axes = new_figure()
+    >>> _ = axes.plot([1, 2], label="a curve")
+    >>> add_legend(figure, axes)
+    >>> len(figure.legends)
+    1
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(columns, len(labels)),
+            frameon=False,
+            fontsize=9,
+        )
+
+
+def save_figure(figure, path):
+    """Write a picture, whole or not at all.
+
+    Arguments
+    ---------
+    figure : matplotlib.figure.Figure
+        What to write.
+    path : str or Path
+        Its suffix says as what.
+
+    Returns
+    -------
+    path : Path
+
+    Example
+    -------
+    >>> figure, _ = new_figure()
+    >>> save_figure(figure, getfixture("tmp_path") / "empty.png").name
+    'empty.png'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,146 @@
+"""The picture of a trade-off: in domain against out of domain.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.report.figure import (
+    COLOURS,
+    GREY,
+    add_legend,
+    new_figure,
+    save_figure,
+)
+from speechbrain_merge.report.results import domains_in_order, summarize_results
+
+# marks of the groups of models
+GROUPS = {
+    "generalist": (GREY, "s"),
+    "expert": (COLOURS[4], "^"),
+    "merge": (COLOURS[0], "o"),
+}
+
+
+def plot_pareto(results, path):
+    """What a model gains in domain against what it costs out of domain.
+
+    A dot for each model; the line is the Pareto front, of models that no other
+    beats on both sides. The lower left is best.
+
+    Arguments
+    ---------
+    results : dict
+        See ``report/results.py``, with sets in and out of domain.
+    path : str or Path
+        The picture to write.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        Where there are no sets on one of the two sides.
+    """
+    points = [
+        (row["in_domain"], row["out_of_domain"], row["name"], row["group"])
+        for row in summarize_results(results)
+    ]
+    if any(None in point for point in points):
+        raise ValueError(
+            "the Pareto picture needs sets in domain and out of domain; there "
+            f"are {domains_in_order(results)[:2]}"
+        )
+    figure, axes = new_figure(height=5.0, grid="both")
+    front = pareto_front([point[:2] for point in points])
+    axes.plot(
+        *zip(*front),
+        drawstyle="steps-post",
+        color=GREY,
+        linestyle="--",
+        linewidth=1.2,
+        zorder=1,
+        label="Pareto front",
+    )
+    shown = set()
+    for x, y, name, group in points:
+        colour, mark = GROUPS.get(group, (COLOURS[2], "D"))
+        axes.scatter(
+            x,
+            y,
+            s=64,
+            color=colour,
+            marker=mark,
+            zorder=3,
+            label=None if group in shown else group or "model",
+        )
+        shown.add(group)
+    axes.margins(0.14)
+    axes.set_xlabel("mean WER in domain (%)")
+    axes.set_ylabel("mean WER out of domain (%)")
+    add_legend(figure, axes, columns=5)
+    # names are put where there is room, once all else has its place
+    figure.draw_without_rendering()
+    _label_points(axes, [point[:3] for point in points])
+    return save_figure(figure, path)
+
+
+def pareto_front(points):
+    """The points that no other point beats or equals in both coordinates.
+
+    Arguments
+    ---------
+    points : list of tuple
+        Pairs; less is better in both.
+
+    Returns
+    -------
+    list of tuple
+        The front, from left to right.
+
+    Example
+    -------
+    >>> pareto_front([(3, 1), (1, 3), (3, 3), (2, 2), (1, 4)])
+    [(1, 3), (2, 2), (3, 1)]
+    """
+    front = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _label_points(axes, points):
+    """Write names beside points, where they cover no other name or point."""
+    from matplotlib.transforms import Bbox
+
+    frame = axes.get_window_extent()
+    spots = [axes.transData.transform(point[:2]) for point in points]
+    taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in spots]
+    places = [
+        (7, 4, "left", "bottom"),
+        (7, -4, "left", "top"),
+        (-7, 4, "right", "bottom"),
+        (-7, -4, "right", "top"),
+        (0, 10, "center", "bottom"),
+        (0, -10, "center", "top"),
+    ]
+    for x, y, name in points:
+        for place in places:
+            text = axes.annotate(
+                name,
+                (x, y),
+                xytext=place[:2],
+                textcoords="offset points",
+                ha=place[2],
+                va=place[3],
+                fontsize=9,
+            )
+            box = text.get_window_extent()
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            if place is not places[-1]:
+                text.remove()
+        taken.append(box)

@@ -1,0 +1,148 @@
+"""The card says what the file was made of, and its YAML makes it again."""
+
+import json
+import re
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
+
+from speechbrain_merge import merge, methods
+from speechbrain_merge.engine import provenance
+from speechbrain_merge.methods import (
+    DARE,
+    TIES,
+    LayerScaled,
+    Restricted,
+    available,
+)
+from speechbrain_merge.methods.registry import find
+from speechbrain_merge.report import merge_card
+from speechbrain_merge.report.card import merge_yaml
+from speechbrain_merge.report.citations import CITATIONS
+from speechbrain_merge.weights import digest, open_weights, write_weights
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A base and two experts."""
+    paths = [tmp_path / f"{name}.safetensors" for name in ("base", "x", "y")]
+    for path in paths:
+        tensors = {
+            f"encoder.layers.{layer}.fc1.weight": torch.randn(6, 5)
+            for layer in range(2)
+        }
+        write_weights(path, tensors)
+    return paths
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        TIES(density=0.4, scale=1e-05),
+        DARE(drop_rate=0.5, seed=3),
+        LayerScaled(TIES(density=0.3), first=0.5, last=1.0),
+        Restricted(DARE(drop_rate=0.5), include=["encoder.layers.1"]),
+    ],
+    ids=lambda method: method.name,
+)
+def test_the_yaml_makes_the_same_file(files, tmp_path, method):
+    base, *experts = files
+    merged = merge(
+        method, experts, base, tmp_path / "merged.safetensors", progress=False
+    )
+    card = merge_card(provenance(merged))
+    [yaml] = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
+    again = merge(
+        **load_hyperpyyaml(yaml),
+        output=tmp_path / "again.safetensors",
+        progress=False,
+    )
+    expected, found = load_file(merged), load_file(again)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name])
+
+
+def test_the_card_of_a_merge(files, tmp_path):
+    base, *experts = files
+    merged = merge(
+        TIES(density=0.4),
+        experts,
+        base,
+        tmp_path / "merged.safetensors",
+        labels=["child", "phone|line"],
+        progress=False,
+    )
+    with open_weights(merged) as weights:
+        metadata = weights.metadata
+    results = {
+        "in_domain": ["child"],
+        "test_domains": ["child"],
+        "rows": [
+            {"name": "ties", "sets": {"child": {"errors": 9, "words": 100}}}
+        ],
+    }
+    card = merge_card(metadata, results, title="child and phone")
+    assert card.startswith("# child and phone\n\nA merge of 2 models by `ties`")
+    for path in files:
+        assert f"`{digest(path)}`" in card
+    assert "| phone\\|line |" in card
+    assert "| `density` | `0.4` |" in card
+    assert "NeurIPS 2023, [arXiv:2306.01708]" in card
+    assert 'labels:\n    - "child"' in card
+    assert "| ties | **9.0** |" in card
+    assert f"torch {torch.__version__}" in card
+
+
+def test_a_wrapped_method_is_cited_too():
+    record = {
+        "method": "layer_scaled",
+        "parameters": {
+            "method": {"method": "dare", "drop_rate": 0.9},
+            "first": 0.5,
+            "last": 1.0,
+        },
+    }
+    card = merge_card(record)
+    assert "`layer_scaled`: Wang et al., LiNeS" in card
+    assert "`dare`: Yu et al." in card
+
+
+def test_a_poor_record_gives_a_short_card():
+    assert merge_card({"merge": json.dumps({"method": "mine"})}) == (
+        "# Merged model\n\nA merge of 0 models by `mine`.\n\n"
+        "## Method\n\n`mine`\n"
+    )
+    # nothing is said that cannot be kept: no paths, or an unknown method
+    sources = [{"label": "a", "digest": "00"}, {"label": "b", "weight": 0.5}]
+    card = merge_card({"method": "average", "sources": sources, "base": None})
+    assert "yaml" not in card
+    assert "| b |  | 0.5 | `unknown` |" in card
+    assert merge_yaml({"method": "mine", "sources": [{"path": "a"}]}) is None
+
+
+def test_a_wrapper_whose_name_was_not_recorded_is_not_guessed():
+    record = {
+        "method": "restricted",
+        "parameters": {"method": {"method": {"method": "ties"}, "first": 1}},
+        "sources": [{"path": "a.safetensors"}],
+    }
+    assert merge_yaml(record) is None
+    assert "`ties`: Yadav" in merge_card(record)
+
+
+def test_what_is_no_merge_has_no_card():
+    with pytest.raises(ValueError, match="no record of a merge"):
+        merge_card({"format": "pt"})
+
+
+def test_every_method_that_has_authors_is_cited():
+    # examples in docstrings may have registered methods of their own
+    ours = [
+        name
+        for name in available()
+        if getattr(methods, find(name).__name__, None) is find(name)
+    ]
+    assert set(ours) - set(CITATIONS) == {"restricted"}
