@@ -318,8 +318,10 @@ class MergeMethod(torch.nn.Module):
         elif self.piecewise:
             merged = self.merge_tensor(name, stored, anchor)
         else:
-            wide = [tensor.to(precision) for tensor in stored]
-            anchor = None if anchor is None else anchor.to(precision)
+            # One layout, so that no kernel gives other digits for another
+            wide = [tensor.to(precision).contiguous() for tensor in stored]
+            if anchor is not None:
+                anchor = anchor.to(precision).contiguous()
             merged = self.merge_tensor(name, wide, anchor)
         if merged.shape != first.shape:
             raise ValueError(
