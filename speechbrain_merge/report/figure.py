@@ -123,15 +123,19 @@ def add_legend(figure, axes, columns=3):
     1
     """
     handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(
+    for count in range(min(columns, len(labels)), 0, -1):
+        legend = figure.legend(
             handles,
             labels,
             loc="outside lower center",
-            ncols=min(columns, len(labels)),
+            ncols=count,
             frameon=False,
             fontsize=9,
         )
+        # long names get fewer columns, not cut off at the sides
+        if count == 1 or legend.get_window_extent().width < figure.bbox.width:
+            break
+        legend.remove()
 
 
 def save_figure(figure, path):

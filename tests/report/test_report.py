@@ -418,3 +418,13 @@ def test_without_matplotlib_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"speechbrain_merge\[plots\]"):
         plot_domains(results(), "never.png")
+
+
+def test_long_names_are_not_cut_off():
+    picture, axes = figure.new_figure()
+    for number in range(4):
+        axes.plot([1, 2], label=f"{number} a search with a rather long name")
+    figure.add_legend(picture, axes)
+    [legend] = picture.legends
+    assert legend.get_window_extent().width < picture.bbox.width
+    assert len(legend.get_texts()) == 4
