@@ -1,4 +1,4 @@
-"""The picture of a search: error rate against the candidates tried.
+"""The picture of a search: error rate against the candidates merged.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -14,14 +14,13 @@ from speechbrain_merge.report.figure import (
 
 
 def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
-    """Error rate against the number of candidates that went into the search.
+    """Error rate against the number of merged candidates.
 
     The figure of Ducorroy and Riad (arXiv 2505.20477): a curve for each
-    search, and the single candidates as black crosses, each above its place in
-    the order. The curve is what the search keeps after each candidate. Where a
-    search rejects candidates, each accepted merge carries the number of models
-    in it, and rejected ones are hollow; a trial that racing stopped is drawn as
-    a triangle at the error rate that it was sure to reach.
+    search, and the single candidates as black crosses. The curve joins the
+    merges that the search accepted; where a search rejects, rejected merges
+    are hollow, and a trial that racing stopped is drawn as a triangle at the
+    error rate that it was sure to reach.
 
     Arguments
     ---------
@@ -68,11 +67,13 @@ def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
     crosses = {}
     for number, (name, trials) in enumerate(searches.items()):
         _draw_search(axes, name, trials, *style(number))
-        for candidate, point in _single_candidates(trials).items():
-            crosses.setdefault(candidate, point)
+        for trial in trials:
+            if trial["kind"] == "single":
+                crosses.setdefault(trial["candidate"], trial["value"])
     if crosses:
         axes.scatter(
-            *zip(*crosses.values()),
+            [1] * len(crosses),
+            list(crosses.values()),
             marker="x",
             s=42,
             linewidths=1.6,
@@ -80,10 +81,10 @@ def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
             zorder=4,
             label="single candidates",
         )
-    axes.set_xlabel("candidates tried")
+    axes.set_xlabel("merged candidates")
     axes.set_ylabel("WER on the selection sets (%)")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    # room for the numbers beneath the lowest mark
+    # room beneath the lowest mark
     axes.margins(y=0.09)
     if limits is not None:
         axes.set_ylim(*limits)
@@ -101,37 +102,15 @@ def _draw_search(axes, name, trials, colour, mark):
     if not accepted:
         return
     axes.plot(
-        [trial["step"] for trial in kept],
-        [trial["best"] for trial in kept],
-        # what is kept stays the same until the next is accepted
-        drawstyle="steps-post" if rejected else "default",
-        color=colour,
-        linewidth=1.8,
-        zorder=2,
-    )
-    axes.plot(
-        [trial["step"] for trial in accepted],
+        [trial["merged"] for trial in accepted],
         [trial["value"] for trial in accepted],
-        linestyle="none",
         marker=mark,
         markersize=7,
         color=colour,
-        zorder=3,
-        label=f"{name}, accepted (models in it)" if rejected else name,
+        linewidth=1.8,
+        zorder=2,
+        label=f"{name}, accepted" if rejected else name,
     )
-    if not rejected:
-        return
-    for trial in accepted:
-        axes.annotate(
-            str(trial["merged"]),
-            (trial["step"], trial["value"]),
-            xytext=(0, -7),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=8,
-            color=colour,
-        )
     for complete, shape, words in (
         (True, mark, "rejected"),
         (False, "^", "rejected early (at least)"),
@@ -139,7 +118,7 @@ def _draw_search(axes, name, trials, colour, mark):
         these = [t for t in rejected if t["complete"] == complete]
         if these:
             axes.scatter(
-                [trial["step"] for trial in these],
+                [trial["merged"] for trial in these],
                 [trial["value"] for trial in these],
                 marker=shape,
                 s=44,
@@ -149,16 +128,3 @@ def _draw_search(axes, name, trials, colour, mark):
                 zorder=2.5,
                 label=f"{name}, {words}",
             )
-
-
-def _single_candidates(trials):
-    """Place and error rate of each candidate that was scored alone."""
-    steps = {}
-    for trial in trials:
-        if trial["step"] is not None:
-            steps.setdefault(trial["candidate"], trial["step"])
-    return {
-        trial["candidate"]: (steps[trial["candidate"]], trial["value"])
-        for trial in trials
-        if trial["kind"] == "single" and trial["candidate"] in steps
-    }

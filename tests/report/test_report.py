@@ -295,7 +295,7 @@ def test_the_curve_shows_what_happened(tmp_path, monkeypatch):
         "mact",
         "generalist, 30.0 %",
         "single candidates",
-        "candidates tried",
+        "merged candidates",
         "WER on the selection sets (%)",
         "a study",
     ):
