@@ -122,11 +122,11 @@ class Matrices:
         self.conv_as_matrix = conv_as_matrix
         self.split_projections = split_projections
         self.heads = heads
-        self.heads_of = {}
+        self.layouts = {}
         self.depths = {}
 
     def prepare(self, experts):
-        """Finds the fused projections and their numbers of heads.
+        """Finds the fused projections and how their rows are ordered.
 
         Arguments
         ---------
@@ -136,12 +136,13 @@ class Matrices:
         Raises
         ------
         ValueError
-            When the number of heads is needed and not known.
+            When the order of rows, or the number of heads that it goes by, is
+            not known.
         """
         names = experts[0].names()
         self.depths = depth(names)
-        self.heads_of = {
-            name: self._heads(name, experts[0])
+        self.layouts = {
+            name: self._layout(name, experts[0])
             for name in names
             if self.split_projections
             and part(name).projection == "qkv"
@@ -207,7 +208,7 @@ class Matrices:
             expert.reshape(len(base), -1).to(torch.float64) - anchor
             for expert in experts
         ]
-        if name in self.heads_of:
+        if name in self.layouts:
             merged = self._merge_fused(formula, name, vectors, threads, ladder)
         else:
             merged = formula(vectors, threads, ladder)
@@ -216,28 +217,41 @@ class Matrices:
 
     def _merge_fused(self, formula, name, vectors, threads, ladder):
         """Queries, keys and values apart."""
-        heads = self.heads_of[name]
-        split = [split_projection(name, vector, heads) for vector in vectors]
+        layout, heads = self.layouts[name]
+        split = [
+            split_projection(name, vector, heads, layout) for vector in vectors
+        ]
         merged = {
             projection: formula(
                 [parts[projection] for parts in split], threads, ladder
             )
             for projection in ("q", "k", "v")
         }
-        return join_projection(name, merged, heads)
+        return join_projection(name, merged, heads, layout)
 
-    def _heads(self, name, weights):
-        """By how many heads the rows of a fused projection are ordered."""
-        if projection_layout(name) == "stacked":
-            return 1  # whole heads follow each other: their number is no matter
-        if self.heads is not None:
-            return self.heads
+    def _layout(self, name, weights):
+        """How the rows of a fused projection are ordered, and by how many heads."""
+        # only layers whose rows are interleaved have such a bias
         beside = name.rpartition(".")[0] + ".pos_bias_u"
         if beside in weights:
-            return weights.shape(beside)[1]
-        raise ValueError(
-            f"{name} holds queries, keys and values, head after head, and "
-            "nothing beside it says how many heads there are: give `heads` "
-            "(as in the model's nhead), or `split_projections=False` to merge "
-            "the three as one matrix."
-        )
+            return "interleaved", self.heads or weights.shape(beside)[1]
+        try:
+            layout = projection_layout(name)
+        except ValueError:
+            raise ValueError(
+                f"{name} holds queries, keys and values, and neither its name "
+                "nor anything beside it tells how their rows are ordered: "
+                "give `split_projections=False` to merge the three as one "
+                "matrix."
+            ) from None
+        if layout == "stacked":
+            # whole heads follow each other: their number does not matter
+            return layout, 1
+        if self.heads is None:
+            raise ValueError(
+                f"{name} holds queries, keys and values, head after head, and "
+                "nothing beside it says how many heads there are: give "
+                "`heads` (as in the model's nhead), or "
+                "`split_projections=False` to merge the three as one matrix."
+            )
+        return layout, self.heads

@@ -118,6 +118,26 @@ def test_heads_that_nothing_tells():
         TSVM()(experts, base)
 
 
+def test_rows_whose_order_nothing_tells():
+    """torch's own layer and a decoder's RelPosMHAXL have the same name."""
+    name = "decoder.layers.0.self_attn.in_proj_weight"
+    experts, base = experts_of({name: (12, 4)})
+    with pytest.raises(ValueError, match="split_projections=False"):
+        TSVM()(experts, base)
+    assert TSVM(split_projections=False)(experts, base)[name].shape == (12, 4)
+    bias = name.replace("in_proj_weight", "pos_bias_u")
+    experts, base = experts_of({name: (24, 8), bias: (4, 2)})
+    merged = split_projection(
+        name, TSVM()(experts, base)[name], 2, "interleaved"
+    )
+    queries = [
+        {"w": split_projection(name, each[name], 2, "interleaved")["q"]}
+        for each in (*experts, base)
+    ]
+    expected = TSVM()(queries[:-1], queries[-1])["w"]
+    torch.testing.assert_close(merged["q"], expected)
+
+
 def test_torch_attention_needs_no_heads():
     name = "decoder.layers.0.self_attn.att.in_proj_weight"
     experts, base = experts_of({name: (12, 4)})
