@@ -353,13 +353,15 @@ def measure(run, *arguments):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     run(*arguments)
     seconds = time.perf_counter() - started
+    worked = time.process_time() - worked
     done.set()
     watcher.join()
     return {
         "seconds": seconds,
+        "processor": worked,
         "rss": _status("VmHWM") - before["rss"],
         "anonymous": highest[0] - before["anonymous"],
         "imports": before["rss"],

@@ -176,9 +176,10 @@ def table(report):
         f"{report['experts']} experts of Whisper-{report['shapes']}'s shapes, "
         f"{report['machine']}; median of {report['repeats']}",
         "",
-        "| merge | seconds (least–most) | times ours | peak RSS, MB "
-        "| of it anonymous | largest difference from ours | load |",
-        "|---|---|---|---|---|---|---|",
+        "| merge | seconds (least–most) | times ours | processor seconds "
+        "| peak RSS, MB | of it anonymous | largest difference from ours "
+        "| load |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for found in report["results"].values():
         ours = [
@@ -189,7 +190,7 @@ def table(report):
         ]
         for title, case in found.items():
             if not case["runs"]:
-                lines.append(f"| {title} | {case.get('skipped')} | | | | | |")
+                lines.append(f"| {title} | {case.get('skipped')} | | | | | | |")
                 continue
             times = [entry["seconds"] for entry in case["runs"]]
             middle = statistics.median(times)
@@ -198,6 +199,7 @@ def table(report):
             lines.append(
                 f"| {title} | {middle:.2f} ({min(times):.2f}–{max(times):.2f}) "
                 f"| {ratio} "
+                f"| {statistics.median(e['processor'] for e in case['runs']):.2f} "
                 f"| {max(e['rss'] for e in case['runs']):.0f} "
                 f"| {max(e['anonymous'] for e in case['runs']):.0f} "
                 f"| {'' if apart is None else f'{apart:.1e}'} "

@@ -4,6 +4,7 @@ The sizes are those of ``WhisperConfig`` of the published models; the names are
 those of ``WhisperModel``. Nothing is downloaded.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -66,24 +67,30 @@ def make_models(folder, size, experts, dtype, pickles):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    shapes = whisper_shapes(size)
+    room = max(math.prod(shape) for shape in shapes.values()) + (1 << 20)
     for number in range(experts + 1):
         path = folder / ("base" if number == 0 else f"expert-{number}")
         missing = not path.with_suffix(".safetensors").exists()
         if not missing and (not pickles or path.with_suffix(".ckpt").exists()):
             continue
         state = {}
-        for place, (name, shape) in enumerate(whisper_shapes(size).items()):
-            values = _normal(shape, place, 0) * 0.02
+        weights = _normal(room, 0)
+        change = _normal(room, 1) + _normal(room, 1 + number)
+        for place, (name, shape) in enumerate(shapes.items()):
+            count = math.prod(shape)
+            # some megabytes of random numbers serve for all tensors
+            start = place * 7919 * 131 % (room - count)
+            where = slice(start, start + count)
+            values = 0.02 * weights[where]
             if number > 0:
-                common = _normal(shape, place, 10**6)
-                own = _normal(shape, place, 10**6 + number)
-                values += 0.001 * (common + own)
-            state[name] = values.to(dtype)
+                values += 0.001 * change[where]
+            state[name] = values.to(dtype).reshape(shape)
         save_file(state, path.with_suffix(".safetensors"))
         if pickles:
             torch.save(state, path.with_suffix(".ckpt"))
 
 
-def _normal(shape, place, seed):
-    generator = torch.Generator().manual_seed(1000 * place + seed)
-    return torch.randn(shape, generator=generator)
+def _normal(number, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(number, generator=generator)
