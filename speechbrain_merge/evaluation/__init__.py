@@ -7,6 +7,7 @@ from speechbrain_merge.evaluation.bootstrap import (
     BootstrapComparison,
     Interval,
     confidence_interval,
+    macro_bootstrap,
     paired_bootstrap,
 )
 from speechbrain_merge.evaluation.buckets import BUCKET_EDGES, by_bucket

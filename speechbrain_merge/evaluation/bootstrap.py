@@ -191,17 +191,8 @@ def paired_bootstrap(
     >>> paired_bootstrap(scores, scores, replicates=10).difference
     0.0
     """
-    counts = _add_blocks(
-        [
-            (a.id, (a.errors, a.words, b.errors, b.words))
-            for a, b in pair_scores(first, second)
-        ],
-        blocks,
-    )
-    totals = _draw_totals(counts, replicates, seed)
-    differences = _quotients(totals[:, 2], totals[:, 3]) - _quotients(
-        totals[:, 0], totals[:, 1]
-    )
+    counts = _pair_counts(first, second, blocks)
+    differences = _differences(_draw_totals(counts, replicates, seed))
     low, high = _percentiles(differences, level)
     errors_a, words_a, errors_b, words_b = counts.sum(axis=0)
     return BootstrapComparison(
@@ -211,6 +202,94 @@ def paired_bootstrap(
         probability_of_improvement=float((differences < 0).mean()),
         standard_error=float(differences.std(ddof=1)),
         units=len(counts),
+    )
+
+
+def macro_bootstrap(
+    first: Mapping,
+    second: Mapping,
+    blocks: Optional[Mapping] = None,
+    replicates: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> BootstrapComparison:
+    """Bootstrap of the difference of two mean error rates over several sets.
+
+    The mean is the unweighted one over sets, as in ``macro_average``. Each set
+    is drawn again by itself, so that all sets stay of their size.
+
+    Arguments
+    ---------
+    first : dict
+        Set to the scores of one system: the baseline.
+    second : dict
+        The same sets and utterances, scored for the other system.
+    blocks : dict
+        Utterance name to speaker or recording: draw these, not utterances.
+    replicates : int
+        Test sets to draw.
+    level : float
+        Probability that the interval is to cover, by percentiles.
+    seed : int
+        Same seed, same outcome.
+
+    Returns
+    -------
+    BootstrapComparison
+
+    Raises
+    ------
+    ValueError
+        Where the systems were not scored on the same sets.
+
+    Example
+    -------
+    >>> from speechbrain_merge.evaluation import score_utterances
+    >>> said = {f"u{i}": "one two" for i in range(50)}
+    >>> good = score_utterances(said, said)
+    >>> bad = score_utterances(said, {name: "one" for name in said})
+    >>> before, after = {"a": bad, "b": good}, {"a": good, "b": good}
+    >>> macro_bootstrap(before, after, replicates=100).difference
+    -25.0
+    """
+    if set(first) != set(second) or not first:
+        raise ValueError(
+            "both systems must be scored on the same sets; got "
+            f"{sorted(first)} and {sorted(second)}"
+        )
+    difference, drawn, units = 0.0, numpy.zeros(replicates), 0
+    for place, name in enumerate(sorted(first)):
+        counts = _pair_counts(first[name], second[name], blocks)
+        totals = _draw_totals(counts, replicates, [seed, place])
+        drawn += _differences(totals)
+        difference += float(_differences(counts.sum(axis=0)[None])[0])
+        units += len(counts)
+    low, high = _percentiles(drawn / len(first), level)
+    return BootstrapComparison(
+        difference=difference / len(first),
+        low=low,
+        high=high,
+        probability_of_improvement=float((drawn < 0).mean()),
+        standard_error=float(drawn.std(ddof=1)) / len(first),
+        units=units,
+    )
+
+
+def _pair_counts(first, second, blocks):
+    """Errors and words of both systems: a row an utterance, or a block."""
+    return _add_blocks(
+        [
+            (a.id, (a.errors, a.words, b.errors, b.words))
+            for a, b in pair_scores(first, second)
+        ],
+        blocks,
+    )
+
+
+def _differences(totals):
+    """Rate of the second system minus that of the first, row by row."""
+    return _quotients(totals[:, 2], totals[:, 3]) - _quotients(
+        totals[:, 0], totals[:, 1]
     )
 
 

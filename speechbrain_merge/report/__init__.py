@@ -1,5 +1,6 @@
 """What a person looks at: tables, pictures and cards of results."""
 
+from speechbrain_merge.report.benchmark import benchmark_rows
 from speechbrain_merge.report.card import merge_card
 from speechbrain_merge.report.coefficient_sweep import (
     plot_coefficient_sweep,

@@ -138,7 +138,7 @@ def results_rows(results: dict) -> tuple:
     learned = [summary["group"] != "generalist" for summary in summaries]
     keys = inside + outside + [key for key, _ in means]
     columns = [
-        _mark_best(
+        mark_best(
             column, learned if key == "forgetting" else [True] * len(learned)
         )
         for key, column in zip(keys, zip(*values))
@@ -280,8 +280,25 @@ def _sized(name, counts):
     return f"{name}\n{size}"
 
 
-def _mark_best(values: Sequence[Optional[float]], competing) -> list:
-    """Numbers with one decimal, those that look like the least in bold."""
+def mark_best(values: Sequence[Optional[float]], competing) -> list:
+    """Numbers with one decimal, those that look like the least in bold.
+
+    Arguments
+    ---------
+    values : list of float
+        A column; None where there is no number.
+    competing : list of bool
+        Which of them may be the best.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> mark_best([3.04, None, 2.96, 0.0], [True, True, True, False])
+    ['**3.0**', '–', '**3.0**', '0.0']
+    """
     texts = [
         # a tiny negative number would else be written as -0.0
         NOTHING if value is None else f"{round(value, 1) + 0:.1f}"

@@ -11,6 +11,7 @@ from scipy import stats
 from speechbrain_merge.evaluation import (
     confidence_interval,
     holm,
+    macro_bootstrap,
     mapsswe,
     paired_bootstrap,
     score_utterances,
@@ -225,3 +226,30 @@ def test_holm_by_hand():
     assert list(holm({"b": 0.2, "a": 0.01})) == ["b", "a"]
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         holm([1.5])
+
+
+def test_macro_bootstrap_of_one_set_is_the_paired_one():
+    first, second = systems()
+    one = macro_bootstrap({"set": first}, {"set": second})
+    pair = paired_bootstrap(first, second)
+    assert one.difference == pytest.approx(pair.difference, abs=1e-12)
+    assert one.low == pytest.approx(pair.low, abs=0.15)
+    assert one.high == pytest.approx(pair.high, abs=0.15)
+    assert one.units == pair.units
+
+
+def test_macro_bootstrap_weighs_sets_alike():
+    large, small = systems(count=300, seed=1), systems(count=20, seed=2)
+    first = {"large": large[0], "small": small[0]}
+    second = {"large": large[1], "small": small[1]}
+    found = macro_bootstrap(first, second, replicates=20_000, seed=3)
+    parts = [paired_bootstrap(first[k], second[k]) for k in first]
+    assert found.difference == pytest.approx(
+        sum(part.difference for part in parts) / 2
+    )
+    # errors of independent sets add up in squares
+    expected = math.hypot(*(part.standard_error for part in parts)) / 2
+    assert found.standard_error == pytest.approx(expected, rel=0.05)
+    assert found == macro_bootstrap(first, second, replicates=20_000, seed=3)
+    with pytest.raises(ValueError, match="same sets.*'large'.*'small'"):
+        macro_bootstrap(first, {"large": large[1]})

@@ -93,7 +93,7 @@ def test_a_study_from_one_command(material, tmp_path, hparams):
     found = json.loads((results / "results.json").read_text())
     names = [row["name"] for row in found["rows"]]
     if hparams == "mast":
-        assert names[1:] == ["digits", "reverb", "mast-reverb", "mast-digits"]
+        assert names[1:] == ["reverb", "digits", "mast-reverb", "mast-digits"]
         merged = found["merges"]["mast-digits"]
         assert merged["selected"] == merged["candidates"]
         assert all(n.startswith("digits/") for n in merged["selected"])
@@ -122,6 +122,48 @@ def test_a_study_from_one_command(material, tmp_path, hparams):
     assert again.count("is finished") == len(found["runs"])
     rerun = json.loads((results / "results.json").read_text())
     assert rerun["rows"] == found["rows"]
+
+
+def test_a_benchmark_of_methods(material, tmp_path):
+    results = tmp_path / "results"
+    arguments = [
+        *command(material, results, "benchmark", "--trials=2"),
+        "--only=[average, fisher, layer_scaled, ties]",
+        '--joint={"domains": [reverb, digits], "number_of_epochs": 1}',
+    ]
+    run(arguments)
+    found = json.loads((results / "results.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["generalist", "reverb", "digits", "joint"] + [
+        "average",
+        "fisher",
+        "layer_scaled",
+        "ties",
+    ]
+    # the joint model is compared with, not merged
+    assert all(len(m["candidates"]) == 2 for m in found["merges"].values())
+    assert rows["ties"]["chosen"].keys() == {"scale"}
+    assert rows["layer_scaled"]["chosen"].keys() == {"last"}
+    assert rows["average"]["chosen"] is None
+    for name in ("average", "fisher", "layer_scaled", "ties"):
+        cost = rows[name]["cost"]
+        assert cost["merge_seconds"] > 0 and cost["peak_megabytes"] >= 0
+        assert cost["trials"] == (2 if rows[name]["chosen"] else 0)
+    # what else is shown beside the reference is against it
+    assert "difference" not in rows["average"]
+    low, high = (rows["ties"]["difference"][end] for end in ("low", "high"))
+    assert low <= rows["ties"]["difference"]["difference"] <= high
+    table = (results / "results.md").read_text()
+    assert "difference to<br>average" in table
+    assert (results / "pareto.png").stat().st_size > 5000
+
+    before = files(results)
+    run(arguments)
+    assert files(results) == before
+    one_more = [*arguments, "--only=[average, ties, slerp]"]
+    one_more.remove("--only=[average, fisher, layer_scaled, ties]")
+    done = subprocess.run(one_more, cwd=RECIPE, capture_output=True, text=True)
+    assert "`only` names ['slerp']" in done.stdout + done.stderr
 
 
 def test_other_settings_are_refused_not_mixed(material, tmp_path):

@@ -12,26 +12,24 @@ Authors
 """
 
 import functools
-import hashlib
 import json
-import os
 import time
 from pathlib import Path
 
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
-
-from speechbrain_merge.export import export_whisper
-from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.report import (
-    bucket_rows,
-    markdown_table,
-    plot_domains,
-    plot_merge_curve,
-    results_rows,
-    text_table,
+from study_models import (
+    compare_rows,
+    cost_once,
+    evaluate_once,
+    export_once,
+    transcribe_one,
+    write_json,
 )
-from speechbrain_merge.weights import digest, open_weights
+from study_report import report
+
+from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.statistics import collect_statistics
 
 logger = get_logger(__name__)
 
@@ -56,9 +54,11 @@ def run_study(study, run_opts, build):
         The rows of the table, as in ``results.json``.
     """
     folder = Path(study["results_folder"])
+    chosen_methods(study)  # a misspelt name is better found before training
     runs = list(planned_runs(study))
-    for number, run in enumerate(runs, start=1):
-        logger.info(f"Run {number} of {len(runs)}: {run['run_name']}")
+    everything = runs + list(joint_runs(study))
+    for number, run in enumerate(everything, start=1):
+        logger.info(f"Run {number} of {len(everything)}: {run['run_name']}")
         train_run(study, run, run_opts, build)
 
     domains = []
@@ -73,19 +73,22 @@ def run_study(study, run_opts, build):
     brain, _, valid_sets, test_sets = build(
         study["expert_hparams"], overrides, run_opts
     )
-    merges = {
-        result.name: result
-        for result in merge_all(study, brain, runs, valid_sets)
-    }
+    merges, costs = {}, {}
+    for stage, result in merge_all(study, brain, runs, valid_sets):
+        merges[result.name] = result
+        if "methods" in study and if_main_process():
+            costs[result.name] = cost_once(stage, result, folder)
     rows = []
-    for row in models(study, merges):
+    for row in models(study, merges, everything):
         # The generalist was never trained with less than 30 seconds, so that
         # less would not be its own error rate
         row["window"] = study["test_window"]
         if row["group"] == "generalist":
             row["window"] = 30
-        sets = evaluate_once(brain, row, test_sets, folder)
-        rows.append({**row, "sets": sets})
+        row["sets"] = evaluate_once(brain, row, test_sets, folder)
+        if row["name"] in costs:
+            row["cost"] = costs[row["name"]]
+        rows.append(row)
     results = {
         "in_domain": domains,
         "test_domains": list(study["test_domains"]),
@@ -101,9 +104,13 @@ def run_study(study, run_opts, build):
             }
             for name, result in merges.items()
         },
-        "runs": runs,
+        "runs": everything,
         "seed": study["seed"],
     }
+    if study.get("reference"):
+        results["reference"] = study["reference"]
+        if if_main_process():
+            compare_rows(rows, study["reference"], folder / "evaluated")
     run_on_main(report, args=[results, folder])
     exported = study.get("export")
     if exported and if_main_process():
@@ -135,6 +142,23 @@ def planned_runs(study):
             names = ["+".join(domains), draw.pop("name", None)]
             name = "-".join(filter(None, names))
             yield {"run_name": name, "domains": domains, **draw}
+
+
+def joint_runs(study):
+    """Runs on several domains that merges are compared with, not merged.
+
+    Arguments
+    ---------
+    study : dict
+        Perhaps with ``joint``: overrides of the expert's YAML, with ``domains``.
+
+    Yields
+    ------
+    run : dict
+        As of ``planned_runs``.
+    """
+    if study.get("joint"):
+        yield {"run_name": "joint", "seed": study["seed"], **study["joint"]}
 
 
 def train_run(study, run, run_opts, build):
@@ -197,7 +221,9 @@ def merge_all(study, brain, runs, valid_sets):
     ---------
     study : dict
         With ``merge_stages``: name to stage. A stage by ``!name:`` is called
-        once for each run, with its candidates and a name.
+        once for each run, with its candidates and a name. Or with ``methods``:
+        name to what ``method_stage`` is called with, besides that name and the
+        candidates of all runs.
     brain : ASR
         Merges and scores.
     runs : list of dict
@@ -207,26 +233,58 @@ def merge_all(study, brain, runs, valid_sets):
 
     Yields
     ------
+    stage : MergeStage
     result : MergeResult
     """
+    stages = []
     for name, stage in study["merge_stages"].items():
-        if isinstance(stage, functools.partial):
-            stages = [
-                stage(
-                    candidates=[Path(study["pool_folder"]) / run["run_name"]],
-                    name=f"{name}-{run['run_name']}",
-                )
-                for run in runs
-            ]
-        else:
-            stages = [stage]
-        for each in stages:
-            yield brain.merge(
-                each, valid_sets, brain.hparams.valid_loader_kwargs
+        if not isinstance(stage, functools.partial):
+            stages.append(stage)
+            continue
+        stages += [
+            stage(
+                candidates=[Path(study["pool_folder"]) / run["run_name"]],
+                name=f"{name}-{run['run_name']}",
             )
+            for run in runs
+        ]
+    experts = [Path(study["pool_folder"]) / run["run_name"] for run in runs]
+    for name, settings in chosen_methods(study).items():
+        stages.append(
+            study["method_stage"](name=name, candidates=experts, **settings)
+        )
+    for number, stage in enumerate(stages, start=1):
+        logger.info(f"Merge {number} of {len(stages)}: {stage.name}")
+        if any(hasattr(m, "statistics_kind") for m in stage.method.modules()):
+            collect_statistics(
+                brain,
+                stage,
+                {
+                    run["run_name"]: valid_sets[run["domains"][0]]
+                    for run in runs
+                    if len(run["domains"]) == 1
+                },
+                brain.hparams.valid_loader_kwargs,
+            )
+        yield (
+            stage,
+            brain.merge(stage, valid_sets, brain.hparams.valid_loader_kwargs),
+        )
 
 
-def models(study, merges):
+def chosen_methods(study):
+    """The methods that a study compares: all, or those that ``only`` names."""
+    methods = study.get("methods", {})
+    names = study.get("only") or list(methods)
+    unknown = [name for name in names if name not in methods]
+    if unknown:
+        raise ValueError(
+            f"`only` names {unknown}, and `methods` has {list(methods)}."
+        )
+    return {name: methods[name] for name in methods if name in names}
+
+
+def models(study, merges, runs):
     """All that is evaluated: the generalist, each expert, each merge.
 
     Arguments
@@ -235,148 +293,42 @@ def models(study, merges):
         With ``pool_folder``.
     merges : dict
         Name to MergeResult.
+    runs : list of dict
+        The training runs.
 
     Yields
     ------
     row : dict
-        ``name``, ``group`` and ``source``.
+        ``name``, ``group``, ``source``; of an expert its ``domains``, of a
+        merge what its search has ``chosen``.
     """
-    best = select(read_pool(study["pool_folder"]), per_run="best")
+    best = {
+        candidate.run: candidate
+        for candidate in select(read_pool(study["pool_folder"]), per_run="best")
+    }
     yield {
         "name": "generalist",
         "group": "generalist",
-        "source": str(best[0].base),
+        "source": str(best[runs[0]["run_name"]].base),
     }
-    for candidate in best:
+    for run in runs:
+        name = run["run_name"]
         yield {
-            "name": candidate.run,
-            "group": "expert",
-            "source": str(candidate.path),
+            "name": name,
+            "group": "joint" if name == "joint" else "expert",
+            "domains": run["domains"],
+            "source": str(best[name].path),
         }
     for name, result in merges.items():
-        yield {"name": name, "group": "merge", "source": str(result.path)}
+        yield {
+            "name": name,
+            "group": "merge",
+            "source": str(result.path),
+            "chosen": chosen_parameters(result),
+        }
 
 
-def evaluate_once(brain, row, test_sets, folder):
-    """Evaluates a model on every domain, unless it was.
-
-    Arguments
-    ---------
-    brain : ASR
-        Evaluates.
-    row : dict
-        The model, from ``models``, and the ``window`` to hear it with.
-    test_sets : dict
-        Domain to test set.
-    folder : Path
-        The results folder.
-
-    Returns
-    -------
-    dict
-        Domain to its rates.
-    """
-    settings = {
-        name: getattr(brain.hparams, name)
-        for name in ("silence_step", "max_decode_ratio")
-    }
-    settings["window"] = row["window"]
-    tests = {domain: data.data for domain, data in test_sets.items()}
-    text = json.dumps([settings, tests], sort_keys=True, default=str)
-    with open_weights(row["source"]) as weights:
-        key = digest(weights) + hashlib.sha256(text.encode()).hexdigest()
-    target = folder / "evaluated" / row["name"]
-    # The same weights may have another name: two searches found the same
-    for done in sorted(target.parent.glob("*/evaluated.json")):
-        known = json.loads(done.read_text(encoding="utf-8"))
-        if known["key"] == key:
-            return known["rates"]
-    brain.use_weights(row["source"])
-    brain.hparams.whisper.use_window(row["window"])
-    rates = brain.evaluate_domains(test_sets, target)
-    record = {"key": key, "rates": rates}
-    run_on_main(write_json, args=[target / "evaluated.json", record])
-    return rates
-
-
-def report(results, folder):
-    """Writes the results, their table and their pictures.
-
-    Arguments
-    ---------
-    results : dict
-        Everything that was found out.
-    folder : Path
-        Gets ``results.json``, ``results.md``, ``merge_curve.png`` and
-        ``domains.png``.
-    """
-    write_json(folder / "results.json", results)
-    table, buckets = results_rows(results), bucket_rows(results)
-    lines = [markdown_table(*table), "", markdown_table(*buckets), ""]
-    for name, merged in results["merges"].items():
-        lines.append(
-            f"- **{name}**: {len(merged['selected'])} of "
-            f"{len(merged['candidates'])} candidates" + describe_search(merged)
-        )
-    lines += ["", f"Seed {results['seed']}; training runs:", ""]
-    for run in results["runs"]:
-        settings = ", ".join(f"{key} {value}" for key, value in run.items())
-        lines.append(f"- {settings}")
-    text = "\n".join(lines) + "\n"
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    searches = {
-        name: merged["trials"]
-        for name, merged in results["merges"].items()
-        if merged["trials"]
-    }
-    if searches:
-        plot_merge_curve(searches, folder / "merge_curve.png")
-    plot_domains(results, folder / "domains.png")
-    print(f"\n{text_table(*table)}\n\n{text_table(*buckets)}\n")
-    for line in lines:
-        if line.startswith("- **"):
-            print(line.replace("**", ""))
-    print(f"\nTables and pictures are in {folder}.")
-
-
-def describe_search(merged):
-    """What a search found and what racing saved, in words."""
-    if merged["value"] is None:
-        return ""
-    saved = merged["savings"]
-    words = f", {merged['value']:.1f} % WER on the selection sets"
-    if saved.get("skipped_utterances"):
-        words += (
-            f"; racing saved {100 * saved['fraction']:.0f} % of the decoding"
-        )
-    return words
-
-
-def export_once(source, whisper, folder):
-    """Exports merged weights, unless these are exported."""
-    mark, key = folder / "source.json", digest(source)
-    if mark.is_file() and json.loads(mark.read_text())["digest"] == key:
-        return
-    export_whisper(source, whisper, folder)
-    write_json(mark, {"source": str(source), "digest": key})
-
-
-def transcribe_one(folder, test_sets):
-    """Has SpeechBrain's own interface transcribe a recording, as a check."""
-    from speechbrain.inference.ASR import WhisperASR
-
-    domain, data = list(test_sets.items())[-1]
-    row = data.data[data.data_ids[len(data.data_ids) // 2]]
-    model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))
-    segments = model.transcribe_file(row["wav"])
-    words = " ".join(segment.words for segment in segments).strip()
-    print(f"\nWhisperASR hears ({domain}): {words}")
-    print(f"The speaker says ({domain}): {row['wrd']}")
-
-
-def write_json(path, content):
-    """Writes a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, path)
+def chosen_parameters(result):
+    """The coefficients that a search has found, or None."""
+    best = [trial for trial in result.trials if trial["accepted"]]
+    return best[-1].get("parameters") if best else None

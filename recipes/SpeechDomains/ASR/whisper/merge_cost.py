@@ -1,0 +1,65 @@
+"""How long a merge takes, and how much memory, in a process of its own.
+
+In the process that trains and decodes, neither can be told. ``study.py`` calls
+this script with what to merge as JSON, and reads the last line it prints:
+
+> python merge_cost.py '{"method": "average", "parameters": {}, \
+>     "experts": ["a.safetensors", "b.safetensors"], "labels": ["a", "b"], \
+>     "base": null, "output": "merged.safetensors"}'
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+from speechbrain_merge.engine import merge
+from speechbrain_merge.methods import create
+
+
+def measure(what):
+    """Merges, and says what it took; the merged file is taken away again.
+
+    Arguments
+    ---------
+    what : dict
+        See above.
+
+    Returns
+    -------
+    dict
+        ``merge_seconds`` from file to file, and ``peak_megabytes`` beyond what
+        the process had after its imports: resident memory, in which the pages
+        of files that are mapped count as well.
+    """
+    method = create(what["method"], **what["parameters"])
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    merge(
+        method,
+        what["experts"],
+        what["base"],
+        output=what["output"],
+        labels=what["labels"],
+        progress=False,
+    )
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    os.remove(what["output"])
+    return {
+        "merge_seconds": round(seconds, 2),
+        # Linux counts in KiB, macOS in bytes
+        "peak_megabytes": round(
+            (peak - imported)
+            / (1 if sys.platform == "darwin" else 1024)
+            / (1024**2 if sys.platform == "darwin" else 1)
+        ),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(sys.argv[1]))))

@@ -1,0 +1,172 @@
+"""What a study does with one model: evaluate, measure, compare, export.
+
+Each leaves its result under the results folder, and is not done again when it
+is there.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_merge.evaluation import macro_bootstrap, read_scores
+from speechbrain_merge.export import export_whisper
+from speechbrain_merge.weights import digest, open_weights
+
+
+def evaluate_once(brain, row, test_sets, folder):
+    """Evaluates a model on every domain, unless it was.
+
+    Arguments
+    ---------
+    brain : ASR
+        Evaluates.
+    row : dict
+        The model, from ``models``, and the ``window`` to hear it with.
+    test_sets : dict
+        Domain to test set.
+    folder : Path
+        The results folder.
+
+    Returns
+    -------
+    dict
+        Domain to its rates.
+    """
+    settings = {
+        name: getattr(brain.hparams, name)
+        for name in ("silence_step", "max_decode_ratio")
+    }
+    settings["window"] = row["window"]
+    tests = {domain: data.data for domain, data in test_sets.items()}
+    text = json.dumps([settings, tests], sort_keys=True, default=str)
+    with open_weights(row["source"]) as weights:
+        key = digest(weights) + hashlib.sha256(text.encode()).hexdigest()
+    target = folder / "evaluated" / row["name"]
+    # The same weights may have another name: two searches found the same
+    for done in sorted(target.parent.glob("*/evaluated.json")):
+        known = json.loads(done.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            if done.parent != target:
+                run_on_main(write_json, args=[target / "evaluated.json", known])
+            return known["rates"]
+    brain.use_weights(row["source"])
+    brain.hparams.whisper.use_window(row["window"])
+    rates = brain.evaluate_domains(test_sets, target)
+    record = {"key": key, "rates": rates, "scores": str(target)}
+    run_on_main(write_json, args=[target / "evaluated.json", record])
+    return rates
+
+
+def cost_once(stage, result, folder):
+    """What a merge costs, measured in a process of its own, unless it was.
+
+    Arguments
+    ---------
+    stage : MergeStage
+        What was merged.
+    result : MergeResult
+        What it came to.
+    folder : Path
+        The results folder.
+
+    Returns
+    -------
+    dict
+        Seconds and peak memory of the merge, and what its search decoded.
+    """
+    target = folder / "cost" / f"{result.name}.json"
+    merged = digest(result.path)
+    if target.is_file():
+        known = json.loads(target.read_text(encoding="utf-8"))
+        if known["merged"] == merged:
+            return known["cost"]
+    members = {candidate.name: candidate for candidate in stage.chosen()}
+    members = [members[name] for name in result.selected]
+    parameters = dict(result.method)
+    what = {
+        "method": parameters.pop("name"),
+        "parameters": parameters,
+        "experts": [str(member.path) for member in members],
+        "labels": [member.name for member in members],
+        "base": str(members[0].base) if stage.method.needs_base else None,
+        "output": str(target.with_suffix(".safetensors")),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    script = Path(__file__).with_name("merge_cost.py")
+    printed = subprocess.run(
+        [sys.executable, str(script), json.dumps(what, default=str)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    cost = json.loads(printed.splitlines()[-1])
+    cost["trials"] = len(result.trials)
+    cost["decoded_seconds"] = result.savings.get("seconds", 0.0)
+    cost["search_seconds"] = round(result.seconds, 1)
+    write_json(target, {"merged": merged, "cost": cost})
+    return cost
+
+
+def compare_rows(rows, reference, folder):
+    """Adds to each row the difference of its mean WER to that of a reference.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Gets a ``difference``, except the reference itself.
+    reference : str
+        The name of a row.
+    folder : Path
+        Where every row's evaluation is.
+    """
+    scores = {}
+    for row in rows:
+        done = folder / row["name"] / "evaluated.json"
+        place = Path(json.loads(done.read_text(encoding="utf-8"))["scores"])
+        scores[row["name"]] = {
+            domain: read_scores(place / f"{domain}.jsonl")
+            for domain in row["sets"]
+        }
+    for row in rows:
+        if row["name"] != reference:
+            found = macro_bootstrap(scores[reference], scores[row["name"]])
+            row["difference"] = dataclasses.asdict(found)
+
+
+def export_once(source, whisper, folder):
+    """Exports merged weights, unless these are exported."""
+    mark, key = folder / "source.json", digest(source)
+    if mark.is_file() and json.loads(mark.read_text())["digest"] == key:
+        return
+    export_whisper(source, whisper, folder)
+    write_json(mark, {"source": str(source), "digest": key})
+
+
+def transcribe_one(folder, test_sets):
+    """Has SpeechBrain's own interface transcribe a recording, as a check."""
+    from speechbrain.inference.ASR import WhisperASR
+
+    domain, data = list(test_sets.items())[-1]
+    row = data.data[data.data_ids[len(data.data_ids) // 2]]
+    model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))
+    segments = model.transcribe_file(row["wav"])
+    words = " ".join(segment.words for segment in segments).strip()
+    print(f"\nWhisperASR hears ({domain}): {words}")
+    print(f"The speaker says ({domain}): {row['wrd']}")
+
+
+def write_json(path, content):
+    """Writes a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    os.replace(temporary, path)
