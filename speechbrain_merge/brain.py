@@ -29,7 +29,7 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.methods import create
+from speechbrain_merge.members import base_of
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
@@ -40,7 +40,7 @@ from speechbrain_merge.stage import (
     plain_settings,
     store_result,
 )
-from speechbrain_merge.weights import digest, fold, open_weights, renamed
+from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
 
@@ -130,7 +130,7 @@ class MergeMixin:
             1 if stage.search is not None else len(candidates)
         )
         folder = self._stage_folder(stage)
-        base = self._base(stage, candidates)
+        base = base_of(stage, candidates)
         selection, context = None, self._context(stage, candidates, base)
         if stage.search is not None:
             if valid_set is None:
@@ -202,7 +202,8 @@ class MergeMixin:
 
     def _search(self, stage, candidates, base, selection, folder, context):
         """Searches if asked to, and writes the merged weights."""
-        method, members, found = stage.method, candidates, None
+        method = stage.method_for(candidates, candidates)
+        members, found = candidates, None
         show = not self.noprogressbar
 
         def score(method, members, incumbent):
@@ -219,13 +220,16 @@ class MergeMixin:
                 found = stage.search.run(
                     candidates,
                     lambda members, incumbent: score(
-                        method, members, incumbent
+                        stage.method_for(members, candidates),
+                        members,
+                        incumbent,
                     ),
                     journal,
                     progress=show,
                     racing=stage.racing,
                 )
                 members = found.members
+                method = stage.method_for(members, candidates)
             else:
                 found = stage.search.run(
                     lambda parameters, incumbent: score(
@@ -341,32 +345,12 @@ class MergeMixin:
             )
         return Path(output) / "merge" / stage.name
 
-    def _base(self, stage, candidates):
-        """The base of a stage, with the candidates' names; or None."""
-        if stage.base is not None:
-            return renamed(fold(_local(stage.base)), fold(candidates[0]))
-        if not stage.method.needs_base:
-            return None
-        bases = {candidate.base_digest for candidate in candidates}
-        if len(bases) > 1 or None in bases:
-            raise ValueError(
-                f"Merge stage '{stage.name}': method '{stage.method.name}' "
-                "needs the base of the candidates, and "
-                + (
-                    "not every candidate's pool kept one"
-                    if None in bases
-                    else "the candidates were trained from different ones"
-                )
-                + ": give `base`."
-            )
-        return candidates[0].base
-
     def _context(self, stage, candidates, base):
         """All that decides what a stage comes to."""
         settings = vars(stage.search).items() if stage.search else ()
+        method = stage.method_for(candidates, candidates)
         return {
-            "method": {"name": stage.method.name}
-            | stage.method.configuration(),
+            "method": {"name": method.name, **method.configuration()},
             "candidates": [candidate.digest for candidate in candidates],
             "base": None if base is None else digest(base),
             "search": [type(stage.search).__name__]
@@ -379,17 +363,4 @@ class MergeMixin:
 
 def _with(method, parameters):
     """The same method with some parameters changed."""
-    return create(method.name, **{**method.configuration(), **parameters})
-
-
-def _local(source):
-    """A source on this machine; a name on the hub is fetched."""
-    if not isinstance(source, str) or os.path.exists(source):
-        return source
-    if source.count("/") == 1 and not source.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        return snapshot_download(
-            source, allow_patterns=["*.safetensors*", "*.bin*", "*.json"]
-        )
-    return source
+    return type(method)(**{**method.configuration(), **parameters})

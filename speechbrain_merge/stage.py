@@ -20,6 +20,13 @@ from typing import Optional
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.members import (
+    base_member,
+    base_of,
+    check_one_original,
+    weighted,
+    weights_of,
+)
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import digest
@@ -70,6 +77,20 @@ class MergeStage:
         Name of this stage's subfolder; by default the method's name.
     workers : int
         Threads for merging.
+    runs, without : list of str, optional
+        Only these runs take part; these do not.
+    with_base : bool
+        Whether the base is one more member, named `base`: the last candidate,
+        which a search may leave out as any other. It is what the experts'
+        pool kept unless `base` says otherwise: for experts that started from
+        a merge (iterated averaging), that is not the first original.
+    weights : dict, optional
+        Weight of each member by the name of its run or its own, `base` for
+        the base; see ``speechbrain_merge.members``. By default the method's,
+        which are equal ones.
+    same_base : bool
+        Whether experts from different originals are refused. They cannot be
+        told apart where their pools kept no base.
 
     Example
     -------
@@ -95,6 +116,11 @@ class MergeStage:
         folder=None,
         name=None,
         workers=1,
+        runs=None,
+        without=None,
+        with_base=False,
+        weights=None,
+        same_base=True,
     ):
         if not isinstance(method, MergeMethod):
             method = create(method)
@@ -113,6 +139,11 @@ class MergeStage:
         self.average, self.racing, self.workers = average, racing, workers
         self.folder = folder
         self.name = name or method.name
+        self.runs, self.without = runs, without
+        self.with_base, self.same_base = with_base, same_base
+        self.weights = None if weights is None else dict(weights)
+        if weights is not None:
+            weighted(method, {})  # raises where the method takes none
 
     def chosen(self):
         """The candidates that take part, read from where they lie.
@@ -120,19 +151,51 @@ class MergeStage:
         Returns
         -------
         candidates : list of Candidate
+            With `with_base` the base is the last.
 
         Raises
         ------
         ValueError
-            When there is none.
+            When there is none, a run is missing, the experts come from
+            different originals, or weights do not match.
         """
-        return select(
+        members = select(
             read_pool(self.candidates),
             per_run=self.per_run,
             last=self.last,
             best=self.best,
             metric=self.metric,
             mode=self.mode,
+            runs=self.runs,
+            without=self.without,
+        )
+        if self.same_base:
+            check_one_original(members)
+        if self.with_base:
+            members.append(base_member(base_of(self, members), members))
+        if self.weights is not None:
+            weights_of(self.weights, members)
+        return members
+
+    def method_for(self, members, all_members):
+        """The method with the weights of these members.
+
+        Arguments
+        ---------
+        members : list of Candidate
+            What is merged.
+        all_members : list of Candidate
+            What `chosen` gave.
+
+        Returns
+        -------
+        method : MergeMethod
+        """
+        if self.weights is None:
+            return self.method
+        weights = weights_of(self.weights, all_members)
+        return weighted(
+            self.method, {each.name: weights[each.name] for each in members}
         )
 
 

@@ -144,11 +144,14 @@ def select(
     best: Optional[int] = None,
     metric: str = "WER",
     mode: str = "min",
+    runs: Optional[Sequence] = None,
+    without: Optional[Sequence] = None,
 ) -> list[Candidate]:
     """Narrows a list of candidates by what is known of them.
 
-    The three ways apply one after the other: `last`, then `per_run`, then
-    `best`. A candidate whose metric is missing or not finite is never best.
+    The ways apply one after the other: `runs`, `without`, `last`, `per_run`,
+    then `best`. A candidate whose metric is missing or not finite is never
+    best.
 
     Arguments
     ---------
@@ -164,6 +167,10 @@ def select(
         Entry of their meta that `best` compares.
     mode : str
         "min" where lower is better, else "max".
+    runs : list of str, optional
+        Keeps these runs.
+    without : list of str, optional
+        Leaves these runs out.
 
     Returns
     -------
@@ -173,18 +180,28 @@ def select(
     Raises
     ------
     ValueError
-        Where the best are asked for and no metric tells which.
+        Where the best are asked for and no metric tells which, or a run is
+        named that there is not.
     """
     if per_run not in PER_RUN:
         raise ValueError(f"per_run={per_run!r}: expected one of {PER_RUN}")
     for name, count in (("last", last), ("best", best)):
         if count is not None and count < 1:
             raise ValueError(f"{name}={count}: expected 1 or more, or None")
-    runs = {}
+    trajectories = {}
     for candidate in candidates:
-        runs.setdefault(candidate.run, []).append(candidate)
+        trajectories.setdefault(candidate.run, []).append(candidate)
+    wanted = set(_known(runs, "runs", trajectories) or trajectories)
+    wanted -= set(_known(without, "without", trajectories))
+    if trajectories and not wanted:
+        raise ValueError(
+            f"without={list(without)} leaves none of the runs "
+            f"{', '.join(trajectories)}"
+        )
     chosen = []
-    for run, members in runs.items():
+    for run, members in trajectories.items():
+        if run not in wanted:
+            continue
         members = members[-last:] if last is not None else members
         if per_run == "best":
             members = _best(members, 1, metric, mode, f"run '{run}'")
@@ -195,6 +212,18 @@ def select(
         chosen = _best(chosen, best, metric, mode, "the candidates")
     kept = {id(candidate) for candidate in chosen}
     return [candidate for candidate in candidates if id(candidate) in kept]
+
+
+def _known(asked, name, there):
+    """The runs that are asked for, which have to be there."""
+    asked = [asked] if isinstance(asked, str) else list(asked or [])
+    missing = [run for run in asked if run not in there]
+    if missing:
+        raise ValueError(
+            f"{name}={asked}: there is no run {', '.join(map(str, missing))}. "
+            f"There is: {', '.join(there) or 'none'}."
+        )
+    return asked
 
 
 def _best(members, count, metric, mode, where):
