@@ -354,11 +354,13 @@ def measure(run, *arguments):
     watcher = threading.Thread(target=watch)
     watcher.start()
     started, worked = time.perf_counter(), time.process_time()
-    run(*arguments)
-    seconds = time.perf_counter() - started
-    worked = time.process_time() - worked
-    done.set()
-    watcher.join()
+    try:
+        run(*arguments)
+    finally:
+        seconds = time.perf_counter() - started
+        worked = time.process_time() - worked
+        done.set()
+        watcher.join()
     return {
         "seconds": seconds,
         "processor": worked,
