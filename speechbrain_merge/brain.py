@@ -30,6 +30,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.members import base_of
+from speechbrain_merge.own_weights import OwnWeights
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
@@ -40,7 +41,7 @@ from speechbrain_merge.stage import (
     plain_settings,
     store_result,
 )
-from speechbrain_merge.weights import digest, open_weights
+from speechbrain_merge.weights import digest, has_adapters, open_weights
 
 logger = get_logger(__name__)
 
@@ -53,15 +54,18 @@ class MergeMixin:
     """
 
     _weights_in_use = None
+    _own_weights = None
 
     def on_fit_start(self):
         """Lets the pools keep what training starts from, then starts it."""
+        self._restore()
         for pool in self._pools():
             pool.begin(self)
         super().on_fit_start()
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Restores the best checkpoint, then the weights to evaluate."""
+        self._restore()
         super().on_evaluate_start(max_key=max_key, min_key=min_key)
         # The checkpoint brings the step counter of its training along, by
         # which evaluate() would then divide the test loss.
@@ -82,6 +86,9 @@ class MergeMixin:
 
     def load_weights(self, source):
         """Loads weights into the Brain's modules, strictly.
+
+        A module with LoRA then computes with these weights alone; its own
+        ones come back when training, evaluation or a checkpoint need them.
 
         Arguments
         ---------
@@ -151,9 +158,12 @@ class MergeMixin:
         # first one has begun to write already.
         known = run_on_main(known_result, args=[folder, context])
         if known is None:
-            result = self._search(
-                stage, candidates, base, selection, folder, context
-            )
+            try:
+                result = self._search(
+                    stage, candidates, base, selection, folder, context
+                )
+            finally:
+                self._restore()
             result.seconds = time.perf_counter() - started
             run_on_main(store_result, args=[folder, result, context])
         else:
@@ -197,8 +207,11 @@ class MergeMixin:
             stage,
             tracker,
         )
-        self.load_weights(source)
-        return selection.score(progress=not self.noprogressbar)
+        try:
+            self.load_weights(source)
+            return selection.score(progress=not self.noprogressbar)
+        finally:
+            self._restore()
 
     def _search(self, stage, candidates, base, selection, folder, context):
         """Searches if asked to, and writes the merged weights."""
@@ -298,7 +311,18 @@ class MergeMixin:
             module, _, parameter = name.partition(".")
             states.setdefault(module, {})[parameter] = read(name)
         for name, state in states.items():
-            self.module_named(name, label).load_state_dict(state, strict=True)
+            module = self.module_named(name, label)
+            if has_adapters(module):
+                if self._own_weights is None:
+                    self._own_weights = OwnWeights(self.checkpointer)
+                self._own_weights.lend(module, state)
+            else:
+                module.load_state_dict(state, strict=True)
+
+    def _restore(self):
+        """Gives modules with adapters their own weights back."""
+        if self._own_weights is not None:
+            self._own_weights.restore()
 
     def module_named(self, name, label="the source"):
         """A module by the name that candidates know it by."""

@@ -85,7 +85,7 @@ from speechbrain_merge.pool.run_folder import (
     run_folders,
     slot_of,
 )
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, plain_state
 
 logger = get_logger(__name__)
 
@@ -100,7 +100,8 @@ class CheckpointPool:
         The pool. Several runs may share it, also at the same time.
     modules : dict
         Name to torch.nn.Module, not wrapped by DDP, as among the recipe's
-        recoverables. Tensors are called `<name>.<parameter>`.
+        recoverables. Tensors are called `<name>.<parameter>`. LoRA is folded
+        into the weights that it adapts.
     run : str
         Name of this training run, unique in the pool, e.g. `seed-1`.
     every : int
@@ -353,9 +354,7 @@ class CheckpointPool:
         return {
             f"{name}.{key}": tensor
             for name, module in self.modules.items()
-            for key, tensor in module.state_dict().items()
-            # Modules may keep other things there (`get_extra_state`)
-            if isinstance(tensor, torch.Tensor)
+            for key, tensor in plain_state(module).items()
         }
 
     def _progress(self, checkpoint, meta):

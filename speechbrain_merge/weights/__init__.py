@@ -6,12 +6,13 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from speechbrain_merge.weights.adapters import has_adapters
 from speechbrain_merge.weights.compatibility import (
     IncompatibleWeights,
     check_compatible,
 )
 from speechbrain_merge.weights.digest import digest
-from speechbrain_merge.weights.folding import fold
+from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part
@@ -24,5 +25,6 @@ from speechbrain_merge.weights.projections import (
 from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
+from speechbrain_merge.weights.unfolding import load_plain
 from speechbrain_merge.weights.weight_norm import refold
 from speechbrain_merge.weights.writer import WeightWriter, write_weights

@@ -10,6 +10,9 @@ these tensors; `speechbrain_merge.weights.fold` is the door.
 Reference: E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
 2021, https://arxiv.org/abs/2106.09685
 
+By what the product is multiplied is in
+`speechbrain_merge.weights.adapter_scales`.
+
 Example
 -------
 >>> factor_of("encoder.q_proj.lora_A.default.weight")
@@ -21,14 +24,15 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Optional
 
 import torch
+from speechbrain.nnet.adapters import AdaptedModel
 
+from speechbrain_merge.weights.adapter_scales import Scale, unwrapped
 from speechbrain_merge.weights.mapping import Entry
 
 # How the factors of a layer are named: down (A) reads the input, up (B) writes
@@ -45,15 +49,6 @@ _FACTORS = tuple(
 )
 _SIDES = {"down": "down", "A": "down", "up": "up", "B": "up"}
 
-# What wrapping a layer or a model puts into names, and what stands there
-# without it
-_WRAPPERS = (
-    (re.compile(r"(^|\.)base_model\.model\."), r"\1"),  # PEFT
-    (re.compile(r"(^|\.)adapted_model\."), r"\1"),  # SpeechBrain
-    (re.compile(r"(^|\.)pretrained_module\."), r"\1"),  # SpeechBrain
-    (re.compile(r"(^|\.)base_layer\."), r"\1"),  # PEFT
-    (re.compile(r"(^|\.)original_module\."), r"\1"),  # PEFT
-)
 _SAVED_MODULE = re.compile(
     r"(?P<start>(?:.+\.)?)modules_to_save\.(?P<adapter>[^.]+)\.(?P<end>.+)"
 )
@@ -72,22 +67,6 @@ UNFOLDABLE = {
         "Fold it with PEFT itself: model.merge_and_unload().",
     ),
 }
-# PEFT initialisations that change the base, so that the adapter alone does
-# not say what the model was
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_VARIANTS = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "mica",
-    "monteclora_config",
-    "velora_config",
-    "target_parameters",
-    "trainable_token_indices",
-)
 
 
 @dataclass(frozen=True)
@@ -112,22 +91,6 @@ class Factor:
     kind: str
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What multiplies the product of the factors of one layer.
-
-    Arguments
-    ---------
-    value : float
-        alpha / rank, or alpha / √rank where rank-stabilised.
-    transposed : bool
-        Whether the layer stores its weight as (input, output).
-    """
-
-    value: float
-    transposed: bool = False
-
-
 def factor_of(name: str) -> Optional[Factor]:
     """Which factor of which layer a tensor is.
 
@@ -146,12 +109,39 @@ def factor_of(name: str) -> Optional[Factor]:
         if match:
             found = match.groupdict()
             return Factor(
-                _unwrapped(f"{found['target'] or ''}.")[:-1],
+                unwrapped(f"{found['target'] or ''}.")[:-1],
                 _SIDES[found["side"]],
                 found.get("adapter"),
                 found["kind"],
             )
     return None
+
+
+def has_adapters(source) -> bool:
+    """Whether a model has adapters, or was made for them.
+
+    Arguments
+    ---------
+    source : torch.nn.Module or iterable of str
+        A module, or all stored names.
+
+    Returns
+    -------
+    bool
+        True also for a SpeechBrain `AdaptedModel` without factors: before its
+        adapters are inserted its names are those of an adapted model already.
+
+    Example
+    -------
+    >>> has_adapters(["fc.weight", "fc.adapter_up_proj.weight"])
+    True
+    """
+    names = source
+    if isinstance(source, torch.nn.Module):
+        if any(isinstance(each, AdaptedModel) for each in source.modules()):
+            return True
+        names = source.state_dict()
+    return any(factor_of(name) for name in names)
 
 
 def plain_name(name: str, adapter: Optional[str]) -> Optional[str]:
@@ -169,7 +159,7 @@ def plain_name(name: str, adapter: Optional[str]) -> Optional[str]:
     str or None
         None for a module that was trained in full for another adapter.
     """
-    name = _unwrapped(name)
+    name = unwrapped(name)
     saved = _SAVED_MODULE.match(name)
     if saved is None:
         return name
@@ -215,127 +205,6 @@ def adapter_names(names) -> list:
         elif saved:
             found[saved["adapter"]] = None
     return list(found)
-
-
-def scales_of_module(module: torch.nn.Module, adapter: Optional[str]) -> dict:
-    """The scale of every adapted layer, as the module itself knows it.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        A model with LoRA layers of SpeechBrain or PEFT.
-    adapter : str, optional
-        PEFT's name of the adapter.
-
-    Returns
-    -------
-    dict
-        Plain name of the layer to its `Scale`.
-
-    Raises
-    ------
-    ValueError
-        Where PEFT has merged the adapter into the weights already, or the
-        adapter is not plain LoRA.
-    """
-    scales = {}
-    for path, layer in module.named_modules():
-        target = _unwrapped(f"{path}.")[:-1]
-        scaling = getattr(layer, "scaling", None)
-        if hasattr(layer, "adapter_down_proj") and scaling is not None:
-            scales[target] = Scale(float(scaling))
-        elif hasattr(layer, "lora_A") and isinstance(scaling, dict):
-            if layer.merged:
-                raise ValueError(
-                    f"the adapter of '{path}' is merged into its weight "
-                    "already. Call unmerge_adapter() before, or "
-                    "merge_and_unload() instead."
-                )
-            if adapter in getattr(layer, "lora_variant", {}):
-                raise ValueError(
-                    f"the adapter of '{path}' is a variant of LoRA. Fold it "
-                    "with PEFT itself: model.merge_and_unload()."
-                )
-            if adapter in scaling:
-                scales[target] = Scale(
-                    float(scaling[adapter]),
-                    bool(getattr(layer, "fan_in_fan_out", False)),
-                )
-    return scales
-
-
-def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
-    """The scale of one layer, from PEFT's ``adapter_config.json``.
-
-    Arguments
-    ---------
-    text : str
-        The content of that file.
-    target : str
-        Plain name of the layer.
-    rank : int
-        Its rank, from the shape of its factors.
-    label : str
-        What errors call the model.
-
-    Returns
-    -------
-    Scale
-
-    Raises
-    ------
-    ValueError
-        Where the adapter is not plain LoRA.
-
-    Example
-    -------
-    >>> text = '{"peft_type": "LORA", "lora_alpha": 8, "use_rslora": true}'
-    >>> scale_of_config(text, "encoder.q_proj", 4, "an adapter").value
-    4.0
-    """
-    config = json.loads(text)
-    start = str(config.get("init_lora_weights", "")).lower()
-    special = [key for key in _VARIANTS if config.get(key)]
-    if config.get("peft_type") != "LORA" or special:
-        raise ValueError(
-            f"{label} is not plain LoRA (peft_type {config.get('peft_type')!r}"
-            f"{''.join(', ' + key for key in special)}). "
-            "Fold it with PEFT itself: model.merge_and_unload()."
-        )
-    if start.startswith(_CHANGES_BASE):
-        raise ValueError(
-            f"{label} was initialised by '{start}', which changed the base. "
-            "Fold it with PEFT itself: model.merge_and_unload()."
-        )
-    alpha = config["lora_alpha"]
-    # PEFT's own rule: a pattern has to match the end of the layer's name
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", target):
-            alpha = own
-            break
-    return Scale(
-        scale_value(alpha, rank, bool(config.get("use_rslora"))),
-        bool(config.get("fan_in_fan_out")),
-    )
-
-
-def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:
-    """alpha / rank, or alpha / √rank where rank-stabilised.
-
-    Arguments
-    ---------
-    alpha : float
-        LoRA's alpha.
-    rank : int
-        Columns of the up factor.
-    rank_stabilised : bool
-        PEFT's `use_rslora`.
-
-    Returns
-    -------
-    float
-    """
-    return alpha / (math.sqrt(rank) if rank_stabilised else rank)
 
 
 def adapted_entry(
@@ -386,15 +255,12 @@ def adapted_entry(
         wide = torch.promote_types(weight.dtype, torch.float32)
         a = down.read().to(wide).flatten(1)
         b = up.read().to(wide).flatten(1)
+        # An untrained adapter leaves every bit as it was, a negative zero too
+        if not a.any() or not b.any():
+            return weight.read()
         added = (b @ a) * scale.value
         added = added.T if transposed else added
         values = weight.read()
         return (values.to(wide) + added.reshape(values.shape)).to(weight.dtype)
 
     return Entry(weight.shape, weight.dtype, read)
-
-
-def _unwrapped(name):
-    for pattern, plain in _WRAPPERS:
-        name = pattern.sub(plain, name)
-    return name

@@ -28,17 +28,20 @@ from typing import Optional
 
 import torch
 
-from speechbrain_merge.weights.adapters import (
-    UNFOLDABLE,
+from speechbrain_merge.weights.adapter_scales import (
     Scale,
-    adapted_entry,
-    adapter_names,
-    factor_of,
-    is_saved_module,
-    plain_name,
     scale_of_config,
     scale_value,
     scales_of_module,
+)
+from speechbrain_merge.weights.adapters import (
+    UNFOLDABLE,
+    adapted_entry,
+    adapter_names,
+    factor_of,
+    has_adapters,
+    is_saved_module,
+    plain_name,
 )
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.source import open_weights
@@ -55,6 +58,7 @@ def fold(
     rank: Optional[int] = None,
     rank_stabilised: bool = False,
     adapter: Optional[str] = None,
+    weight_norm: bool = True,
 ) -> Weights:
     """The plain weights that a model computes with.
 
@@ -81,6 +85,8 @@ def fold(
         rank. Used with `alpha` only.
     adapter : str, optional
         PEFT's name of the adapter, where a module has several.
+    weight_norm : bool
+        False leaves weight norm as it is, but on layers with an adapter.
 
     Returns
     -------
@@ -109,8 +115,9 @@ def fold(
     adapter = _choose_adapter(weights, adapter)
     factors = {}
     plain = {}
-    adapted = "adapter_config" in weights.metadata or any(
-        factor_of(name) for name in weights
+    is_module = isinstance(source, torch.nn.Module)
+    adapted = "adapter_config" in weights.metadata or has_adapters(
+        source if is_module else weights
     )
     # Modules trained in full come last, to take the place of the original ones
     for name in sorted(weights, key=is_saved_module):
@@ -126,9 +133,10 @@ def fold(
     if under is not None:
         plain = _over_base(plain, under, weights)
 
-    folded = _fold_weight_norm(plain, weights.label)
+    targets = None if weight_norm else {_weight(target) for target in factors}
+    folded = _fold_weight_norm(plain, weights.label, targets)
     scales = {}
-    if isinstance(source, torch.nn.Module):
+    if is_module:
         scales = scales_of_module(source, adapter)
 
     def find_scale(target, own_rank):
@@ -173,6 +181,51 @@ def fold(
     )
 
 
+def plain_state(module: torch.nn.Module) -> dict:
+    """The tensors of a module, without adapters: what a pool stores of it.
+
+    Full experts and LoRA experts of any rank have the same names so, and what
+    is merged is what they compute with. Weight norm stays as it is stored,
+    which is how a full expert has it.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        With or without LoRA.
+
+    Returns
+    -------
+    dict
+        Name to tensor. Without LoRA, the module's own.
+
+    Raises
+    ------
+    ValueError
+        Where an adapter cannot be folded.
+
+    Example
+    -------
+    >>> from speechbrain.nnet.adapters import AdaptedModel, LoRA
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    >>> before = {name: t.clone() for name, t in model.state_dict().items()}
+    >>> adapted = AdaptedModel(model, LoRA, all_linear=True)
+    >>> after = plain_state(adapted)
+    >>> all(torch.equal(after[name], before[name]) for name in before)
+    True
+    """
+    if not has_adapters(module):
+        return {
+            name: tensor
+            for name, tensor in module.state_dict().items()
+            # Modules may keep other things there (`get_extra_state`)
+            if isinstance(tensor, torch.Tensor)
+        }
+    with fold(module, weight_norm=False) as folded:
+        tied = folded.tied
+        read = {name: folded[name] for name in folded if name not in tied}
+        return {name: read[tied.get(name, name)] for name in folded}
+
+
 def _refuse_unfoldable(weights):
     for what, (pattern, advice) in UNFOLDABLE.items():
         for name in weights:
@@ -211,10 +264,14 @@ def _over_base(plain, base, weights):
     return {name: plain.get(name, (base, name)) for name in base}
 
 
-def _fold_weight_norm(plain, label):
+def _fold_weight_norm(plain, label, targets):
     """Name to entry, and the stored tensors that it is computed from."""
     shapes = {name: model.shape(own) for name, (model, own) in plain.items()}
-    pairs = weight_norm_pairs(shapes, label)
+    pairs = {
+        weight: pair
+        for weight, pair in weight_norm_pairs(shapes, label).items()
+        if targets is None or weight in targets
+    }
     directions = {v: name for name, (_, v) in pairs.items()}
     magnitudes = {g for g, _ in pairs.values()}
     folded = {}
@@ -245,7 +302,7 @@ def _add_products(folded, factors, find_scale, label):
         if len(kinds) != 1 or sorted(halves) != ["down", "up"]:
             raise ValueError(f"{title} has only one of the two factors of LoRA")
         (kind,) = kinds
-        name = f"{target}.weight" if target else "weight"
+        name = _weight(target)
         if name not in folded:
             raise ValueError(
                 f"{title} is adapted, but there is no '{name}' to add to. "
@@ -272,9 +329,16 @@ def _add_products(folded, factors, find_scale, label):
             )
 
 
+def _weight(target):
+    return f"{target}.weight" if target else "weight"
+
+
 def _added(bias, extra, scale):
     def read():
         wide = torch.promote_types(bias.dtype, torch.float32)
+        # As for the weight: nothing added leaves every bit as it was
+        if not extra.read().any():
+            return bias.read()
         both = bias.read().to(wide) + scale * extra.read().to(wide)
         return both.to(bias.dtype)
 

@@ -1,0 +1,207 @@
+r"""By what an adapter multiplies its product: alpha / rank.
+
+A layer with LoRA computes with W + s·B·A. The factors B and A are tensors; s is
+not, and must come from the module, or from the file that PEFT keeps beside
+them.
+
+Example
+-------
+>>> scale_value(alpha=32, rank=16, rank_stabilised=False)
+2.0
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+# What wrapping a layer or a model puts into names, and what stands there
+# without it
+_WRAPPERS = (
+    (re.compile(r"(^|\.)base_model\.model\."), r"\1"),  # PEFT
+    (re.compile(r"(^|\.)adapted_model\."), r"\1"),  # SpeechBrain
+    (re.compile(r"(^|\.)pretrained_module\."), r"\1"),  # SpeechBrain
+    (re.compile(r"(^|\.)base_layer\."), r"\1"),  # PEFT
+    (re.compile(r"(^|\.)original_module\."), r"\1"),  # PEFT
+)
+# PEFT initialisations that change the base, so that the adapter alone does
+# not say what the model was
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_VARIANTS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "mica",
+    "monteclora_config",
+    "velora_config",
+    "target_parameters",
+    "trainable_token_indices",
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What multiplies the product of the factors of one layer.
+
+    Arguments
+    ---------
+    value : float
+        alpha / rank, or alpha / √rank where rank-stabilised.
+    transposed : bool
+        Whether the layer stores its weight as (input, output).
+    """
+
+    value: float
+    transposed: bool = False
+
+
+def scales_of_module(module: torch.nn.Module, adapter: Optional[str]) -> dict:
+    """The scale of every adapted layer, as the module itself knows it.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        A model with LoRA layers of SpeechBrain or PEFT.
+    adapter : str, optional
+        PEFT's name of the adapter.
+
+    Returns
+    -------
+    dict
+        Plain name of the layer to its `Scale`.
+
+    Raises
+    ------
+    ValueError
+        Where PEFT has merged the adapter into the weights already, or the
+        adapter is not plain LoRA.
+    """
+    scales = {}
+    for path, layer in module.named_modules():
+        target = unwrapped(f"{path}.")[:-1]
+        scaling = getattr(layer, "scaling", None)
+        if hasattr(layer, "adapter_down_proj") and scaling is not None:
+            scales[target] = Scale(float(scaling))
+        elif hasattr(layer, "lora_A") and isinstance(scaling, dict):
+            if layer.merged:
+                raise ValueError(
+                    f"the adapter of '{path}' is merged into its weight "
+                    "already. Call unmerge_adapter() before, or "
+                    "merge_and_unload() instead."
+                )
+            if adapter in getattr(layer, "lora_variant", {}):
+                raise ValueError(
+                    f"the adapter of '{path}' is a variant of LoRA. Fold it "
+                    "with PEFT itself: model.merge_and_unload()."
+                )
+            if adapter in scaling:
+                scales[target] = Scale(
+                    float(scaling[adapter]),
+                    bool(getattr(layer, "fan_in_fan_out", False)),
+                )
+    return scales
+
+
+def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
+    """The scale of one layer, from PEFT's ``adapter_config.json``.
+
+    Arguments
+    ---------
+    text : str
+        The content of that file.
+    target : str
+        Plain name of the layer.
+    rank : int
+        Its rank, from the shape of its factors.
+    label : str
+        What errors call the model.
+
+    Returns
+    -------
+    Scale
+
+    Raises
+    ------
+    ValueError
+        Where the adapter is not plain LoRA.
+
+    Example
+    -------
+    >>> text = '{"peft_type": "LORA", "lora_alpha": 8, "use_rslora": true}'
+    >>> scale_of_config(text, "encoder.q_proj", 4, "an adapter").value
+    4.0
+    """
+    config = json.loads(text)
+    start = str(config.get("init_lora_weights", "")).lower()
+    special = [key for key in _VARIANTS if config.get(key)]
+    if config.get("peft_type") != "LORA" or special:
+        raise ValueError(
+            f"{label} is not plain LoRA (peft_type {config.get('peft_type')!r}"
+            f"{''.join(', ' + key for key in special)}). "
+            "Fold it with PEFT itself: model.merge_and_unload()."
+        )
+    if start.startswith(_CHANGES_BASE):
+        raise ValueError(
+            f"{label} was initialised by '{start}', which changed the base. "
+            "Fold it with PEFT itself: model.merge_and_unload()."
+        )
+    alpha = config["lora_alpha"]
+    # PEFT's own rule: a pattern has to match the end of the layer's name
+    for pattern, own in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", target):
+            alpha = own
+            break
+    return Scale(
+        scale_value(alpha, rank, bool(config.get("use_rslora"))),
+        bool(config.get("fan_in_fan_out")),
+    )
+
+
+def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:
+    """alpha / rank, or alpha / √rank where rank-stabilised.
+
+    Arguments
+    ---------
+    alpha : float
+        LoRA's alpha.
+    rank : int
+        Columns of the up factor.
+    rank_stabilised : bool
+        PEFT's `use_rslora`.
+
+    Returns
+    -------
+    float
+    """
+    return alpha / (math.sqrt(rank) if rank_stabilised else rank)
+
+
+def unwrapped(name: str) -> str:
+    """A name without what wrapping a layer or a model put into it.
+
+    Arguments
+    ---------
+    name : str
+        The stored name.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> unwrapped("model.adapted_model.fc.pretrained_module.weight")
+    'model.fc.weight'
+    """
+    for pattern, plain in _WRAPPERS:
+        name = pattern.sub(plain, name)
+    return name
