@@ -82,7 +82,7 @@ def plot_pareto(results, path):
     add_legend(figure, axes, columns=5)
     # names are put where there is room, once all else has its place
     figure.draw_without_rendering()
-    _label_points(axes, [point[:3] for point in points])
+    label_points(axes, [point[:3] for point in points])
     return save_figure(figure, path)
 
 
@@ -111,8 +111,31 @@ def pareto_front(points):
     return front
 
 
-def _label_points(axes, points):
-    """Write names beside points, where they cover no other name or point."""
+def label_points(axes, points, size=9):
+    """Write names beside points, where they cover no other name or point.
+
+    Where there is no room beside a point, its name stands farther off, with a
+    thin line to it. To be called when the figure is drawn but for that.
+
+    Arguments
+    ---------
+    axes : matplotlib.axes.Axes
+        To draw on.
+    points : list of tuple
+        x, y and name.
+    size : float
+        Of the letters, in points.
+
+    Example
+    -------
+    >>> figure, axes = new_figure()
+    >>> _ = axes.scatter([1, 2], [1, 2])
+    >>> figure.draw_without_rendering()
+    >>> label_points(axes, [(1, 1, "one"), (2, 2, "two")])
+    >>> [text.get_text() for text in axes.texts]
+    ['one', 'two']
+    """
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     frame = axes.get_window_extent()
@@ -126,6 +149,10 @@ def _label_points(axes, points):
         (0, 10, "center", "bottom"),
         (0, -10, "center", "top"),
     ]
+    for far in (20, 34, 50, 70):
+        for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1)):
+            side = {1: "left", -1: "right", 0: "center"}[x]
+            places.append((far * x, far * y, side, "center"))
     for x, y, name in points:
         for place in places:
             text = axes.annotate(
@@ -135,10 +162,15 @@ def _label_points(axes, points):
                 textcoords="offset points",
                 ha=place[2],
                 va=place[3],
-                fontsize=9,
+                fontsize=size,
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5}
+                if place[3] == "center"
+                else None,
             )
-            box = text.get_window_extent()
+            # of the letters alone, without the line to them
+            box = Text.get_window_extent(text)
             inside = frame.x0 < box.x0 and box.x1 < frame.x1
+            inside = inside and frame.y0 < box.y0 and box.y1 < frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 break
             if place is not places[-1]:

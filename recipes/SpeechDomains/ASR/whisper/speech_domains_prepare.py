@@ -43,6 +43,7 @@ def prepare_speech_domains(
     valid_domains: Optional[list] = None,
     train_hours: Optional[float] = None,
     select_fraction: float = 1.0,
+    test_fraction: float = 1.0,
     seed: int = 1986,
     skip_prep: bool = False,
 ):
@@ -50,7 +51,8 @@ def prepare_speech_domains(
 
     ``train.csv`` joins the training sets of the run's domains, without what is
     longer than Whisper's window. ``valid.csv`` joins their selection sets, and
-    ``valid_DOMAIN.csv`` is the selection set of each.
+    ``valid_DOMAIN.csv`` is the selection set of each, ``test_DOMAIN.csv`` the test
+    set.
 
     Arguments
     ---------
@@ -61,7 +63,7 @@ def prepare_speech_domains(
     train_domains : list of str
         The domains to train on; may be empty.
     test_domains : list of str
-        The domains to test on; their files are only checked.
+        The domains to test on.
     valid_domains : list of str, optional
         The domains to select on (default: those to train on).
     train_hours : float, optional
@@ -70,6 +72,8 @@ def prepare_speech_domains(
     select_fraction : float
         Select on this part of each development set, drawn in the same way
         after every utterance of more than 30 seconds.
+    test_fraction : float
+        Test on this part of each test set, drawn likewise.
     seed : int
         Decides what is drawn.
     skip_prep : bool
@@ -86,11 +90,15 @@ def prepare_speech_domains(
         return
     if valid_domains is None:
         valid_domains = train_domains
-    if not 0 < select_fraction <= 1:
-        raise ValueError(
-            f"select_fraction is {select_fraction}, expected a part of the "
-            "development set: more than 0, at most 1."
-        )
+    for name, fraction, whole in (
+        ("select_fraction", select_fraction, "development"),
+        ("test_fraction", test_fraction, "test"),
+    ):
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"{name} is {fraction}, expected a part of the {whole} set: "
+                "more than 0, at most 1."
+            )
     sources = [(domain, "train") for domain in train_domains]
     sources += [(domain, "valid") for domain in valid_domains]
     sources += [(domain, "test") for domain in test_domains]
@@ -105,6 +113,8 @@ def prepare_speech_domains(
         "valid_domains": list(valid_domains),
         "train_hours": train_hours,
         "select_fraction": select_fraction,
+        "test_fraction": test_fraction,
+        "test_domains": list(test_domains),
         "seed": seed,
         "sources": {
             str(path): [path.stat().st_size, path.stat().st_mtime_ns]
@@ -135,6 +145,9 @@ def prepare_speech_domains(
         write_manifest(save_folder / f"valid_{domain}.csv", valid[domain])
     joined = [row for rows in valid.values() for row in rows]
     write_manifest(save_folder / "valid.csv", joined)
+    for domain in test_domains:
+        rows = draw_selection(sets[domain, "test"], test_fraction, seed)
+        write_manifest(save_folder / f"test_{domain}.csv", rows)
     done.write_text(json.dumps(wanted, indent=2))
 
 
@@ -227,7 +240,7 @@ def draw_hours(rows: list, hours: float, seed: int) -> list:
 
 
 def draw_selection(rows: list, fraction: float, seed: int) -> list:
-    """Draws the part of a development set on which models are selected.
+    """Draws the part of a set on which models are selected, or tested.
 
     Arguments
     ---------
@@ -242,7 +255,7 @@ def draw_selection(rows: list, fraction: float, seed: int) -> list:
     Returns
     -------
     list of dict
-        The selection set, in the order of ``rows``.
+        The part drawn, in the order of ``rows``.
     """
     long = {i for i, row in enumerate(rows) if row["duration"] > WINDOW}
     rest = [i for i in range(len(rows)) if i not in long]
