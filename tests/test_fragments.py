@@ -1,0 +1,68 @@
+"""The YAML fragments of hparams/, included as a recipe does."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_merge import MergeStage
+from speechbrain_merge.methods import MergeMethod, available
+from speechbrain_merge.methods.registry import find
+
+FRAGMENTS = Path(__file__).resolve().parents[1] / "hparams"
+POLICIES = ("mast", "mact", "smact", "aode")
+METHODS = sorted(
+    path.stem for path in FRAGMENTS.glob("*.yaml") if path.stem not in POLICIES
+)
+
+
+def include(folder, name, *lines):
+    """What a recipe gets that includes a fragment, changed by some lines."""
+    recipe = folder / "train.yaml"
+    recipe.write_text(
+        "\n".join([f"part: !include:{FRAGMENTS / name}.yaml", *lines]) + "\n"
+    )
+    with open(recipe, encoding="utf-8") as stream:
+        return load_hyperpyyaml(stream)["part"]
+
+
+def test_every_method_has_one():
+    assert set(METHODS) <= set(available())
+    assert set(available()) - set(METHODS) <= {
+        "adamerging",
+        "learnable_attention_merge",
+        "optimal_transport",
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_fragment_says_what_the_method_would_do_anyway(tmp_path, name):
+    method = include(tmp_path, name)
+    assert isinstance(method, MergeMethod) and type(method) is find(name)
+    signature = inspect.signature(find(name).__init__).parameters
+    text = (FRAGMENTS / f"{name}.yaml").read_text()
+    for parameter, described in list(signature.items())[1:]:
+        assert f"\n{parameter}:" in text, f"{name}: {parameter} is missing"
+        default = described.default
+        if default is not inspect.Parameter.empty and name != "restricted":
+            found = getattr(method, parameter)
+            assert found == default or found == list(default), parameter
+
+
+def test_a_recipe_changes_a_parameter(tmp_path):
+    method = include(tmp_path, "ties", "    density: !ref <kept>", "kept: 0.7")
+    assert method.density == 0.7 and method.scale == 1.0
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_are_stages_of_a_pool(tmp_path, name):
+    with pytest.raises(ValueError, match="candidates.*PLACEHOLDER"):
+        include(tmp_path, name)
+    stage = include(
+        tmp_path, name, "    candidates: [!ref <folder>]", "folder: save/pool"
+    )
+    assert isinstance(stage, MergeStage)
+    assert stage.candidates == ["save/pool"]
+    assert stage.per_run == ("all" if name == "mast" else "best")
+    assert (stage.search is not None) == (name == "smact")
