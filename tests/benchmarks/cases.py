@@ -69,7 +69,7 @@ def io_with_base():
 # --- ours ----------------------------------------------------------------
 
 
-def _ours(name, needs_base=True, **parameters):
+def _ours(name, needs_base=True, hashed=False, **parameters):
     from speechbrain_merge.engine import merge
     from speechbrain_merge.methods import create
 
@@ -83,6 +83,7 @@ def _ours(name, needs_base=True, **parameters):
             output=output,
             workers=WORKERS,
             progress=False,
+            hashes=["0" * 64] * len(experts) if hashed else None,
         )
 
     return run
@@ -92,6 +93,12 @@ def _ours(name, needs_base=True, **parameters):
 def ours_average():
     """The plain mean."""
     return _ours("average", needs_base=False)
+
+
+@case("ours average (hashes known)")
+def ours_average_of_candidates():
+    """The plain mean of candidates, whose hashes the pool knows."""
+    return _ours("average", needs_base=False, hashed=True)
 
 
 @case("ours ties")
