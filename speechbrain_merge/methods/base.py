@@ -83,6 +83,9 @@ class MergeMethod(torch.nn.Module):
     # Whether a NaN or infinity in any input always shows in the result; the
     # inputs of others are inspected first.
     shows_faults = False
+    # Whether experts and base must have the same names; a method that merges
+    # other kinds of models finds itself what belongs together.
+    needs_same_names = True
     minimum_experts = 1
     maximum_experts = None
 

@@ -40,8 +40,42 @@ def uniform(seed, expert, name, where):
     numbers : torch.Tensor
         In float32, of the length of the slice.
     """
-    place = f"{seed}/{expert}/{where.start}/{name}".encode()
-    state = int.from_bytes(hashlib.sha256(place).digest(), "little")
-    generator = np.random.Generator(np.random.SFC64(state))
+    generator = _generator(seed, expert, name, where)
     length = where.stop - where.start
     return torch.from_numpy(generator.random(length, dtype=np.float32))
+
+
+def normal(seed, expert, name, where):
+    """Numbers of the standard normal distribution for one place.
+
+    Arguments
+    ---------
+    seed : int
+        The method's seed.
+    expert : int
+        Position of the expert in the merge.
+    name : str
+        Name of the tensor.
+    where : slice
+        The piece of the flat tensor.
+
+    Returns
+    -------
+    numbers : torch.Tensor
+        In float32, of the length of the slice.
+
+    Example
+    -------
+    >>> normal(0, 0, "encoder.weight", slice(0, 2))
+    tensor([-0.2989, -1.5720])
+    """
+    generator = _generator(seed, expert, name, where)
+    length = where.stop - where.start
+    return torch.from_numpy(generator.standard_normal(length, dtype=np.float32))
+
+
+def _generator(seed, expert, name, where):
+    """The generator of one place."""
+    place = f"{seed}/{expert}/{where.start}/{name}".encode()
+    state = int.from_bytes(hashlib.sha256(place).digest(), "little")
+    return np.random.Generator(np.random.SFC64(state))
