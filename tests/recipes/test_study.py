@@ -104,6 +104,8 @@ def test_a_study_from_one_command(material, tmp_path, hparams):
         assert len(set(rates)) == 2 and len(rates) == 4
         export = results / "exported"
         assert (export / "hyperparams.yaml").is_file()
+        card = (export / "README.md").read_text()
+        assert "by `average`" in card and "| smact |" in card
         assert "WhisperASR hears" in printed
     assert names[0] == "generalist"
     for row in found["rows"]:

@@ -115,7 +115,7 @@ def run_study(study, run_opts, build):
     exported = study.get("export")
     if exported and if_main_process():
         source = merges[exported].path
-        export_once(source, brain.hparams.whisper, folder / "exported")
+        export_once(source, brain.hparams.whisper, folder / "exported", results)
         transcribe_one(folder / "exported", test_sets)
     return results
 

@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.evaluation import macro_bootstrap, read_scores
 from speechbrain_merge.export import export_whisper
+from speechbrain_merge.report import merge_card
 from speechbrain_merge.weights import digest, open_weights
 
 
@@ -142,12 +143,15 @@ def compare_rows(rows, reference, folder):
             row["difference"] = dataclasses.asdict(found)
 
 
-def export_once(source, whisper, folder):
-    """Exports merged weights, unless these are exported."""
+def export_once(source, whisper, folder, results):
+    """Exports merged weights with a card, unless these are exported."""
     mark, key = folder / "source.json", digest(source)
     if mark.is_file() and json.loads(mark.read_text())["digest"] == key:
         return
     export_whisper(source, whisper, folder)
+    with open_weights(source) as weights:
+        card = merge_card(weights.metadata, results, "Merged Whisper")
+    (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(mark, {"source": str(source), "digest": key})
 
 
