@@ -37,7 +37,7 @@ def measure(what):
         of files that are mapped count as well.
     """
     method = create(what["method"], **what["parameters"])
-    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    imported = peak_megabytes()
     started = time.perf_counter()
     merge(
         method,
@@ -48,17 +48,26 @@ def measure(what):
         progress=False,
     )
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     os.remove(what["output"])
     return {
         "merge_seconds": round(seconds, 2),
-        # Linux counts in KiB, macOS in bytes
-        "peak_megabytes": round(
-            (peak - imported)
-            / (1 if sys.platform == "darwin" else 1024)
-            / (1024**2 if sys.platform == "darwin" else 1)
-        ),
+        "peak_megabytes": round(peak_megabytes() - imported),
     }
+
+
+def peak_megabytes():
+    """The most memory that this process has had so far.
+
+    Where the system tells it of this program alone: ``getrusage`` would count
+    the program that started this one, too.
+    """
+    status = "/proc/self/status"
+    if os.path.exists(status):
+        with open(status, encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
 if __name__ == "__main__":
