@@ -1,8 +1,8 @@
 """Model merging for speech recognition, inside SpeechBrain.
 
 Collect checkpoints (``CheckpointPool``), choose and merge them by error rate
-(``MergeStage``), in the recipe that trained them (``MergeMixin``); or merge
-files by hand (``merge``).
+(``MergeStage``), in the recipe that trained them (``MergeMixin``); merge again
+with a domain more or less (``remerge``); or merge files by hand (``merge``).
 
 Authors
  * The speechbrain_merge authors 2026
@@ -10,5 +10,6 @@ Authors
 
 from speechbrain_merge.brain import MergeMixin
 from speechbrain_merge.engine import merge, provenance
-from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool import CheckpointPool, read_merges
+from speechbrain_merge.remerge import remerge
 from speechbrain_merge.stage import MergeResult, MergeStage

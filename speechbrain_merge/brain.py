@@ -32,6 +32,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.members import base_of
 from speechbrain_merge.own_weights import OwnWeights
 from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.remembered import remember_merge
 from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
 from speechbrain_merge.stage import (
@@ -132,6 +133,7 @@ class MergeMixin:
             selection set for a search.
         """
         started = time.perf_counter()
+        stage = stage.resolved()
         candidates = stage.chosen()
         stage.method.check_experts(
             1 if stage.search is not None else len(candidates)
@@ -169,6 +171,7 @@ class MergeMixin:
         else:
             result = known
             logger.info(f"Merge stage '{stage.name}': found in {folder}.")
+        run_on_main(remember_merge, args=[stage, candidates, result])
         self.use_weights(result.path)
         return result
 

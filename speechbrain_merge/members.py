@@ -42,10 +42,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from speechbrain_merge.pool import Candidate
-from speechbrain_merge.weights import digest, fold, renamed
-
-BASE = "base"
-"""Name of the original among the members, and of its weight."""
+from speechbrain_merge.pool.candidate import BASE
+from speechbrain_merge.weights import digest, fold, open_weights, renamed
 
 
 def check_one_original(experts):
@@ -126,7 +124,10 @@ def base_of(stage, members):
     if members[-1].name == BASE:
         return members[-1].path
     if stage.base is not None:
-        return renamed(fold(_local(stage.base)), fold(members[0]))
+        base = _local(stage.base)
+        if not stage.method.needs_same_names:
+            return open_weights(base)
+        return renamed(fold(base), fold(members[0]))
     if not (stage.method.needs_base or stage.with_base):
         return None
     bases = {expert.base_digest for expert in members}
@@ -311,6 +312,25 @@ def weighted(method, weights):
             f"method '{method.name}' takes no `weights`, as 'average' and "
             f"'karcher' do; it takes {', '.join(parameters) or 'nothing'}"
         )
+    return type(method)(**{**method.configuration(), **changed})
+
+
+def unweighted(method):
+    """The same merge method without weights: the way back from `weighted`.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        As for `weighted`.
+
+    Returns
+    -------
+    MergeMethod
+    """
+    parameters = inspect.signature(type(method)).parameters
+    changed = {"weights": None}
+    if "weights" not in parameters:
+        changed = {"method": unweighted(method.method)}
     return type(method)(**{**method.configuration(), **changed})
 
 

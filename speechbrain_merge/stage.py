@@ -29,6 +29,7 @@ from speechbrain_merge.members import (
 )
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.remembered import extended
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -79,15 +80,21 @@ class MergeStage:
         Threads for merging.
     runs, without : list of str, optional
         Only these runs take part; these do not.
-    with_base : bool
+    with_base : bool, optional
         Whether the base is one more member, named `base`: the last candidate,
-        which a search may leave out as any other. It is what the experts'
+        which a search may leave out as any other. By default it is not, or,
+        with `extends`, as it was. It is what the experts'
         pool kept unless `base` says otherwise: for experts that started from
         a merge (iterated averaging), that is not the first original.
     weights : dict, optional
         Weight of each member by the name of its run or its own, `base` for
         the base; see ``speechbrain_merge.members``. By default the method's,
         which are equal ones.
+    extends : str, optional
+        Name of a merge that the candidates' pool remembers: its members take
+        part as they were, with their weights, and of the runs that it neither
+        had nor left out (or of `runs`) what the other settings choose. See
+        ``speechbrain_merge.remerge``.
     same_base : bool
         Whether experts from different originals are refused. They cannot be
         told apart where their pools kept no base.
@@ -118,8 +125,9 @@ class MergeStage:
         workers=1,
         runs=None,
         without=None,
-        with_base=False,
+        with_base=None,
         weights=None,
+        extends=None,
         same_base=True,
     ):
         if not isinstance(method, MergeMethod):
@@ -141,9 +149,21 @@ class MergeStage:
         self.name = name or method.name
         self.runs, self.without = runs, without
         self.with_base, self.same_base = with_base, same_base
+        self.extends = extends
+        self.left_out = [without] if isinstance(without, str) else without or []
         self.weights = None if weights is None else dict(weights)
         if weights is not None:
             weighted(method, {})  # raises where the method takes none
+
+    def resolved(self):
+        """This stage with everything that a merge it extends has to add.
+
+        Returns
+        -------
+        stage : MergeStage
+            This one, where it extends none.
+        """
+        return self if self.extends is None else extended(self)
 
     def chosen(self):
         """The candidates that take part, read from where they lie.
@@ -159,6 +179,8 @@ class MergeStage:
             When there is none, a run is missing, the experts come from
             different originals, or weights do not match.
         """
+        if self.extends is not None:
+            return self.resolved().chosen()
         members = select(
             read_pool(self.candidates),
             per_run=self.per_run,

@@ -1,6 +1,7 @@
 """Candidates for merging: collected while training, or read from past runs.
 
-`CheckpointPool` collects, `read_pool` reads, `select` narrows down.
+`CheckpointPool` collects, `read_pool` reads, `select` narrows down, and
+`read_merges` tells what was merged of a pool.
 
 Example
 -------
@@ -19,4 +20,5 @@ Authors
 
 from speechbrain_merge.pool.candidate import Candidate, rank, select
 from speechbrain_merge.pool.collection import CheckpointPool
+from speechbrain_merge.pool.merges import MergeRecord, read_merges
 from speechbrain_merge.pool.reading import read_pool

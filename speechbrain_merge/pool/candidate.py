@@ -31,6 +31,8 @@ from speechbrain_merge.weights import digest, open_weights
 
 PER_RUN = ("all", "best", "last")
 MODES = ("min", "max")
+BASE = "base"
+"""Name of the original among the members of a merge, and of its weight."""
 
 
 @dataclass(frozen=True)

@@ -60,13 +60,15 @@ class Manifest:
     ---------
     folder : str or Path
         The folder of the run. Created at the first writing.
+    file : str
+        Its name there.
     """
 
     FILE = "manifest.jsonl"
 
-    def __init__(self, folder):
+    def __init__(self, folder, file: str = FILE):
         self.folder = Path(folder)
-        self.path = self.folder / self.FILE
+        self.path = self.folder / file
 
     def records(self) -> list[dict]:
         """All whole lines.

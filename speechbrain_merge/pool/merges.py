@@ -1,0 +1,259 @@
+"""What was merged from a pool, so that it can be merged again with one more.
+
+A pool outlives the data that its experts were trained on. Next month there is
+one more domain: its expert joins the others in the same pool, and the average
+is formed again, of the same members and with the same weights. So each merge
+leaves a line beside the runs, in a file that is only ever added to:
+
+    <pool>/merges.jsonl        of what, how, with what weights, what came of it
+    <pool>/<run>/…             the runs
+
+Members are known by the digest of their content. What a line says of a
+candidate that was pruned since is still true, but the merge cannot be repeated.
+
+Example
+-------
+>>> pool = getfixture("tmp_path")
+>>> member = Member("digits/epoch-0002", "digits", "5e1f", weight=1.0)
+>>> remember(pool, MergeRecord("aode", {"name": "average"}, (member,)))
+>>> [(merge.name, merge.runs) for merge in read_merges(pool)]
+[('aode', ['digits'])]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import fcntl
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.candidate import BASE, Candidate
+from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.pool.meta import plain
+
+logger = get_logger(__name__)
+
+FILE = "merges.jsonl"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model that was merged.
+
+    Arguments
+    ---------
+    name : str
+        Of the candidate; `base` for the original.
+    run : str
+        Its run.
+    digest : str
+        Of its content.
+    weight : float, optional
+        Its share of an average; None for methods that have no such thing.
+    """
+
+    name: str
+    run: str
+    digest: str
+    weight: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """One merge.
+
+    Arguments
+    ---------
+    name : str
+        Of the merge stage.
+    method : dict
+        `name` of the method, and its parameters.
+    members : tuple of Member
+        In the order of the merge; with `with_base` the original is among them.
+    weights : dict, optional
+        As the stage was given them: by run or candidate.
+    with_base : bool
+        Whether the original was one more member.
+    left_out : tuple of str
+        Runs that were rolled back: they do not come in again as new ones.
+    base : str, optional
+        The base that the stage was given; None where it was the pool's.
+    path : str, optional
+        The merged weights.
+    digest : str, optional
+        Of that file.
+    value : float, optional
+        Error rate on the selection set in percent, if it was scored.
+    time : float
+        Seconds since 1970.
+    """
+
+    name: str
+    method: dict
+    members: tuple
+    weights: Optional[dict] = None
+    with_base: bool = False
+    left_out: tuple = ()
+    base: Optional[str] = None
+    path: Optional[str] = None
+    digest: Optional[str] = None
+    value: Optional[float] = None
+    time: float = field(default_factory=time.time, compare=False)
+
+    @property
+    def runs(self) -> list:
+        """The runs of its members, each once."""
+        return list(dict.fromkeys(member.run for member in self.members))
+
+    def find_members(
+        self, candidates: Sequence, without: Sequence = ()
+    ) -> list[Candidate]:
+        """The members among candidates, but for the original.
+
+        Arguments
+        ---------
+        candidates : list of Candidate
+            All that there are.
+        without : list of str
+            Runs whose members are not wanted.
+
+        Returns
+        -------
+        list of Candidate
+            In the order of the merge.
+
+        Raises
+        ------
+        ValueError
+            Where one is not there any more, or not the same.
+        """
+        there = {candidate.digest: candidate for candidate in candidates}
+        members = [
+            member
+            for member in self.members
+            if member.name != BASE and member.run not in without
+        ]
+        missing = [each.name for each in members if each.digest not in there]
+        if missing:
+            raise ValueError(
+                f"merge '{self.name}' had members that the pool does not have "
+                f"any more: {', '.join(missing)}. Candidates: "
+                f"{', '.join(each.name for each in candidates)}."
+            )
+        return [there[each.digest] for each in members]
+
+
+def read_merges(pool) -> list[MergeRecord]:
+    """The merges that a pool remembers.
+
+    Arguments
+    ---------
+    pool : str, Path or CheckpointPool
+        The pool.
+
+    Returns
+    -------
+    list of MergeRecord
+        The oldest first; none where nothing was merged.
+    """
+    found = []
+    for line in _log(getattr(pool, "folder", pool)).records():
+        line["members"] = tuple(Member(**each) for each in line["members"])
+        line["left_out"] = tuple(line["left_out"])
+        found.append(MergeRecord(**line))
+    return found
+
+
+def remember(pool, record: MergeRecord):
+    """Adds a merge to what a pool remembers, unless it is the last of its name.
+
+    Arguments
+    ---------
+    pool : str or Path
+        Folder of the pool.
+    record : MergeRecord
+        What was merged.
+    """
+    with _alone(Path(pool)):
+        merges = read_merges(pool)
+        line = plain(asdict(record))
+        last = [asdict(each) for each in merges if each.name == record.name]
+        if last and plain({**last[-1], "time": record.time}) == line:
+            return
+        _log(pool).append(line)
+
+
+def find_merge(pools: Iterable, name: str) -> MergeRecord:
+    """The last merge of a name.
+
+    Arguments
+    ---------
+    pools : iterable of str or Path
+        Where to look.
+    name : str
+        Of the merge stage.
+
+    Returns
+    -------
+    MergeRecord
+
+    Raises
+    ------
+    ValueError
+        Where there is none; names those that there are.
+    """
+    merges = [merge for pool in pools for merge in read_merges(pool)]
+    merges.sort(key=lambda merge: merge.time)
+    named = [merge for merge in merges if merge.name == name]
+    if not named:
+        known = dict.fromkeys(merge.name for merge in merges)
+        raise ValueError(
+            f"no merge '{name}' is remembered in "
+            f"{', '.join(map(str, pools)) or 'any pool'}. "
+            f"There is: {', '.join(known) or 'none'}."
+        )
+    return named[-1]
+
+
+def pools_of(candidates: Iterable) -> list[Path]:
+    """The pools that candidates lie in.
+
+    Arguments
+    ---------
+    candidates : iterable of Candidate
+        Others, files and checkpoints, are in none.
+
+    Returns
+    -------
+    list of Path
+    """
+    folders = {}
+    for candidate in candidates:
+        if isinstance(candidate.path, (str, Path)):
+            run = Path(candidate.path).absolute().parent
+            if (run / Manifest.FILE).is_file():
+                folders[run.parent] = None
+    return list(folders)
+
+
+def _log(pool):
+    return Manifest(pool, FILE)
+
+
+@contextmanager
+def _alone(pool):
+    """One process at a time, for as long as it takes to add a line."""
+    pool.mkdir(parents=True, exist_ok=True)
+    with open(pool / ".merges.lock", "w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some cluster file systems have no locks, and a merge is done
+            logger.warning(f"{pool} cannot be locked ({error})")
+        yield

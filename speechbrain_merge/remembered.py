@@ -1,0 +1,151 @@
+"""Merge stages and the merges that pools remember.
+
+`remember_merge` writes down what a stage merged, `extended` makes of such a
+record, and of what is new in the pool, the members of the next merge. See
+`speechbrain_merge.remerge` for the whole story.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import copy
+from numbers import Real
+from pathlib import Path
+
+from speechbrain_merge.members import BASE, weights_of
+from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.pool.merges import (
+    Member,
+    MergeRecord,
+    find_merge,
+    pools_of,
+    remember,
+)
+from speechbrain_merge.weights import digest
+
+
+def extended(stage):
+    """A stage with the members of an earlier merge, and with what is new.
+
+    Arguments
+    ---------
+    stage : MergeStage
+        With `extends`.
+
+    Returns
+    -------
+    MergeStage
+        The same without `extends`: its candidates are the members, and its
+        weights and its base those of the earlier merge where the stage has
+        none of its own.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such merge, one of its members is gone, or a run that
+        is named is not there.
+    """
+    candidates = read_pool(stage.candidates)
+    record = find_merge(pools_of(candidates), stage.extends)
+    select(candidates, without=stage.left_out)  # raises for unknown runs
+    members = record.find_members(candidates, stage.left_out)
+    old = {*record.runs, *(member.run for member in members)}
+    new = [
+        candidate
+        for candidate in candidates
+        if candidate.run not in {*old, *stage.left_out}
+        and (stage.runs or candidate.run not in record.left_out)
+    ]
+    if new or stage.runs:
+        new = select(
+            new,
+            stage.per_run,
+            stage.last,
+            stage.best,
+            stage.metric,
+            stage.mode,
+            stage.runs,
+        )
+    again = {candidate.run for candidate in new}
+    result = copy.copy(stage)
+    result.extends = result.runs = result.without = None
+    result.per_run, result.last, result.best = "all", None, None
+    result.candidates = [*members, *new]
+    result.left_out = [
+        run
+        for run in dict.fromkeys([*record.left_out, *stage.left_out])
+        if run not in again
+    ]
+    if stage.with_base is None:
+        result.with_base = record.with_base
+    if stage.base is None:
+        result.base = record.base
+    if record.weights is not None:
+        names = {member.name for member in members}
+        if result.with_base:
+            names.add(BASE)
+        given = stage.weights or {}
+        runs = {each.name: each.run for each in members}
+        kept = {
+            name: weight
+            for name, weight in record.weights.items()
+            if name in names and runs.get(name) not in given
+        }
+        result.weights = {**kept, **given}
+    return result
+
+
+def remember_merge(stage, candidates, result):
+    """Writes a merge into the pools that its members come from.
+
+    Arguments
+    ---------
+    stage : MergeStage
+        What was asked for.
+    candidates : list of Candidate
+        All that took part in it.
+    result : MergeResult
+        What it came to.
+    """
+    by_name = {candidate.name: candidate for candidate in candidates}
+    members = [by_name[name] for name in result.selected]
+    pools = pools_of(members)
+    if not pools:
+        return
+    weights = None
+    if stage.weights is not None:
+        given = weights_of(stage.weights, candidates)
+        weights = {member.name: given[member.name] for member in members}
+    shares = _shares(result.method, members)
+    named = isinstance(stage.base, (str, Path))
+    record = MergeRecord(
+        result.name,
+        result.method,
+        tuple(
+            Member(member.name, member.run, member.digest, share)
+            for member, share in zip(members, shares)
+        ),
+        weights,
+        any(member.name == BASE for member in members),
+        tuple(stage.left_out),
+        str(stage.base) if named else None,
+        str(result.path),
+        digest(result.path),
+        result.value,
+    )
+    for pool in pools:
+        remember(pool, record)
+
+
+def _shares(method, members):
+    """What each member weighs in an average; None where that says nothing."""
+    weights = method.get("weights")
+    if isinstance(weights, dict) and list(weights) == ["experts"]:
+        weights = [weights["experts"].get(each.name) for each in members]
+    if method["name"] != "average":
+        return [None] * len(members)
+    if weights is None:
+        weights = [1.0] * len(members)
+    if not all(isinstance(weight, Real) for weight in weights):
+        return [None] * len(members)
+    return [weight / sum(weights) for weight in weights]
