@@ -29,12 +29,16 @@ Authors
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import speechbrain as sb
 import torch
+from continual import run_continual
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
+from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from study import run_study
@@ -46,11 +50,12 @@ from speechbrain_merge.evaluation import (
     total,
     write_scores,
 )
+from speechbrain_merge.training import ClipAllGroups
 
 logger = get_logger(__name__)
 
 
-class ASR(MergeMixin, sb.Brain):
+class ASR(ClipAllGroups, MergeMixin, sb.Brain):
     """Fine-tunes Whisper, and merges what comes of it."""
 
     def compute_forward(self, batch, stage):
@@ -246,7 +251,6 @@ def dataio_prepare(hparams, tokenizer):
         return data.filtered_sorted(sort_key="duration")
 
     manifests = Path(hparams["manifest_folder"])
-    tests = Path(hparams["data_folder"]) / "csv"
     return (
         dataset(manifests / "train.csv"),
         dataset(manifests / "valid.csv"),
@@ -255,7 +259,7 @@ def dataio_prepare(hparams, tokenizer):
             for domain in hparams["valid_domains"]
         },
         {
-            domain: dataset(tests / f"{domain}_test.csv")
+            domain: dataset(manifests / f"test_{domain}.csv")
             for domain in hparams["test_domains"]
         },
     )
@@ -279,12 +283,42 @@ def draw_steps(train_data, hparams):
     dict
         Options for the training loader.
     """
-    options = dict(hparams["train_loader_kwargs"], shuffle=True)
+    options = dict(hparams["train_loader_kwargs"])
+    if hparams["balanced"]:
+        options["sampler"] = balanced_sampler(train_data, hparams["seed"])
+    else:
+        options["shuffle"] = True
     if hparams["steps_per_epoch"] is not None:
         # The loop goes on where the last epoch stopped, so that every
         # utterance is seen once before any is seen twice
         options["looped_nominal_epoch"] = hparams["steps_per_epoch"]
     return options
+
+
+def balanced_sampler(train_data, seed):
+    """Draws each domain equally often, whatever its size.
+
+    Arguments
+    ---------
+    train_data : DynamicItemDataset
+        The training set, with the domain of each utterance.
+    seed : int
+        The seed of the draws.
+
+    Returns
+    -------
+    ReproducibleWeightedRandomSampler
+        An utterance of a small domain is drawn more often than one of a large
+        domain; an epoch has as many as there are utterances.
+    """
+    domains = [train_data.data[name]["domain"] for name in train_data.data_ids]
+    sizes = Counter(domains)
+    return ReproducibleWeightedRandomSampler(
+        [1 / sizes[domain] for domain in domains],
+        num_samples=len(domains),
+        replacement=True,
+        seed=seed,
+    )
 
 
 def build(hparams, run_opts):
@@ -317,6 +351,7 @@ def build(hparams, run_opts):
             "test_domains": hparams["test_domains"],
             "train_hours": hparams["train_hours"],
             "select_fraction": hparams["select_fraction"],
+            "test_fraction": hparams["test_fraction"],
             "seed": hparams["data_seed"],
             "skip_prep": hparams["skip_prep"],
         },
@@ -333,6 +368,19 @@ def build(hparams, run_opts):
         opt_class=hparams["opt_class"],
     )
     asr_brain.tokenizer = tokenizer
+    if hparams["start"] is not None:
+        asr_brain.load_weights(hparams["start"])
+    if hparams["lora_rank"] is not None:
+        # In place; scaled by 2 whatever the rank. The pool folds it.
+        AdaptedModel(
+            hparams["whisper"],
+            LoRA,
+            all_linear=True,
+            adapter_kwargs={
+                "rank": hparams["lora_rank"],
+                "alpha": 2 * hparams["lora_rank"],
+            },
+        )
 
     def fit():
         """Trains, validates and collects."""
@@ -369,7 +417,7 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
 
-    study = "merge_stages" in hparams
+    study = "merge_stages" in hparams or "models" in hparams
     sb.create_experiment_directory(
         experiment_directory=hparams[
             "results_folder" if study else "output_folder"
@@ -378,6 +426,9 @@ if __name__ == "__main__":
         overrides=overrides,
     )
     # Several experts and their merges
+    if "models" in hparams:
+        run_continual(hparams, run_opts, load_and_build)
+        sys.exit()
     if study:
         run_study(hparams, run_opts, load_and_build)
         sys.exit()
