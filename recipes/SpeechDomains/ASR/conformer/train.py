@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""Recipe for training a Conformer with CTC on speech domains, from scratch.
+
+The output is greedy CTC over characters. By dynamic chunk training one model
+can be used offline and streaming, and is tested in both modes. The model is
+validated every few steps; each validation saves a checkpoint, of which a pool
+keeps the weights, to be merged.
+
+To train on DATA/csv/DOMAIN_{train,valid,test}.csv:
+> python train.py hparams/train.yaml --data_folder DATA \
+>     --domains "[digits, telephony]"
+
+From an encoder pretrained without transcripts (see pretrain.py), or from any
+weights of this shape:
+> python train.py hparams/train.yaml --data_folder DATA \
+>     --start_from results/pool/pretrained
+
+To train two models from different starts, and fuse them by optimal transport;
+the command goes on where it was stopped:
+> python train.py hparams/otf.yaml --data_folder DATA
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import pretrain
+import speechbrain as sb
+from features import measure_features
+from hyperpyyaml import load_hyperpyyaml
+from otf import run_study
+from speech_domains_prepare import prepare_speech_domains
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from testing import test_domains
+from units import check_units, tokens_of, units_of, words_of
+
+from speechbrain_merge import MergeMixin
+from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.weights import open_weights
+
+logger = get_logger(__name__)
+
+
+class ASR(MergeMixin, sb.Brain):
+    """Trains a Conformer with CTC, and merges what comes of it."""
+
+    # How a test is heard, and where its posteriors are kept, if anywhere
+    mode = "offline"
+    kept = None
+
+    def compute_forward(self, batch, stage):
+        """From waveforms to log-probabilities of characters, per frame."""
+        batch = batch.to(self.device)
+        wavs, wav_lens = batch.sig
+        feats = self.hparams.compute_features(wavs)
+        feats = self.modules.normalize(
+            feats, wav_lens, epoch=self.hparams.epoch_counter.current
+        )
+        if stage == sb.Stage.TRAIN:
+            feats, wav_lens = self.hparams.fea_augment(feats, wav_lens)
+        encoded = self.modules.encoder(
+            self.modules.CNN(feats),
+            wav_lens,
+            dynchunktrain_config=self.chunks(stage),
+        )
+        return self.modules.ctc_lin(encoded).log_softmax(-1), wav_lens
+
+    def chunks(self, stage):
+        """How far a frame sees: a ``DynChunkTrainConfig``, or None for all."""
+        if stage == sb.Stage.TRAIN and self.hparams.streaming:
+            return self.hparams.chunk_sampler(stage)
+        if stage != sb.Stage.TRAIN and self.mode == "streaming":
+            return self.hparams.test_chunks
+        return None
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The CTC loss, and the errors in words outside of training."""
+        log_probs, lengths = predictions
+        tokens, tokens_lens = batch.tokens
+        loss = self.hparams.ctc_cost(log_probs, tokens, lengths, tokens_lens)
+        if stage != sb.Stage.TRAIN:
+            frames = (lengths * log_probs.shape[1]).round().int().tolist()
+            heard = {
+                name: of_one[:number].cpu()
+                for name, of_one, number in zip(batch.id, log_probs, frames)
+            }
+            self.wer_metric.append(
+                batch.id,
+                [self.words(heard[name])[0] for name in batch.id],
+                [text.split() for text in batch.wrd],
+            )
+            if self.kept is not None:
+                self.kept.update(heard)
+            self.durations.update(zip(batch.id, map(float, batch.duration)))
+        return loss
+
+    def words(self, log_probs):
+        """Words of an utterance [frames, units], and their confidences."""
+        return words_of(log_probs, self.units, self.hparams.blank_index)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """The learning rate changes with every step."""
+        super().on_fit_batch_start(batch, should_step)
+        if should_step:
+            self.hparams.lr_annealing(self.optimizer)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forgets the errors counted before."""
+        if stage != sb.Stage.TRAIN:
+            self.wer_metric = self.hparams.error_rate_computer()
+            self.durations = {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, and saves a checkpoint after each validation."""
+        stats = {"loss": stage_loss}
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats
+            return
+        stats["WER"] = self.wer_metric.summarize("WER")
+        if stage == sb.Stage.VALID:
+            self.hparams.train_logger.log_stats(
+                stats_meta={
+                    "epoch": epoch,
+                    "steps": self.optimizer_step,
+                    "lr": self.hparams.lr_annealing.current_lr,
+                },
+                train_stats=self.train_stats,
+                valid_stats=stats,
+            )
+            self.checkpointer.save_and_keep_only(
+                meta={"WER": stats["WER"], "epoch": epoch},
+                min_keys=["WER"],
+            )
+        else:
+            self.hparams.train_logger.log_stats(
+                stats_meta={"tested": self.test_name}, test_stats=stats
+            )
+
+    def start_from(self, source):
+        """Loads the modules that a source has; the others stay as they are.
+
+        Arguments
+        ---------
+        source : str or Path
+            Weights as the pool names them, or a run in a pool, of which the
+            best candidate is taken.
+        """
+        if (Path(source) / "manifest.jsonl").is_file():
+            candidates = read_pool(source)
+            (source,) = select(candidates, best=1, metric=candidates[0].metric)
+        with open_weights(source) as weights:
+            found = {name.partition(".")[0] for name in weights.names()}
+            fresh = sorted(set(self.hparams.pool.modules) - found)
+        logger.info(
+            f"Starting from {weights.label}; from scratch: "
+            f"{', '.join(fresh) or 'nothing'}."
+        )
+        self.load_weights(source)
+
+
+def dataio_prepare(hparams, units):
+    """Makes the datasets: training, selection, test by domain.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's hyperparameters.
+    units : list of str
+        Characters by their places in the output.
+
+    Returns
+    -------
+    train_data : DynamicItemDataset
+    valid_data : DynamicItemDataset
+        All selection sets.
+    test_sets : dict
+        Domain to test set.
+    """
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav):
+        return sb.dataio.dataio.read_audio(wav)
+
+    @sb.utils.data_pipeline.takes("wrd")
+    @sb.utils.data_pipeline.provides("tokens")
+    def text_pipeline(wrd):
+        return tokens_of(wrd, units)
+
+    def dataset(csv_path):
+        data = sb.dataio.dataset.DynamicItemDataset.from_csv(
+            csv_path=str(csv_path),
+            replacements={"data_root": hparams["data_folder"]},
+            dynamic_items=[audio_pipeline, text_pipeline],
+            output_keys=["id", "sig", "wrd", "duration", "tokens"],
+        )
+        return data.filtered_sorted(sort_key="duration")
+
+    manifests = Path(hparams["manifest_folder"])
+    tests = Path(hparams["data_folder"]) / "csv"
+    return (
+        dataset(manifests / "train.csv"),
+        dataset(manifests / "valid.csv"),
+        {
+            domain: dataset(tests / f"{domain}_test.csv")
+            for domain in hparams["test_domains"]
+        },
+    )
+
+
+def build(hparams, run_opts):
+    """Prepares one run: its manifests, its datasets and its Brain.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded YAML.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    brain : ASR
+    fit : callable
+        Trains it, from where it was.
+    test_sets : dict
+        Domain to test set.
+    """
+    run_on_main(
+        prepare_speech_domains,
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "save_folder": hparams["manifest_folder"],
+            "train_domains": hparams["domains"],
+            "valid_domains": hparams["valid_domains"],
+            "test_domains": hparams["test_domains"],
+            "train_hours": hparams["train_hours"],
+            "select_fraction": hparams["select_fraction"],
+            "seed": hparams["data_seed"],
+            "skip_prep": hparams["skip_prep"],
+        },
+    )
+    units = units_of(hparams)
+    train_data, valid_data, test_sets = dataio_prepare(hparams, units)
+    features = [hparams, train_data]
+    # The main process measures, the others then find what it found
+    run_on_main(
+        measure_features,
+        args=features,
+        post_func=measure_features,
+        post_args=features,
+    )
+    asr_brain = ASR(
+        modules=hparams["modules"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        opt_class=hparams["opt_class"],
+    )
+    asr_brain.units = units
+    if hparams["start_from"] is not None:
+        asr_brain.start_from(hparams["start_from"])
+
+    def fit():
+        """Trains, validates and collects."""
+        asr_brain.fit(
+            asr_brain.hparams.epoch_counter,
+            train_data,
+            valid_data,
+            train_loader_kwargs=hparams["train_loader_kwargs"],
+            valid_loader_kwargs=hparams["valid_loader_kwargs"],
+        )
+
+    return asr_brain, fit, test_sets
+
+
+def load_and_build(hparams_file, overrides, run_opts, build=build):
+    """One run of a study: its YAML, with the run's own settings."""
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    return build(hparams, run_opts)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+
+    # Two models and their fusions
+    study = "fusions" in hparams
+    sb.create_experiment_directory(
+        experiment_directory=hparams[
+            "results_folder" if study else "output_folder"
+        ],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    if study:
+        run_study(
+            hparams,
+            run_opts,
+            load_and_build,
+            functools.partial(load_and_build, build=pretrain.build),
+        )
+        sys.exit()
+
+    # One model: its best checkpoint, and its checkpoints merged
+    asr_brain, fit, test_sets = build(hparams, run_opts)
+    fit()
+    folder = Path(hparams["output_folder"])
+    tested = {"expert": test_domains(asr_brain, test_sets, folder / "expert")}
+    stage = hparams["merge_stage"]
+    if stage is not None:
+        check_units(stage.chosen(), hparams)
+        asr_brain.merge(stage)
+        tested[stage.name] = test_domains(
+            asr_brain, test_sets, folder / stage.name
+        )
+    for name, modes in tested.items():
+        for mode, domains in modes.items():
+            for domain, counts in domains.items():
+                logger.info(
+                    f"{name}, {mode}, {domain}: WER {counts['wer']:.2f} %"
+                )

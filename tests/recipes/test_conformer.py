@@ -1,0 +1,372 @@
+"""The Conformer recipe run as a user runs it, on made-up speech."""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from tiny_recipe import make_speech
+
+from speechbrain_merge import MergeStage
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.weights import open_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes/SpeechDomains/ASR/conformer"
+SHAPE = {
+    "d_model": 16,
+    "nhead": 2,
+    "d_ffn": 32,
+    "num_encoder_layers": 1,
+    "kernel_size": 3,
+    "n_mels": 16,
+}
+FUSIONS = ("direct",)
+STEPS = {"number_of_epochs": 1, "steps_per_epoch": 2, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with two domains."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "csv").mkdir()
+    columns = ["ID", "duration", "wav", "spk_id", "domain", "wrd"]
+    for seed, domain in enumerate(("tones", "others")):
+        for part, split in enumerate(("train", "valid", "test")):
+            made = make_speech(folder / domain / split, 4, 10 * seed + part)
+            with open(made, newline="") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                row["domain"], row["wrd"] = domain, row["wrd"].upper()
+                row["wav"] = row["wav"].replace(str(folder), "$data_root")
+            target = folder / "csv" / f"{domain}_{split}.csv"
+            with open(target, "w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """The recipe's train.py as a module, not another recipe's."""
+
+    def forget():
+        for name, module in list(sys.modules.items()):
+            # not getattr, which would import SpeechBrain's lazy modules
+            file = vars(module).get("__file__") or ""
+            if file.startswith(str(ROOT / "recipes")):
+                del sys.modules[name]
+
+    forget()
+    monkeypatch.syspath_prepend(str(RECIPE))
+    yield importlib.import_module("train")
+    forget()
+
+
+def prepared(train, data, folder, yaml="train", build=None, **overrides):
+    """One run, built as train.py builds it."""
+    overrides = {
+        "data_folder": str(data),
+        "results_folder": str(folder),
+        "domains": ["tones"],
+        **SHAPE,
+        **STEPS,
+        **overrides,
+    }
+    with open(RECIPE / "hparams" / f"{yaml}.yaml") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
+    run_opts = {"device": "cpu", "noprogressbar": True}
+    return (build or train.build)(hparams, run_opts)
+
+
+def command(data, results):
+    """The command line of a small study."""
+    own = {**SHAPE, **STEPS, "domains": ["tones"]}
+    tests = {"test_domains": ["tones"], "modes": ["offline", "streaming"]}
+    arguments = {
+        "data_folder": data,
+        "results_folder": results,
+        "seeds": [7],
+        "test_domains": ["tones"],
+        "expert_overrides": {**own, **tests},
+        "pretrain_overrides": own,
+        "fine_tunings": {
+            "MFT": {"number_of_epochs": 1, "lr": 1e-3},
+            "FFT": {"number_of_epochs": 2},
+        },
+    }
+    return [
+        sys.executable,
+        "train.py",
+        "hparams/otf.yaml",
+        "--device=cpu",
+        "--noprogressbar",
+        *(
+            f"--{name}={value if isinstance(value, Path) else json.dumps(value)}"
+            for name, value in arguments.items()
+        ),
+    ]
+
+
+def run(arguments):
+    """Runs it and gives what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        arguments, cwd=RECIPE, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def weights(path):
+    """All tensors of a file."""
+    with open_weights(path) as opened:
+        return {name: opened[name].clone() for name in opened.names()}
+
+
+def rates_of(folder):
+    """The rates of all rows."""
+    results = json.loads((folder / "results.json").read_text())
+    return {
+        (row["name"], row["group"]): row["rates"]
+        for row in results["seeds"]["7"]["rows"]
+    }
+
+
+@pytest.fixture(scope="module")
+def study(data, tmp_path_factory):
+    """The results folder of a study that ran to its end."""
+    results = tmp_path_factory.mktemp("study") / "results"
+    run(command(data, results))
+    return results
+
+
+def test_a_study_from_one_command(study):
+    names = {
+        (name, tuning)
+        for name in ("SL", "SSL", "oracle", "selection", "ensemble", *FUSIONS)
+        for tuning in ("", "MFT")
+    }
+    rows = rates_of(study)
+    assert set(rows) == names | {("direct", "FFT")}
+    for rates in rows.values():
+        for mode in ("offline", "streaming"):
+            assert rates[mode]["tones"]["utterances"] == 4
+    for tuning in ("", "MFT"):
+        for mode in ("offline", "streaming"):
+            errors = {
+                name: rows[name, tuning][mode]["tones"]["errors"]
+                for name in ("SL", "SSL", "oracle", "selection")
+            }
+            assert errors["oracle"] <= min(errors["SL"], errors["SSL"])
+    folder = study / "seed-7"
+    parents = [
+        weights(read_pool(folder / "pool" / name)[0].path)
+        for name in ("SL", "SSL")
+    ]
+    direct = weights(folder / "merge/direct/merged.safetensors")
+    assert direct.keys() == parents[0].keys() == parents[1].keys()
+    for name, merged in direct.items():
+        mean = (parents[0][name] + parents[1][name]) / 2
+        torch.testing.assert_close(merged, mean, rtol=0, atol=1e-6)
+    # every training started from what it says
+    (pretrained,) = read_pool(folder / "pool/pretrained")
+    starts = {
+        "SSL": weights(pretrained.path),
+        "SL+MFT": parents[0],
+        "direct+MFT": direct,
+        "direct+FFT": direct,
+    }
+    for name, start in starts.items():
+        base = weights(read_pool(folder / "pool" / name)[0].base)
+        assert all(torch.equal(base[key], start[key]) for key in start), name
+    first = weights(read_pool(folder / "pool/SL")[0].base)
+    name = "Transformer.encoder.layers.0.convolution_module.conv.weight"
+    assert not torch.equal(first[name], starts["SSL"][name])
+    text = (study / "results.md").read_text()
+    assert "| direct + FFT |" in text and "- direct+MFT against SL+MFT" in text
+    assert (study / "models.png").stat().st_size > 5000
+
+
+def test_a_finished_study_does_nothing_again(study, data):
+    def files():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in study.rglob("*")
+            if path.suffix in (".safetensors", ".jsonl", ".ckpt")
+        }
+
+    before, rates = files(), rates_of(study)
+    printed = run(command(data, study))
+    assert files() == before and rates_of(study) == rates
+    assert printed.count("is finished") >= 8
+    changed = command(data, study)
+    changed[-1] = '--fine_tunings={"MFT": {"lr": 0.1}, "FFT": {}}'
+    done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "other settings (lr, number_of_epochs)" in done.stdout + done.stderr
+
+
+def test_a_killed_study_goes_on(study, data, tmp_path):
+    results = tmp_path / "results"
+    process = subprocess.Popen(
+        command(data, results),
+        cwd=RECIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    pool = results / "seed-7/pool/SSL"
+    for _ in range(1200):
+        if any(pool.glob("epoch-*.safetensors")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (results / "results.json").exists()
+    run(command(data, results))
+    assert rates_of(results) == rates_of(study)
+
+
+def test_one_infinite_chunk_is_offline(train, data, tmp_path):
+    brain, _, test_sets = prepared(train, data, tmp_path)
+    loader = brain.make_dataloader(
+        test_sets["tones"], train.sb.Stage.TEST, batch_size=2
+    )
+    brain.modules.eval()
+    with torch.no_grad():
+        for batch in loader:
+            offline, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
+            brain.mode = "streaming"
+            chunked, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
+            brain.hparams.test_chunks = DynChunkTrainConfig(1000)
+            infinite, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
+            brain.hparams.test_chunks = DynChunkTrainConfig(4, 1)
+            short, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
+            brain.hparams.test_chunks = DynChunkTrainConfig(16, 4)
+            brain.mode = "offline"
+            torch.testing.assert_close(infinite, offline)
+            assert (chunked - offline).abs().max() > 1e-3
+            assert (short - chunked).abs().max() > 1e-3
+
+
+def test_chunks_as_they_come_are_heard_as_masked_ones(train, data, tmp_path):
+    brain, _, test_sets = prepared(train, data, tmp_path, num_encoder_layers=2)
+    encoder, chunks = brain.modules.encoder.eval(), DynChunkTrainConfig(8, 2)
+    feats = brain.hparams.compute_features(test_sets["tones"][3]["sig"][None])
+    feats = brain.modules.CNN.eval()(brain.modules.normalize.eval()(feats))
+    with torch.no_grad():
+        masked = encoder(feats, dynchunktrain_config=chunks)
+        context = encoder.make_streaming_context(chunks)
+        heard = [
+            encoder.forward_streaming(part, context)
+            for part in feats.split(8, dim=1)
+        ]
+    assert len(heard) >= 4
+    torch.testing.assert_close(
+        torch.cat(heard, dim=1), masked, rtol=0, atol=1e-5
+    )
+
+
+def test_merge_stages_over_the_candidates_of_a_run(train, data, tmp_path):
+    brain, fit, test_sets = prepared(
+        train, data, tmp_path, number_of_epochs=3, lr=0.01, warmup_steps=1
+    )
+    fit()
+    pool = read_pool(tmp_path / "pool/expert")
+    assert [candidate.epoch for candidate in pool] == [1, 2, 3]
+    train.check_units(pool, vars(brain.hparams))
+    members = [weights(candidate.path) for candidate in pool]
+    rates = {}
+    for method in ("average", "ties"):
+        stage = MergeStage(method, [tmp_path / "pool/expert"])
+        result = brain.merge(stage)
+        merged = weights(result.path)
+        tests = importlib.import_module("testing")
+        folder = tmp_path / method
+        rates[method] = tests.test_domains(brain, test_sets, folder)
+        for name, tensor in merged.items():
+            # what was evaluated is the merge
+            module, _, rest = name.partition(".")
+            held = brain.module_named(module).state_dict()[rest]
+            assert torch.equal(held, tensor), name
+            if method == "average":
+                mean = sum(member[name] for member in members) / 3
+                torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
+    assert rates["ties"].keys() == {"offline", "streaming"}
+    other = {**vars(brain.hparams), "characters": "AB"}
+    with pytest.raises(ValueError, match="expert/epoch-0001.*`characters`"):
+        train.check_units(pool, other)
+
+
+def test_a_recogniser_starts_from_a_pretrained_encoder(train, data, tmp_path):
+    pretrain = importlib.import_module("pretrain")
+    brain, fit = prepared(
+        train, data, tmp_path, "pretrain", pretrain.build, number_of_epochs=2
+    )
+    codebook = brain.modules.quantizer.CB.clone()
+    before = {k: v.clone() for k, v in brain.modules.CNN.state_dict().items()}
+    fit()
+    assert torch.equal(brain.modules.quantizer.CB, codebook)
+    (pretrained,) = read_pool(tmp_path / "pool/pretrained")
+    found = weights(pretrained.path)
+    assert {name.partition(".")[0] for name in found} == {"CNN", "Transformer"}
+    assert any(not torch.equal(found[f"CNN.{k}"], v) for k, v in before.items())
+
+    overrides = {"start_from": str(tmp_path / "pool/pretrained")}
+    started, _, _ = prepared(train, data, tmp_path, **overrides)
+    fresh, _, _ = prepared(train, data, tmp_path)
+    for name, tensor in found.items():
+        module, _, rest = name.partition(".")
+        held = started.module_named(module).state_dict()[rest]
+        assert torch.equal(held, tensor), name
+    ctc = "w.weight"
+    assert torch.equal(
+        started.modules.ctc_lin.state_dict()[ctc],
+        fresh.modules.ctc_lin.state_dict()[ctc],
+    )
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        prepared(train, data, tmp_path, **overrides, d_ffn=48)
+    with pytest.raises(ValueError, match="16 mel bands, expected n_mels: 8"):
+        prepared(train, data, tmp_path, n_mels=8)
+
+
+def test_masked_frames_are_unknown_to_the_encoder(train, data, tmp_path):
+    pretrain = importlib.import_module("pretrain")
+    brain, _ = prepared(train, data, tmp_path, "pretrain", pretrain.build)
+    brain.modules.eval()
+    mask, seconds = torch.arange(40, 60), torch.arange(16000) / 16000
+    wavs = 0.3 * torch.sin(2 * torch.pi * 880 * seconds).repeat(2, 1)
+    wavs += 0.01 * torch.randn(2, 16000)
+    other = wavs.clone()
+    # in the middle of the mask, out of reach of the windows of its neighbours
+    other[:, 45 * 160 : 55 * 160] = 0.01 * torch.randn(2, 1600)
+    outcomes = []
+    for heard in (wavs, other):
+        torch.manual_seed(0)
+        batch = (heard, torch.ones(2), mask)
+        with torch.no_grad():
+            outcomes.append(brain.compute_forward(batch, train.sb.Stage.VALID))
+    (scores, targets), (other_scores, other_targets) = outcomes
+    assert scores.shape == (2 * 5, 256) and targets.shape == (2 * 5,)
+    torch.testing.assert_close(scores, other_scores)
+    assert not torch.equal(targets, other_targets)
+
+
+def test_wrong_characters_are_named(train):
+    hparams = {"characters": " AB", "blank_index": 0, "output_neurons": 5}
+    with pytest.raises(ValueError, match="`output_neurons`.*is 5, expected 4"):
+        train.units_of(hparams)
+    with pytest.raises(ValueError, match=r"'Ab'.*\['b'\].*`characters`"):
+        train.tokens_of("Ab", ["", " ", "A", "B"])
