@@ -1,3 +1,19 @@
-"""How experts are trained: knows torch and SpeechBrain, nothing of merging."""
+"""How experts are trained, with or without merging them afterwards.
 
+It knows torch and SpeechBrain, and of this package the names of a model's
+parts alone (``speechbrain_merge.weights``), so that ``decoder`` or
+``encoder.layers.3`` means the same here as in a merge.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.training.clipping import ClipAllGroups
+from speechbrain_merge.training.layerwise_decay import (
+    layerwise_decay,
+    layerwise_groups,
+)
 from speechbrain_merge.training.sampling import RunSampler
+from speechbrain_merge.training.slanted_triangular import (
+    SlantedTriangularScheduler,
+)
