@@ -4,6 +4,7 @@ import csv
 import doctest
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,11 @@ MODULES = sorted((ROOT / "recipes").glob("*/*/*/*.py"))
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
 def test_examples_in_recipes_run(path, monkeypatch):
+    for name, known in list(sys.modules.items()):
+        # another recipe's module may have the same name
+        file = vars(known).get("__file__") or ""
+        if file.startswith(str(ROOT / "recipes")):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(path.parent))
     module = importlib.import_module(path.stem)
     failed, _ = doctest.testmod(module)

@@ -339,10 +339,12 @@ def once(path, settings, work, again=False):
 
     Example
     -------
-    >>> record = getfixture("tmp_path") / "finished.json"
-    >>> once(record, {"lr": 1}, lambda: "trained")["outcome"]
-    'trained'
-    >>> once(record, {"lr": 1}, lambda: "trained twice")["outcome"]
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     record = Path(folder) / "finished.json"
+    ...     first = once(record, {"lr": 1}, lambda: "trained")
+    ...     again = once(record, {"lr": 1}, lambda: "trained twice")
+    >>> again["outcome"]
     'trained'
     """
     settings = json.loads(json.dumps(settings))

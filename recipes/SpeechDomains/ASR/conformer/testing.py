@@ -111,11 +111,13 @@ def keep_scores(scores, folder, mode, domain):
 
     Example
     -------
+    >>> from tempfile import TemporaryDirectory
     >>> from speechbrain_merge.evaluation import score_utterances
     >>> scores = score_utterances(
     ...     {"u": "one two"}, {"u": "one"}, durations={"u": 2}
     ... )
-    >>> rates = keep_scores(scores, getfixture("tmp_path"), "offline", "digits")
+    >>> with TemporaryDirectory() as folder:
+    ...     rates = keep_scores(scores, folder, "offline", "digits")
     >>> rates["wer"], rates["errors"], rates["words"]
     (50.0, 1, 2)
     """
