@@ -140,7 +140,9 @@ class PlanRun:
                 ]
                 base = stage.get("base")
                 if base is not None:
-                    base = under_names_of(made.get(base, base), experts[0])
+                    base = made.get(base, base)
+                    if self.plan.methods[name].needs_same_names:
+                        base = under_names_of(base, experts[0])
                 record = {"stage": name, "digest": self._digest(name)}
                 merge(
                     self.plan.methods[name],
@@ -176,6 +178,9 @@ class PlanRun:
                 f"method '{method.name}' works on task vectors and needs the "
                 "model that the experts were fine-tuned from: give `base`."
             )
+        if not method.needs_same_names:
+            # it finds what belongs together, and says what does not
+            return
         opened = [
             fold(each)
             for each in self._experts(name)

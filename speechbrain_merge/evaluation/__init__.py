@@ -18,6 +18,13 @@ from speechbrain_merge.evaluation.domains import (
     summarize_domains,
     worst_domain,
 )
+from speechbrain_merge.evaluation.error_changes import (
+    ErrorChange,
+    changed_utterance_rows,
+    changed_utterances,
+    error_change_rows,
+    error_changes,
+)
 from speechbrain_merge.evaluation.error_rates import (
     UtteranceScore,
     count_errors,

@@ -20,6 +20,10 @@ from speechbrain_merge.search.golden_section import GoldenSection
 from speechbrain_merge.search.greedy import GreedySearch
 from speechbrain_merge.search.grid import GridSearch
 from speechbrain_merge.search.journal import Journal, trial_key
+from speechbrain_merge.search.layer_similarity import (
+    LayerDistances,
+    layer_distances,
+)
 from speechbrain_merge.search.prefix import PrefixSearch
 from speechbrain_merge.search.racing import Race, Savings, decisive_first
 from speechbrain_merge.search.tally import Tally
@@ -33,11 +37,13 @@ __all__ = [
     "GreedySearch",
     "GridSearch",
     "Journal",
+    "LayerDistances",
     "PrefixSearch",
     "Race",
     "Savings",
     "SearchResult",
     "Tally",
     "decisive_first",
+    "layer_distances",
     "trial_key",
 ]

@@ -801,3 +801,48 @@ def test_demands():
 def test_wrong_parameters(parameters, message):
     with pytest.raises(ValueError, match=message):
         AttentionMerge(**parameters)
+
+
+# --- by hand and in a recipe ----------------------------------------------
+
+
+def test_from_the_command_line(folders, tmp_path, capsys):
+    from speechbrain_merge.cli import main
+
+    output = tmp_path / "merged.safetensors"
+    command = ["merge", "attention_merge", folders["bert"]]
+    command += ["--base", folders["hubert"], "-o", str(output), "--quiet"]
+    command += ["--parameters", "{ratio: 0.25, layers: 1-1}"]
+    assert main([*command, "--dry-run"]) == 0 and not output.exists()
+    assert main(command) == 0
+    method = AttentionMerge(ratio=0.25, layers=[1])
+    expected = method([folders["bert"]], folders["hubert"])
+    merged = read(output)
+    assert list(merged) == list(expected)
+    assert all(torch.equal(merged[name], expected[name]) for name in merged)
+    command[2] = folders["long_bert"]
+    assert main(command) == 2
+    assert "`layer_map`" in capsys.readouterr().err
+
+
+def test_a_merge_stage_keeps_the_names_of_the_target(folders, tmp_path):
+    """There, a base has the experts' names; here, they have none in common."""
+    from speechbrain_merge.members import base_of
+    from speechbrain_merge.stage import MergeStage
+
+    target = {
+        f"hubert.{name}": x for name, x in read(folders["hubert"]).items()
+    }
+    path = write_weights(tmp_path / "target.safetensors", target)
+    stage = MergeStage(
+        method=AttentionMerge(ratio=1), candidates=[folders["bert"]], base=path
+    )
+    members = stage.chosen()
+    base = base_of(stage, members)
+    merged = merge(stage.method, members, base=base, progress=False)
+    assert list(merged) == list(target)
+    bert = read(folders["bert"])
+    assert torch.equal(
+        merged["hubert.encoder.layers.0.attention.v_proj.weight"],
+        bert["encoder.layer.0.attention.self.value.weight"],
+    )
