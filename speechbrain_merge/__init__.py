@@ -11,5 +11,5 @@ Authors
 from speechbrain_merge.brain import MergeMixin
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.pool import CheckpointPool, read_merges
-from speechbrain_merge.remerge import remerge
+from speechbrain_merge.remerging import remerge
 from speechbrain_merge.stage import MergeResult, MergeStage

@@ -2,7 +2,7 @@
 
 `remember_merge` writes down what a stage merged, `extended` makes of such a
 record, and of what is new in the pool, the members of the next merge. See
-`speechbrain_merge.remerge` for the whole story.
+`speechbrain_merge.remerging` for the whole story.
 
 Authors
  * The speechbrain_merge authors 2026

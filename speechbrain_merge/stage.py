@@ -94,7 +94,7 @@ class MergeStage:
         Name of a merge that the candidates' pool remembers: its members take
         part as they were, with their weights, and of the runs that it neither
         had nor left out (or of `runs`) what the other settings choose. See
-        ``speechbrain_merge.remerge``.
+        ``speechbrain_merge.remerging``.
     same_base : bool
         Whether experts from different originals are refused. They cannot be
         told apart where their pools kept no base.

@@ -10,7 +10,7 @@ from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_merges, read_pool, select
-from speechbrain_merge.remerge import remerge
+from speechbrain_merge.remerging import remerge
 from speechbrain_merge.weights import open_weights
 
 
