@@ -42,7 +42,14 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from speechbrain_merge.methods.pieces import KEPT, PIECE, walk
+from speechbrain_merge.methods.entries import (
+    STATISTICS,
+    float_names,
+    is_finite,
+    mean,
+    merge_entry,
+    weighted_sum,
+)
 from speechbrain_merge.weights import (
     Entry,
     Weights,
@@ -52,12 +59,17 @@ from speechbrain_merge.weights import (
     fold,
     open_weights,
     refold,
-    release,
 )
 
-# Running statistics of normalisation layers are measurements, not learned
-# weights: every method averages them plainly, none sparsifies or rotates them.
-STATISTICS = ("running_mean", "running_var")
+# What formulas need as well, from here as from where it is
+__all__ = [
+    "STATISTICS",
+    "MergeMethod",
+    "float_names",
+    "is_finite",
+    "mean",
+    "weighted_sum",
+]
 
 
 class MergeMethod(torch.nn.Module):
@@ -275,76 +287,8 @@ class MergeMethod(torch.nn.Module):
                 f"{self.maximum_experts} experts, got {number}."
             )
 
-    def merge_entry(self, name, experts, base=None):
-        """Merges the entry of one name, whatever its type.
-
-        Integers and booleans (counters, position ids) are the first expert's.
-        Running statistics are averaged. All else goes through the formula in
-        float32, or float64 where it is stored so, and back to the stored type.
-
-        Arguments
-        ---------
-        name : str
-            The entry.
-        experts : list of Weights
-            Open weights.
-        base : Weights, optional
-            The base.
-
-        Returns
-        -------
-        merged : torch.Tensor
-            Shares no memory with any input.
-
-        Raises
-        ------
-        IncompatibleWeights
-            When an input has a NaN or an infinity; names files and tensors.
-        ValueError
-            When the result is not finite or of another shape.
-        """
-        first = experts[0][name]
-        if not first.is_floating_point():
-            return first.clone()
-        precision = torch.promote_types(first.dtype, torch.float32)
-        stored = [first] + [expert[name] for expert in experts[1:]]
-        anchor = base[name] if base is not None and name in base else None
-        inputs = stored if anchor is None else [*stored, anchor]
-        plain = name.endswith(STATISTICS)
-        if not (plain or self.shows_faults) and not all(
-            is_finite(tensor) for tensor in inputs
-        ):
-            # read everything once more, to name all that is at fault
-            check_compatible(experts, base if self.needs_base else None)
-        if plain:
-            merged = mean(stored)
-        elif self.piecewise:
-            merged = self.merge_tensor(name, stored, anchor)
-        else:
-            # One layout, so that no kernel gives other digits for another
-            wide = [tensor.to(precision).contiguous() for tensor in stored]
-            if anchor is not None:
-                anchor = anchor.to(precision).contiguous()
-            merged = self.merge_tensor(name, wide, anchor)
-        if merged.shape != first.shape:
-            raise ValueError(
-                f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
-                f"{name} of shape {tuple(first.shape)}."
-            )
-        result = merged.detach().to(first.dtype)
-        if not is_finite(result):
-            # a first pass may have carried another tensor's NaN to here
-            check_compatible(experts, base if self.needs_base else None)
-            raise ValueError(
-                f"Merging {name} with '{self.name}' gave a value that is not "
-                f"finite in {first.dtype}: check the method's coefficients."
-            )
-        places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-        if result.untyped_storage().data_ptr() in places:
-            result = result.clone()
-        for tensor in inputs:
-            release(tensor)
-        return result
+    # How the entry of one name is merged, whatever its type
+    merge_entry = merge_entry
 
     def each(self, function, names, description):
         """Runs a function over names, in threads, with a progress bar.
@@ -385,13 +329,22 @@ class MergeMethod(torch.nn.Module):
         -------
         configuration : dict
             Constructor parameter to value; methods inside are given as
-            ``{"method": name, **their parameters}``.
+            ``{"method": name, "parameters": their configuration}``.
+
+        Example
+        -------
+        >>> from speechbrain_merge.methods import LayerScaled, TaskArithmetic
+        >>> LayerScaled(TaskArithmetic(), first=0, last=1).configuration()
+        {'method': {'method': 'task_arithmetic', 'parameters': {'scale': 1.0}}, 'first': 0, 'last': 1}
         """
         configuration = {}
         for parameter in inspect.signature(type(self)).parameters:
             value = getattr(self, parameter)
             if isinstance(value, MergeMethod):
-                value = {"method": value.name, **value.configuration()}
+                value = {
+                    "method": value.name,
+                    "parameters": value.configuration(),
+                }
             elif isinstance(value, torch.Tensor):
                 value = value.tolist()
             configuration[parameter] = value
@@ -403,92 +356,3 @@ class MergeMethod(torch.nn.Module):
             for parameter, value in self.configuration().items()
         )
         return f"{type(self).__name__}({shown})"
-
-
-def float_names(weights):
-    """The names that a formula sees: floats that are not running statistics.
-
-    Tied names are listed once.
-
-    Arguments
-    ---------
-    weights : Weights
-        An open mapping.
-
-    Returns
-    -------
-    names : list of str
-    """
-    return [
-        name
-        for name in weights.names()
-        if weights.dtype(name).is_floating_point
-        and not name.endswith(STATISTICS)
-        and name not in weights.tied
-    ]
-
-
-def mean(tensors):
-    """Plain mean, summed in float64 so that no order or count shows in it.
-
-    Arguments
-    ---------
-    tensors : list of torch.Tensor
-        Of one shape and type.
-
-    Returns
-    -------
-    mean : torch.Tensor
-        Of the same type.
-    """
-    return weighted_sum(tensors, None)
-
-
-def weighted_sum(tensors, weights):
-    """``Σ w_t θ_t`` in float64, or the plain mean.
-
-    Arguments
-    ---------
-    tensors : list of torch.Tensor
-        Of one shape and type.
-    weights : list of float, optional
-        One a tensor; ``None`` adds up and divides by their number.
-
-    Returns
-    -------
-    total : torch.Tensor
-        Of the same type.
-    """
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    result = torch.empty_like(flat[0])
-    sums = torch.empty(2, PIECE, dtype=torch.float64)
-    for where in walk(flat):
-        total, part = sums[:, : where.stop - where.start]
-        total.copy_(flat[0][where])
-        if weights is not None:
-            total.mul_(weights[0])
-        for index in range(1, len(flat)):
-            # converting first is faster than adding numbers of two types
-            part.copy_(flat[index][where])
-            total.add_(part, alpha=1 if weights is None else weights[index])
-        if weights is None:
-            total.div_(len(flat))
-        result[where] = total
-    return result.reshape(tensors[0].shape)
-
-
-def is_finite(tensor):
-    """Whether a tensor has neither NaN nor infinity.
-
-    The sum of finite values is finite unless it overflows, and a sum is much
-    cheaper than a comparison of each entry: only a suspicious sum is looked
-    into.
-    """
-    if tensor.numel() == 0:
-        return True
-    for block in tensor.reshape(-1).split(KEPT * PIECE):
-        total = block.sum(dtype=torch.float32)
-        if not torch.isfinite(total) and not torch.isfinite(block).all():
-            return False
-        release(block)
-    return True

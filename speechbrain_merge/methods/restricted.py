@@ -146,8 +146,8 @@ def check_method(method):
     Arguments
     ---------
     method : MergeMethod, str or dict
-        What was given; a dict has the name as ``method`` and parameters, as
-        ``configuration`` gives them.
+        What was given; a dict has the name as ``method``, and the parameters
+        beside it or, as ``configuration`` gives them, as ``parameters``.
 
     Returns
     -------
@@ -161,8 +161,9 @@ def check_method(method):
     if isinstance(method, str):
         return create(method)
     if isinstance(method, dict) and isinstance(method.get("method"), str):
-        rest = {key: method[key] for key in method if key != "method"}
-        return create(method["method"], **rest)
+        known = ("method", "parameters")
+        beside = {key: method[key] for key in method if key not in known}
+        return create(method["method"], **beside, **method.get(known[1], {}))
     if not isinstance(method, MergeMethod):
         raise ValueError(
             "`method` must be a merge method or its registered name, got "

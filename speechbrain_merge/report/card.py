@@ -213,11 +213,26 @@ def _methods_in(record):
     """Names of the method and of those that it wraps, outermost first."""
     names, parameters = [record["method"]], record.get("parameters") or {}
     while isinstance(parameters.get("method"), Mapping):
-        parameters = parameters["method"]
-        name = parameters.get("method")
-        # a wrapper inside a wrapper is recorded without its name
-        names.append(name if isinstance(name, str) else None)
+        name, parameters = _inner(parameters["method"])
+        names.append(name)
     return names
+
+
+def _inner(recorded):
+    """Name and parameters of a method that another wraps.
+
+    In older records the parameters stand beside the name, and so a
+    wrapper inside a wrapper has lost its own.
+    """
+    name = recorded.get("method")
+    if not isinstance(name, str):
+        return None, recorded
+    beside = {
+        key: value
+        for key, value in recorded.items()
+        if key not in ("method", "parameters")
+    }
+    return name, {**beside, **recorded.get("parameters", {})}
 
 
 def _method_yaml(key, name, parameters, indent):
@@ -231,10 +246,7 @@ def _method_yaml(key, name, parameters, indent):
     lines = [f"{indent}{key}: !new:{home}.{cls.__qualname__}"]
     for parameter, value in parameters.items():
         if isinstance(value, Mapping) and "method" in value:
-            inner = {k: v for k, v in value.items() if k != "method"}
-            lines += _method_yaml(
-                parameter, value["method"], inner, indent + "    "
-            )
+            lines += _method_yaml(parameter, *_inner(value), indent + "    ")
         else:
             # JSON is YAML
             text = json.dumps(value, ensure_ascii=False)

@@ -330,12 +330,7 @@ def test_a_method_says_how_to_make_it_again(row):
         pytest.skip("made from statistics")
     base, experts = models(row, small=True)
     method = row.make(experts)
-    configuration = dict(method.configuration())
-    inner = configuration.get("method")
-    if inner is not None:
-        inner = dict(inner)
-        configuration["method"] = create(inner.pop("method"), **inner)
-    again = create(row.name, **configuration)
+    again = create(row.name, **method.configuration())
     merged, expected = again(experts, base), method(experts, base)
     assert all(torch.equal(merged[name], expected[name]) for name in merged)
 

@@ -92,10 +92,12 @@ def test_it_says_how_it_was_made():
     assert method.configuration() == {
         "method": {
             "method": "ties",
-            "density": 0.2,
-            "scale": 1.0,
-            "scope": "model",
-            "aggregate": "mean",
+            "parameters": {
+                "density": 0.2,
+                "scale": 1.0,
+                "scope": "model",
+                "aggregate": "mean",
+            },
         },
         "first": 0.1,
         "last": 1,

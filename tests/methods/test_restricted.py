@@ -10,6 +10,7 @@ from speechbrain_merge.methods import (
     LayerScaled,
     Restricted,
     TaskArithmetic,
+    create,
 )
 
 ENCODER = "encoder.layers.{}.fc1.weight"
@@ -82,6 +83,25 @@ def test_restrictions_nest():
     assert torch.equal(merged[NAMES[0]], chosen[NAMES[0]])
     assert torch.equal(merged[NAMES[1]], experts[0][NAMES[1]])
     assert torch.equal(merged[DECODER], base[DECODER])
+
+
+def test_a_wrapper_in_a_wrapper_says_how_it_was_made():
+    method = create(
+        "restricted",
+        method=create("layer_scaled", method="ties", first=0.25, last=1),
+        include="encoder",
+    )
+    inner = method.configuration()["method"]
+    assert inner["method"] == "layer_scaled"
+    assert inner["parameters"]["first"] == 0.25
+    assert inner["parameters"]["method"]["method"] == "ties"
+    again = create("restricted", **method.configuration())
+    assert again.configuration() == method.configuration()
+    assert isinstance(again.method.method, type(create("ties")))
+    # in a plan, the parameters may stand beside the name
+    beside = {"method": "ties", "density": 0.4}
+    again = create("restricted", method=beside, include="encoder")
+    assert again.method.density == 0.4
 
 
 def test_attention_of_a_real_model():

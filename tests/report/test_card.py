@@ -44,8 +44,12 @@ def files(tmp_path):
         DARE(drop_rate=0.5, seed=3),
         LayerScaled(TIES(density=0.3), first=0.5, last=1.0),
         Restricted(DARE(drop_rate=0.5), include=["encoder.layers.1"]),
+        Restricted(
+            LayerScaled(TIES(density=0.3), first=0.5, last=1.0),
+            include=["encoder.layers.1"],
+        ),
     ],
-    ids=lambda method: method.name,
+    ids=repr,
 )
 def test_the_yaml_makes_the_same_file(files, tmp_path, method):
     base, *experts = files
