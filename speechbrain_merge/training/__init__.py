@@ -9,6 +9,8 @@ Authors
 """
 
 from speechbrain_merge.training.clipping import ClipAllGroups
+from speechbrain_merge.training.distillation import LearningWithoutForgetting
+from speechbrain_merge.training.freezing import freeze
 from speechbrain_merge.training.layerwise_decay import (
     layerwise_decay,
     layerwise_groups,
