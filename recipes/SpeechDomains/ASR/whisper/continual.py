@@ -27,6 +27,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Optional
 
 from continual_report import report_continual
 from model_graph import ORIGINAL, plan_models, trained_for, with_ancestors
@@ -36,7 +37,9 @@ from study import train_run
 from study_models import evaluate_once, write_json
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.pool import Candidate, read_pool, select
+from speechbrain_merge.pool.candidate import BASE
+from speechbrain_merge.pool.merges import Member, MergeRecord, remember
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -57,12 +60,15 @@ class Made:
     whole : bool
         Whether `seconds` is all of it: a training that was stopped and went on
         took longer.
+    candidate : Candidate, optional
+        Of a training: what the pool knows.
     """
 
     path: Path
     digest: str
     seconds: float = 0.0
     whole: bool = True
+    candidate: Optional[Candidate] = None
 
 
 def run_continual(study, run_opts, build):
@@ -244,6 +250,7 @@ def train_once(model, made, study, run_opts, build):
         candidate.digest,
         record["seconds"],
         not resumed.exists(),
+        candidate,
     )
 
 
@@ -299,7 +306,66 @@ def merge_once(model, by_name, made, folder):
     record = {"key": key, "digest": own, "seconds": seconds, **content}
     record = json.loads(json.dumps(record, default=str))
     run_on_main(write_json, args=[mark, record])
+    run_on_main(remember_members, args=[model, by_name, made, path])
     return Made(path, own, seconds)
+
+
+def remember_members(model, by_name, made, path):
+    """Has the pool remember a merge, so that a domain can be added later.
+
+    Arguments
+    ---------
+    model : Model
+        Of kind "merge". Only that of trainings, and perhaps of the original,
+        can be formed again from the pool.
+    by_name : dict
+        Name to Model.
+    made : dict
+        Name to Made.
+    path : Path
+        The merged weights.
+    """
+    members, starts = [], set()
+    for name in model.members:
+        known = made[name].candidate
+        if known is not None:
+            members.append(Member(known.name, known.run, known.digest))
+            starts.add(by_name[name].start)
+        elif name == ORIGINAL:
+            members.append(Member(BASE, BASE, made[name].digest))
+        else:
+            return
+    if len(starts) != 1:
+        return
+    method = {"name": model.method.name, **model.method.configuration()}
+    weights = method.get("weights")
+    if model.method.name == "average":
+        shares = weights or [1] * len(members)
+        total = sum(shares)
+        members = [
+            dataclasses.replace(member, weight=share / total)
+            for member, share in zip(members, shares)
+        ]
+    if weights is not None:
+        weights = {m.name: weight for m, weight in zip(members, weights)}
+        method["weights"] = {"experts": weights}
+    pool = next(made[n].candidate for n in model.members if n != ORIGINAL)
+    remember(
+        pool.path.parent.parent,
+        MergeRecord(
+            model.name,
+            method,
+            tuple(members),
+            weights,
+            ORIGINAL in model.members,
+            # of a later round, the pool's base is the average before it
+            base=str(made[ORIGINAL].path.absolute())
+            if ORIGINAL in model.members and starts != {ORIGINAL}
+            else None,
+            path=str(path.absolute()),
+            digest=digest(path),
+        ),
+    )
 
 
 def sets_needed(plan, domains, test_domains):

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from add_domain import run_add_domain
 from continual import run_continual
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
@@ -234,7 +235,9 @@ def dataio_prepare(hparams, tokenizer):
         yield torch.LongTensor(tokens[:-1])
         yield torch.LongTensor(tokens[1:])
 
-    def dataset(csv_path):
+    def dataset(csv_path, domains=True):
+        if not domains:
+            return None  # nothing is trained, but something merged
         data = sb.dataio.dataset.DynamicItemDataset.from_csv(
             csv_path=str(csv_path),
             replacements={"data_root": hparams["data_folder"]},
@@ -252,8 +255,8 @@ def dataio_prepare(hparams, tokenizer):
 
     manifests = Path(hparams["manifest_folder"])
     return (
-        dataset(manifests / "train.csv"),
-        dataset(manifests / "valid.csv"),
+        dataset(manifests / "train.csv", hparams["domains"]),
+        dataset(manifests / "valid.csv", hparams["valid_domains"]),
         {
             domain: dataset(manifests / f"valid_{domain}.csv")
             for domain in hparams["valid_domains"]
@@ -417,7 +420,7 @@ if __name__ == "__main__":
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
 
-    study = "merge_stages" in hparams or "models" in hparams
+    study = any(key in hparams for key in ("merge_stages", "models", "extends"))
     sb.create_experiment_directory(
         experiment_directory=hparams[
             "results_folder" if study else "output_folder"
@@ -426,6 +429,9 @@ if __name__ == "__main__":
         overrides=overrides,
     )
     # Several experts and their merges
+    if "extends" in hparams:
+        run_add_domain(hparams, run_opts, load_and_build)
+        sys.exit()
     if "models" in hparams:
         run_continual(hparams, run_opts, load_and_build)
         sys.exit()
