@@ -51,7 +51,8 @@ def source_layers(stack: str, depths, layers, layer_map) -> dict:
     {0: 0, 1: 2, 2: 5}
     """
     depth, source_depth = depths
-    given, mapped = by_stack(layers, stack), by_stack(layer_map, stack)
+    given = by_stack(layers, stack)
+    mapped = with_whole_keys(by_stack(layer_map, stack))
     if mapped is None:
         if depth != source_depth:
             raise ValueError(
@@ -163,8 +164,24 @@ def spread_evenly(depth: int, source_depth: int) -> list:
 
 def by_stack(value, stack: str):
     """What is meant for one stack: a value, or the stack's in a dict of them."""
+    value = with_whole_keys(value)
     if isinstance(value, dict) and any(isinstance(key, str) for key in value):
         return value.get(stack)
+    return value
+
+
+def with_whole_keys(value):
+    """A dict of layers as it was before JSON made text of its keys.
+
+    Example
+    -------
+    >>> with_whole_keys({"0": 1, "2": 3})
+    {0: 1, 2: 3}
+    """
+    if isinstance(value, dict) and all(
+        isinstance(key, str) and key.isdecimal() for key in value
+    ):
+        return {int(key): entry for key, entry in value.items()}
     return value
 
 
@@ -197,11 +214,11 @@ def check_stack_map(stack_map):
 
 def check_layer_map(layer_map):
     """Raises a ValueError unless this is a form that ``layer_map`` takes."""
-    forms = [layer_map]
-    if isinstance(layer_map, dict) and any(
-        isinstance(key, str) for key in layer_map
+    forms = [with_whole_keys(layer_map)]
+    if isinstance(forms[0], dict) and any(
+        isinstance(key, str) for key in forms[0]
     ):
-        forms = list(layer_map.values())
+        forms = list(map(with_whole_keys, forms[0].values()))
     for form in forms:
         if form is None or form == EVEN:
             continue

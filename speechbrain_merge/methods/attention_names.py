@@ -57,10 +57,10 @@ from speechbrain_merge.weights import (
 SELF, CROSS = "attention", "cross_attention"
 PROJECTIONS = ("q", "k", "v")
 
-# Tensors beside the projections that have one column a head, and which axis
+# Tensors beside the projections that have one entry a head along some axis
 _ONE_A_HEAD = (
-    # SpeechBrain's RelPosMHAXL
-    ("pos_bias_u", 1),
+    # Hugging Face's Conformers; SpeechBrain's RelPosMHAXL has it the other way
+    ("pos_bias_u", 0),
     # WavLM
     ("gru_rel_pos_const", 1),
     ("rel_attn_embed.weight", 1),
@@ -222,11 +222,12 @@ def attention_projections(
             fused = where.projection == "qkv"
             if not fused and where.projection not in PROJECTIONS:
                 continue
-            layout, number = "", _heads_beside(name, weights) or heads
             rows, *columns = weights.shape(name)
             if fused:
-                layout, number = _layout(name, weights, number)
+                layout, number = _layout(name, weights, heads)
                 rows = rows // 3
+            else:
+                layout, number = "", _heads_beside(name, weights) or heads
             for projection in PROJECTIONS if fused else (where.projection,):
                 key = AttentionKey(
                     where.stack, where.layer, where.role, projection
@@ -270,15 +271,11 @@ def attention_depths(projections: dict) -> dict:
 
 
 def _heads_beside(name: str, weights: Weights) -> Optional[int]:
-    """The number of heads, from a tensor of the same layer that has a row each."""
-    above = name
-    # in some models the projections lie one module deeper than the rest
-    for _ in range(2):
-        above = above.rpartition(".")[0]
-        for ending, axis in _ONE_A_HEAD:
-            beside = f"{above}.{ending}"
-            if beside in weights:
-                return weights.shape(beside)[axis]
+    """The number of heads, where something in the attention layer tells."""
+    layer = name.rsplit(".", 2)[0]
+    for ending, axis in _ONE_A_HEAD:
+        if f"{layer}.{ending}" in weights:
+            return weights.shape(f"{layer}.{ending}")[axis]
     return None
 
 
@@ -288,6 +285,7 @@ def _layout(name, weights, heads):
     # only self-attention that is interleaved has this bias
     interleaved = beside in weights and part(name).role == SELF
     layout = "interleaved" if interleaved else projection_layout(name)
+    heads = weights.shape(beside)[1] if interleaved else heads
     rows = weights.shape(name)[0]
     if layout == "interleaved" and heads is None:
         raise ValueError(

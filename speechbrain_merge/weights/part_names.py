@@ -90,10 +90,10 @@ STACKS = (
 )
 
 # Names of the projections of attention, as they are found
-QUERY = r"(q_proj|query|q_lin)"
-KEY = r"(k_proj|key|k_lin)"
-VALUE = r"(v_proj|value|v_lin)"
-OUT = r"(out_proj|o_proj|output[.]dense|out_lin)"
+QUERY = r"(q_proj|query|q_lin|linear_q)"
+KEY = r"(k_proj|key|k_lin|linear_k)"
+VALUE = r"(v_proj|value|v_lin|linear_v)"
+OUT = r"(out_proj|o_proj|output[.]dense|out_lin|linear_out)"
 CROSS = r"^(encoder_attn|multihead_attn|crossattention)[.](\w+[.])*"
 SELF = r"^(self_attn|self_att|mha_layer|attention)[.](\w+[.])*"
 

@@ -1,5 +1,6 @@
 """Attention merging: what it puts where, and what it leaves alone."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -801,6 +802,77 @@ def test_demands():
 def test_wrong_parameters(parameters, message):
     with pytest.raises(ValueError, match=message):
         AttentionMerge(**parameters)
+
+
+# --- what is known of models ----------------------------------------------
+
+WIDE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 16,
+}
+SPEECH = {
+    **WIDE,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
+@pytest.mark.parametrize(
+    "name, settings, stack, heads",
+    [
+        ("Wav2Vec2", SPEECH, "encoder", None),
+        ("Wav2Vec2Conformer", SPEECH, "encoder", 4),
+        ("WavLM", SPEECH, "encoder", 4),
+        ("AST", WIDE, "encoder", None),
+        ("Roberta", {**WIDE, "vocab_size": 9}, "encoder", None),
+        (
+            "DistilBert",
+            {"dim": 16, "n_layers": 2, "n_heads": 4, "vocab_size": 9},
+            "",
+            None,
+        ),
+        ("Llama", {**WIDE, "vocab_size": 9}, "", None),
+    ],
+)
+def test_modules_of_hugging_face(name, settings, stack, heads):
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(**settings)
+    model = getattr(transformers, f"{name}Model")(config)
+    found = attention_projections(model)
+    assert {tuple(key) for key in found} == {
+        (stack, layer, "attention", projection)
+        for layer in range(2)
+        for projection in QKV
+    }
+    state = model.state_dict()
+    for projection in found.values():
+        assert (projection.size, projection.width) == (16, 16)
+        assert projection.heads == heads and projection.name in state
+        assert projection.take(state[projection.name]).shape == (16, 16)
+
+
+def test_beats_tells_its_heads():
+    assert {
+        one.heads for one in attention_projections(beats_model()).values()
+    } == {2}
+
+
+def test_a_method_is_made_again_from_its_record():
+    """JSON makes text of the numbers of layers."""
+    target, source = stack(4), stack(6, seed=1)
+    for layer_map in ({1: 4, 3: 0}, {"encoder": {1: 4, 3: 0}}):
+        method = AttentionMerge(
+            ratio=0.5, layer_map=layer_map, layers={"encoder": [1]}
+        )
+        record = json.loads(json.dumps(method.configuration()))
+        again = create("attention_merge", **record)
+        expected = method([source], target)
+        merged = again([source], target)
+        assert all(torch.equal(merged[name], expected[name]) for name in target)
 
 
 # --- by hand and in a recipe ----------------------------------------------
