@@ -528,6 +528,23 @@ def test_half_precision_and_another_precision_of_the_source():
     assert torch.equal(merged[name], (0.25 * theirs + 0.75 * ours).half())
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"ratio": 0}, {"ratio": 1}, {"ratio": 0.5, "heads": [0]}],
+    ids=str,
+)
+def test_inputs_are_left_alone_and_not_shared(parameters):
+    target, source = stack(2), stack(2, seed=1)
+    method = AttentionMerge(
+        number_of_heads=2, layers=[0], merge_bias=True, **parameters
+    )
+    merged = method([source], target)
+    for given, seed in ((target, 0), (source, 1)):
+        for name, tensor in stack(2, seed=seed).items():
+            assert torch.equal(given[name], tensor)
+            assert merged[name].data_ptr() != given[name].data_ptr()
+
+
 def test_inside_another_method():
     target, source = stack(3), stack(3, seed=1)
     method = Restricted(
