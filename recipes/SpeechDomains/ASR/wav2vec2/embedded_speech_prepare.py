@@ -1,0 +1,1 @@
+../whisper/embedded_speech_prepare.py

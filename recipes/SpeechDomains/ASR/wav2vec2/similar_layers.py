@@ -1,0 +1,138 @@
+"""In which layers a speech encoder and a text Transformer are alike.
+
+The encoder hears utterances and the text Transformer reads their transcripts;
+what comes out of each layer is averaged over time and compared, layer by layer
+(``speechbrain_merge.representations``, ``speechbrain_merge.search``).
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import math
+import random
+
+import torch
+from speech_encoder import WhisperEncoder
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
+from transformers import AutoModel, AutoTokenizer
+from windowed_whisper import SAMPLES_PER_POSITION
+
+from speechbrain_merge.representations import paired_representations
+from speechbrain_merge.search import layer_distances
+
+
+def similar_layers(
+    encoder,
+    text_folder,
+    train_data,
+    domain,
+    distances,
+    fraction=0.1,
+    seed=0,
+    capture="layer",
+    layer_map=None,
+    loader_kwargs=None,
+    **settings,
+):
+    """How far each layer of the encoder is from that of a text Transformer.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        As ``speech_encoder`` gives it.
+    text_folder : str
+        The text Transformer, a Hugging Face folder.
+    train_data : DynamicItemDataset
+        With a column ``domain``.
+    domain : str
+        Of which utterances.
+    distances : list of str
+        Of ``speechbrain_merge.search.layer_similarity``.
+    fraction : float
+        So much of the domain's training data; the paper's is a tenth.
+    seed : int
+        Decides which, and along which lines clouds are compared.
+    capture : str
+        What stands for a layer: ``layer``, or its ``attention``.
+    layer_map : dict, list or "even", optional
+        As the merge has it.
+    loader_kwargs : dict, optional
+        Of the data loader.
+    **settings : dict
+        More for ``layer_distances``: ``reading``, ``projections``, ``order``.
+
+    Returns
+    -------
+    list of LayerDistances
+        One for each distance.
+    """
+    names = [
+        name for name, row in train_data.data.items() if row["domain"] == domain
+    ]
+    number = max(1, round(fraction * len(names)))
+    drawn = random.Random(seed).sample(sorted(names), number)
+    loader = make_dataloader(
+        FilteredSortedDynamicItemDataset(train_data, drawn),
+        **(loader_kwargs or {}),
+    )
+    text = AutoModel.from_pretrained(text_folder).float()
+    tokenizer = AutoTokenizer.from_pretrained(text_folder)
+    device = next(encoder.parameters()).device
+
+    def read(model, batch):
+        tokens = tokenizer(
+            [wrd.lower() for wrd in batch.wrd],
+            padding=True,
+            truncation=True,
+            return_tensors="pt",
+        )
+        model(**tokens)
+        return tokens["attention_mask"].float().mean(dim=1)
+
+    heard, written = paired_representations(
+        encoder,
+        text,
+        loader,
+        hear=lambda model, batch: hear(model, *batch.to(device).sig),
+        read=read,
+        capture=capture,
+    )
+    return [
+        layer_distances(
+            written,
+            heard,
+            distance,
+            seed=seed,
+            layer_map=layer_map,
+            progress=False,
+            **settings,
+        )
+        for distance in distances
+    ]
+
+
+def hear(encoder, wavs, lengths):
+    """Runs the encoder; which part of its layers' frames is no padding.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        As ``speech_encoder`` gives it.
+    wavs : torch.Tensor
+        Waveforms of shape (batch, samples).
+    lengths : torch.Tensor
+        Relative lengths of shape (batch,).
+
+    Returns
+    -------
+    torch.Tensor
+        Relative lengths of shape (batch,).
+    """
+    if not isinstance(encoder, WhisperEncoder):
+        encoder(wavs, lengths)
+        return lengths
+    # Whisper's layers see silence after the longest utterance, too
+    frames = encoder.whisper(wavs).shape[1]
+    spoken = math.ceil(wavs.shape[1] / SAMPLES_PER_POSITION)
+    return torch.clamp(lengths * spoken / frames, max=1.0)

@@ -1,0 +1,1 @@
+../whisper/speech_domains_prepare.py

@@ -1,0 +1,1 @@
+../whisper/whisper_prepare.py

@@ -1,0 +1,1 @@
+../whisper/windowed_whisper.py
