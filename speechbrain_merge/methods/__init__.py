@@ -36,3 +36,16 @@ from speechbrain_merge.methods.attention_names import (  # isort: skip
     attention_projections,
 )
 from speechbrain_merge.methods.attention_pairs import pair_attention  # isort: skip
+from speechbrain_merge.methods.learnable_attention_merge import (
+    LearnableAttentionMerge,
+)  # isort: skip
+from speechbrain_merge.methods.parametrization import (  # isort: skip
+    fold_attention,
+    learned_ratio,
+    parametrize_attention,
+    source_ratios,
+)
+from speechbrain_merge.methods.ratio_optimizer import (
+    parameter_groups,
+    ratio_optimizer,
+)  # isort: skip

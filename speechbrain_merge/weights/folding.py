@@ -43,7 +43,8 @@ from speechbrain_merge.weights.adapters import (
     is_saved_module,
     plain_name,
 )
-from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
+from speechbrain_merge.weights.parametrized import computed_state, is_computed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.weight_norm import (
     weight_norm_entry,
@@ -110,12 +111,17 @@ def fold(
     >>> folded["fc.weight"][0]
     tensor([1., 1., 1.])
     """
-    weights = open_weights(source)
+    is_module = isinstance(source, torch.nn.Module)
+    if is_module and is_computed(source):
+        weights = from_tensors(
+            computed_state(source), f"a module of class {type(source).__name__}"
+        )
+    else:
+        weights = open_weights(source)
     _refuse_unfoldable(weights)
     adapter = _choose_adapter(weights, adapter)
     factors = {}
     plain = {}
-    is_module = isinstance(source, torch.nn.Module)
     adapted = "adapter_config" in weights.metadata or has_adapters(
         source if is_module else weights
     )
@@ -185,8 +191,9 @@ def plain_state(module: torch.nn.Module) -> dict:
     """The tensors of a module, without adapters: what a pool stores of it.
 
     Full experts and LoRA experts of any rank have the same names so, and what
-    is merged is what they compute with. Weight norm stays as it is stored,
-    which is how a full expert has it.
+    is merged is what they compute with; the same goes for foldable
+    parametrisations (`speechbrain_merge.weights.parametrized`). Weight norm
+    stays as it is stored, which is how a full expert has it.
 
     Arguments
     ---------
@@ -214,12 +221,7 @@ def plain_state(module: torch.nn.Module) -> dict:
     True
     """
     if not has_adapters(module):
-        return {
-            name: tensor
-            for name, tensor in module.state_dict().items()
-            # Modules may keep other things there (`get_extra_state`)
-            if isinstance(tensor, torch.Tensor)
-        }
+        return computed_state(module)
     with fold(module, weight_norm=False) as folded:
         tied = folded.tied
         read = {name: folded[name] for name in folded if name not in tied}
