@@ -96,6 +96,8 @@ def ratio_optimizer(
                 | {"params": apart}
             )
     built = optimizer(groups + ratios)
+    if any("ratio" in group for group in given):
+        return built  # layerwise_decay keeps the rates of its groups itself
     full = built.defaults["lr"]
     for group in built.param_groups:
         group["multiple"] = group["lr"] / full
