@@ -1,4 +1,5 @@
-"""Error rates per domain and duration, forgetting, significance, text.
+"""Error rates per domain and duration, forgetting, significance, text, and what
+several systems come to together without a merge.
 
 This room knows transcripts and counts, and nothing of weights or models.
 """
@@ -41,6 +42,12 @@ from speechbrain_merge.evaluation.forgetting import (
 from speechbrain_merge.evaluation.hallucination import (
     hallucinations,
     longest_loop,
+)
+from speechbrain_merge.evaluation.hypothesis_fusion import (
+    ensemble_log_probs,
+    mean_confidence,
+    oracle,
+    select_by_confidence,
 )
 from speechbrain_merge.evaluation.records import read_scores, write_scores
 from speechbrain_merge.evaluation.significance import (
