@@ -135,9 +135,9 @@ class MergeMixin:
         started = time.perf_counter()
         stage = stage.resolved()
         candidates = stage.chosen()
-        stage.method.check_experts(
-            1 if stage.search is not None else len(candidates)
-        )
+        # a search over candidates begins with one, all else merges them all
+        one = getattr(stage.search, "searches", None) == "candidates"
+        stage.method.check_experts(1 if one else len(candidates))
         folder = self._stage_folder(stage)
         base = base_of(stage, candidates)
         selection, context = None, self._context(stage, candidates, base)

@@ -130,7 +130,7 @@ def test_a_benchmark_of_methods(material, tmp_path):
     results = tmp_path / "results"
     arguments = [
         *command(material, results, "benchmark", "--trials=2"),
-        "--only=[average, fisher, layer_scaled, ties]",
+        "--only=[average, fisher, layer_scaled, consensus]",
         '--joint={"domains": [reverb, digits], "number_of_epochs": 1}',
     ]
     run(arguments)
@@ -140,21 +140,21 @@ def test_a_benchmark_of_methods(material, tmp_path):
         "average",
         "fisher",
         "layer_scaled",
-        "ties",
+        "consensus",
     ]
     # the joint model is compared with, not merged
     assert all(len(m["candidates"]) == 2 for m in found["merges"].values())
-    assert rows["ties"]["chosen"].keys() == {"scale"}
+    assert rows["consensus"]["chosen"].keys() == {"scale"}
     assert rows["layer_scaled"]["chosen"].keys() == {"last"}
     assert rows["average"]["chosen"] is None
-    for name in ("average", "fisher", "layer_scaled", "ties"):
+    for name in ("average", "fisher", "layer_scaled", "consensus"):
         cost = rows[name]["cost"]
         assert cost["merge_seconds"] > 0 and cost["peak_megabytes"] > 0
         assert cost["trials"] == (2 if rows[name]["chosen"] else 0)
     # what else is shown beside the reference is against it
     assert "difference" not in rows["average"]
-    low, high = (rows["ties"]["difference"][end] for end in ("low", "high"))
-    assert low <= rows["ties"]["difference"]["difference"] <= high
+    low, high = (rows["consensus"]["difference"][end] for end in ("low", "high"))
+    assert low <= rows["consensus"]["difference"]["difference"] <= high
     table = (results / "results.md").read_text()
     assert "difference to<br>average" in table
     assert (results / "pareto.png").stat().st_size > 5000
@@ -162,8 +162,8 @@ def test_a_benchmark_of_methods(material, tmp_path):
     before = files(results)
     run(arguments)
     assert files(results) == before
-    one_more = [*arguments, "--only=[average, ties, slerp]"]
-    one_more.remove("--only=[average, fisher, layer_scaled, ties]")
+    one_more = [*arguments, "--only=[average, consensus, slerp]"]
+    one_more.remove("--only=[average, fisher, layer_scaled, consensus]")
     done = subprocess.run(one_more, cwd=RECIPE, capture_output=True, text=True)
     assert "`only` names ['slerp']" in done.stdout + done.stderr
 
