@@ -88,6 +88,7 @@ class SelectionSet:
             )
         self.seconds = self._seconds()
         self.order = list(range(len(self.batches)))
+        self.loss = None
 
     def _loader(self, dataset, loader_kwargs):
         """A loader to learn from how the recipe batches and collates."""
@@ -133,21 +134,22 @@ class SelectionSet:
         Returns
         -------
         tally : Tally
-            Exact counts, complete unless the race was lost.
+            Exact counts, complete unless the race was lost. The recipe's mean
+            loss of an utterance is then in ``loss``, and None if it was lost.
         """
         brain, race = self.brain, Race(incumbent, accept)
         step = brain.step
         brain.on_stage_start(self.stage, epoch=None)
         brain.modules.eval()
-        counts = torch.zeros(len(self.batches), 4, dtype=torch.float64)
+        counts = torch.zeros(len(self.batches), 5, dtype=torch.float64)
         total = self._tally(counts, complete=False)
         with torch.no_grad():
             for batch, share in self._steps(progress):
                 brain.step += 1
                 before = len(self._scores())
-                brain.evaluate_batch(batch, stage=self.stage)
+                loss = brain.evaluate_batch(batch, stage=self.stage)
                 if share is not None:
-                    counts[share] = self._count(before, batch)
+                    counts[share] = self._count(before, batch, float(loss))
                 if incumbent is not None:
                     total = self._tally(_summed(counts), complete=False)
                     if race.lost(total):
@@ -155,7 +157,9 @@ class SelectionSet:
         brain.step = step
         counts = _summed(counts)
         done = bool((counts[:, 3] > 0).all())
+        self.loss = None
         if done:
+            self.loss = float(counts[:, 4].sum() / counts[:, 2].sum())
             self._reorder(counts)
         return self._tally(counts, complete=done)
 
@@ -232,8 +236,9 @@ class SelectionSet:
             )
         return metric.scores
 
-    def _count(self, before, batch):
-        """Errors, words, utterances of the last batch, and that it was done."""
+    def _count(self, before, batch, loss):
+        """Errors, words, utterances of the last batch, that it was done, and
+        the sum of its utterances' losses."""
         scores = self._scores()[before:]
         if not scores:
             raise ValueError(
@@ -248,6 +253,7 @@ class SelectionSet:
                 sum(score["num_ref_tokens"] for score in scores),
                 len(scores),
                 1,
+                loss * len(scores),
             ],
             dtype=torch.float64,
         )

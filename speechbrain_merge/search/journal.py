@@ -142,9 +142,10 @@ class Journal:
         self.context = dict(context or {})
         self.ordered = ordered
         self._tallies: dict[str, list[Tally]] = {}
+        self._details: dict[str, dict] = {}
         lines = ddp_broadcast(self._read() if if_main_process() else None)
-        for key, tally in lines:
-            self._tallies.setdefault(key, []).append(Tally.from_dict(tally))
+        for key, tally, details in lines:
+            self._keep(key, Tally.from_dict(tally), details)
 
     def __len__(self):
         return sum(len(tallies) for tallies in self._tallies.values())
@@ -205,6 +206,23 @@ class Journal:
                     return tally
         return None
 
+    def details(self, key: str) -> dict:
+        """What was written down beside the complete tally of a trial.
+
+        Arguments
+        ---------
+        key : str
+            Of the trial.
+
+        Returns
+        -------
+        dict
+            Empty if the trial was not scored in full.
+        """
+        details = dict(self._details.get(key, {}))
+        details.pop("incumbent", None)
+        return details
+
     def record(
         self,
         key: str,
@@ -225,7 +243,7 @@ class Journal:
         **details : dict
             For people: candidates, parameters, wall time. Plain JSON values.
         """
-        self._tallies.setdefault(key, []).append(tally)
+        self._keep(key, tally, details)
         if not if_main_process():
             return
         line = {
@@ -235,6 +253,11 @@ class Journal:
             "incumbent": None if incumbent is None else incumbent.to_dict(),
         }
         _append(self.path, json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def _keep(self, key, tally, details):
+        self._tallies.setdefault(key, []).append(tally)
+        if tally.complete:
+            self._details[key] = details
 
     def _read(self) -> list:
         if not self.path.exists():
@@ -249,8 +272,8 @@ class Journal:
         for number, line in enumerate(lines, start=1):
             try:
                 trial = json.loads(line)
-                found.append((trial["key"], trial["tally"]))
-            except (ValueError, KeyError, TypeError) as error:
+                found.append((trial.pop("key"), trial.pop("tally"), trial))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{self.path}, line {number}: expected a trial as JSON, "
                     f"with 'key' and 'tally' ({error!r}); remove that line to "

@@ -204,3 +204,14 @@ def test_all_processes_know_what_the_main_one_read(tmp_path):
 class _Named:
     def __init__(self, name):
         self.name = name
+
+
+def test_details_of_complete_trials_come_back(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    lost = Tally(3, 50, complete=False)
+    journal.record("lost", lost, incumbent=Tally(2, 90), loss=0.5)
+    journal.record("won", Tally(1, 90), incumbent=Tally(2, 90), loss=0.1 + 0.2)
+    for known in (journal, Journal(path)):
+        assert known.details("won") == {"loss": 0.1 + 0.2}
+        assert known.details("lost") == known.details("never") == {}
