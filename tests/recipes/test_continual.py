@@ -4,11 +4,13 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,14 +25,20 @@ RECIPE = (
 DOMAINS = ("reverb", "digits", "codes", "read")
 
 
-@pytest.fixture(scope="module")
-def graph():
-    """The recipe's module that plans a study."""
+def recipe_module(name):
+    """One of the recipe's modules, where no other recipe has its name."""
     sys.path.insert(0, str(RECIPE))
     try:
-        return importlib.import_module("model_graph")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(RECIPE))
+
+
+@pytest.fixture(scope="module")
+def graph():
+    """The recipe's modules that plan a study."""
+    plan, models = recipe_module("model_plan"), recipe_module("model_graph")
+    return SimpleNamespace(**{**vars(models), **vars(plan)})
 
 
 def described(plan):
@@ -107,6 +115,8 @@ def test_sequences_share_what_is_the_same_training(graph):
         ("back-2", False),
         ("back", True),
     ]
+    with pytest.raises(ValueError, match="`only`: no model 'bak'.* 'back'"):
+        graph.with_ancestors(plan, ["bak"])
 
 
 @pytest.mark.parametrize(
@@ -144,21 +154,13 @@ def test_sequences_share_what_is_the_same_training(graph):
             "no weights to start from",
         ),
         ({"m m": {"train": "a"}}, "a folder's"),
-        ({"aode": {"train": "a"}, "a": {"train": "a"}}, "two models 'aode'"),
+        ({"{domain}ode": {"train": "{domain}"}}, "two models 'aode'"),
         ({"m": {"train": "a", "title": "aode"}}, "same title"),
     ],
 )
 def test_a_specification_that_is_none_is_named(graph, models, message):
-    # a key that is there twice needs another spelling in a dict
-    both = list(SMALL.items()) + list(models.items())
-    known = dict(both) if len(dict(both)) == len(both) else None
-    if known is None:
-        known = {**SMALL, "{domain}ode": {"train": "{domain}"}}
-        with pytest.raises(ValueError, match="two models 'aode'"):
-            graph.plan_models(known, ["a", "b"])
-        return
     with pytest.raises(ValueError, match=message):
-        graph.plan_models(known, ["a", "b"])
+        graph.plan_models({**SMALL, **models}, ["a", "b"])
 
 
 def test_members_of_different_origins_are_refused_unless_told(graph):
@@ -288,10 +290,12 @@ def test_the_whole_study_from_one_command(study, material):
         "digits",
         "in-turn",
         "in-turn-reversed",
-        "aode",
-        "aode-original",
+        "in-turn-lwf",
+        "in-turn-frozen",
     ]
     assert {
+        "aode",
+        "aode-original",
         "combined",
         "resampled",
         "aode-2",
@@ -389,10 +393,26 @@ def test_each_training_starts_where_the_graph_says(study):
         "second-digits": results / "merged/aode.safetensors",
         "third-digits": results / "merged/aode-2.safetensors",
         "combined": results / "original.safetensors",
+        "in-turn-lwf-1": results / "original.safetensors",
+        "in-turn-lwf": trained(results, "in-turn-lwf-1").path,
         "lora-digits": results / "original.safetensors",
     }
     for name, path in starts.items():
         assert trained(results, name).base_digest == content(path), name
+
+
+def test_what_holds_a_training_back_does(study):
+    results, _ = study
+    original = tensors(results / "original.safetensors")
+    plain = tensors(trained(results, "reverb"))
+    frozen = tensors(trained(results, "in-turn-frozen-1"))
+    held = tensors(trained(results, "in-turn-lwf-1"))
+    still = {n for n in original if torch.equal(frozen[n], original[n])}
+    decoder = {n for n in original if n.startswith("whisper.model.decoder.")}
+    assert decoder <= still
+    assert len(decoder) < len(still | decoder) < len(original)
+    assert any(not torch.equal(plain[n], original[n]) for n in decoder)
+    assert any(not torch.equal(plain[n], held[n]) for n in decoder)
 
 
 def test_an_oracle_hears_each_domain_with_its_expert(study):
@@ -409,31 +429,101 @@ def test_an_oracle_hears_each_domain_with_its_expert(study):
     )
 
 
-def test_balanced_draws_take_all_domains_equally(material, tmp_path):
-    script = """
-import sys
-from collections import Counter
-from train import balanced_sampler
-class Data:
-    data_ids = list(range(110))
-    data = {i: {"domain": "small" if i < 10 else "large"} for i in data_ids}
-sampler = balanced_sampler(Data, 7)
-drawn = Counter()
-for epoch in range(20):
-    sampler.set_epoch(epoch)
-    drawn.update(Data.data[i]["domain"] for i in sampler)
-print(drawn["small"], drawn["large"])
-"""
-    printed = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=RECIPE,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    small, large = map(int, printed.split())
-    assert small + large == 2200
-    assert 0.46 < small / 2200 < 0.54
+def test_balanced_draws_take_all_domains_equally():
+    names = list(range(110))
+    data = SimpleNamespace(
+        data_ids=names,
+        data={i: {"domain": "few" if i < 10 else "many"} for i in names},
+    )
+    sampler = recipe_module("draws").balanced_sampler(data, seed=7)
+    drawn = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        drawn.append([data.data[i]["domain"] for i in sampler])
+    assert all(len(epoch) == 110 for epoch in drawn)
+    few = sum(epoch.count("few") for epoch in drawn) / 2200
+    assert 0.46 < few < 0.54
+    assert drawn[0] != drawn[1]
+
+
+def added(material, study, results, *more):
+    """The command line that adds a domain to the study's pool, or takes one."""
+    arguments = command(
+        material, results, *more, hparams="hparams/add_domain.yaml"
+    )
+    foreign = ("--domains", "--test_domains", "--lora_rank", "--data_folder")
+    kept = [each for each in arguments if not each.startswith(foreign)]
+    return [*kept, f"--pool_folder={study[0] / 'pool'}"]
+
+
+def test_a_domain_more_without_the_old_data(material, study, tmp_path):
+    results, data = study[0], tmp_path / "data"
+    # what the new month has: one domain's data, and the test set of another
+    (data / "csv").mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        shutil.copy(material / f"data/csv/codes_{split}.csv", data / "csv")
+    shutil.copy(material / "data/csv/read_test.csv", data / "csv")
+    shutil.copytree(material / "data/codes", data / "codes")
+    shutil.copytree(material / "data/read/test", data / "read/test")
+    new = [
+        f"--data_folder={data}",
+        "--domain=codes",
+        "--test_domains=[codes, read]",
+    ]
+    gone = material / "gone"
+    (material / "data").rename(gone)
+    try:
+        arguments = added(material, study, tmp_path / "added") + new
+        run(arguments)
+        before = files(tmp_path / "added"), files(results / "pool")
+        run(arguments)
+        after = files(tmp_path / "added"), files(results / "pool")
+        assert after == before
+        back = added(material, study, tmp_path / "back")
+        back += [
+            f"--data_folder={data}",
+            "--domain=null",
+            "--extends=aode_with_codes",
+            "--name=back",
+            "--leave_out=[codes]",
+            "--test_domains=[]",
+        ]
+        run(back)
+    finally:
+        gone.rename(material / "data")
+    original = tensors(results / "original.safetensors")
+    one, two, three = (
+        tensors(trained(results, name))
+        for name in ("reverb", "digits", "codes")
+    )
+    merged_path = tmp_path / "added/merged/aode_with_codes/merged.safetensors"
+    both = tensors(merged_path)
+    for name in original:
+        mean = (one[name].double() + two[name] + three[name]) / 3
+        torch.testing.assert_close(both[name].double(), mean, rtol=0, atol=1e-7)
+    # it started where the others did
+    assert trained(results, "codes").base_digest == digest(original)
+    found = json.loads((tmp_path / "added/results.json").read_text())
+    assert [row["name"] for row in found["rows"]] == [
+        "original",
+        "codes",
+        "aode",
+        "aode_with_codes",
+    ]
+    assert [name.split("/")[0] for name in found["members"]] == [
+        "reverb",
+        "digits",
+        "codes",
+    ]
+    # leaving it out again gives last month's average, to the bit
+    rolled = tensors(tmp_path / "back/merged/back/merged.safetensors")
+    assert digest(rolled) == digest(merged(results, "aode"))
+    # a name that is taken is not added twice
+    said = refused(
+        added(material, study, tmp_path / "again")
+        + [f"--data_folder={data}", "--domain=codes"]
+    )
+    assert "has a run 'codes' already" in said
 
 
 def test_a_killed_study_goes_on_and_ends_alike(material, study, tmp_path):
@@ -466,9 +556,35 @@ def test_a_killed_study_goes_on_and_ends_alike(material, study, tmp_path):
     ]
 
 
-def test_wrong_use_is_found_before_anything_is_trained(material, tmp_path):
-    said = refused(command(material, tmp_path, "--domains=[reverb, ditgits]"))
-    assert "ditgits_train.csv was not found" in said
-    said = refused(command(material, tmp_path, "--only=[aodee]"))
-    assert "`only`: no model 'aodee'" in said and "is it 'aode'" in said
+def test_a_missing_domain_is_found_before_anything_is_trained(
+    material, tmp_path
+):
+    arguments = [
+        each.replace("[reverb, digits]", "[reverb, ditgits]")
+        for each in command(material, tmp_path)
+    ]
+    assert "ditgits_train.csv was not found" in refused(arguments)
     assert not list(tmp_path.glob("*/finished.json"))
+
+
+def test_what_comes_of_other_weights_is_refused(material, study, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(study[0], results)
+    for folder in ("reverb", "pool/reverb"):
+        shutil.rmtree(results / folder)
+    yaml = (RECIPE / "hparams/aode.yaml").read_text()
+    yaml = yaml.replace(
+        '    "{domain}":\n        train: "{domain}"\n',
+        "    reverb: {train: reverb, with: {weight_decay: 0.5}}\n"
+        "    digits: {train: digits}\n",
+    )
+    (tmp_path / "aode.yaml").write_text(yaml)
+    said = refused(
+        command(
+            material,
+            results,
+            "--only=[second-digits]",
+            hparams=tmp_path / "aode.yaml",
+        )
+    )
+    assert "'second-digits' was trained from other weights than 'aode'" in said

@@ -14,8 +14,8 @@ Authors
 
 from pathlib import Path
 
-from continual import Made, train_once
 from continual_report import report_continual
+from made_models import Made, train_once
 from model_graph import Model
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger

@@ -29,17 +29,16 @@ Authors
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 from add_domain import run_add_domain
 from continual import run_continual
+from draws import draw_steps
+from fine_tuning import prepare_fine_tuning
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.dataio.sampler import ReproducibleWeightedRandomSampler
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from study import run_study
@@ -58,6 +57,8 @@ logger = get_logger(__name__)
 
 class ASR(ClipAllGroups, MergeMixin, sb.Brain):
     """Fine-tunes Whisper, and merges what comes of it."""
+
+    distillation = None  # LearningWithoutForgetting, where it is asked for
 
     def compute_forward(self, batch, stage):
         """From waveforms to output probabilities, and to hypotheses."""
@@ -79,7 +80,11 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
         enc_out, logits, _ = self.modules.whisper(wavs, bos_tokens[:, :longest])
         log_probs = self.hparams.log_softmax(logits)
 
-        hyps = None
+        hyps, original = None, None
+        if stage == sb.Stage.TRAIN and self.distillation is not None:
+            _, original, _ = self.distillation.original_outputs(
+                wavs, bos_tokens[:, :longest]
+            )
         if stage != sb.Stage.TRAIN:
             search = self.hparams.valid_search
             if stage == sb.Stage.TEST:
@@ -90,16 +95,20 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 )
             else:
                 hyps, _, _, _ = search(enc_out.detach(), wav_lens)
-        return log_probs, hyps
+        return log_probs, hyps, original
 
     def compute_objectives(self, predictions, batch, stage):
         """The loss, and the errors in words outside of training."""
-        log_probs, hyps = predictions
+        log_probs, hyps, original = predictions
         tokens_eos, tokens_eos_lens = batch.tokens_eos
         tokens_eos = tokens_eos[:, : log_probs.shape[1]]
         loss = self.hparams.nll_loss(
             log_probs, tokens_eos, length=tokens_eos_lens
         )
+        if original is not None:
+            loss = loss + self.distillation(
+                log_probs, original, tokens_eos_lens
+            )
         if stage != sb.Stage.TRAIN:
             normalize = self.hparams.text_normalizer
             predicted = self.tokenizer.batch_decode(
@@ -268,62 +277,6 @@ def dataio_prepare(hparams, tokenizer):
     )
 
 
-def draw_steps(train_data, hparams):
-    """Loader options by which an epoch is some steps, not all the data.
-
-    Short epochs are validated more often, which makes the trajectory of
-    checkpoints that can be merged.
-
-    Arguments
-    ---------
-    train_data : DynamicItemDataset
-        The training set.
-    hparams : dict
-        With ``steps_per_epoch``: None makes an epoch all the data.
-
-    Returns
-    -------
-    dict
-        Options for the training loader.
-    """
-    options = dict(hparams["train_loader_kwargs"])
-    if hparams["balanced"]:
-        options["sampler"] = balanced_sampler(train_data, hparams["seed"])
-    else:
-        options["shuffle"] = True
-    if hparams["steps_per_epoch"] is not None:
-        # The loop goes on where the last epoch stopped, so that every
-        # utterance is seen once before any is seen twice
-        options["looped_nominal_epoch"] = hparams["steps_per_epoch"]
-    return options
-
-
-def balanced_sampler(train_data, seed):
-    """Draws each domain equally often, whatever its size.
-
-    Arguments
-    ---------
-    train_data : DynamicItemDataset
-        The training set, with the domain of each utterance.
-    seed : int
-        The seed of the draws.
-
-    Returns
-    -------
-    ReproducibleWeightedRandomSampler
-        An utterance of a small domain is drawn more often than one of a large
-        domain; an epoch has as many as there are utterances.
-    """
-    domains = [train_data.data[name]["domain"] for name in train_data.data_ids]
-    sizes = Counter(domains)
-    return ReproducibleWeightedRandomSampler(
-        [1 / sizes[domain] for domain in domains],
-        num_samples=len(domains),
-        replacement=True,
-        seed=seed,
-    )
-
-
 def build(hparams, run_opts):
     """Prepares one run: its manifests, its datasets and its Brain.
 
@@ -371,19 +324,7 @@ def build(hparams, run_opts):
         opt_class=hparams["opt_class"],
     )
     asr_brain.tokenizer = tokenizer
-    if hparams["start"] is not None:
-        asr_brain.load_weights(hparams["start"])
-    if hparams["lora_rank"] is not None:
-        # In place; scaled by 2 whatever the rank. The pool folds it.
-        AdaptedModel(
-            hparams["whisper"],
-            LoRA,
-            all_linear=True,
-            adapter_kwargs={
-                "rank": hparams["lora_rank"],
-                "alpha": 2 * hparams["lora_rank"],
-            },
-        )
+    prepare_fine_tuning(asr_brain, hparams)
 
     def fit():
         """Trains, validates and collects."""
