@@ -10,23 +10,19 @@ as the models together; a merged model costs as much as one.
 - ``ensemble`` (EBF): the mean of what the encoders give out, which for CTC are
   the posteriors of a frame, decoded as one model's.
 
-Example
--------
->>> decided = torch.tensor([[0.1, 0.9], [0.9, 0.1]]).log()
->>> torch.exp(ensemble([decided, decided.flip(0)]))
-tensor([[0.5000, 0.5000],
-        [0.5000, 0.5000]])
-
 Authors
  * The speechbrain_merge authors 2026
 """
 
-import math
-
-import torch
 from testing import keep_scores, posteriors
 
-from speechbrain_merge.evaluation import score_utterances
+from speechbrain_merge.evaluation import (
+    ensemble_log_probs,
+    mean_confidence,
+    oracle,
+    score_utterances,
+    select_by_confidence,
+)
 
 COMBINATIONS = ("oracle", "selection", "ensemble")
 
@@ -43,7 +39,7 @@ def combine(brain, sources, test_sets, folder):
     test_sets : dict
         Domain to dataset.
     folder : Path
-        Gets a folder for each combination, as ``evaluate_domains`` makes it.
+        Gets a folder for each combination, as ``test_domains`` makes it.
 
     Returns
     -------
@@ -58,107 +54,53 @@ def combine(brain, sources, test_sets, folder):
             systems = [
                 posteriors(brain, source, test_set, mode) for source in sources
             ]
-            said = {i: row["wrd"] for i, row in test_set.data.items()}
-            found = combined(systems, said, brain.words)
-            durations = {i: row["duration"] for i, row in test_set.data.items()}
-            for name, hypotheses in found.items():
-                scores = score_utterances(said, hypotheses, durations=durations)
+            found = combined(systems, test_set.data, brain.words)
+            for name, scores in found.items():
                 rates[name][mode][domain] = keep_scores(
                     scores, folder / name, mode, domain
                 )
     return rates
 
 
-def combined(systems, said, read):
-    """Hypotheses of every combination.
+def combined(systems, rows, read):
+    """Scores of every combination.
 
     Arguments
     ---------
     systems : list of dict
         For each model, utterance to log-posteriors [frames, units].
-    said : dict
-        Utterance to transcript.
+    rows : dict
+        Utterance to its ``wrd`` and ``duration``.
     read : callable
         Log-posteriors to words and their confidences.
 
     Returns
     -------
     dict
-        Combination to utterance to words.
+        Combination to list of UtteranceScore.
     """
-    found = {name: {} for name in COMBINATIONS}
-    for name, text in said.items():
-        frames = [system[name] for system in systems]
-        each = [read(log_posteriors) for log_posteriors in frames]
-        found["oracle"][name] = oracle([words for words, _ in each], text)
-        found["selection"][name] = selection(each)
-        found["ensemble"][name] = read(ensemble(frames))[0]
-    return found
+    said = {name: row["wrd"] for name, row in rows.items()}
+    durations = {name: row["duration"] for name, row in rows.items()}
 
+    def score(heard):
+        hypotheses = {name: words for name, (words, _) in heard.items()}
+        return score_utterances(said, hypotheses, durations=durations)
 
-def oracle(hypotheses, said):
-    """The hypothesis with the fewest errors; of equals, the first.
-
-    Arguments
-    ---------
-    hypotheses : list of list of str
-        Words of each model.
-    said : str
-        The transcript.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> oracle([["one"], ["one", "two"]], "one two")
-    ['one', 'two']
-    """
-    errors = [
-        score_utterances({"": said}, {"": words})[0].counts.errors
-        for words in hypotheses
+    heard = [
+        {name: read(frames) for name, frames in system.items()}
+        for system in systems
     ]
-    return hypotheses[errors.index(min(errors))]
-
-
-def selection(hypotheses):
-    """The hypothesis whose words are the most confident in the mean.
-
-    Arguments
-    ---------
-    hypotheses : list of tuple
-        Words of each model and their confidences. No words are no confidence.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> selection([(["won"], [0.4]), (["one"], [0.9])])
-    ['one']
-    """
-
-    def confidence(hypothesis):
-        _, values = hypothesis
-        return sum(values) / len(values) if values else 0.0
-
-    return max(hypotheses, key=confidence)[0]
-
-
-def ensemble(log_posteriors):
-    """The mean of the models' posteriors of each frame.
-
-    Arguments
-    ---------
-    log_posteriors : list of torch.Tensor
-        [frames, units] of each model.
-
-    Returns
-    -------
-    torch.Tensor
-        The logarithm of the mean.
-    """
-    stacked = torch.stack(log_posteriors)
-    return stacked.logsumexp(0) - math.log(len(stacked))
+    scores = [score(one) for one in heard]
+    confidences = [
+        {name: mean_confidence(values) for name, (_, values) in one.items()}
+        for one in heard
+    ]
+    together = {
+        name: read(ensemble_log_probs([system[name] for system in systems]))
+        for name in said
+    }
+    return {
+        "oracle": oracle(scores),
+        "selection": select_by_confidence(scores, confidences),
+        "ensemble": score(together),
+    }
