@@ -36,16 +36,17 @@ from speechbrain_merge.methods.attention_names import (  # isort: skip
     attention_projections,
 )
 from speechbrain_merge.methods.attention_pairs import pair_attention  # isort: skip
-from speechbrain_merge.methods.learnable_attention_merge import (
+from speechbrain_merge.methods.learnable_attention_merge import (  # isort: skip
     LearnableAttentionMerge,
-)  # isort: skip
+)
 from speechbrain_merge.methods.parametrization import (  # isort: skip
     fold_attention,
     learned_ratio,
     parametrize_attention,
     source_ratios,
 )
-from speechbrain_merge.methods.ratio_optimizer import (
+from speechbrain_merge.methods.ratio_optimizer import (  # isort: skip
     parameter_groups,
     ratio_optimizer,
-)  # isort: skip
+)
+from speechbrain_merge.methods.adamerging import AdaMerging  # isort: skip

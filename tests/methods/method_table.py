@@ -108,6 +108,14 @@ ROWS = [
     Row("task_arithmetic", single=True),
     Row("task_arithmetic", {"scale": 1 / 3}, identical=True),
     Row("task_arithmetic", {"scale": [1, -0.5, 0.2]}, permutable=False),
+    # before any learning it is task arithmetic
+    Row("adamerging"),
+    Row("adamerging", {"scale": 1, "by": "expert"}, single=True),
+    Row(
+        "adamerging",
+        {"scale": 1 / 3, "by": "tensor", "lambda_param": "free"},
+        identical=True,
+    ),
     Row("ties"),
     Row("ties", {"density": 1}, **AVERAGE),
     Row("ties", {"scope": "tensor", "aggregate": "sum"}),
