@@ -114,7 +114,9 @@ def run_continual(study, run_opts, build):
                 ],
             }
             for model in plan
-            if model.row and len(model.stages) > 1
+            if model.row
+            and len(model.stages) > 1
+            and set(study["domains"]) <= set(study["test_domains"])
         },
         "seed": study["seed"],
         "test_fraction": study["test_fraction"],

@@ -8,6 +8,7 @@ Authors
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import shutil
@@ -24,7 +25,12 @@ from study_models import write_json
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import Candidate, read_pool, select
 from speechbrain_merge.pool.candidate import BASE
-from speechbrain_merge.pool.merges import Member, MergeRecord, remember
+from speechbrain_merge.pool.merges import (
+    Member,
+    MergeRecord,
+    read_merges,
+    remember,
+)
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -129,6 +135,8 @@ def train_once(model, made, study, run_opts, build):
     if not finished.is_file() and any(home.glob("save/CKPT*")):
         resumed.touch()
     train_run(study, run, run_opts, build)
+    # A Brain and what it holds refer to one another, so it would stay a while
+    gc.collect()
     if not study["keep_checkpoints"]:
         # Of several gigabytes with the optimizer's; the weights are in the pool
         run_on_main(shutil.rmtree, args=[home / "save", True])
@@ -185,6 +193,11 @@ def merge_once(model, by_name, made, folder):
         known = json.loads(mark.read_text(encoding="utf-8"))
         if known["key"] == key:
             logger.info(f"Merge {model.name} is finished.")
+            # Only where a kill came between: by now the pool may remember
+            # another merge of this name
+            run_on_main(
+                remember_members, args=[model, by_name, made, path, True]
+            )
             return Made(path, known["digest"], known["seconds"])
     started = time.perf_counter()
     run_on_main(
@@ -206,7 +219,7 @@ def merge_once(model, by_name, made, folder):
     return Made(path, own, seconds)
 
 
-def remember_members(model, by_name, made, path):
+def remember_members(model, by_name, made, path, once=False):
     """Has the pool remember a merge, so that a domain can be added later.
 
     Arguments
@@ -220,6 +233,8 @@ def remember_members(model, by_name, made, path):
         Name to Made.
     path : Path
         The merged weights.
+    once : bool
+        Whether to leave it where the pool remembers a merge of this name.
     """
     members, starts = [], set()
     for name in model.members:
@@ -245,9 +260,12 @@ def remember_members(model, by_name, made, path):
     if weights is not None:
         weights = {m.name: weight for m, weight in zip(members, weights)}
         method["weights"] = {"experts": weights}
-    pool = next(made[n].candidate for n in model.members if n != ORIGINAL)
+    beside = next(made[n].candidate for n in model.members if n != ORIGINAL)
+    pool = beside.path.parent.parent
+    if once and any(known.name == model.name for known in read_merges(pool)):
+        return
     remember(
-        pool.path.parent.parent,
+        pool,
         MergeRecord(
             model.name,
             method,
