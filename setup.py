@@ -36,6 +36,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["speechbrain_merge*"]),
+    # symmetry maps
+    package_data={"speechbrain_merge.methods.transport": ["maps/*.yaml"]},
     python_requires=">=3.9",
     install_requires=[
         "speechbrain>=1.1.2",

@@ -50,3 +50,4 @@ from speechbrain_merge.methods.ratio_optimizer import (  # isort: skip
     ratio_optimizer,
 )
 from speechbrain_merge.methods.adamerging import AdaMerging  # isort: skip
+from speechbrain_merge.methods.transport import OptimalTransport  # isort: skip

@@ -1,0 +1,164 @@
+"""From a matrix of costs to a map of units: hard, or soft.
+
+*Hard* is an assignment (scipy), *soft* is Sinkhorn's plan (POT), and POT's
+exact plan lies between: for equal masses it is an assignment too.
+
+A plan between two times ``n`` equal masses has rows and columns that sum to
+``1/n``, and so has to be scaled by ``n`` to be a map that keeps constants: the
+literal ``1/m`` of the OTF paper's equations shrinks a layer by its width. A
+plan whose rows or columns do not sum to what they must is an error: POT's
+Sinkhorn gives an empty plan, and no more than a warning, where its regularisation
+is too small for the numbers.
+
+Example
+-------
+>>> import torch
+>>> cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+>>> Assignment()(cost)
+tensor([1, 0])
+>>> Sinkhorn(reg=0.01)(cost).round(decimals=3)
+tensor([[0., 1.],
+        [1., 0.]], dtype=torch.float64)
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import warnings
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+# How far the sums of a plan's rows and columns may be from 1
+TOLERANCE = 1e-4
+
+
+class Assignment:
+    """The permutation of least cost."""
+
+    hard = True
+
+    def __call__(self, cost):
+        """The order for a square matrix of costs (anchor × source)."""
+        _, columns = linear_sum_assignment(cost.double().numpy())
+        return torch.from_numpy(columns).long()
+
+
+class ExactPlan:
+    """POT's exact plan (``ot.emd``), as a permutation.
+
+    Slower than ``Assignment``, with the same result; it is here for parity
+    with the implementations that use it.
+    """
+
+    hard = True
+
+    def __call__(self, cost):
+        """The order for a square matrix of costs (anchor × source)."""
+        number = len(cost)
+        with warnings.catch_warnings():
+            # a plan that is not whole is an error below
+            warnings.simplefilter("ignore")
+            plan = _pot().emd([], [], cost.double().numpy(), numItermax=10**8)
+        plan = check_plan(torch.from_numpy(plan) * number)
+        order = plan.argmax(dim=1)
+        if len(order.unique()) != number:
+            raise ValueError(
+                "POT's exact plan is no permutation; use hard=True."
+            )
+        return order
+
+
+class Sinkhorn:
+    """The plan of least cost minus ``reg`` times its entropy.
+
+    Arguments
+    ---------
+    reg : float
+        In units of the largest cost, so that it means the same for all layers.
+    """
+
+    hard = False
+
+    def __init__(self, reg):
+        self.reg = reg
+
+    def __call__(self, cost):
+        """The matrix, rows and columns of which sum to 1 (anchor × source)."""
+        ot = _pot()
+        cost = cost.double()
+        cost = cost - cost.min()
+        cost = (cost / cost.max().clamp(min=1e-300)).numpy()
+        number = len(cost)
+        plan = None
+        # The logarithmic form is safe and slow: only where the plain one fails
+        for method in ("sinkhorn", "sinkhorn_log"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                plan = ot.sinkhorn(
+                    [],
+                    [],
+                    cost,
+                    self.reg,
+                    method=method,
+                    numItermax=20000,
+                    stopThr=1e-10,
+                )
+            plan = torch.from_numpy(plan) * number
+            if _error(plan) <= TOLERANCE:
+                return plan
+        return check_plan(plan)
+
+
+def check_plan(plan):
+    """The plan, if it is one.
+
+    Arguments
+    ---------
+    plan : torch.Tensor
+        Scaled such that its rows and columns should each sum to 1.
+
+    Returns
+    -------
+    plan : torch.Tensor
+
+    Raises
+    ------
+    ValueError
+        Where they do not.
+
+    Example
+    -------
+    >>> check_plan(torch.zeros(2, 2))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: A transport plan has rows or columns that sum to 1 up to 1...
+    """
+    error = _error(plan)
+    if not error <= TOLERANCE:
+        raise ValueError(
+            "A transport plan has rows or columns that sum to 1 up to "
+            f"{error:.2g} only: it did not converge. Give a larger `reg`, or "
+            "hard maps."
+        )
+    return plan
+
+
+def _error(plan):
+    """The largest distance of a row's or a column's sum from 1."""
+    if not torch.isfinite(plan).all():
+        return float("inf")
+    sums = torch.cat([plan.sum(0), plan.sum(1)])
+    return float((sums - 1).abs().max())
+
+
+def _pot():
+    """POT, or how to get it."""
+    try:
+        import ot
+    except ImportError as error:
+        raise ImportError(
+            "Soft maps and exact plans need POT: pip install "
+            "'speechbrain_merge[transport]'. Hard maps do not."
+        ) from error
+    return ot

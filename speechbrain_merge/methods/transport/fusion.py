@@ -1,0 +1,225 @@
+"""Fusion by optimal transport: align, then merge.
+
+OTF (Fu et al., "OTF: Optimal transport based fusion of supervised and
+self-supervised learning models for automatic speech recognition", Interspeech
+2023) averages a model and one that was aligned to it. Here all experts are
+aligned to the first, or to the base, and merged by any method; the fused model
+then wants a moderate fine-tuning.
+
+Two things differ from the paper's equations, which shrink the weights and
+break residual networks: plans are scaled to rows that sum to one, and whole
+symmetry groups move together (``symmetry_map``).
+
+Example
+-------
+>>> import torch
+>>> mine = {
+...     "names": ["mine"],
+...     "tensors": {
+...         "fc1.weight": ["hidden", "fixed"],
+...         "fc2.weight": ["fixed", "hidden"],
+...     },
+... }
+>>> first = {
+...     "fc1.weight": torch.tensor([[1.0], [-1.0]]),
+...     "fc2.weight": torch.tensor([[2.0, 3.0]]),
+... }
+>>> swapped = {
+...     "fc1.weight": torch.tensor([[-1.0], [1.0]]),
+...     "fc2.weight": torch.tensor([[3.0, 2.0]]),
+... }
+>>> OptimalTransport(architecture=mine)([first, swapped])
+{'fc1.weight': tensor([[ 1.],
+        [-1.]]), 'fc2.weight': tensor([[2., 3.]])}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.methods.average import Average
+from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.parameters import check_choice, check_number
+from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.restricted import check_method
+from speechbrain_merge.methods.transport.alignment import (
+    check_options,
+    find_alignment,
+)
+from speechbrain_merge.methods.transport.moves import move_tensor, moved_weights
+from speechbrain_merge.weights.mapping import Weights
+
+
+@register("optimal_transport")
+class OptimalTransport(MergeMethod):
+    """Experts aligned to one of them, and then merged.
+
+    Arguments
+    ---------
+    reg : float
+        Strength of the entropy of soft maps, in units of the largest cost; 0
+        is the exact plan.
+    cost : "weights" or dict
+        By what units are compared: weights, or the ``unit_activations`` of
+        each expert in their order, ``{"anchor": …, "experts": [None, …]}``.
+    hard : bool
+        Permutations, which leave each expert's outputs as they were, or soft
+        maps.
+    weight : float or list of float, optional
+        The share of the first expert in the average, the others having equal
+        parts of the rest; or a weight for each. Default: equal.
+    method : MergeMethod, str or dict
+        What merges the aligned experts; a method, its registered name, or the
+        name and its parameters. ``weight`` is for the average only.
+    anchor : str
+        "first": the experts are aligned to the first of them; "base": to the
+        base. Methods on task vectors need the latter.
+    architecture : str, Path or dict
+        Registered name, symmetry map of your own, or "detect".
+    heads : int, optional
+        Number of attention heads, where the tensors do not tell.
+    sweeps, distance, residual, heads_map, keep_norms
+        As for ``find_alignment``.
+
+    Example
+    -------
+    >>> OptimalTransport(hard=False, reg=0.02).reg
+    0.02
+    """
+
+    def __init__(
+        self,
+        reg=0.05,
+        cost="weights",
+        hard=True,
+        weight=None,
+        method="average",
+        anchor=None,
+        architecture="detect",
+        heads=None,
+        sweeps=None,
+        distance=None,
+        residual="together",
+        heads_map="hard",
+        keep_norms=False,
+    ):
+        super().__init__()
+        self.reg, self.cost, self.hard, self.weight = reg, cost, hard, weight
+        self.architecture, self.heads, self.sweeps = architecture, heads, sweeps
+        self.distance, self.residual = distance, residual
+        self.heads_map, self.keep_norms = heads_map, keep_norms
+        check_options(hard, reg, sweeps, distance, residual, heads_map)
+        if cost != "weights" and set(cost) != {"anchor", "experts"}:
+            raise ValueError(
+                '`cost` must be "weights", or {"anchor": activations, '
+                '"experts": [activations or None, …]}, one an expert.'
+            )
+        self.method = check_method(method)
+        if weight is not None and not isinstance(self.method, Average):
+            raise ValueError(
+                "`weight` is the average's: give the method its own weights."
+            )
+        if isinstance(weight, (int, float)):
+            check_number(weight, "weight", at_least=0, at_most=1)
+        elif weight is not None:
+            self.method = Average(weights=weight)
+        self.anchor = anchor or ("base" if self.method.needs_base else "first")
+        check_choice(self.anchor, "anchor", ("first", "base"))
+        if self.anchor == "first" and self.method.needs_base:
+            raise ValueError(
+                f"'{self.method.name}' works on task vectors: the experts "
+                'have to be aligned to their base, anchor="base".'
+            )
+        self.needs_base = self.anchor == "base"
+        self.alignments = []
+
+    def check_experts(self, number):
+        """Raises a ValueError when the method cannot merge so many experts."""
+        self.method.check_experts(number)
+
+    def prepare(self, experts, base):
+        """Finds the maps, then prepares the method on aligned experts."""
+        anchor = base if self.anchor == "base" else experts[0]
+        self.alignments = [
+            None
+            if expert is anchor
+            else find_alignment(
+                expert,
+                anchor,
+                self.architecture,
+                self.hard,
+                self._cost(index),
+                self.reg,
+                heads=self.heads,
+                sweeps=self.sweeps,
+                distance=self.distance,
+                residual=self.residual,
+                heads_map=self.heads_map,
+                keep_norms=self.keep_norms,
+                progress=self.show_progress,
+            )
+            for index, expert in enumerate(experts)
+        ]
+        if isinstance(self.weight, (int, float)):
+            others = max(len(experts) - 1, 1)
+            rest = [(1 - self.weight) / others] * (len(experts) - 1)
+            self.method = Average(weights=[self.weight, *rest])
+        aligned = [
+            self._aligned(index, expert) for index, expert in enumerate(experts)
+        ]
+        self.prepare_inner(self.method, aligned, base)
+
+    def merge_entry(self, name, experts, base=None):
+        """Merges an entry of whatever type of the aligned experts.
+
+        Running statistics are moved like weights, which the general road,
+        being for all methods, cannot know.
+        """
+        one = [
+            self._aligned(index, self._only(name, expert))
+            for index, expert in enumerate(experts)
+        ]
+        return self.method.merge_entry(name, one, base)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor of the experts, which are aligned here."""
+        aligned = [
+            tensor
+            if found is None or name not in found.symmetry.pieces
+            else move_tensor(
+                tensor,
+                found.symmetry.pieces[name],
+                found.transports,
+                found.keep_norms,
+            )
+            for found, tensor in zip(self.alignments, experts)
+        ]
+        return self.method.merge_tensor(name, aligned, base)
+
+    def configuration(self):
+        """The parameters that made this method; activations by their name."""
+        configuration = super().configuration()
+        if configuration["cost"] != "weights":
+            configuration["cost"] = "activations"
+        return configuration
+
+    def _cost(self, index):
+        """What ``find_alignment`` takes for one expert."""
+        if self.cost == "weights" or self.cost["experts"][index] is None:
+            return "weights"
+        return {
+            "anchor": self.cost["anchor"],
+            "source": self.cost["experts"][index],
+        }
+
+    def _aligned(self, index, expert):
+        """An expert, moved as it is read."""
+        found = self.alignments[index]
+        if found is None:
+            return expert
+        return moved_weights(
+            expert, found.symmetry, found.transports, found.keep_norms
+        )
+
+    def _only(self, name, expert):
+        """One entry of open weights."""
+        return Weights({name: expert.entry(name)}, expert.label)

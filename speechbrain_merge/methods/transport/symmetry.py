@@ -1,0 +1,469 @@
+"""The symmetry of one model: its spaces, and where in its tensors they lie.
+
+A map (``symmetry_map``) speaks of an architecture; here it is laid over the
+names and shapes of a model. What comes out is plain: *spaces* with their sizes,
+*blocks* of spaces that move whole, and *pieces*, each of which is a part of a
+tensor, seen as a tensor whose every axis lies in one space or in none.
+
+Example
+-------
+>>> import torch
+>>> model = {
+...     "fc1.weight": torch.ones(4, 3),
+...     "fc1.bias": torch.ones(4),
+...     "fc2.weight": torch.ones(2, 4),
+... }
+>>> mine = {
+...     "names": ["mine"],
+...     "tensors": {
+...         "fc1.weight": ["hidden", "fixed"],
+...         "fc1.bias": ["hidden"],
+...         "fc2.weight": ["fixed", "hidden"],
+...     },
+... }
+>>> symmetry(model, mine).spaces
+{'hidden': Space(name='hidden', size=4, pinned='', blocks='')}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Optional
+
+import torch
+
+from speechbrain_merge.methods.transport.head_count import head_count
+from speechbrain_merge.methods.transport.symmetry_map import (
+    UnsupportedArchitecture,
+    fill,
+    match,
+    symmetry_map,
+)
+from speechbrain_merge.weights import IncompatibleWeights, open_weights
+
+FIXED, ANY = "fixed", "..."
+
+
+@dataclass(frozen=True)
+class Space:
+    """A set of units that move together, wherever they are written or read.
+
+    Arguments
+    ---------
+    name : str
+        As the map calls it.
+    size : int
+        Number of units.
+    pinned : str
+        Why they cannot move; empty where they can.
+    blocks : str
+        The blocks that they lie in, if any.
+    """
+
+    name: str
+    size: int
+    pinned: str = ""
+    blocks: str = ""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Equal blocks of units that move whole, the same in all of the spaces.
+
+    Arguments
+    ---------
+    name : str
+        As the map calls them.
+    spaces : tuple of str
+        Spaces that consist of them, such as queries-and-keys, and values.
+    number : int
+        How many there are.
+    fixed_order : bool
+        Whether the blocks stay where they are.
+    fixed_inside : tuple of str
+        Spaces in which the order inside a block stays.
+    """
+
+    name: str
+    spaces: tuple
+    number: int
+    fixed_order: bool = False
+    fixed_inside: tuple = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tensor, seen such that each axis lies in one space.
+
+    Arguments
+    ---------
+    name : str
+        The tensor.
+    rows : torch.Tensor, optional
+        Which of its rows; ``None`` for all.
+    shape : tuple
+        How the rows are seen.
+    axes : tuple
+        The space of each axis of that shape, or ``None``.
+    within : int, optional
+        The axis that is a position inside the block of the first axis.
+    """
+
+    name: str
+    rows: Optional[torch.Tensor]
+    shape: tuple
+    axes: tuple
+    within: Optional[int] = None
+
+    def take(self, tensor: torch.Tensor) -> torch.Tensor:
+        """This piece of a tensor; may be a view: not to be changed."""
+        part = tensor if self.rows is None else tensor[self.rows]
+        return part.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """All of it, for one model; see above.
+
+    Arguments
+    ---------
+    architecture : str
+        The name of its map.
+    spaces : dict
+        Name to ``Space``.
+    blocks : dict
+        Name to ``Blocks``.
+    pieces : dict
+        Name of a tensor to the list of its pieces; not of tensors that have
+        no axis that moves.
+    """
+
+    architecture: str
+    spaces: dict
+    blocks: dict
+    pieces: dict
+
+    def pieces_of(self, space: str) -> list:
+        """Where a space lies.
+
+        Arguments
+        ---------
+        space : str
+            Its name.
+
+        Returns
+        -------
+        list of (Piece, int)
+            A piece and the axis, one pair for each axis.
+        """
+        return [
+            (piece, axis)
+            for pieces in self.pieces.values()
+            for piece in pieces
+            for axis, name in enumerate(piece.axes)
+            if name == space
+        ]
+
+    def without(self, space: str) -> "Symmetry":
+        """The same but for one space, which is taken to be no space at all.
+
+        It is no symmetry any more, which tests rely on.
+        """
+        pieces = {
+            name: [
+                replace(
+                    piece,
+                    axes=tuple(
+                        None if axis == space else axis for axis in piece.axes
+                    ),
+                )
+                for piece in found
+            ]
+            for name, found in self.pieces.items()
+        }
+        return replace(self, pieces=pieces)
+
+
+def symmetry(source, architecture="detect", heads=None) -> Symmetry:
+    """The symmetry of a model.
+
+    Arguments
+    ---------
+    source : any source of ``open_weights``
+        The model, with weight norm and LoRA folded.
+    architecture : str, Path, dict or SymmetryMap
+        Registered name, map, or "detect".
+    heads : int, optional
+        Number of attention heads, where the tensors do not tell. A module and
+        a Hugging Face folder say it themselves.
+
+    Returns
+    -------
+    Symmetry
+
+    Raises
+    ------
+    UnsupportedArchitecture
+        Where no map fits.
+    ValueError
+        Where the map does not fit the model, or the heads are not known.
+    """
+    heads = heads or head_count(source)
+    with open_weights(source) as weights:
+        names = [
+            name
+            for name in weights.names()
+            if weights.dtype(name).is_floating_point and weights.shape(name)
+        ]
+        chart = symmetry_map(architecture, names).specialised(names)
+        entries, values, last = _entries(chart, names, weights.label)
+        shapes = {name: weights.shape(name) for name in names}
+    spelled = {
+        name: _spelled(entry, values[name], last)
+        for name, entry in entries.items()
+    }
+    spelled = _renamed(spelled, _same(chart.same, spelled, last))
+    sizes = _sizes(spelled, shapes)
+    blocks = _blocks(chart, sizes, shapes, last, heads)
+    belongs = {space: b.name for b in blocks.values() for space in b.spaces}
+    spaces = {
+        name: Space(
+            name, size, _reason(chart.pinned, name), belongs.get(name, "")
+        )
+        for name, size in sizes.items()
+    }
+    pieces = {}
+    for name, entry in spelled.items():
+        made = _pieces(name, entry, shapes[name], sizes, blocks, belongs)
+        if any(axis for piece in made for axis in piece.axes):
+            pieces[name] = made
+    return Symmetry(chart.names[0], spaces, blocks, pieces)
+
+
+def _entries(chart, names, label):
+    """The entry of each tensor that moves, and what its placeholders are."""
+    entries, values, seen = {}, {}, {}
+    last = defaultdict(int)
+    lost = []
+    for name in names:
+        for pattern, entry in chart.tensors.items():
+            found = match(pattern, name)
+            if found is not None:
+                break
+        else:
+            if not any(match(p, name) is not None for p in chart.fixed):
+                lost.append(name)
+            continue
+        place = (pattern, tuple(found.values()))
+        if place in seen:
+            raise ValueError(
+                f"{label}: {seen[place]} and {name} are both {pattern}. Give "
+                "one model at a time."
+            )
+        seen[place] = name
+        entries[name], values[name] = entry, found
+        for key, value in found.items():
+            if value.isdigit():
+                last[key] = max(last[key], int(value))
+    if lost:
+        shown = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
+        raise UnsupportedArchitecture(
+            f"{label}: the map of {chart.names[0]} does not say how "
+            f"{len(lost)} tensors move: {shown}. Give the right "
+            "`architecture`, or a map with an entry for each "
+            "(speechbrain_merge.methods.transport.symmetry_map)."
+        )
+    return entries, values, last
+
+
+def _spelled(entry, values, last):
+    """An entry with its placeholders filled in, as (kind, list of axes)."""
+    if isinstance(entry, dict):
+        ((kind, lists),) = entry.items()
+        lists = [lists] if kind == "flat" else lists
+    else:
+        kind, lists = "plain", [entry]
+
+    def axis(word):
+        if isinstance(word, dict):
+            ((how, inner),) = word.items()
+            if how == "flatten":
+                return (how, tuple(fill(one, values, last) for one in inner))
+            return (how, fill(inner, values, last))
+        return fill(str(word), values, last)
+
+    return kind, [[axis(word) for word in words] for words in lists]
+
+
+def _words(spelled):
+    """All names of spaces in an entry, each where it stands alone."""
+    for words in spelled[1]:
+        for word in words:
+            if isinstance(word, tuple):
+                inner = word[1]
+                yield from [inner] if isinstance(inner, str) else inner
+            else:
+                yield word
+
+
+def _same(same, spelled, last):
+    """Name of a space to the name that it goes by."""
+    names = {w for entry in spelled.values() for w in _words(entry)}
+    renamed = {}
+    for left, right in same.items():
+        for name in sorted(names):
+            found = match(left, name)
+            if found is not None:
+                target = fill(right, found, last)
+                if target in names:
+                    renamed[name] = target
+    return renamed
+
+
+def _renamed(spelled, names):
+    def rename(word):
+        if isinstance(word, tuple):
+            how, inner = word
+            if isinstance(inner, str):
+                return how, names.get(inner, inner)
+            return how, tuple(names.get(one, one) for one in inner)
+        return names.get(word, word)
+
+    return {
+        name: (kind, [[rename(word) for word in words] for words in lists])
+        for name, (kind, lists) in spelled.items()
+    }
+
+
+def _padded(words, length):
+    """Words with ``...`` written out; as many as there are axes."""
+    if ANY in words:
+        place = words.index(ANY)
+        missing = length - len(words) + 1
+        words = [*words[:place], *[FIXED] * missing, *words[place + 1 :]]
+    return words
+
+
+def _sizes(spelled, shapes):
+    """Name of a space to its number of units."""
+    sizes, where = {}, {}
+    for name, (kind, lists) in spelled.items():
+        shape = shapes[name]
+        if kind == "flat":
+            shape = (math.prod(shape),)
+        for words in lists:
+            words = _padded(words, len(shape))
+            if len(words) != len(shape) or shape[0] % len(lists):
+                raise ValueError(
+                    f"'{name}' of shape {list(shapes[name])} is not what the "
+                    f"symmetry map says: {words}."
+                )
+            for axis, word in enumerate(words):
+                if isinstance(word, tuple) or word == FIXED:
+                    continue
+                size = shape[axis] // (len(lists) if axis == 0 else 1)
+                if sizes.setdefault(word, size) != size:
+                    raise IncompatibleWeights(
+                        f"'{name}' has {size} units of '{word}', but "
+                        f"'{where[word]}' has {sizes[word]}."
+                    )
+                where.setdefault(word, name)
+    return sizes
+
+
+def _reason(pinned, name):
+    reasons = [why for glob, why in pinned.items() if fnmatchcase(name, glob)]
+    return reasons[0] if reasons else ""
+
+
+def _blocks(chart, sizes, shapes, last, heads):
+    """The blocks of a model."""
+    made = {}
+    for template, entry in chart.blocks.items():
+        found = [match(entry["spaces"][0], name) for name in sizes]
+        for values in filter(lambda one: one is not None, found):
+            name = fill(template, values, last)
+            spaces = tuple(fill(s, values, last) for s in entry["spaces"])
+            inside = entry.get("fixed_inside", ())
+            size = sizes[spaces[0]]
+            number = _number(entry, values, shapes, size) or heads
+            if number is None:
+                raise ValueError(
+                    f"Nothing in the tensors says how many heads '{name}' "
+                    "has: give `heads`, as in the model's configuration "
+                    "(nhead, num_attention_heads)."
+                )
+            if any(sizes[space] % number for space in spaces):
+                raise ValueError(
+                    f"The {size} units of '{spaces[0]}' do not divide into "
+                    f"{number} blocks: check `heads`."
+                )
+            made[name] = Blocks(
+                name,
+                spaces,
+                number,
+                bool(entry.get("fixed_order", False)),
+                tuple(fill(space, values, last) for space in inside),
+            )
+    return made
+
+
+def _number(entry, values, shapes, size):
+    """The number of blocks, where a tensor tells."""
+    for key in ("number", "size"):
+        if key not in entry:
+            continue
+        for name, shape in shapes.items():
+            found = match(entry[key]["tensor"], name)
+            if found is not None and all(
+                found.get(word, value) == value
+                for word, value in values.items()
+            ):
+                told = shape[entry[key]["axis"]]
+                return told if key == "number" else size // told
+    return None
+
+
+def _pieces(name, spelled, shape, sizes, blocks, belongs):
+    """The pieces of one tensor."""
+    kind, lists = spelled
+    if kind == "flat":
+        shape = (math.prod(shape),)
+    parts = len(lists)
+    rows = [None]
+    if kind == "stacked":
+        rows = list(torch.arange(shape[0]).chunk(parts))
+    elif kind == "interleaved":
+        number = blocks[belongs[lists[0][0]]].number
+        table = torch.arange(shape[0]).unflatten(0, (number, parts, -1))
+        rows = [table[:, part].flatten() for part in range(parts)]
+    made = []
+    for where, words in zip(rows, lists):
+        words = _padded(words, len(shape))
+        seen, axes, within = [], [], None
+        for axis, word in enumerate(words):
+            size = shape[axis] // (parts if axis == 0 else 1)
+            how, inner = word if isinstance(word, tuple) else ("", word)
+            if how == "flatten":
+                outer, fast = inner
+                moving = fast if outer == FIXED else outer
+                other = size // sizes[moving]
+                if other * sizes[moving] != size:
+                    raise ValueError(
+                        f"'{name}': {size} columns are no multiple of the "
+                        f"{sizes[moving]} units of '{moving}'."
+                    )
+                seen += [other, sizes[fast]] if fast == moving else []
+                seen += [sizes[outer], other] if fast != moving else []
+                axes += [None, fast] if fast == moving else [outer, None]
+                continue
+            if how == "within":
+                within = len(axes)
+            seen.append(size)
+            axes.append(None if how or inner == FIXED else inner)
+        made.append(Piece(name, where, tuple(seen), tuple(axes), within))
+    return made

@@ -1,0 +1,310 @@
+"""Symmetry maps: which axes of which tensors of a model move together.
+
+The units of a layer have no order: permute the rows of the matrix that makes
+them, and the columns of all that read them, and the model computes what it
+computed before. A *space* is such a set of units, and a map says for each
+tensor, axis by axis, which space it lies in. Maps are YAML files in ``maps``,
+data that a person can read; a new architecture is a new file.
+
+An entry of ``tensors`` is the name of a tensor, without what it may be called
+before (``Transformer.encoder.layers.0…`` matches ``encoder.layers.{layer}…``),
+with placeholders in braces that stand for one part of a name, and its axes:
+
+``[feed_forward.{layer}, stream]``
+    One space an axis; ``fixed`` for an axis that does not move, ``...`` for
+    any number of those.
+``{stacked: [axes, axes]}``
+    The rows are equal parts one after the other, each with axes of its own.
+``{interleaved: [axes, axes]}``
+    So are the rows of each head.
+``{flat: [axes]}``
+    The tensor is used flattened, whatever its shape.
+``{flatten: [fixed, channels]}``
+    In the place of an axis: it is two axes in one, the last moving fastest.
+``{within: stream}``
+    In the place of an axis: position inside the block of the row.
+
+``{layer-1}`` is one less, ``{layer:last}`` the last there is. Other entries:
+
+``fixed``: tensors that do not move. ``same``: two names of one space.
+``pinned``: spaces that cannot move, and why. ``blocks``: spaces whose units lie
+in blocks that move whole, attention heads above all; ``number`` or ``size``
+says where their number or size can be read (the number of heads is otherwise
+asked for), ``fixed_inside`` lists spaces whose order in a block is fixed,
+``fixed_order`` keeps the blocks in their places. ``variants`` add to all this
+where the tensors of ``present`` are there, and those of ``absent`` are not.
+``include`` starts from other files, ``NAME.part.yaml``.
+
+Example
+-------
+>>> architectures()
+['conformer', 'hubert', 'transformer', 'wav2vec2', 'wavlm', 'whisper']
+>>> symmetry_map("conformer").tensors["encoder.norm.norm.weight"]
+['stream']
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+MAPS = Path(__file__).parent / "maps"
+
+_PLACEHOLDER = re.compile(r"\{(\w+)(-1|:last)?\}")
+_SECTIONS = {"tensors", "fixed", "same", "pinned", "blocks"}
+_HEAD = {"names", "about", "include", "detect", "variants"}
+
+
+class UnsupportedArchitecture(ValueError):
+    """No map is known for a model; the message says how to write one."""
+
+
+@dataclass(frozen=True)
+class SymmetryMap:
+    """What a YAML file says; see above.
+
+    Arguments
+    ---------
+    names : tuple of str
+        What the architecture is called.
+    about : str
+        What it is.
+    detect : dict
+        ``present`` and ``absent``: tensors by which it is told.
+    tensors : dict
+        Pattern to axes.
+    fixed : list
+        Patterns.
+    same : dict
+        Space to space.
+    pinned : dict
+        Space to reason.
+    blocks : dict
+        Name to blocks.
+    variants : list
+        Of dicts with ``present``, ``absent`` and any of the above.
+    """
+
+    names: tuple
+    about: str = ""
+    detect: dict = field(default_factory=dict)
+    tensors: dict = field(default_factory=dict)
+    fixed: list = field(default_factory=list)
+    same: dict = field(default_factory=dict)
+    pinned: dict = field(default_factory=dict)
+    blocks: dict = field(default_factory=dict)
+    variants: list = field(default_factory=list)
+
+    def fits(self, names) -> bool:
+        """Whether a model with these names is of this architecture."""
+        return _condition(self.detect, names)
+
+    def specialised(self, names) -> "SymmetryMap":
+        """This map with the variants that a model with these names is of."""
+        sections = {name: getattr(self, name) for name in _SECTIONS}
+        for variant in self.variants:
+            if _condition(variant, names):
+                sections = _joined(sections, variant)
+        return SymmetryMap(self.names, self.about, self.detect, **sections)
+
+
+def architectures() -> list[str]:
+    """The names of all architectures that have a map.
+
+    Returns
+    -------
+    list of str
+    """
+    return sorted(name for known in _all_maps() for name in known.names)
+
+
+def symmetry_map(architecture, names=()) -> SymmetryMap:
+    """The map of an architecture.
+
+    Arguments
+    ---------
+    architecture : str, Path, dict or SymmetryMap
+        A registered name, a YAML file or its content, or "detect" to go by
+        the names of the tensors.
+    names : list of str
+        The names of the model's tensors.
+
+    Returns
+    -------
+    SymmetryMap
+
+    Raises
+    ------
+    UnsupportedArchitecture
+        Where there is none.
+    """
+    if isinstance(architecture, SymmetryMap):
+        return architecture
+    if isinstance(architecture, dict):
+        return read_map(architecture, "a dict")
+    if str(architecture).endswith((".yaml", ".yml")):
+        return read_map(architecture)
+    for known in _all_maps():
+        wanted = architecture in known.names
+        if wanted or (architecture == "detect" and known.fits(names)):
+            return known
+    what = (
+        f"No known architecture has tensors like {list(names)[:4]}"
+        if architecture == "detect"
+        else f"There is no architecture {architecture!r}"
+    )
+    known = "; ".join(f"{', '.join(a.names)}: {a.about}" for a in _all_maps())
+    raise UnsupportedArchitecture(
+        f"{what}. Known are {known}. For another, write a map: a YAML file "
+        "that says which axes of its tensors move together (see "
+        f"{__name__} and the examples in its folder 'maps'), and give its "
+        "path as `architecture`."
+    )
+
+
+def read_map(source, label=None) -> SymmetryMap:
+    """Reads a map.
+
+    Arguments
+    ---------
+    source : str, Path or dict
+        A YAML file, or what it would hold.
+    label : str, optional
+        What errors call it.
+
+    Returns
+    -------
+    SymmetryMap
+
+    Raises
+    ------
+    ValueError
+        Where an entry is not known.
+    """
+    folder = MAPS
+    content = source
+    if not isinstance(source, dict):
+        label, folder = str(source), Path(source).parent
+        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    unknown = set(content) - _SECTIONS - _HEAD
+    if unknown:
+        raise ValueError(
+            f"{label}: a symmetry map has no entry {sorted(unknown)}; it has "
+            f"{sorted(_SECTIONS | _HEAD)}."
+        )
+    sections = {"tensors": {}, "fixed": [], "same": {}}
+    sections.update(pinned={}, blocks={}, variants=[])
+    for part in content.get("include", []):
+        file = f"{part}.part.yaml"
+        path = folder / file if (folder / file).exists() else MAPS / file
+        text = path.read_text(encoding="utf-8")
+        sections = _joined(sections, yaml.safe_load(text))
+    sections = _joined(sections, content)
+    return SymmetryMap(
+        tuple(content.get("names", [label])),
+        content.get("about", ""),
+        content.get("detect", {}),
+        **sections,
+    )
+
+
+def match(pattern: str, name: str):
+    """What the placeholders of a pattern stand for in a name.
+
+    Arguments
+    ---------
+    pattern : str
+        Of a tensor (any prefix may come before) or of a space.
+    name : str
+        The name.
+
+    Returns
+    -------
+    dict or None
+        Placeholder to text; ``None`` where the name does not match.
+
+    Example
+    -------
+    >>> match("encoder.layers.{layer}.bias", "1.encoder.layers.3.bias")
+    {'layer': '3'}
+    """
+    found = _compiled(pattern).fullmatch(name)
+    return None if found is None else found.groupdict()
+
+
+def fill(template: str, values: dict, last: dict) -> str:
+    """A template with its placeholders filled in.
+
+    Arguments
+    ---------
+    template : str
+        Such as ``front_end.{block-1}.{conv:last}``.
+    values : dict
+        Placeholder to text.
+    last : dict
+        Placeholder to the largest number that it stands for anywhere.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> fill("front_end.{block-1}.{conv:last}", {"block": "2"}, {"conv": 4})
+    'front_end.1.4'
+    """
+
+    def value(found):
+        name, change = found.groups()
+        if change == ":last":
+            return str(last.get(name, "last"))
+        return str(int(values[name]) - 1) if change else values[name]
+
+    return _PLACEHOLDER.sub(value, template)
+
+
+def _condition(condition, names):
+    """Whether all that must be present is, and nothing that must not."""
+
+    def there(pattern):
+        return any(match(pattern, name) is not None for name in names)
+
+    return all(map(there, condition.get("present", []))) and not any(
+        map(there, condition.get("absent", []))
+    )
+
+
+def _joined(sections, more):
+    """Sections with more entries, which take the place of older ones."""
+    joined = dict(sections)
+    for name in sections:
+        new = more.get(name)
+        if isinstance(new, dict):
+            joined[name] = {**sections[name], **new}
+        elif new:
+            joined[name] = [*sections[name], *new]
+    return joined
+
+
+@cache
+def _all_maps():
+    files = sorted(MAPS.glob("*.yaml"))
+    return [read_map(path) for path in files if not path.stem.endswith(".part")]
+
+
+@cache
+def _compiled(pattern):
+    seen, text, end = set(), r"(?:.*\.)?", 0
+    for found in _PLACEHOLDER.finditer(pattern):
+        name = found.group(1)
+        text += re.escape(pattern[end : found.start()])
+        part = ".+" if name == "rest" else r"[^.]+"
+        text += f"(?P={name})" if name in seen else f"(?P<{name}>{part})"
+        seen.add(name)
+        end = found.end()
+    return re.compile(text + re.escape(pattern[end:]))
