@@ -8,6 +8,11 @@ from speechbrain_merge.report.coefficient_sweep import (
 )
 from speechbrain_merge.report.forgetting_plot import plot_forgetting
 from speechbrain_merge.report.layer_distances import plot_layer_distances
+from speechbrain_merge.report.learned_coefficients import (
+    plot_learned_coefficients,
+    read_coefficients,
+    record_coefficients,
+)
 from speechbrain_merge.report.merge_curve import plot_merge_curve
 from speechbrain_merge.report.pareto import pareto_front, plot_pareto
 from speechbrain_merge.report.plots import plot_buckets, plot_domains
