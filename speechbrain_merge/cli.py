@@ -38,6 +38,7 @@ import argparse
 import inspect
 import json
 import sys
+import time
 from collections import Counter
 from math import prod
 
@@ -47,6 +48,7 @@ from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
 from speechbrain_merge.plan import Plan, parse_yaml, read_plan
 from speechbrain_merge.plan_run import PlanRun
+from speechbrain_merge.pool import read_merges
 from speechbrain_merge.weights import open_weights, part
 
 PLANS = (".yaml", ".yml")
@@ -108,6 +110,11 @@ def _parser():
         choices=("average", "base", "first"),
         help="what becomes of the other parts",
     )
+    command.add_argument(
+        "--different-bases",
+        action="store_true",
+        help="merge experts that were fine-tuned from different weights",
+    )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
         "--dry-run", action="store_true", help="check all, merge nothing"
@@ -115,7 +122,7 @@ def _parser():
     command.add_argument("--quiet", action="store_true", help="no bars")
 
     command = commands.add_parser(
-        "inspect", help="what is in a file of weights"
+        "inspect", help="what is in a file of weights, or merged of a pool"
     )
     command.set_defaults(run=run_inspect)
     command.add_argument("file")
@@ -154,7 +161,7 @@ def run_merge(options):
     """Merges by one method, or by a plan."""
     if options.method.endswith(PLANS):
         given = [
-            f"--{name}" if name != "experts" else "experts"
+            f"--{name.replace('_', '-')}" if name != "experts" else "experts"
             for name in (
                 "experts",
                 "base",
@@ -163,6 +170,7 @@ def run_merge(options):
                 "include",
                 "exclude",
                 "otherwise",
+                "different_bases",
             )
             if getattr(options, name)
         ]
@@ -190,6 +198,7 @@ def run_merge(options):
             "exclude",
             "otherwise",
             "output",
+            "different_bases",
         ):
             stage[name] = getattr(options, name)
         plan = Plan({options.output: stage})
@@ -207,6 +216,10 @@ def run_merge(options):
 
 def run_inspect(options):
     """Prints what is in a file: parts, tensors, ties, provenance."""
+    merges = read_merges(options.file)
+    if merges:
+        print_merges(merges)
+        return
     with open_weights(options.file) as weights:
         own = [name for name in weights.names() if name not in weights.tied]
         sizes = {name: prod(weights.shape(name)) for name in own}
@@ -243,6 +256,24 @@ def run_inspect(options):
             print("\nmerged:")
             record = json.loads(weights.metadata["merge"])
             print(json.dumps(record, indent=2, ensure_ascii=False))
+
+
+def print_merges(merges):
+    """Prints what was merged of a pool, the last one at the end."""
+    rows = []
+    for merge in merges:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(merge.time))
+        for member in merge.members:
+            rows.append(
+                [
+                    merge.name,
+                    when,
+                    merge.method["name"],
+                    member.name,
+                    _number(member.weight, "{:.4f}"),
+                ]
+            )
+    _table(["merge", "made", "method", "member", "weight"], rows)
 
 
 def run_compare(options):

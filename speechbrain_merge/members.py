@@ -46,13 +46,17 @@ from speechbrain_merge.pool.candidate import BASE
 from speechbrain_merge.weights import digest, fold, open_weights, renamed
 
 
-def check_one_original(experts):
+def check_one_original(experts, needed=True, option="`same_base: False`"):
     """Refuses experts that were fine-tuned from different weights.
 
     Arguments
     ---------
     experts : list of Candidate
         Those whose pool kept no base are taken on trust.
+    needed : bool
+        False refuses nothing.
+    option : str
+        How one says so, for the message.
 
     Raises
     ------
@@ -76,13 +80,13 @@ def check_one_original(experts):
     ValueError: the experts were fine-tuned from different originals:
       'a/1' from a/base (sha256 0c0c0c0c0c0c)
       'b/1' from b/base (sha256 7f7f7f7f7f7f)
-    Their mean is no model of either. Choose those of one original by `runs` or `without`, or, if you know what you do, set `same_base: False`.
+    Their mean is no model of either. Leave out those of other originals, or, if you know what you do, set `same_base: False`.
     """
     originals = {}
     for expert in experts:
         if expert.base_digest is not None:
             originals.setdefault(expert.base_digest, []).append(expert)
-    if len(originals) < 2:
+    if not needed or len(originals) < 2:
         return
     lines = []
     for code, theirs in originals.items():
@@ -95,9 +99,8 @@ def check_one_original(experts):
     raise ValueError(
         "the experts were fine-tuned from different originals:\n"
         + "\n".join(lines)
-        + "\nTheir mean is no model of either. Choose those of one original "
-        "by `runs` or `without`, or, if you know what you do, set "
-        "`same_base: False`."
+        + "\nTheir mean is no model of either. Leave out those of other "
+        f"originals, or, if you know what you do, set {option}."
     )
 
 

@@ -18,7 +18,8 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 
 Experts are anything that ``read_pool`` reads; paths are relative to where the
 command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
-method ``restricted``. Where a method wraps another, its parameter ``method`` is
+method ``restricted``. Experts of pools that were fine-tuned from different
+weights are refused unless ``different_bases: true``. Where a method wraps another, its parameter ``method`` is
 a name, or ``{method: ties, density: 0.3}``. A stage that others build on needs no ``output``: its
 weights are kept beside the plan's outputs until the plan is done. A stage
 whose output was made of the same content in the same way is not made again.
@@ -65,6 +66,7 @@ KEYS = (
     "exclude",
     "otherwise",
     "output",
+    "different_bases",
 )
 
 
@@ -130,7 +132,7 @@ class Plan:
     stages : dict
         Name to a dict with ``method`` and ``experts``, and optionally
         ``parameters``, ``base``, ``include``, ``exclude``, ``otherwise``,
-        ``output``.
+        ``output``, ``different_bases``.
     label : str
         What errors call the plan, e.g. its path.
 

@@ -39,6 +39,7 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
+from speechbrain_merge.members import check_one_original
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.weights import (
@@ -181,11 +182,16 @@ class PlanRun:
         if not method.needs_same_names:
             # it finds what belongs together, and says what does not
             return
-        opened = [
-            fold(each)
-            for each in self._experts(name)
-            if not isinstance(each, str)
+        read = [
+            each for each in self._experts(name) if not isinstance(each, str)
         ]
+        if method.needs_same_base:
+            check_one_original(
+                read,
+                not self.plan.stages[name].get("different_bases"),
+                "`different_bases: true` (--different-bases)",
+            )
+        opened = [fold(each) for each in read]
         if opened:
             check_compatible(opened, finite=False)
             if base is not None and base not in self.plan.stages:

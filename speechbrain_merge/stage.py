@@ -96,8 +96,9 @@ class MergeStage:
         had nor left out (or of `runs`) what the other settings choose. See
         ``speechbrain_merge.remerging``.
     same_base : bool
-        Whether experts from different originals are refused. They cannot be
-        told apart where their pools kept no base.
+        Whether experts from different originals are refused, unless the method
+        is made for them. They cannot be told apart where their pools kept no
+        base.
 
     Example
     -------
@@ -191,8 +192,9 @@ class MergeStage:
             runs=self.runs,
             without=self.without,
         )
-        if self.same_base:
-            check_one_original(members)
+        method = self.method
+        if method.needs_same_base and method.needs_same_names:
+            check_one_original(members, self.same_base)
         if self.with_base:
             members.append(base_member(base_of(self, members), members))
         if self.weights is not None:

@@ -188,7 +188,7 @@ def test_a_plan(models, capsys):
     assert same("out/apart.safetensors", create("slerp", t=0.5)([kept, a]))
     assert provenance("out/kept.safetensors")["parameters"]["method"] == {
         "method": "average",
-        "weights": [3, 1],
+        "parameters": {"weights": [3, 1]},
     }
     # what was not asked for is not there
     assert sorted(os.listdir("out")) == [

@@ -7,6 +7,8 @@ from hyperpyyaml import load_hyperpyyaml
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
+from speechbrain_merge.cli import main
+from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights
@@ -265,3 +267,30 @@ def test_rounds_start_from_averages_and_the_original_joins_at_the_end(
     both = [tmp_path / "pool", tmp_path / "pool-2"]
     with pytest.raises(ValueError, match="different originals"):
         MergeStage("average", both).chosen()
+
+
+def test_the_command_line_refuses_different_originals_too(tmp_path, capsys):
+    fill(tmp_path, tiny_network(0).state_dict(), ["digits"], 1)
+    fill(tmp_path, tiny_network(1).state_dict(), ["strange"], 1)
+    files = [str(path) for path in (tmp_path / "pool").glob("*/epoch-*")]
+    output = tmp_path / "merged.safetensors"
+    for experts in ([str(tmp_path / "pool")], files):
+        command = ["merge", "average", *experts, "-o", str(output), "--quiet"]
+        assert main(command) != 0
+        told = capsys.readouterr().err
+        assert "different originals" in told and "'strange/epoch-0001'" in told
+        assert "--different-bases" in told and not output.exists()
+        assert main([*command, "--different-bases"]) == 0
+        capsys.readouterr()
+        output.unlink()
+
+
+def test_a_method_made_for_models_of_different_starts_takes_them(tmp_path):
+    class Aligning(Average):
+        """Stands for one that aligns its experts first."""
+
+        needs_same_base = False
+
+    fill(tmp_path, tiny_network(0).state_dict(), ["digits"], 1)
+    fill(tmp_path, tiny_network(1).state_dict(), ["strange"], 1)
+    assert len(MergeStage(Aligning(), tmp_path / "pool").chosen()) == 2

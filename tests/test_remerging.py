@@ -8,6 +8,7 @@ from filled_pool import saver_of, train_a_little
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
+from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_merges, read_pool, select
 from speechbrain_merge.remerging import remerge
@@ -197,6 +198,24 @@ def test_the_first_original_joins_again_where_it_was_given(
     with open_weights(result.path) as found:
         for name, tensor in wanted.items():
             assert torch.equal(found[name], tensor), name
+
+
+def test_the_command_line_shows_what_was_merged(brain, pool, capsys):
+    brain.merge(stage(pool, with_base=True))
+    brain.merge(MergeStage("ties", [pool], runs=["child", "read"], last=1))
+    capsys.readouterr()
+    assert main(["inspect", str(pool)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["merge", "made", "method", "member", "weight"]
+    shown = [(row[0], row[3], row[4], row[5]) for row in rows[1:]]
+    assert shown == [
+        ("aode", "average", "child/epoch-0001", "0.2500"),
+        ("aode", "average", "digits/epoch-0001", "0.2500"),
+        ("aode", "average", "read/epoch-0001", "0.2500"),
+        ("aode", "average", "base", "0.2500"),
+        ("ties", "ties", "child/epoch-0002", "-"),
+        ("ties", "ties", "read/epoch-0002", "-"),
+    ]
 
 
 def test_what_cannot_be_repeated_is_said(brain, pool, tmp_path):

@@ -98,6 +98,9 @@ class MergeMethod(torch.nn.Module):
     # Whether experts and base must have the same names; a method that merges
     # other kinds of models finds itself what belongs together.
     needs_same_names = True
+    # Whether the experts must be fine-tuned from the same weights; a method
+    # that aligns models of different starts need not mind.
+    needs_same_base = True
     minimum_experts = 1
     maximum_experts = None
 

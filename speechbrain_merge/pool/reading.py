@@ -231,7 +231,17 @@ class _Reading:
             candidate = dataclasses.replace(whole, name=name, path=path)
             self.add(folder.parent, candidate)
         else:
-            self.add(folder, _from_file(path))
+            self.add(folder, self._of_pool(path) or _from_file(path))
+
+    def _of_pool(self, path):
+        """A file of a pool with what its manifest knows, the base above all."""
+        if not (path.parent / Manifest.FILE).is_file():
+            return None
+        for candidate in RunFolder(path.parent).candidates():
+            if candidate.path.name == path.name:
+                name = candidate.name.partition("/")[2]
+                return dataclasses.replace(candidate, name=name)
+        return None
 
     def add(self, folder, candidate):
         key = Path(candidate.path).resolve()

@@ -300,3 +300,15 @@ def test_a_pool_without_candidates(tmp_path):
     pool.store_base()
     with pytest.raises(ValueError, match="no candidate in .*pool"):
         read_pool(pool)
+
+
+def test_a_file_of_a_pool_is_the_candidate_that_it_is(tmp_path):
+    pool, _, _ = collect(tmp_path, [{"WER": 9.0}, {"WER": 8.0}], base=True)
+    pool.store_base()
+    expected = pool.candidates()[1]
+    (found,) = read_pool(expected.path)
+    assert found == expected and found.base_digest == expected.base_digest
+    assert found.base_digest is not None
+    # the base itself is no candidate of the pool, but can be read
+    (base,) = read_pool(expected.base)
+    assert base.name == "run/base" and base.base_digest is None
