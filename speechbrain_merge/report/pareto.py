@@ -167,6 +167,7 @@ def label_points(axes, points, size=9):
                 if place[3] == "center"
                 else None,
             )
+            text.get_window_extent()  # which puts the letters in their place
             # of the letters alone, without the line to them
             box = Text.get_window_extent(text)
             inside = frame.x0 < box.x0 and box.x1 < frame.x1
