@@ -5,16 +5,14 @@ Authors
 """
 
 from speechbrain_merge.report.figure import (
-    COLOURS,
     GREY,
     add_legend,
     new_figure,
     save_figure,
+    style,
 )
 from speechbrain_merge.report.pareto import label_points
 from speechbrain_merge.report.results import domains_in_order, summarize_results
-
-MARKS = ("o", "^", "D", "P", "X", "v")
 
 # From here on a linear axis would press most models into a corner
 WIDE = 4
@@ -72,8 +70,8 @@ def plot_forgetting(results, path):
             [point[0] for point in points if point[3] == group],
             [point[1] for point in points if point[3] == group],
             s=56,
-            color=GREY if group == "generalist" else COLOURS[number % 6],
-            marker="s" if group == "generalist" else MARKS[number % 6],
+            color=GREY if group == "generalist" else style(number)[0],
+            marker="*" if group == "generalist" else style(number)[1],
             zorder=3,
             label=group or "model",
         )

@@ -320,7 +320,7 @@ def test_the_whole_study_from_one_command(study, material):
     assert sequence["domains"] == ["digits", "reverb"]
     assert len(sequence["rates"]) == 3
     table = (results / "results.md").read_text()
-    assert "| AoDE, 3rd iteration, with original |" in table
+    assert "| AoDE 3rd + original |" in table
     assert "backward transfer" in table and "backward transfer" in printed
     for picture in ("domains", "experts", "forgetting"):
         assert (results / f"{picture}.png").stat().st_size > 5000

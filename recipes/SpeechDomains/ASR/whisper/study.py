@@ -182,13 +182,10 @@ def train_run(study, run, run_opts, build):
     """
     overrides = {**study["expert_overrides"], **run}
     done = Path(study["results_folder"]) / run["run_name"] / "finished.json"
-    settings = {
-        name: value
-        for name, value in overrides.items()
-        if name != "results_folder"
-    }
+    settings = without_places(overrides)
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))["settings"]
+        before = without_places(before)
         if before == json.loads(json.dumps(settings)):
             logger.info(f"Run {run['run_name']} is finished.")
             return
@@ -212,6 +209,14 @@ def train_run(study, run, run_opts, build):
         "steps": brain.optimizer_step,
     }
     run_on_main(write_json, args=[done, record])
+
+
+def without_places(settings):
+    """Settings but for where results lie: a study may be moved."""
+    places = ("results_folder", "pool_folder", "start")
+    return {
+        name: value for name, value in settings.items() if name not in places
+    }
 
 
 def merge_all(study, brain, runs, valid_sets):
