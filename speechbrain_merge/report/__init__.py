@@ -7,6 +7,7 @@ from speechbrain_merge.report.coefficient_sweep import (
     sweep_of,
 )
 from speechbrain_merge.report.forgetting_plot import plot_forgetting
+from speechbrain_merge.report.landscape import plot_line, plot_plane
 from speechbrain_merge.report.layer_distances import plot_layer_distances
 from speechbrain_merge.report.learned_coefficients import (
     plot_learned_coefficients,

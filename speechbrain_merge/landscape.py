@@ -1,0 +1,346 @@
+"""Loss and error rate between models: is there a mountain in the way?
+
+Weights can be averaged where the models that lie between them are good, too.
+Along the line from one model to another, ``speechbrain_merge.barrier`` says so
+in one number. Fu et al. (2023, arXiv 2306.02541, Figure 2) draw the same line
+from where the training began to where it ended; three models span a plane
+(``speechbrain_merge.weight_plane``).
+
+A ``Landscape`` measures with the recipe itself: its loss and its word errors on
+a selection set, as when it validates::
+
+    landscape = Landscape(asr_brain, valid_set, folder="results/landscape")
+    apart = landscape.line({"SL": sl, "SSL": ssl}, name="direct")
+    close = landscape.line({"aligned SL": aligned, "SSL": ssl}, name="aligned")
+    begun = landscape.line({"start": start, "SL": sl}, name="from the start")
+    plane = landscape.plane({"SSL": ssl, "SL": sl, "aligned SL": aligned})
+
+Each point is a merge in memory, streamed from the files, and a decoding. With a
+folder each is written down once scored, under a key of what it is: a landscape
+that was stopped goes on where it was, and others in the same folder do not
+score the same models again. Results are plain dicts for JSON, to be drawn by
+``speechbrain_merge.report.plot_line`` and ``plot_plane``.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Optional, Union
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from tqdm import tqdm
+
+from speechbrain_merge.barrier import barrier
+from speechbrain_merge.engine import merge
+from speechbrain_merge.methods import Average
+from speechbrain_merge.scoring import SelectionSet
+from speechbrain_merge.search import Journal
+from speechbrain_merge.stage import decisive_settings
+from speechbrain_merge.weight_plane import (
+    WeightPlane,
+    evenly,
+    squared_distances,
+)
+from speechbrain_merge.weights import digest, open_weights
+
+MEASURES = ("loss", "wer")
+
+
+class Landscape:
+    """Measures loss and error rate wherever weights lie between models.
+
+    The Brain must be ready to evaluate, as after ``fit`` or ``evaluate``: what
+    is not among the models' weights, such as the statistics of an input
+    normaliser, stays as it is. Modules are in evaluation mode. Afterwards the
+    Brain holds the weights of the last point; ``evaluate`` loads its own.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``.
+    valid_set : Dataset, DataLoader or dict
+        The utterances; a dict names one set for each domain.
+    valid_loader_kwargs : dict, optional
+        As for ``fit``. By default the recipe's ``valid_loader_kwargs``.
+    folder : str or Path, optional
+        Gets ``points.jsonl``, all points that were scored, and the results
+        that are given a name. ``None``: nothing is written.
+    tracker : str
+        The Brain's attribute that holds the ``ErrorRateStats``.
+    decode : str
+        ``"valid"`` or ``"test"``: which of the recipe's searches.
+    context : dict, optional
+        What else decides the outcome and is no number or word among the
+        recipe's hyperparameters, such as ``{"mode": "streaming"}``, so that
+        points scored otherwise are not taken for the same.
+    workers : int
+        Threads that merge.
+    """
+
+    def __init__(
+        self,
+        brain,
+        valid_set,
+        valid_loader_kwargs: Optional[dict] = None,
+        folder: Union[str, os.PathLike, None] = None,
+        tracker: str = "wer_metric",
+        decode: str = "valid",
+        context: Optional[Mapping] = None,
+        workers: int = 1,
+    ):
+        self.brain, self.workers = brain, workers
+        self.selection = SelectionSet(
+            brain,
+            valid_set,
+            brain._loader_kwargs(valid_loader_kwargs),
+            getattr(sb.Stage, decode.upper()),
+            tracker,
+        )
+        self.folder = None if folder is None else Path(folder)
+        self._scored = {}
+        self._journal = None
+        if folder is not None:
+            about = {
+                "selection": self.selection.key(),
+                "hparams": decisive_settings(vars(brain.hparams)),
+                **(context or {}),
+            }
+            self._journal = Journal(self.folder / "points.jsonl", about)
+
+    def line(
+        self,
+        models: Mapping,
+        points: Union[int, Sequence[float]] = 11,
+        name: Optional[str] = None,
+    ) -> dict:
+        """Walks from one model to another.
+
+        Arguments
+        ---------
+        models : dict
+            Two titles, from and to, each with anything that ``open_weights``
+            opens.
+        points : int or list of float
+            So many from 0, the first model, to 1, the second; or these, which
+            may go beyond.
+        name : str, optional
+            Of the JSON file to write in the folder.
+
+        Returns
+        -------
+        dict
+            ``models`` (title and digest), their ``distance``, ``points`` (for
+            each ``t``, ``weights``, ``loss``, ``wer`` in percent, ``errors``
+            and ``words``) and the ``barrier`` of loss and ``wer``: None where
+            it has no finite value, or 0, 1 or all between is left out.
+
+        Raises
+        ------
+        ValueError
+            When there are not two models, or they do not fit together.
+        """
+        members, squares = self._members(models, 2)
+        if isinstance(points, int):
+            points = evenly(0.0, 1.0, points)
+        points = sorted(set(points))
+        walked = []
+        for t in self._bar(points, name or "line"):
+            weights = [1 - t, float(t)]
+            walked.append({"t": float(t), **self._point(members, weights)})
+        result = {
+            "kind": "line",
+            "models": _titles(members),
+            "distance": math.sqrt(squares[0][1]),
+            "points": walked,
+            "barrier": {name: _height(walked, name) for name in MEASURES},
+        }
+        return self._kept(result, name)
+
+    def plane(
+        self,
+        models: Mapping,
+        points: int = 9,
+        margin: float = 0.25,
+        name: Optional[str] = None,
+    ) -> dict:
+        """Walks over the plane through three models.
+
+        Arguments
+        ---------
+        models : dict
+            Three titles, each with anything that ``open_weights`` opens. The
+            first is the origin, the second on the x axis.
+        points : int
+            Along each axis; all ``points ** 2`` are scored, and the models.
+        margin : float
+            How far to go beyond the models on every side, as a part of their
+            extent along the axis.
+        name : str, optional
+            Of the JSON file to write in the folder.
+
+        Returns
+        -------
+        dict
+            ``models`` (title, digest, and all that a point has), ``x`` and
+            ``y`` of the grid, and ``points``, row by row from the lowest
+            ``y``: ``x``, ``y``, ``weights``, ``loss``, ``wer`` in percent,
+            ``errors`` and ``words``.
+
+        Raises
+        ------
+        ValueError
+            When there are not three models, they do not fit together, or they
+            lie on one line.
+        """
+        members, squares = self._members(models, 3)
+        plane = WeightPlane(squares)
+        columns, rows = plane.grid(points, margin)
+        marks = [
+            (x, y, [float(place == number) for place in range(3)])
+            for number, (x, y) in enumerate(plane.positions)
+        ]
+        places = [(x, y, plane.weights_at(x, y)) for y in rows for x in columns]
+        walked = [
+            {"x": x, "y": y, **self._point(members, weights)}
+            for x, y, weights in self._bar(marks + places, name or "plane")
+        ]
+        result = {
+            "kind": "plane",
+            "models": [
+                {**title, **point}
+                for title, point in zip(_titles(members), walked)
+            ],
+            "x": columns,
+            "y": rows,
+            "points": walked[3:],
+        }
+        return self._kept(result, name)
+
+    def _members(self, models, number):
+        """Title, source and digest of each model, and their distances."""
+        if len(models) != number:
+            raise ValueError(
+                f"{number} models are needed, each with a title of its own; "
+                f"there are {len(models)}: {list(models)}"
+            )
+        sources = [_still(source) for source in models.values()]
+        squares = squared_distances(
+            sources, progress=not self.brain.noprogressbar
+        )
+        members = [
+            (title, source, getattr(source, "digest", None) or digest(source))
+            for title, source in zip(models, sources)
+        ]
+        return members, squares
+
+    def _bar(self, places, title):
+        """The places to go to, with a bar."""
+        hidden = self.brain.noprogressbar or not if_main_process()
+        return tqdm(places, desc=f"landscape ({title})", disable=hidden)
+
+    def _point(self, members, weights):
+        """What a weighted average of the models is like."""
+        used = [
+            (source, code, weight)
+            for (_, source, code), weight in zip(members, weights)
+            if weight
+        ]
+        codes = [code for _, code, _ in used]
+        shares = [weight for _, _, weight in used]
+        key = tuple(sorted(zip(codes, shares)))
+        if key not in self._scored:
+            self._scored[key] = self._remembered(used, codes, shares)
+        return {"weights": list(weights), **self._scored[key]}
+
+    def _remembered(self, used, codes, shares):
+        """Loss and errors, from the journal if they are there."""
+        if self._journal is None:
+            return _measured(*self._score(used))
+        key = self._journal.key(codes, shares)
+        tally = self._journal.find(key)
+        if tally is None:
+            tally, loss = self._score(used)
+            self._journal.record(key, tally, weights=shares, loss=loss)
+        return _measured(tally, self._journal.details(key)["loss"])
+
+    def _score(self, used):
+        """Puts an average into the modules and runs the recipe."""
+        sources = [source for source, _, _ in used]
+        try:
+            if len(used) == 1:
+                # as it is, without rounding
+                self.brain.load_weights(sources[0])
+            else:
+                method = Average([weight for _, _, weight in used])
+                self.brain.load_weights(
+                    merge(method, sources, workers=self.workers, progress=False)
+                )
+            tally = self.selection.score()
+        finally:
+            self.brain._restore()
+        loss = self.selection.loss
+        # JSON knows no infinity
+        return tally, loss if math.isfinite(loss) else None
+
+    def _kept(self, result, name):
+        """Writes a result if it has a name."""
+        if name is not None:
+            if self.folder is None:
+                raise ValueError(
+                    f"'{name}' has no folder to be written to: give the "
+                    "Landscape a `folder`"
+                )
+            path = self.folder / f"{name}.json"
+            run_on_main(_write, args=[path, result])
+        return result
+
+
+def _still(source):
+    """A source that stays what it is when weights are put into the Brain,
+    whose own modules and their state dicts do not."""
+    if not isinstance(source, (dict, torch.nn.Module)):
+        return source
+    with open_weights(source) as weights:
+        return {name: weights[name].clone() for name in weights.names()}
+
+
+def _height(points, measure):
+    """The barrier of a line, or None where it has no finite one."""
+    ends = [point[measure] for point in points if point["t"] in (0, 1)]
+    between = any(0 < point["t"] < 1 for point in points)
+    if len(ends) < 2 or None in ends or not between:
+        return None
+    height = barrier(points, measure)
+    return height if math.isfinite(height) else None
+
+
+def _titles(members):
+    """What a result says of its models."""
+    return [{"name": title, "digest": code} for title, _, code in members]
+
+
+def _measured(tally, loss):
+    """What a result says of a point."""
+    counts = tally.to_dict()
+    return {
+        "loss": loss,
+        "wer": tally.value,
+        "errors": counts["errors"],
+        "words": counts["words"],
+    }
+
+
+def _write(path, result):
+    """Writes a result, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    text = json.dumps(result, indent=1, allow_nan=False)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
