@@ -12,8 +12,10 @@ over the N positions that are no padding.
 
 Two things to know. Most frames of a CTC model are blank, whatever is said, and
 they are the sure ones: ``skip_blank`` leaves out those where the blank is most
-probable. And entropy can be had for nothing, by always saying the same: keep
-the number of steps small, and look at the error rate.
+probable. And entropy can be had for nothing, by always saying the same: on the
+made-up speech of this package's tests, 40 steps halve the entropy of a small
+CTC model, and its word errors rise. Keep the number of steps small, and look at
+the error rate; with transcripts, the loss is the safer guide.
 
 Example
 -------

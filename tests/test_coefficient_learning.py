@@ -160,6 +160,53 @@ def test_gradients_are_those_of_autograd():
     )
 
 
+def test_tied_weights_count_once(tmp_path):
+    """A table of words that is the output layer, too, and an idle buffer."""
+
+    class Tied(torch.nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.words = torch.nn.Embedding(5, 3)
+            self.output = torch.nn.Linear(3, 5, bias=False)
+            self.output.weight = self.words.weight
+            self.register_buffer("scale", torch.rand(()))
+            self.register_buffer("count", torch.tensor(seed))
+            self.double()
+
+        def forward(self, words):
+            return self.output(self.words(words)) * self.scale
+
+    words = torch.tensor([[1, 2, 4]])
+    base, *experts = (named(Tied(seed)) for seed in range(3))
+    # what shares memory in a module does so in its files
+    for state in (base, *experts):
+        state["model.output.weight"] = state["model.words.weight"]
+    brain = plain_brain(Tied(7))
+    method = AdaMerging(by="tensor")
+    with MergeInModules(brain, method, experts, base, ["a", "b"]) as inside:
+        inside.fill()
+        brain.modules.model(words).square().sum().backward()
+        inside.backward()
+    assert method.groups == ["model.scale", "model.words.weight"]
+    model = brain.modules.model
+    assert model.output.weight is model.words.weight
+    assert model.count == 1  # the first expert's
+    ratios = torch.full((2, 2), 0.3, dtype=torch.float64, requires_grad=True)
+    scale, table = (
+        base[name]
+        + sum(ratios[k, c] * (experts[k][name] - base[name]) for k in range(2))
+        for c, name in enumerate(method.groups)
+    )
+    (table[words] @ table.T * scale).square().sum().backward()
+    torch.testing.assert_close(
+        method.coefficients.grad[:, 1], ratios.grad[:, 1]
+    )
+    # a buffer is merged as it is scaled, and nothing can be learned of it
+    torch.testing.assert_close(model.scale, scale.detach())
+    assert (method.coefficients.grad[:, 0] == 0).all()
+
+
 @pytest.mark.parametrize(
     "by, answer", [("expert", "task_wise"), ("tensor", "layer_wise")]
 )

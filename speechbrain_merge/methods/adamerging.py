@@ -48,7 +48,7 @@ from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import add_to_base, merged_names
-from speechbrain_merge.weights import part
+from speechbrain_merge.weights import common_ties, part
 
 GRAINS = ("expert", "layer", "tensor")
 OTHERS = "others"
@@ -96,7 +96,7 @@ class AdaMerging(MergeMethod):
         check_choice(lambda_param, "lambda_param", BOUNDS)
         _check_learned(learned, lambda_param)
         self.scale, self.by, self.lambda_param = scale, by, lambda_param
-        self.groups = []
+        self.groups, self._kept = [], {}
         self._given, self._start = learned, None
         self.register_parameter("coefficients", None)
 
@@ -146,7 +146,7 @@ class AdaMerging(MergeMethod):
         ValueError
             When coefficients were learned for other models than these.
         """
-        names = {}
+        names, self._kept = {}, common_ties(experts)
         for name in merged_names(experts):
             names.setdefault(self.group_of(name), name)
         number, learned = len(experts), self.learned
@@ -177,7 +177,9 @@ class AdaMerging(MergeMethod):
 
     def merge_tensor(self, name, experts, base):
         """Adds the task vectors of one tensor, scaled as they are now."""
-        column = self.groups.index(self.group_of(name))
+        # tied tensors are one, and have the coefficients of one
+        group = self.group_of(self._kept.get(name, name))
+        column = self.groups.index(group)
         with torch.no_grad():
             scales = self.values()[:, column].tolist()
 

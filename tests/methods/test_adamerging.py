@@ -111,6 +111,25 @@ def test_other_models_than_those_learned_with():
     assert merged["ctc_lin.weight"].max() == 0
 
 
+@pytest.mark.parametrize("by", ["layer", "tensor"])
+def test_tied_tensors_stay_one(by):
+    """Whatever stack their names are of, and whichever name is read."""
+    base, experts = models()
+    for state in (base, *experts):
+        state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
+    method = AdaMerging(by=by)
+    method(experts, base)
+    assert "proj_out.weight" not in method.groups
+    with torch.no_grad():
+        method.coefficients += torch.rand_like(method.coefficients) / 2
+    with open_weights(base) as anchor:
+        merged = method.merged([open_weights(each) for each in experts], anchor)
+        assert torch.equal(
+            merged["proj_out.weight"],
+            merged["model.decoder.embed_tokens.weight"],
+        )
+
+
 def test_starts_and_bounds():
     base, experts = models()
     start = AdaMerging(scale={"parts": {"decoder": 0.1}, "default": [0.2, 0.4]})
