@@ -21,9 +21,6 @@ from speechbrain_merge.report.figure import (
 
 LABELS = {"loss": "loss", "wer": "WER (%)"}
 
-# A colour scale shows this share of a plane's values; far outside of the models
-# the loss explodes, and would leave one colour for all the rest
-SHOWN = 0.9
 LEVELS = 14
 
 
@@ -106,7 +103,8 @@ def plot_plane(plane, path, measure="wer", marks=None, title=None):
     path : str or Path
         The picture to write.
     measure : str
-        ``"wer"`` or ``"loss"``. The colours of a loss are logarithmic.
+        ``"wer"`` or ``"loss"``. The colours of a loss are logarithmic;
+        they end with the highest value between the models.
     marks : dict, optional
         Title to weights of the three models, such as ``{"average": [0.5, 0.5,
         0]}``: more places to mark.
@@ -124,18 +122,18 @@ def plot_plane(plane, path, measure="wer", marks=None, title=None):
 
     Example
     -------
-    >>> corners = [("A", 0, 0), ("B", 2, 0), ("C", 0, 1)]
+    >>> corners = {"A": (0, 0), "B": (1, 0), "C": (0, 1)}
     >>> plane = {
     ...     "models": [
     ...         {"name": name, "x": x, "y": y, "wer": 5.0}
-    ...         for name, x, y in corners
+    ...         for name, (x, y) in corners.items()
     ...     ],
-    ...     "x": [0, 1, 2],
+    ...     "x": [0, 0.5, 1],
     ...     "y": [0, 1],
     ...     "points": [
-    ...         {"x": x, "y": y, "wer": 10.0 * x + y}
-    ...         for y in range(2)
-    ...         for x in range(3)
+    ...         {"x": x, "y": y, "wer": 9 * x, "weights": [1 - x - y, x, y]}
+    ...         for y in (0, 1)
+    ...         for x in (0, 0.5, 1)
     ...     ],
     ... }
     >>> plot_plane(plane, getfixture("tmp_path") / "plane.png").name
@@ -148,16 +146,11 @@ def plot_plane(plane, path, measure="wer", marks=None, title=None):
         values[start : start + len(x)]
         for start in range(0, len(values), len(x))
     ]
-    known = [value for value in values if math.isfinite(value)]
-    known += [_number(model[measure]) for model in plane["models"]]
-    known = [value for value in known if math.isfinite(value)]
-    if not known:
-        raise ValueError(f"no point of the plane has a finite {measure}")
+    levels, log = _levels(plane, values, measure)
     # as high as it has to be, where a length is the same along both axes
     shape = (y[-1] - y[0]) / (x[-1] - x[0])
     height = min(max(5.4 * shape + 1.0, 2.6), 7.0)
     figure, axes = new_figure(height=height, grid="")
-    levels, log = _levels(known, measure)
     drawn = _contours(axes, x, y, rows, levels, log)
     bar = figure.colorbar(drawn, ax=axes, label=LABELS[measure])
     shown = levels[:: max(1, len(levels) // 7)]
@@ -209,11 +202,21 @@ def _ends(curves):
     return names
 
 
-def _levels(known, measure):
+def _levels(plane, values, measure):
     """Bounds of the colours, and whether they are logarithmic."""
-    ordered = sorted(known)
-    low = ordered[0]
-    high = ordered[min(len(ordered) - 1, int(SHOWN * len(ordered)))]
+    models = [_number(model[measure]) for model in plane["models"]]
+    known = [value for value in values + models if math.isfinite(value)]
+    if not known:
+        raise ValueError(f"no point of the plane has a finite {measure}")
+    # Far outside of the models a loss explodes, and would leave one colour for
+    # all the rest: the scale ends with what lies between them
+    between = models + [
+        value
+        for point, value in zip(plane["points"], values)
+        if min(point["weights"]) >= 0
+    ]
+    low = min(known)
+    high = max((v for v in between if math.isfinite(v)), default=max(known))
     if high <= low:
         high = low + (abs(low) or 1.0)
     log = measure == "loss" and low > 0
@@ -249,9 +252,10 @@ def _mark(axes, models, measure, marks):
     axes.plot(*zip(*corners, corners[0]), color="white", linestyle="--", lw=1.2)
     places = []
     for model, corner in zip(models, corners):
-        value = _number(model[measure])
-        unit = " %" if measure == "wer" else ""
-        places.append((f"{model['name']}, {value:.3g}{unit}", corner, "o"))
+        name, value = model["name"], model[measure]
+        if value is not None:
+            name += f", {value:.3g}" + (" %" if measure == "wer" else "")
+        places.append((name, corner, "o"))
     for name, weights in (marks or {}).items():
         total = sum(weights)
         x, y = (
