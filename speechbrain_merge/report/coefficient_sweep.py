@@ -14,7 +14,7 @@ from speechbrain_merge.report.figure import (
 
 
 def plot_coefficient_sweep(
-    curves, path, coefficient="scale", lines=None, title=None
+    curves, path, coefficient="scale", lines=None, title=None, metric="WER"
 ):
     """Error rates against a coefficient of the merge; a star at each best.
 
@@ -31,6 +31,8 @@ def plot_coefficient_sweep(
         Title to error rate in percent of what is drawn as a level line.
     title : str, optional
         Of the picture.
+    metric : str
+        What the rates are, for the axis.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def plot_coefficient_sweep(
             zorder=4,
         )
     axes.set_xlabel(coefficient)
-    axes.set_ylabel("WER (%)")
+    axes.set_ylabel(f"{metric} (%)")
     if title:
         axes.set_title(title)
     add_legend(figure, axes)

@@ -10,12 +10,14 @@ from hyperpyyaml import load_hyperpyyaml
 from tiny_domains import make_domains, recipe_module
 from tiny_models import tiny_bert, tiny_wav2vec2, tiny_whisper
 
+from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import open_weights
 
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/wav2vec2"
 )
 DOMAINS = ["digits", "telephony"]
+RATIOS = [0.0, 0.25]
 QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 
 
@@ -92,7 +94,7 @@ def written(folder):
 def mam(recipe, material, tmp_path_factory):
     """The zero-shot study, run once."""
     folder = tmp_path_factory.mktemp("mam")
-    return run(recipe, material, folder, "mam"), folder
+    return run(recipe, material, folder, "mam", ratios=RATIOS), folder
 
 
 def test_zero_shot_study(mam):
@@ -103,13 +105,13 @@ def test_zero_shot_study(mam):
         assert list(merges) == names
         for merge in merges.values():
             tried = [trial["parameters"]["ratio"] for trial in merge["trials"]]
-            assert tried == [0.0, 0.05, 0.1, 0.15, 0.2, 0.25]
+            assert tried == RATIOS
             assert all(trial["complete"] for trial in merge["trials"])
             lowest = min(trial["value"] for trial in merge["trials"])
             assert merge["value"] == lowest
     assert [row["name"] for row in results["rows"]] == ["target", *names] * 2
     table = (folder / "results.md").read_text()
-    assert "| digits, dev WER % | λ = 0 | 0.05 | 0.1 | 0.15 | 0.2 |" in table
+    assert "| digits, dev WER % | λ = 0 | 0.25 |" in table
     assert "| noise standard |" in table and "| target |" in table
     assert "From target to mam on telephony: kinds of errors" in table
     assert (folder / "ratio_digits.png").stat().st_size > 5000
@@ -141,7 +143,7 @@ def test_merged_weights_are_those_of_the_formula(mam, material):
 def test_a_finished_study_runs_nothing_again(recipe, material, mam):
     results, folder = mam
     before = written(folder)
-    again = run(recipe, material, folder, "mam")
+    again = run(recipe, material, folder, "mam", ratios=RATIOS)
     assert written(folder) == before
     assert again["rows"] == results["rows"]
 
@@ -158,22 +160,19 @@ def test_a_target_of_other_settings_is_refused(recipe, material, mam):
         run(recipe, material, folder, "mam", target=target)
 
 
-@pytest.mark.parametrize("hub", ["wav2vec2", "whisper"])
-def test_layers_by_block_and_by_data(recipe, material, mam, tmp_path, hub):
-    if hub == "wav2vec2":
-        # studies share the target
-        shutil.copytree(mam[1], tmp_path / "results")
+def test_layers_by_block_and_by_data(recipe, material, tmp_path):
     results = run(
         recipe,
         material,
         tmp_path / "results",
         "mam_layers",
-        hub,
+        "whisper",
+        domains=["digits"],
         similar_numbers=[1],
         layer_ratios=[0.25],
         blocks=["0", "0-1"],
     )
-    for domain in DOMAINS:
+    for domain in ["digits"]:
         merges = results["merges"][domain]
         tried = [t["parameters"]["layers"] for t in merges["blocks"]["trials"]]
         assert tried == ["0", "0-1"]
@@ -189,3 +188,73 @@ def test_layers_by_block_and_by_data(recipe, material, mam, tmp_path, hub):
     assert "| blocks, layers 0-1 |" in table
     assert "| sliced wasserstein, layers " in table
     assert json.loads((tmp_path / "results" / "results.json").read_text())
+
+
+def test_learned_ratios_and_what_they_are_compared_with(
+    recipe, material, mam, tmp_path
+):
+    folder = tmp_path / "results"
+    shutil.copytree(mam[1], folder)
+    tuning = {
+        "number_of_epochs": 2,
+        "steps_per_epoch": 2,
+        "batch_size": 2,
+        "lr_encoder": 5e-5,
+        "lr_ratio": 5e-3,
+        "warmup_steps_encoder": 1,
+        "layer_map": "even",
+    }
+    more = {
+        "domains": ["digits"],
+        "fine_tuning_overrides": tuning,
+        "ratios": RATIOS,
+    }
+    results = run(recipe, material, folder, "lmam", **more)
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == [
+        "target",
+        "mam",
+        "fine_tuned",
+        "mam_fine_tuned",
+        "lmam",
+    ]
+    bases = {
+        name: read_pool(folder / "pool" / f"{name}-digits-1986")[0].base
+        for name in ("fine_tuned", "mam_fine_tuned", "lmam")
+    }
+    with (
+        open_weights(rows["target"]["source"]) as target,
+        open_weights(rows["mam"]["source"]) as merged,
+        open_weights(rows["lmam"]["source"]) as learned,
+        open_weights(bases["fine_tuned"]) as tuned_from,
+        open_weights(bases["mam_fine_tuned"]) as merge_tuned_from,
+    ):
+        # a plain model: nothing tells it from the others
+        assert set(learned.names()) == set(target.names())
+        for name in target.names():
+            assert torch.equal(tuned_from[name], target[name])
+            assert torch.equal(merge_tuned_from[name], merged[name])
+    history = [
+        candidate.meta["ratios"]
+        for candidate in read_pool(folder / "pool" / "lmam-digits-1986")
+    ]
+    places = [f"encoder.layers.{layer}.attention" for layer in range(2)]
+    assert [list(ratios) for ratios in history] == [places, places]
+    for place in places:
+        # Adam moves λ by about its learning rate a step
+        assert 1e-3 < abs(history[0][place] - 0.1) < 2e-2
+        assert history[1][place] != history[0][place]
+    drawn = results["ratios"]["digits"]
+    assert [each["coefficients"] for each in drawn] == history
+    assert [each["step"] for each in drawn] == [1, 2]
+    assert (folder / "learned_digits.png").stat().st_size > 5000
+    table = (folder / "results.md").read_text()
+    assert "| mam fine tuned |" in table
+    assert "From fine tuned to lmam on digits: utterances" in table
+
+    before = written(folder)
+    assert (
+        run(recipe, material, folder, "lmam", **more)["rows"]
+        == (results["rows"])
+    )
+    assert written(folder) == before

@@ -16,6 +16,7 @@ from speechbrain_merge.report import (
     markdown_table,
     plot_coefficient_sweep,
     plot_layer_distances,
+    plot_learned_coefficients,
     sweep_of,
 )
 from speechbrain_merge.search import LayerDistances
@@ -40,13 +41,17 @@ def report(results, folder):
             if varied(merge) == ["ratio"]
         }
         if sweeps:
-            parts.append(ratio_table(sweeps, domain))
+            parts.append(ratio_table(sweeps, domain, results["metric"]))
             curves = {
                 name: sweep_of(merge["trials"], "ratio")
                 for name, merge in sweeps.items()
             }
             plot_coefficient_sweep(
-                curves, folder / f"ratio_{domain}.png", "λ", title=domain
+                curves,
+                folder / f"ratio_{domain}.png",
+                "λ",
+                title=domain,
+                metric=results["metric"],
             )
         layered = {
             name: merge
@@ -54,7 +59,7 @@ def report(results, folder):
             if "layers" in varied(merge)
         }
         if layered:
-            parts.append(layer_table(layered, domain))
+            parts.append(layer_table(layered, domain, results["metric"]))
         if domain in results["layers"]:
             plot_layer_distances(
                 [
@@ -63,6 +68,13 @@ def report(results, folder):
                 ],
                 folder / f"layers_{domain}.png",
                 title=domain,
+            )
+        if domain in results["ratios"]:
+            plot_learned_coefficients(
+                results["ratios"][domain],
+                folder / f"learned_{domain}.png",
+                title=domain,
+                unit="epoch",
             )
     parts += list(change_tables(results))
     text = json.dumps(results, indent=2, default=str, ensure_ascii=False)
@@ -76,15 +88,15 @@ def varied(merge):
     return sorted({name for t in merge["trials"] for name in t["parameters"]})
 
 
-def ratio_table(sweeps, domain):
+def ratio_table(sweeps, domain, metric="WER"):
     """Error rates on the development set, by source and λ.
 
     Arguments
     ---------
     sweeps : dict
         Name of a stage to what it came to.
-    domain : str
-        Its name, for the corner.
+    domain, metric : str
+        Their names, for the corner.
 
     Returns
     -------
@@ -116,18 +128,18 @@ def ratio_table(sweeps, domain):
             [name.replace("_", " ")]
             + ["" if r not in row else mark(row[r], r == best) for r in ratios]
         )
-    return markdown_table([f"{domain}, dev WER %", *header], rows)
+    return markdown_table([f"{domain}, dev {metric} %", *header], rows)
 
 
-def layer_table(merges, domain):
+def layer_table(merges, domain, metric="WER"):
     """Error rates on the development set, by layers and λ.
 
     Arguments
     ---------
     merges : dict
         Name of a stage to what it came to.
-    domain : str
-        Its name, for the corner.
+    domain, metric : str
+        Their names, for the corner.
 
     Returns
     -------
@@ -177,7 +189,7 @@ def layer_table(merges, domain):
                 for r in ratios
             ]
         )
-    return markdown_table([f"{domain}, dev WER %", *header], rows)
+    return markdown_table([f"{domain}, dev {metric} %", *header], rows)
 
 
 def model_table(results):
@@ -197,7 +209,7 @@ def model_table(results):
     rates = {}
     for row in results["rows"]:
         cell = rates.setdefault(row["name"], {}).setdefault(row["domain"], [])
-        cell.append(row["rates"]["wer"])
+        cell.append(row["rates"][results["metric"].lower()])
     means = {
         name: {domain: sum(each) / len(each) for domain, each in cells.items()}
         for name, cells in rates.items()
@@ -211,7 +223,7 @@ def model_table(results):
         + [mark(cells[d], cells[d] == best[d]) for d in domains]
         for name, cells in means.items()
     ]
-    return markdown_table(["test WER %", *domains], rows)
+    return markdown_table([f"test {results['metric']} %", *domains], rows)
 
 
 def change_tables(results):

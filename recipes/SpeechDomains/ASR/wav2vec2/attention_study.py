@@ -1,12 +1,12 @@
-"""Attention of a text Transformer in a speech encoder: with and without training.
+"""Attention of another Transformer in a model of sound: with and without training.
 
-The experiments of Sundar et al. (arXiv 2312.14378) on speech domains. A study
-is a YAML that names how one model is trained (``train.yaml``) and
+The experiments of Sundar et al. (arXiv 2312.14378), on one or several domains.
+A study is a YAML that names how one model is trained (``train.yaml``) and
 
-* ``target``: the run that trains the speech encoder that is merged into,
+* ``target``: the run that trains the model that is merged into,
 * ``merge_stages``: what is merged into it without training. Each stage runs on
   each domain: its coefficients are chosen on the domain's development set,
-* ``similarity``: how alike the two models are in each layer; ``similar_stage``
+* ``similarity``: what tells how alike two models are, layer by layer; ``similar_stage``
   then merges the ``similar_numbers`` most similar ones,
 * ``fine_tuning``: runs on each domain, from the target or from a merge, with
   λ fixed or learned.
@@ -28,7 +28,6 @@ from functools import partial
 from pathlib import Path
 
 from attention_report import report
-from similar_layers import similar_layers
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -59,6 +58,7 @@ def run_study(study, run_opts, build):
         As in ``results.json``.
     """
     folder = Path(study["results_folder"])
+    metric = study.get("metric", "WER")
     target = train_run(study, study["target"], run_opts, build)
     overrides = {
         **study["model_overrides"],
@@ -72,13 +72,12 @@ def run_study(study, run_opts, build):
         merges[domain] = {}
         if "similarity" in study:
             brain.load_weights(target)
-            layers[domain] = similar_layers(
+            layers[domain] = study["similarity"](
                 brain.modules.encoder,
-                study["text_folder"],
+                study["source_folder"],
                 sets["train"],
                 domain,
                 loader_kwargs=brain.hparams.valid_loader_kwargs,
-                **study["similarity"],
             )
         for name, stage in stages(study, layers.get(domain, [])):
             result = brain.merge(
@@ -88,8 +87,20 @@ def run_study(study, run_opts, build):
             )
             merges[domain][name] = result
             rows.append({"name": name, "domain": domain, "source": result.path})
+    ratios = {}
     for run in tuning_runs(study, target, merges):
         tuned = train_run(study, run, run_opts, build)
+        history = [
+            {
+                "step": candidate.epoch,
+                "coefficients": candidate.meta["ratios"],
+            }
+            for candidate in read_pool(tuned.path.parent)
+            if "ratios" in candidate.meta
+        ]
+        if history:
+            # of several seeds the first
+            ratios.setdefault(run["domains"][0], history)
         rows.append(
             {
                 "name": run["run_name"].split("-")[0],
@@ -103,7 +114,8 @@ def run_study(study, run_opts, build):
         row["source"] = str(row["source"])
     results = {
         "domains": list(study["domains"]),
-        "source": str(study["text_folder"]),
+        "source": str(study["source_folder"]),
+        "metric": metric,
         "layers": {
             domain: [distance.to_dict() for distance in distances]
             for domain, distances in layers.items()
@@ -120,6 +132,7 @@ def run_study(study, run_opts, build):
             }
             for domain, stages in merges.items()
         },
+        "ratios": ratios,
         "compare": study.get("compare", []),
         "rows": rows,
     }
@@ -225,7 +238,7 @@ def train_run(study, run, run_opts, build):
     settings = {
         name: value
         for name, value in overrides.items()
-        if name not in ("results_folder", "start_from")
+        if name not in ("results_folder", "start_from", "test_domains")
     }
     if run.get("start_from") is not None:
         settings["start_from"] = digest(run["start_from"])
@@ -256,7 +269,8 @@ def train_run(study, run, run_opts, build):
             "steps": brain.optimizer_step,
         }
         run_on_main(write_json, args=[done, record])
-    return select(read_pool(pool), per_run="best")[0]
+    metric = study.get("metric", "WER")
+    return select(read_pool(pool), per_run="best", metric=metric)[0]
 
 
 def evaluate_once(brain, row, test_sets, folder):

@@ -20,6 +20,7 @@ from windowed_whisper import SAMPLES_PER_POSITION
 
 from speechbrain_merge.representations import paired_representations
 from speechbrain_merge.search import layer_distances
+from speechbrain_merge.search.layer_similarity import DISTANCES
 
 
 def similar_layers(
@@ -27,7 +28,7 @@ def similar_layers(
     text_folder,
     train_data,
     domain,
-    distances,
+    distances=DISTANCES,
     fraction=0.1,
     seed=0,
     capture="layer",

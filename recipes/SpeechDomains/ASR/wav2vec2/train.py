@@ -42,6 +42,11 @@ from speechbrain_merge.evaluation import (
     total,
     write_scores,
 )
+from speechbrain_merge.methods import (
+    learned_ratio,
+    ratio_optimizer,
+    source_ratios,
+)
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.statistics import collect_statistics
 
@@ -78,11 +83,24 @@ class ASR(MergeMixin, sb.Brain):
         return loss
 
     def init_optimizers(self):
-        """An optimizer for the encoder, and one for the head."""
+        """An optimizer for the encoder, and one for the head.
+
+        Where λ is learned, it has a learning rate of its own in the encoder's.
+        """
+        encoder = self.modules.encoder
+        if source_ratios(encoder):
+            encoder_optimizer = ratio_optimizer(
+                encoder.parameters(),
+                {"encoder": encoder},
+                self.hparams.encoder_opt_class,
+                self.hparams.lr_ratio,
+            )
+        else:
+            encoder_optimizer = self.hparams.encoder_opt_class(
+                encoder.parameters()
+            )
         self.optimizers_dict = {
-            "encoder": self.hparams.encoder_opt_class(
-                self.modules.encoder.parameters()
-            ),
+            "encoder": encoder_optimizer,
             "head": self.hparams.head_opt_class(
                 self.modules.ctc_lin.parameters()
             ),
@@ -131,10 +149,12 @@ class ASR(MergeMixin, sb.Brain):
                 train_stats=self.train_stats,
                 valid_stats=stats,
             )
-            self.checkpointer.save_and_keep_only(
-                meta={"WER": stats["WER"], "epoch": epoch},
-                min_keys=["WER"],
-            )
+            meta = {"WER": stats["WER"], "epoch": epoch}
+            if source_ratios(self.modules.encoder):
+                # Candidates have plain weights, which do not tell λ
+                learned = learned_ratio(self.modules.encoder)
+                meta["ratios"] = learned["parts"]
+            self.checkpointer.save_and_keep_only(meta=meta, min_keys=["WER"])
         else:
             self.hparams.train_logger.log_stats(
                 stats_meta={"tested": self.test_name}, test_stats=stats
@@ -344,6 +364,10 @@ def build(hparams, run_opts):
     asr_brain.tokenizer = tokenizer
     if hparams["start_from"] is not None:
         asr_brain.start_from(hparams["start_from"])
+    if hparams["attention_source"] is not None:
+        hparams["attention"].attach(
+            asr_brain.modules.encoder, hparams["attention_source"]
+        )
 
     def fit():
         """Trains, validates and collects."""
