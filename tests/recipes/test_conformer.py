@@ -4,10 +4,8 @@ import csv
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tiny_recipe import make_speech
 
 from speechbrain_merge import MergeStage
-from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +28,7 @@ SHAPE = {
     "kernel_size": 3,
     "n_mels": 16,
 }
-FUSIONS = ("direct",)
+FUSIONS = ("direct", "aligned", "softly")
 STEPS = {"number_of_epochs": 1, "steps_per_epoch": 2, "batch_size": 2}
 
 
@@ -101,9 +99,14 @@ def command(data, results):
         "test_domains": ["tones"],
         "expert_overrides": {**own, **tests},
         "pretrain_overrides": own,
+        "parents": {
+            "SL": {"pretrained": False},
+            "SSL": {"pretrained": True, "number_of_epochs": 2},
+        },
+        "landscape": {"points": 3, "plane_points": 2},
         "fine_tunings": {
-            "MFT": {"number_of_epochs": 1, "lr": 1e-3},
-            "FFT": {"number_of_epochs": 2},
+            "MFT": {"number_of_epochs": 1, "steps_per_epoch": 2},
+            "FFT": {"number_of_epochs": 1},
         },
     }
     return [
@@ -146,9 +149,23 @@ def rates_of(folder):
 
 @pytest.fixture(scope="module")
 def study(data, tmp_path_factory):
-    """The results folder of a study that ran to its end."""
+    """The results folder of a study that broke off and went on to its end."""
     results = tmp_path_factory.mktemp("study") / "results"
-    run(command(data, results))
+    # something stands where the first fine-tuning goes
+    obstacle = results / "seed-7/SL+MFT"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("")
+    done = subprocess.run(
+        command(data, results), cwd=RECIPE, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "seed-7/SL+MFT" in done.stdout + done.stderr
+    obstacle.unlink()
+    assert (results / "seed-7/merge/aligned/merged.safetensors").is_file()
+    assert not (results / "results.json").exists()
+    printed = run(command(data, results))
+    for name in ("SL", "pretrained", "SSL"):
+        assert f"seed-7/{name} is finished" in printed
     return results
 
 
@@ -172,7 +189,7 @@ def test_a_study_from_one_command(study):
             assert errors["oracle"] <= min(errors["SL"], errors["SSL"])
     folder = study / "seed-7"
     parents = [
-        weights(read_pool(folder / "pool" / name)[0].path)
+        weights(select(read_pool(folder / "pool" / name), best=1)[0].path)
         for name in ("SL", "SSL")
     ]
     direct = weights(folder / "merge/direct/merged.safetensors")
@@ -187,6 +204,7 @@ def test_a_study_from_one_command(study):
         "SL+MFT": parents[0],
         "direct+MFT": direct,
         "direct+FFT": direct,
+        "aligned+MFT": weights(folder / "merge/aligned/merged.safetensors"),
     }
     for name, start in starts.items():
         base = weights(read_pool(folder / "pool" / name)[0].base)
@@ -195,8 +213,25 @@ def test_a_study_from_one_command(study):
     name = "Transformer.encoder.layers.0.convolution_module.conv.weight"
     assert not torch.equal(first[name], starts["SSL"][name])
     text = (study / "results.md").read_text()
-    assert "| direct + FFT |" in text and "- direct+MFT against SL+MFT" in text
+    assert "| direct + FFT |" in text and "| oracle | **" not in text
+    assert "- aligned+MFT against SL+MFT" in text
     assert (study / "models.png").stat().st_size > 5000
+    # aligned by permutations, a model computes what it did before
+    lines = {
+        name: json.loads((folder / f"landscape/{name}.json").read_text())
+        for name in ("direct", "aligned")
+    }
+    losses = {
+        name: [point["loss"] for point in line["points"]]
+        for name, line in lines.items()
+    }
+    for end in (0, -1):
+        ends = [losses[name][end] for name in ("direct", "aligned")]
+        assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+    assert lines["aligned"]["distance"] < lines["direct"]["distance"]
+    for picture in ("between", "since_start", "plane"):
+        path = folder / f"landscape/loss_{picture}.png"
+        assert path.stat().st_size > 5000
 
 
 def test_a_finished_study_does_nothing_again(study, data):
@@ -212,35 +247,68 @@ def test_a_finished_study_does_nothing_again(study, data):
     assert files() == before and rates_of(study) == rates
     assert printed.count("is finished") >= 8
     changed = command(data, study)
-    changed[-1] = '--fine_tunings={"MFT": {"lr": 0.1}, "FFT": {}}'
+    changed[-1] = '--fine_tunings={"MFT": {"lr": 0.1}}'
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "other settings (lr, number_of_epochs)" in done.stdout + done.stderr
-
-
-def test_a_killed_study_goes_on(study, data, tmp_path):
-    results = tmp_path / "results"
-    process = subprocess.Popen(
-        command(data, results),
-        cwd=RECIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    assert (
+        "other settings (lr, number_of_epochs, steps_per_epoch)"
+        in done.stdout + done.stderr
     )
-    pool = results / "seed-7/pool/SSL"
-    for _ in range(1200):
-        if any(pool.glob("epoch-*.safetensors")) or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (results / "results.json").exists()
-    run(command(data, results))
-    assert rates_of(results) == rates_of(study)
+
+
+def test_a_broken_training_ends_where_it_would_have(train, data, tmp_path):
+    class PowerCut(Exception):
+        """Stands for whatever stops a training."""
+
+    ends = []
+    for name in ("whole", "broken"):
+        settings = {"number_of_epochs": 3, "lr": 0.01, "warmup_steps": 1}
+        brain, fit, *_ = prepared(train, data, tmp_path / name, **settings)
+        if name == "broken":
+            start = brain.on_stage_start
+
+            def cut(stage, epoch=None, start=start):
+                if stage == train.sb.Stage.TRAIN and epoch == 2:
+                    raise PowerCut
+                start(stage, epoch)
+
+            brain.on_stage_start = cut
+            with pytest.raises(PowerCut):
+                fit()
+            brain, fit, *_ = prepared(train, data, tmp_path / name, **settings)
+        fit()
+        pool = read_pool(tmp_path / name / "pool/expert")
+        assert [candidate.epoch for candidate in pool] == [1, 2, 3]
+        ends.append(weights(pool[-1].path))
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+
+
+def test_a_study_that_cannot_be_run_is_refused_before_it_begins(train):
+    study = {
+        "parents": {"SL": {}, "SSL": {}},
+        "fused": ["SSL", "SL"],
+        "fusions": {"direct": None},
+        "fine_tunings": {"MFT": {}},
+        "fine_tuned": {"SL": ["MFT"], "SSL": ["MFT"], "direct": ["MFT"]},
+        "combined": [None, "MFT"],
+    }
+    otf = importlib.import_module("otf")
+    otf.check_study(study)
+    wrong = {
+        "fused": ["SSL", "LS"],
+        "fine_tuned": {"direct": ["FFT"]},
+        "combined": ["FFT"],
+    }
+    for key, value in wrong.items():
+        with pytest.raises(ValueError, match=f"`{key}`"):
+            otf.check_study({**study, key: value})
+    with pytest.raises(ValueError, match="'SL' of `combined`.*MFT"):
+        otf.check_study({**study, "fine_tuned": {"SSL": ["MFT"]}})
 
 
 def test_one_infinite_chunk_is_offline(train, data, tmp_path):
-    brain, _, test_sets = prepared(train, data, tmp_path)
+    brain, _, _, test_sets = prepared(train, data, tmp_path)
     loader = brain.make_dataloader(
         test_sets["tones"], train.sb.Stage.TEST, batch_size=2
     )
@@ -262,7 +330,9 @@ def test_one_infinite_chunk_is_offline(train, data, tmp_path):
 
 
 def test_chunks_as_they_come_are_heard_as_masked_ones(train, data, tmp_path):
-    brain, _, test_sets = prepared(train, data, tmp_path, num_encoder_layers=2)
+    brain, _, _, test_sets = prepared(
+        train, data, tmp_path, num_encoder_layers=2
+    )
     encoder, chunks = brain.modules.encoder.eval(), DynChunkTrainConfig(8, 2)
     feats = brain.hparams.compute_features(test_sets["tones"][3]["sig"][None])
     feats = brain.modules.CNN.eval()(brain.modules.normalize.eval()(feats))
@@ -280,7 +350,7 @@ def test_chunks_as_they_come_are_heard_as_masked_ones(train, data, tmp_path):
 
 
 def test_merge_stages_over_the_candidates_of_a_run(train, data, tmp_path):
-    brain, fit, test_sets = prepared(
+    brain, fit, _, test_sets = prepared(
         train, data, tmp_path, number_of_epochs=3, lr=0.01, warmup_steps=1
     )
     fit()
@@ -325,8 +395,8 @@ def test_a_recogniser_starts_from_a_pretrained_encoder(train, data, tmp_path):
     assert any(not torch.equal(found[f"CNN.{k}"], v) for k, v in before.items())
 
     overrides = {"start_from": str(tmp_path / "pool/pretrained")}
-    started, _, _ = prepared(train, data, tmp_path, **overrides)
-    fresh, _, _ = prepared(train, data, tmp_path)
+    started, *_ = prepared(train, data, tmp_path, **overrides)
+    fresh, *_ = prepared(train, data, tmp_path)
     for name, tensor in found.items():
         module, _, rest = name.partition(".")
         held = started.module_named(module).state_dict()[rest]

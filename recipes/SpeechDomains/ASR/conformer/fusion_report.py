@@ -5,9 +5,9 @@ Authors
 """
 
 import dataclasses
-import json
-import os
 from pathlib import Path
+
+from records import write_record
 
 from speechbrain_merge.evaluation import paired_bootstrap, read_scores
 from speechbrain_merge.report import (
@@ -29,9 +29,7 @@ def report(results, folder):
         Gets ``results.json``, ``results.md`` and ``models.png``.
     """
     folder = Path(folder)
-    temporary = folder / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=2), encoding="utf-8")
-    os.replace(temporary, folder / "results.json")
+    write_record(folder / "results.json", results)
 
     pooled = pooled_results(results)
     seeds = ", ".join(results["seeds"])
@@ -42,6 +40,12 @@ def report(results, folder):
         lines += [f"Seed {seed}:", "", markdown_table(*rows), ""]
     lines += comparisons(results, folder)
     for seed, found in results["seeds"].items():
+        for name, heights in found.get("barriers", {}).items():
+            words = [
+                f"{measure} {'infinite' if height is None else f'{height:.2f}'}"
+                for measure, height in heights.items()
+            ]
+            lines += ["", f"Barrier, seed {seed}, {name}: {', '.join(words)}."]
         steps = [
             f"{step['name']} {step['steps']} steps ({step['seconds']:.0f} s)"
             for step in found["steps"]
@@ -110,9 +114,25 @@ def pooled_results(results, seeds=None):
 
 
 def main_table(pooled):
-    """Header and cells, without the mean that says the same as the last."""
-    header, rows = results_rows(pooled)
-    return header[:-2] + header[-1:], [row[:-2] + row[-1:] for row in rows]
+    """Header and cells, as in other studies but for two things.
+
+    There is one mean, since all sets count alike; and the best in bold are the
+    best systems, which the oracle is not.
+    """
+    cells = {}
+    for bound in (False, True):
+        rows = [
+            row
+            for row in pooled["rows"]
+            if row["name"].startswith("oracle") == bound
+        ]
+        header, found = results_rows({**pooled, "rows": rows})
+        for name, *values in found:
+            cells[name] = [v.strip("*") if bound else v for v in values]
+    return header[:-2] + header[-1:], [
+        [row["name"], *cells[row["name"]][:-2], cells[row["name"]][-1]]
+        for row in pooled["rows"]
+    ]
 
 
 def title(row):

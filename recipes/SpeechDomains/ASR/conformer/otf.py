@@ -18,12 +18,12 @@ Authors
 
 import hashlib
 import json
-import os
-import time
 from pathlib import Path
 
 from combinations import COMBINATIONS, combine
 from fusion_report import report
+from landscapes import walk
+from records import once
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from testing import test_domains
@@ -47,7 +47,8 @@ def run_study(study, run_opts, build, pretrain):
         SpeechBrain's run options.
     build : callable
         ``build(hparams_file, overrides, run_opts)`` prepares a run as
-        ``train.py`` does: its Brain, ``fit`` and the test sets by domain.
+        ``train.py`` does: its Brain, ``fit``, the selection sets and the test
+        sets by domain.
     pretrain : callable
         The same for ``pretrain.py``: its Brain and ``fit``.
 
@@ -56,6 +57,7 @@ def run_study(study, run_opts, build, pretrain):
     dict
         As in ``results.json``.
     """
+    check_study(study)
     folder = Path(study["results_folder"])
     seeds = {}
     for seed in study["seeds"]:
@@ -70,6 +72,44 @@ def run_study(study, run_opts, build, pretrain):
     }
     run_on_main(report, args=[results, folder])
     return results
+
+
+def check_study(study):
+    """Refuses a study that names what it does not have, before it begins.
+
+    Arguments
+    ---------
+    study : dict
+        The study's YAML.
+
+    Raises
+    ------
+    ValueError
+        Naming the key and the name at fault.
+    """
+    parents, tunings = set(study["parents"]), set(study["fine_tunings"])
+    fine_tuned = study["fine_tuned"]
+    asked = {
+        "fused": (study["fused"], parents),
+        "fine_tuned": (fine_tuned, parents | set(study["fusions"])),
+        "combined": (filter(None, study["combined"]), tunings),
+    }
+    for name, wanted in fine_tuned.items():
+        asked[f"fine_tuned` of `{name}"] = (wanted, tunings)
+    for key, (names, known) in asked.items():
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f"`{key}` of the YAML names {unknown}, expected any of "
+                f"{sorted(known)}."
+            )
+    for tuning in filter(None, study["combined"]):
+        for parent in study["parents"]:
+            if tuning not in fine_tuned.get(parent, ()):
+                raise ValueError(
+                    f"{parent!r} of `combined` is not fine-tuned: `fine_tuned` "
+                    f"of the YAML has to give it {tuning}."
+                )
 
 
 class Fusion:
@@ -105,12 +145,13 @@ class Fusion:
         -------
         dict
             ``rows``, each with the ``name`` of a model or combination, its
-            ``group`` and its rates by mode and domain; ``steps`` and ``merges``.
+            ``group`` and its rates by mode and domain; ``steps``, ``merges``
+            and ``barriers``.
         """
         study, rows, sources = self.study, [], {}
         for name, settings in study["parents"].items():
             sources[name] = self.train_parent(name, dict(settings))
-        brain, _, test_sets = self.build(
+        brain, _, valid_data, test_sets = self.build(
             study["expert_hparams"],
             {
                 **study["expert_overrides"],
@@ -121,16 +162,16 @@ class Fusion:
             self.run_opts,
         )
         merges = {}
-        for name, stage in study["fusions"].items():
+        for fusion, stage in study["fusions"].items():
             merged = brain.merge(
                 stage(
-                    candidates=[sources[parent] for parent in study["parents"]],
+                    candidates=[sources[name] for name in study["fused"]],
                     folder=self.folder / "merge",
-                    name=name,
+                    name=fusion,
                 )
             )
-            sources[name] = merged.path
-            merges[name] = {
+            sources[fusion] = merged.path
+            merges[fusion] = {
                 "method": merged.method,
                 "seconds": round(merged.seconds, 2),
             }
@@ -158,7 +199,21 @@ class Fusion:
                 {"name": name, "group": tuning or "", "rates": rates[name]}
                 for name in COMBINATIONS
             ]
-        return {"rows": rows, "merges": merges, "steps": self.steps}
+        found = {"rows": rows, "merges": merges, "steps": self.steps}
+        if study["landscape"] is not None:
+            found["barriers"] = walk(
+                brain,
+                valid_data,
+                {name: sources[name] for name in study["fused"]},
+                {name: self.start(name) for name in study["fused"]},
+                self.folder / "landscape",
+                **study["landscape"],
+            )
+        return found
+
+    def start(self, name):
+        """The weights that a training began from."""
+        return read_pool(self.folder / "pool" / name)[0].base
 
     def train_parent(self, name, settings):
         """Trains one of the two models, unless it is trained.
@@ -310,75 +365,3 @@ class Fusion:
 
         record = once(target / "finished.json", settings, decode, again=True)
         return record["outcome"]
-
-
-def once(path, settings, work, again=False):
-    """Does a piece of work, unless its record with these settings is there.
-
-    Arguments
-    ---------
-    path : Path
-        The record.
-    settings : dict
-        All that decides the outcome.
-    work : callable
-        Does it, and gives the outcome as plain data.
-    again : bool
-        Whether the work is simply done again when the settings are others.
-        A training is not: it would mix with what is there.
-
-    Returns
-    -------
-    dict
-        ``settings``, ``outcome`` and ``seconds``.
-
-    Raises
-    ------
-    ValueError
-        When it was done with other settings.
-
-    Example
-    -------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     record = Path(folder) / "finished.json"
-    ...     first = once(record, {"lr": 1}, lambda: "trained")
-    ...     again = once(record, {"lr": 1}, lambda: "trained twice")
-    >>> again["outcome"]
-    'trained'
-    """
-    settings = json.loads(json.dumps(settings))
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["settings"] == settings:
-            logger.info(f"{path.parent} is finished.")
-            return record
-        before = record["settings"]
-        changed = sorted(
-            name
-            for name in {*before, *settings}
-            if before.get(name) != settings.get(name)
-        )
-        if not again:
-            raise ValueError(
-                f"{path} says that this was done with other settings "
-                f"({', '.join(changed)}): choose another results_folder, or "
-                f"delete {path.parent} and, of a training, its candidates in "
-                f"the pool beside it."
-            )
-    started = time.perf_counter()
-    record = {
-        "settings": settings,
-        "outcome": work(),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    run_on_main(write_record, args=[path, record])
-    return record
-
-
-def write_record(path, record):
-    """Writes a record, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    os.replace(temporary, path)

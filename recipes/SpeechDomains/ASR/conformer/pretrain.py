@@ -28,6 +28,7 @@ from speech_domains_prepare import prepare_speech_domains
 from speechbrain.lobes.models.BESTRQ import brq_mask_collate_fn
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from speechbrain.utils.seed import seed_everything
 
 from speechbrain_merge import MergeMixin
 
@@ -99,7 +100,10 @@ class Pretraining(MergeMixin, sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Forgets what was counted before."""
-        if stage != sb.Stage.TRAIN:
+        if stage == sb.Stage.TRAIN:
+            # So that a training that was stopped draws what it would have
+            seed_everything(self.hparams.seed + epoch)
+        else:
             self.right = self.masked = 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):

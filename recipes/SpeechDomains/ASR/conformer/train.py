@@ -35,6 +35,7 @@ from otf import run_study
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from speechbrain.utils.seed import seed_everything
 from testing import test_domains
 from units import check_units, tokens_of, units_of, words_of
 
@@ -110,7 +111,10 @@ class ASR(MergeMixin, sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Forgets the errors counted before."""
-        if stage != sb.Stage.TRAIN:
+        if stage == sb.Stage.TRAIN:
+            # So that a training that was stopped draws what it would have
+            seed_everything(self.hparams.seed + epoch)
+        else:
             self.wer_metric = self.hparams.error_rate_computer()
             self.durations = {}
 
@@ -227,6 +231,8 @@ def build(hparams, run_opts):
     brain : ASR
     fit : callable
         Trains it, from where it was.
+    valid_data : DynamicItemDataset
+        All selection sets.
     test_sets : dict
         Domain to test set.
     """
@@ -275,7 +281,7 @@ def build(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    return asr_brain, fit, test_sets
+    return asr_brain, fit, valid_data, test_sets
 
 
 def load_and_build(hparams_file, overrides, run_opts, build=build):
@@ -315,7 +321,7 @@ if __name__ == "__main__":
         sys.exit()
 
     # One model: its best checkpoint, and its checkpoints merged
-    asr_brain, fit, test_sets = build(hparams, run_opts)
+    asr_brain, fit, _, test_sets = build(hparams, run_opts)
     fit()
     folder = Path(hparams["output_folder"])
     tested = {"expert": test_domains(asr_brain, test_sets, folder / "expert")}
