@@ -30,3 +30,4 @@ from speechbrain_merge.report.tables import (
     results_table,
     text_table,
 )
+from speechbrain_merge.report.transport_diagnostic import plot_alignment

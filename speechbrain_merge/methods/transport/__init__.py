@@ -4,6 +4,7 @@
 them, ``OptimalTransport`` fuses what was aligned.
 """
 
+from speechbrain_merge.methods.transport.activations import unit_activations
 from speechbrain_merge.methods.transport.alignment import (
     Alignment,
     align,

@@ -32,16 +32,51 @@ from scipy.optimize import linear_sum_assignment
 # How far the sums of a plan's rows and columns may be from 1
 TOLERANCE = 1e-4
 
+# Below this size the search takes less time than its preparation
+WORTHWHILE = 256
+# Largest cost over regularisation: float32 holds exp(-75)
+SHARPNESS, ROUNDS = 75, 20
+
 
 class Assignment:
-    """The permutation of least cost."""
+    """The permutation of least cost.
+
+    What is added to a whole row or column changes no assignment, but near the
+    right numbers (the dual potentials) the search for it has little left to do.
+    A few rounds of Sinkhorn's algorithm give them nearly, for the price of a
+    few products with a vector: scipy is 2 to 3 times faster on what remains.
+    """
 
     hard = True
 
     def __call__(self, cost):
         """The order for a square matrix of costs (anchor × source)."""
-        _, columns = linear_sum_assignment(cost.double().numpy())
+        cost = cost.double()
+        if len(cost) >= WORTHWHILE:
+            cost = _reduced(cost)
+        _, columns = linear_sum_assignment(cost.numpy())
         return torch.from_numpy(columns).long()
+
+
+def _reduced(cost):
+    """Costs less near-optimal potentials of their rows and columns."""
+    cost = _less_minima(cost)
+    reg = cost.max() / SHARPNESS
+    if reg == 0:
+        return cost
+    kernel = torch.exp(-cost / reg).float()
+    rows = columns = torch.ones(len(cost))
+    for _ in range(ROUNDS):
+        rows = 1 / (kernel @ columns).clamp(min=1e-30)
+        columns = 1 / (rows @ kernel).clamp(min=1e-30)
+    cost = cost - reg * rows.double().log()[:, None]
+    return _less_minima(cost - reg * columns.double().log())
+
+
+def _less_minima(cost):
+    """Costs less the least of each row, then of each column."""
+    cost = cost - cost.min(dim=1, keepdim=True).values
+    return cost - cost.min(dim=0, keepdim=True).values
 
 
 class ExactPlan:

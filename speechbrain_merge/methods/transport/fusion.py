@@ -70,9 +70,10 @@ class OptimalTransport(MergeMethod):
     method : MergeMethod, str or dict
         What merges the aligned experts; a method, its registered name, or the
         name and its parameters. ``weight`` is for the average only.
-    anchor : str
+    anchor : str, optional
         "first": the experts are aligned to the first of them; "base": to the
-        base. Methods on task vectors need the latter.
+        base, which is the default of methods on task vectors and the only
+        thing that makes sense for them.
     architecture : str, Path or dict
         Registered name, symmetry map of your own, or "detect".
     heads : int, optional
@@ -122,14 +123,14 @@ class OptimalTransport(MergeMethod):
             check_number(weight, "weight", at_least=0, at_most=1)
         elif weight is not None:
             self.method = Average(weights=weight)
-        self.anchor = anchor or ("base" if self.method.needs_base else "first")
-        check_choice(self.anchor, "anchor", ("first", "base"))
-        if self.anchor == "first" and self.method.needs_base:
+        check_choice(anchor, "anchor", (None, "first", "base"))
+        if anchor == "first" and self.method.needs_base:
             raise ValueError(
                 f"'{self.method.name}' works on task vectors: the experts "
                 'have to be aligned to their base, anchor="base".'
             )
-        self.needs_base = self.anchor == "base"
+        self.anchor = anchor
+        self.needs_base = anchor == "base" or self.method.needs_base
         self.alignments = []
 
     def check_experts(self, number):
@@ -138,7 +139,7 @@ class OptimalTransport(MergeMethod):
 
     def prepare(self, experts, base):
         """Finds the maps, then prepares the method on aligned experts."""
-        anchor = base if self.anchor == "base" else experts[0]
+        anchor = base if self.needs_base else experts[0]
         self.alignments = [
             None
             if expert is anchor

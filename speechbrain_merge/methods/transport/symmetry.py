@@ -318,9 +318,7 @@ def _same(same, spelled, last):
         for name in sorted(names):
             found = match(left, name)
             if found is not None:
-                target = fill(right, found, last)
-                if target in names:
-                    renamed[name] = target
+                renamed[name] = fill(right, found, last)
     return renamed
 
 
