@@ -153,7 +153,9 @@ def test_a_benchmark_of_methods(material, tmp_path):
         assert cost["trials"] == (2 if rows[name]["chosen"] else 0)
     # what else is shown beside the reference is against it
     assert "difference" not in rows["average"]
-    low, high = (rows["consensus"]["difference"][end] for end in ("low", "high"))
+    low, high = (
+        rows["consensus"]["difference"][end] for end in ("low", "high")
+    )
     assert low <= rows["consensus"]["difference"]["difference"] <= high
     table = (results / "results.md").read_text()
     assert "difference to<br>average" in table
