@@ -41,6 +41,7 @@ def once(path, settings, work, again=False):
 
     Example
     -------
+    >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     record = Path(folder) / "finished.json"
