@@ -7,11 +7,15 @@ Authors
 from speechbrain_merge.report.figure import (
     COLOURS,
     GREY,
+    WIDTH,
     add_legend,
     new_figure,
     save_figure,
 )
 from speechbrain_merge.report.results import domains_in_order, summarize_results
+
+# so many points are drawn larger, and without those far out
+MANY = 12
 
 # marks of the groups of models
 GROUPS = {
@@ -25,7 +29,8 @@ def plot_pareto(results, path):
     """What a model gains in domain against what it costs out of domain.
 
     A dot for each model; the line is the Pareto front, of models that no other
-    beats on both sides. The lower left is best.
+    beats on both sides. The lower left is best. Among many, a point that lies
+    far out is drawn hollow at the edge, with its place beside its name.
 
     Arguments
     ---------
@@ -52,7 +57,10 @@ def plot_pareto(results, path):
             "the Pareto picture needs sets in domain and out of domain; there "
             f"are {domains_in_order(results)[:2]}"
         )
-    figure, axes = new_figure(height=5.0, grid="both")
+    crowded = len(points) > MANY
+    size = {"width": 1.2 * WIDTH, "height": 7.0} if crowded else {"height": 5.0}
+    figure, axes = new_figure(**size, grid="both")
+    limits = [_limit([point[side] for point in points]) for side in (0, 1)]
     front = pareto_front([point[:2] for point in points])
     axes.plot(
         *zip(*front),
@@ -64,26 +72,40 @@ def plot_pareto(results, path):
         label="Pareto front",
     )
     shown = set()
+    names = {}
     for x, y, name, group in points:
         colour, mark = GROUPS.get(group, (COLOURS[2], "D"))
+        place = min(x, limits[0]), min(y, limits[1])
+        if place != (x, y):
+            name += f" ({x:.1f}, {y:.1f})"
         axes.scatter(
-            x,
-            y,
+            *place,
             s=64,
-            color=colour,
+            # hollow: it lies farther out, where its name says
+            facecolors=colour if place == (x, y) else "white",
+            edgecolors=colour,
             marker=mark,
             zorder=3,
             label=None if group in shown else group or "model",
         )
         shown.add(group)
+        names.setdefault(place, []).append(name)
     axes.margins(0.14)
     axes.set_xlabel("mean WER in domain (%)")
     axes.set_ylabel("mean WER out of domain (%)")
     add_legend(figure, axes, columns=5)
     # names are put where there is room, once all else has its place
     figure.draw_without_rendering()
-    label_points(axes, [point[:3] for point in points])
+    label_points(axes, [(*spot, ", ".join(n)) for spot, n in names.items()])
     return save_figure(figure, path)
+
+
+def _limit(values):
+    """What lies beyond is drawn there: it would squeeze all others together."""
+    if len(values) <= MANY:
+        return max(values)
+    middle = sorted(values)[len(values) // 2]
+    return max(v for v in values if v <= middle + 3 * (middle - min(values)))
 
 
 def pareto_front(points):
