@@ -26,6 +26,7 @@ Authors
 
 import warnings
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
@@ -51,10 +52,11 @@ class Assignment:
 
     def __call__(self, cost):
         """The order for a square matrix of costs (anchor × source)."""
-        cost = cost.double()
+        # numpy, as threads would cost more than they bring for such sizes
+        cost = cost.double().numpy()
         if len(cost) >= WORTHWHILE:
             cost = _reduced(cost)
-        _, columns = linear_sum_assignment(cost.numpy())
+        _, columns = linear_sum_assignment(cost)
         return torch.from_numpy(columns).long()
 
 
@@ -64,19 +66,20 @@ def _reduced(cost):
     reg = cost.max() / SHARPNESS
     if reg == 0:
         return cost
-    kernel = torch.exp(-cost / reg).float()
-    rows = columns = torch.ones(len(cost))
+    kernel = np.exp((cost / -reg).astype(np.float32))
+    columns = np.ones(len(cost), np.float32)
     for _ in range(ROUNDS):
-        rows = 1 / (kernel @ columns).clamp(min=1e-30)
-        columns = 1 / (rows @ kernel).clamp(min=1e-30)
-    cost = cost - reg * rows.double().log()[:, None]
-    return _less_minima(cost - reg * columns.double().log())
+        rows = 1 / np.einsum("ij,j->i", kernel, columns).clip(1e-30)
+        columns = 1 / np.einsum("ij,i->j", kernel, rows).clip(1e-30)
+    cost -= reg * np.log(rows.astype(np.float64))[:, None]
+    cost -= reg * np.log(columns.astype(np.float64))
+    return _less_minima(cost)
 
 
 def _less_minima(cost):
     """Costs less the least of each row, then of each column."""
-    cost = cost - cost.min(dim=1, keepdim=True).values
-    return cost - cost.min(dim=0, keepdim=True).values
+    cost = cost - cost.min(axis=1, keepdims=True)
+    return cost - cost.min(axis=0, keepdims=True)
 
 
 class ExactPlan:
