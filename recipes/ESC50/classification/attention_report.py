@@ -1,0 +1,1 @@
+../../SpeechDomains/ASR/wav2vec2/attention_report.py
