@@ -24,7 +24,7 @@ def test_every_yaml_is_listed_and_every_listed_file_exists():
     listed = {row["Hparam_file"] for row in rows()}
     found = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "recipes").glob("*/*/*/hparams/*.yaml")
+        for path in (ROOT / "recipes").rglob("hparams/*.yaml")
     }
     assert listed == found
     for row in rows():
@@ -62,7 +62,11 @@ def test_readmes_name_every_yaml():
         assert Path(row["Hparam_file"]).name in readme, row["Hparam_file"]
 
 
-MODULES = sorted((ROOT / "recipes").glob("*/*/*/*.py"))
+MODULES = sorted(
+    path
+    for folder in (ROOT / "recipes").rglob("hparams")
+    for path in folder.parent.glob("*.py")
+)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

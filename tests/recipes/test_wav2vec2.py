@@ -125,6 +125,7 @@ def test_merge_stage_with_every_method(trained, tmp_path, method):
     brain, sets, results = trained
     settings = {
         "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
+        "optimal_transport": {"heads": 2},
         "restricted": {"method": "ties", "include": "attention"},
     }.get(method, {})
     stage = MergeStage(
