@@ -87,6 +87,9 @@ class OptimalTransport(MergeMethod):
     0.02
     """
 
+    # made for models of different starts
+    needs_same_base = False
+
     def __init__(
         self,
         reg=0.05,
