@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 SIZES = {
     "toy": (64, 2, 256, 500, 80),
     "tiny": (384, 4, 1536, 51865, 80),
+    # For FusionBench's WUDI, which squares the vocabulary
+    "tiny-512-words": (384, 4, 1536, 512, 80),
     "base": (512, 6, 2048, 51865, 80),
     "large-v3": (1280, 32, 5120, 51866, 128),
 }

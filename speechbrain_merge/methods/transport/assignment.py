@@ -53,33 +53,35 @@ class Assignment:
     def __call__(self, cost):
         """The order for a square matrix of costs (anchor × source)."""
         # numpy, as threads would cost more than they bring for such sizes
-        cost = cost.double().numpy()
+        cost = cost.to(torch.float64, copy=True).numpy()
         if len(cost) >= WORTHWHILE:
-            cost = _reduced(cost)
+            _reduce(cost)
         _, columns = linear_sum_assignment(cost)
         return torch.from_numpy(columns).long()
 
 
-def _reduced(cost):
-    """Costs less near-optimal potentials of their rows and columns."""
-    cost = _less_minima(cost)
+def _reduce(cost):
+    """Takes near-optimal potentials of rows and columns from costs, in place."""
+    _take_minima(cost)
     reg = cost.max() / SHARPNESS
     if reg == 0:
-        return cost
-    kernel = np.exp((cost / -reg).astype(np.float32))
+        return
+    kernel = cost.astype(np.float32)
+    kernel /= -np.float32(reg)
+    np.exp(kernel, out=kernel)
     columns = np.ones(len(cost), np.float32)
     for _ in range(ROUNDS):
         rows = 1 / np.einsum("ij,j->i", kernel, columns).clip(1e-30)
         columns = 1 / np.einsum("ij,i->j", kernel, rows).clip(1e-30)
     cost -= reg * np.log(rows.astype(np.float64))[:, None]
     cost -= reg * np.log(columns.astype(np.float64))
-    return _less_minima(cost)
+    _take_minima(cost)
 
 
-def _less_minima(cost):
-    """Costs less the least of each row, then of each column."""
-    cost = cost - cost.min(axis=1, keepdims=True)
-    return cost - cost.min(axis=0, keepdims=True)
+def _take_minima(cost):
+    """Takes from costs the least of each row, then of each column, in place."""
+    cost -= cost.min(axis=1, keepdims=True)
+    cost -= cost.min(axis=0, keepdims=True)
 
 
 class ExactPlan:

@@ -279,9 +279,10 @@ class Matching:
             order = found.get(name, units)
             new += float(cost[units, order].double().sum())
             before += float(cost[units, last].double().sum())
-            scale += float(cost.double().abs().mean()) * len(cost)
+            scale += float(cost.mean(dtype=torch.float64)) * len(cost)
         precise = all(cost.dtype == torch.float64 for cost in costs.values())
-        return before - new > (1e-12 if precise else 1e-6) * scale
+        # distances are at least 0, but for rounding
+        return before - new > (1e-12 if precise else 1e-6) * abs(scale)
 
     def _mean_map(self, name, unsettled):
         """The mean of the maps that each tensor alone would ask for."""
@@ -363,7 +364,9 @@ def _squares(left, right):
     """Squared distances between all rows."""
     wide = torch.promote_types(left.dtype, torch.float32)
     left, right = left.to(wide), right.to(wide)
-    squares = left.square().sum(1)[:, None] + right.square().sum(1)[None]
+    lengths = torch.linalg.vector_norm
+    squares = lengths(left, dim=1).square()[:, None]
+    squares = squares + lengths(right, dim=1).square()
     return squares.addmm_(left, right.T, alpha=-2)
 
 

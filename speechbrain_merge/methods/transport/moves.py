@@ -108,7 +108,9 @@ def move_tensor(tensor, pieces, transports, keep_norms=False) -> torch.Tensor:
     wide = tensor
     if not all(is_order(one) for one in transports.values()):
         wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-    moved = wide.clone()
+    # A piece is the whole tensor, or some of its rows
+    whole = all(piece.rows is None for piece in pieces)
+    moved = wide if whole else wide.clone()
     for piece in pieces:
         old = piece.take(wide)
         new = move_piece(old, piece, transports)
@@ -118,7 +120,8 @@ def move_tensor(tensor, pieces, transports, keep_norms=False) -> torch.Tensor:
             moved = new.reshape(moved.shape)
         else:
             moved[piece.rows] = new.reshape(len(piece.rows), *moved.shape[1:])
-    return moved.to(tensor.dtype).contiguous()
+    moved = moved.to(tensor.dtype).contiguous()
+    return moved.clone() if moved.data_ptr() == tensor.data_ptr() else moved
 
 
 def moved_weights(weights, symmetry, transports, keep_norms=False) -> Weights:
