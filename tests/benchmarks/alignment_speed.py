@@ -9,9 +9,8 @@ Run by hand, on a quiet machine:
 ``conformer``: two Conformers of 12 layers and width 512 from different starts,
 at most 60 s on two cores. ``whisper``: the shapes of Whisper small, at most 180
 s. Both: at most three models of memory, those two and the result, and some room
-to work in. ``solvers``:
-the assignment against POT's exact plan on the cost matrices of a Conformer's
-layer, at least 3 times faster, with the same result.
+to work in. ``solvers``: the assignment against POT's exact plan on the cost
+matrices of a Conformer's layer, at least 3 times faster, with the same result.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -27,7 +26,6 @@ from speechbrain_merge.methods.transport import find_alignment, symmetry
 from speechbrain_merge.methods.transport.assignment import Assignment, ExactPlan
 from speechbrain_merge.methods.transport.matching import Matching
 from speechbrain_merge.weights import open_weights
-
 
 # MB beside the two models and the result: matrices of costs, and their solver
 WORK_SPACE = 150

@@ -440,3 +440,65 @@ def test_wrong_characters_are_named(train):
         train.units_of(hparams)
     with pytest.raises(ValueError, match=r"'Ab'.*\['b'\].*`characters`"):
         train.tokens_of("Ab", ["", " ", "A", "B"])
+
+
+def continual(data, results):
+    """The command line of a small study of continual learning."""
+    arguments = {
+        "data_folder": data,
+        "results_folder": results,
+        "domains": ["tones", "others"],
+        "test_domains": ["tones", "others"],
+        "epochs": 1,
+        "steps_per_epoch": 2,
+        "generalist_epochs": 2,
+        "generalist": {"domains": ["tones", "others"]},
+        "expert_overrides": {**SHAPE, "batch_size": 2, "cut_fraction": 0.5},
+    }
+    return [
+        sys.executable,
+        "train.py",
+        "hparams/aode.yaml",
+        "--device=cpu",
+        "--noprogressbar",
+        *(
+            f"--{name}={value if isinstance(value, Path) else json.dumps(value)}"
+            for name, value in arguments.items()
+        ),
+    ]
+
+
+def test_domain_experts_of_a_generalist_from_scratch(data, tmp_path):
+    results = tmp_path / "results"
+    printed = run(continual(data, results))
+    assert "| AoDE 3rd + original |" in (results / "results.md").read_text()
+    found = json.loads((results / "results.json").read_text())
+    rows = {row["model"]: row for row in found["rows"]}
+    for row in rows.values():
+        for rates in row["sets"].values():
+            assert rates["utterances"] == 4
+    for domain in ("tones", "others"):
+        expert, oracle = rows[domain], rows["oracle-expert"]
+        assert oracle["sets"][domain] == expert["sets"][domain]
+    # all starts from the generalist, and it was trained
+    (generalist,) = select(read_pool(results / "pool/generalist"), best=1)
+    original = weights(results / "original.safetensors")
+    start, best = weights(generalist.base), weights(generalist.path)
+    assert original.keys() == best.keys()
+    assert all(torch.equal(original[key], best[key]) for key in best)
+    assert not all(torch.equal(original[key], start[key]) for key in start)
+    pools = [
+        select(read_pool(results / f"pool/{name}"), best=1)[0]
+        for name in ("tones", "others")
+    ]
+    assert {one.base_digest for one in pools} == {generalist.digest}
+    experts = [weights(one.path) for one in pools]
+    merged = weights(results / "merged/aode.safetensors")
+    for name, tensor in merged.items():
+        mean = (experts[0][name] + experts[1][name]) / 2
+        torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
+    again = run(continual(data, results))
+    assert again.count("is finished") == printed.count("Going into epoch 1") + (
+        len(list(results.glob("merged/*.json")))
+    )
+    assert json.loads((results / "results.json").read_text()) == found

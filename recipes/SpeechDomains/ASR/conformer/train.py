@@ -19,6 +19,10 @@ To train two models from different starts, and fuse them by optimal transport;
 the command goes on where it was stopped:
 > python train.py hparams/otf.yaml --data_folder DATA
 
+To train a generalist and continue it on one domain and another, by an average
+of domain experts and by all that it is compared with:
+> python train.py hparams/aode.yaml --data_folder DATA
+
 Authors
  * The speechbrain_merge authors 2026
 """
@@ -29,6 +33,8 @@ from pathlib import Path
 
 import pretrain
 import speechbrain as sb
+from continual import run_continual
+from draws import draw_steps
 from features import measure_features
 from hyperpyyaml import load_hyperpyyaml
 from otf import run_study
@@ -36,17 +42,19 @@ from speech_domains_prepare import prepare_speech_domains
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
+from study_steps import train_run
 from testing import test_domains
 from units import check_units, tokens_of, units_of, words_of
 
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.training import ClipAllGroups
 from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
 
 
-class ASR(MergeMixin, sb.Brain):
+class ASR(ClipAllGroups, MergeMixin, sb.Brain):
     """Trains a Conformer with CTC, and merges what comes of it."""
 
     # How a test is heard, and where its posteriors are kept, if anywhere
@@ -144,6 +152,27 @@ class ASR(MergeMixin, sb.Brain):
                 stats_meta={"tested": self.test_name}, test_stats=stats
             )
 
+    def prepare_test(self, row):
+        """What decides the hypotheses of a study besides weights and data."""
+        return {"mode": self.hparams.modes[0]}
+
+    def evaluate_domains(self, test_sets, folder):
+        """Tests the weights in use on every domain, as they are heard first.
+
+        Arguments
+        ---------
+        test_sets : dict
+            Domain to dataset.
+        folder : Path
+            See ``testing.test_domains``.
+
+        Returns
+        -------
+        dict
+            Domain to its rates, in the first of ``modes``.
+        """
+        return test_domains(self, test_sets, folder)[self.hparams.modes[0]]
+
     def start_from(self, source):
         """Loads the modules that a source has; the others stay as they are.
 
@@ -205,12 +234,11 @@ def dataio_prepare(hparams, units):
         return data.filtered_sorted(sort_key="duration")
 
     manifests = Path(hparams["manifest_folder"])
-    tests = Path(hparams["data_folder"]) / "csv"
     return (
         dataset(manifests / "train.csv"),
         dataset(manifests / "valid.csv"),
         {
-            domain: dataset(tests / f"{domain}_test.csv")
+            domain: dataset(manifests / f"test_{domain}.csv")
             for domain in hparams["test_domains"]
         },
     )
@@ -246,6 +274,7 @@ def build(hparams, run_opts):
             "test_domains": hparams["test_domains"],
             "train_hours": hparams["train_hours"],
             "select_fraction": hparams["select_fraction"],
+            "test_fraction": hparams["test_fraction"],
             "seed": hparams["data_seed"],
             "skip_prep": hparams["skip_prep"],
         },
@@ -273,11 +302,14 @@ def build(hparams, run_opts):
 
     def fit():
         """Trains, validates and collects."""
+        loader_kwargs = draw_steps(train_data, hparams)
+        # The Brain tells this one the epoch, so that each draws other data
+        asr_brain.train_sampler = loader_kwargs.get("sampler")
         asr_brain.fit(
             asr_brain.hparams.epoch_counter,
             train_data,
             valid_data,
-            train_loader_kwargs=hparams["train_loader_kwargs"],
+            train_loader_kwargs=loader_kwargs,
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
@@ -296,14 +328,39 @@ def load_and_build(hparams_file, overrides, run_opts, build=build):
     return build(hparams, run_opts)
 
 
+def start_from_generalist(study, run_opts):
+    """Trains what all models of a study of continual learning come of.
+
+    Arguments
+    ---------
+    study : dict
+        The study's YAML. Its ``generalist`` is what is different in the
+        training of that, among ``expert_overrides``.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    dict
+        The study, whose experts start from the generalist's best checkpoint.
+    """
+    run = {"run_name": "generalist", "seed": study["seed"]}
+    run.update(study["generalist"])
+    train_run(study, run, run_opts, load_and_build)
+    pool = Path(study["pool_folder"]) / run["run_name"]
+    (best,) = select(read_pool(pool), per_run="best")
+    experts = {**study["expert_overrides"], "start_from": str(best.path)}
+    return {**study, "expert_overrides": experts}
+
+
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
 
-    # Two models and their fusions
-    study = "fusions" in hparams
+    # Two models and their fusions, or a generalist and its experts
+    study = "fusions" in hparams or "models" in hparams
     sb.create_experiment_directory(
         experiment_directory=hparams[
             "results_folder" if study else "output_folder"
@@ -311,6 +368,11 @@ if __name__ == "__main__":
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    if "models" in hparams:
+        run_continual(
+            start_from_generalist(hparams, run_opts), run_opts, load_and_build
+        )
+        sys.exit()
     if study:
         run_study(
             hparams,

@@ -19,7 +19,7 @@ from made_models import Made, train_once
 from model_graph import Model
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from study_models import evaluate_once
+from study_steps import evaluate_once
 
 from speechbrain_merge import MergeStage
 from speechbrain_merge.members import BASE, unweighted

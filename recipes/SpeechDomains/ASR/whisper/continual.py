@@ -31,7 +31,7 @@ from model_graph import ORIGINAL, trained_for, with_ancestors
 from model_plan import plan_models
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from study_models import evaluate_once
+from study_steps import evaluate_once
 
 logger = get_logger(__name__)
 
@@ -89,8 +89,7 @@ def run_continual(study, run_opts, build):
         row = {
             "name": name,
             "source": str(made[name].path),
-            # The original was never trained with less than 30 seconds
-            "window": 30 if name == ORIGINAL else study["test_window"],
+            **heard_with(name, study),
         }
         sets = {domain: test_sets[domain] for domain in domains}
         measured[name] = evaluate_once(brain, row, sets, folder)
@@ -125,6 +124,14 @@ def run_continual(study, run_opts, build):
         results["retention"] = list(study["retention"])
     run_on_main(report_continual, args=[results, folder])
     return results
+
+
+def heard_with(name, study):
+    """The window of a test, in seconds, where the study's models have one."""
+    if "test_window" not in study:
+        return {}
+    # The original was never trained with less than 30 seconds
+    return {"window": 30 if name == ORIGINAL else study["test_window"]}
 
 
 def sets_needed(plan, domains, test_domains):
@@ -195,7 +202,7 @@ def table_row(model, by_name, made, measured, study):
         "name": model.title,
         "model": model.name,
         "group": model.group,
-        "window": 30 if model.name == ORIGINAL else study["test_window"],
+        **heard_with(model.name, study),
         "trainings": trainings,
         "training_seconds": sum(made[name].seconds for name in trainings),
         "timed_whole": all(made[name].whole for name in trainings),

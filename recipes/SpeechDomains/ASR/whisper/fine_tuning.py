@@ -17,13 +17,13 @@ def prepare_fine_tuning(asr_brain, hparams):
     asr_brain : ASR
         Just built.
     hparams : dict
-        With ``start`` (weights to start from, others than the hub's),
+        With ``start_from`` (weights to start from, others than the hub's),
         ``lwf_weight`` and ``lwf_temperature`` (Learning without Forgetting),
         ``lora_rank`` (trains adapters alone) and ``frozen`` (parts that are
         not trained).
     """
-    if hparams["start"] is not None:
-        asr_brain.load_weights(hparams["start"])
+    if hparams["start_from"] is not None:
+        asr_brain.load_weights(hparams["start_from"])
     if hparams["lwf_weight"]:
         # Of the model as it is now, before anything is trained
         asr_brain.distillation = LearningWithoutForgetting(

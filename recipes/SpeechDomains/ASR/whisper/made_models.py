@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Optional
 
 from model_graph import ORIGINAL
+from records import write_record
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from study import train_run
-from study_models import write_json
+from study_steps import train_run
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import Candidate, read_pool, select
@@ -129,12 +129,12 @@ def train_once(model, made, study, run_opts, build):
         **model.settings,
     }
     if model.start != ORIGINAL:
-        run["start"] = str(made[model.start].path)
+        run["start_from"] = str(made[model.start].path)
     home = Path(study["results_folder"]) / model.name
     finished, resumed = home / "finished.json", home / "resumed"
     if not finished.is_file() and any(home.glob("save/CKPT*")):
         resumed.touch()
-    train_run(study, run, run_opts, build)
+    record = train_run(study, run, run_opts, build)
     # A Brain and what it holds refer to one another, so it would stay a while
     gc.collect()
     if not study["keep_checkpoints"]:
@@ -148,7 +148,6 @@ def train_once(model, made, study, run_opts, build):
             f"'{model.start}' has now: choose another results_folder, or "
             f"delete {home} and {pool} to train it again."
         )
-    record = json.loads(finished.read_text(encoding="utf-8"))
     return Made(
         candidate.path,
         candidate.digest,
@@ -214,7 +213,7 @@ def merge_once(model, by_name, made, folder):
     seconds = round(time.perf_counter() - started, 1)
     record = {"key": key, "digest": own, "seconds": seconds, **content}
     record = json.loads(json.dumps(record, default=str))
-    run_on_main(write_json, args=[mark, record])
+    run_on_main(write_record, args=[mark, record])
     run_on_main(remember_members, args=[model, by_name, made, path])
     return Made(path, own, seconds)
 

@@ -12,8 +12,6 @@ Authors
 """
 
 import functools
-import json
-import time
 from pathlib import Path
 
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -21,12 +19,11 @@ from speechbrain.utils.logger import get_logger
 from study_models import (
     compare_rows,
     cost_once,
-    evaluate_once,
     export_once,
     transcribe_one,
-    write_json,
 )
 from study_report import report
+from study_steps import evaluate_once, train_run
 
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.statistics import collect_statistics
@@ -159,64 +156,6 @@ def joint_runs(study):
     """
     if study.get("joint"):
         yield {"run_name": "joint", "seed": study["seed"], **study["joint"]}
-
-
-def train_run(study, run, run_opts, build):
-    """Trains one expert, unless it is trained.
-
-    Arguments
-    ---------
-    study : dict
-        The study's YAML.
-    run : dict
-        What ``planned_runs`` gave.
-    run_opts : dict
-        SpeechBrain's run options.
-    build : callable
-        See ``run_study``.
-
-    Raises
-    ------
-    ValueError
-        When the run was trained before with other settings.
-    """
-    overrides = {**study["expert_overrides"], **run}
-    done = Path(study["results_folder"]) / run["run_name"] / "finished.json"
-    settings = without_places(overrides)
-    if done.is_file():
-        before = json.loads(done.read_text(encoding="utf-8"))["settings"]
-        before = without_places(before)
-        if before == json.loads(json.dumps(settings)):
-            logger.info(f"Run {run['run_name']} is finished.")
-            return
-        changed = sorted(
-            name
-            for name in {*before, *settings}
-            if before.get(name) != settings.get(name)
-        )
-        raise ValueError(
-            f"{done} says that this run was trained with other settings "
-            f"({', '.join(changed)}): choose another results_folder, or "
-            f"delete {done.parent} and its candidates in "
-            f"{study['pool_folder']}/{run['run_name']}."
-        )
-    started = time.perf_counter()
-    brain, fit, _, _ = build(study["expert_hparams"], overrides, run_opts)
-    fit()
-    record = {
-        "settings": settings,
-        "seconds": round(time.perf_counter() - started, 1),
-        "steps": brain.optimizer_step,
-    }
-    run_on_main(write_json, args=[done, record])
-
-
-def without_places(settings):
-    """Settings but for where results lie: a study may be moved."""
-    places = ("results_folder", "pool_folder", "start")
-    return {
-        name: value for name, value in settings.items() if name not in places
-    }
 
 
 def merge_all(study, brain, runs, valid_sets):

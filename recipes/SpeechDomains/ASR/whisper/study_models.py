@@ -1,4 +1,4 @@
-"""What a study does with one model: evaluate, measure, compare, export.
+"""What a study does with merged models: measure, compare, export.
 
 Each leaves its result under the results folder, and is not done again when it
 is there.
@@ -8,63 +8,17 @@ Authors
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from speechbrain.utils.distributed import run_on_main
+from records import write_record
 
 from speechbrain_merge.evaluation import macro_bootstrap, read_scores
 from speechbrain_merge.export import export_whisper
 from speechbrain_merge.report import merge_card
 from speechbrain_merge.weights import digest, open_weights
-
-
-def evaluate_once(brain, row, test_sets, folder):
-    """Evaluates a model on every domain, unless it was.
-
-    Arguments
-    ---------
-    brain : ASR
-        Evaluates.
-    row : dict
-        The model, from ``models``, and the ``window`` to hear it with.
-    test_sets : dict
-        Domain to test set.
-    folder : Path
-        The results folder.
-
-    Returns
-    -------
-    dict
-        Domain to its rates.
-    """
-    settings = {
-        name: getattr(brain.hparams, name)
-        for name in ("silence_step", "max_decode_ratio")
-    }
-    settings["window"] = row["window"]
-    tests = {domain: data.data for domain, data in test_sets.items()}
-    text = json.dumps([settings, tests], sort_keys=True, default=str)
-    with open_weights(row["source"]) as weights:
-        key = digest(weights) + hashlib.sha256(text.encode()).hexdigest()
-    target = folder / "evaluated" / row["name"]
-    # The same weights may have another name: two searches found the same
-    for done in sorted(target.parent.glob("*/evaluated.json")):
-        known = json.loads(done.read_text(encoding="utf-8"))
-        if known["key"] == key:
-            if done.parent != target:
-                run_on_main(write_json, args=[target / "evaluated.json", known])
-            return known["rates"]
-    brain.use_weights(row["source"])
-    brain.hparams.whisper.use_window(row["window"])
-    rates = brain.evaluate_domains(test_sets, target)
-    record = {"key": key, "rates": rates, "scores": str(target)}
-    run_on_main(write_json, args=[target / "evaluated.json", record])
-    return rates
 
 
 def cost_once(stage, result, folder):
@@ -113,7 +67,7 @@ def cost_once(stage, result, folder):
     cost["trials"] = len(result.trials)
     cost["decoded_seconds"] = result.savings.get("seconds", 0.0)
     cost["search_seconds"] = round(result.seconds, 1)
-    write_json(target, {"merged": merged, "cost": cost})
+    write_record(target, {"merged": merged, "cost": cost})
     return cost
 
 
@@ -152,7 +106,7 @@ def export_once(source, whisper, folder, results):
     with open_weights(source) as weights:
         card = merge_card(weights.metadata, results, "Merged Whisper")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    write_json(mark, {"source": str(source), "digest": key})
+    write_record(mark, {"source": str(source), "digest": key})
 
 
 def transcribe_one(folder, test_sets):
@@ -166,11 +120,3 @@ def transcribe_one(folder, test_sets):
     words = " ".join(segment.words for segment in segments).strip()
     print(f"\nWhisperASR hears ({domain}): {words}")
     print(f"The speaker says ({domain}): {row['wrd']}")
-
-
-def write_json(path, content):
-    """Writes a JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, path)

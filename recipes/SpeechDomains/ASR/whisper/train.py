@@ -160,6 +160,26 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 stats_meta={"tested": self.test_name}, test_stats=stats
             )
 
+    def prepare_test(self, row):
+        """Hears tests as a study asks, and says what decides the hypotheses.
+
+        Arguments
+        ---------
+        row : dict
+            A model of a study, with the ``window`` to hear it with, in seconds.
+
+        Returns
+        -------
+        dict
+            All that decides them besides the weights and the test sets.
+        """
+        self.hparams.whisper.use_window(row["window"])
+        return {
+            "window": row["window"],
+            "silence_step": self.hparams.silence_step,
+            "max_decode_ratio": self.hparams.max_decode_ratio,
+        }
+
     def evaluate_domains(self, test_sets, folder):
         """Evaluates the weights in use on every domain.
 

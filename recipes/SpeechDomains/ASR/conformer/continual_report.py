@@ -1,0 +1,1 @@
+../whisper/continual_report.py

@@ -1,0 +1,1 @@
+../whisper/made_models.py

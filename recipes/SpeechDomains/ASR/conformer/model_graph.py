@@ -1,0 +1,1 @@
+../whisper/model_graph.py

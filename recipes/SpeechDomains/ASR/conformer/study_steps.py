@@ -1,0 +1,1 @@
+../whisper/study_steps.py
