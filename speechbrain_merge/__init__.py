@@ -8,11 +8,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.barrier import barrier
 from speechbrain_merge.brain import MergeMixin
-from speechbrain_merge.coefficient_learning import learn_coefficients
 from speechbrain_merge.engine import merge, provenance
-from speechbrain_merge.landscape import Landscape
+from speechbrain_merge.evaluation.barrier import barrier
+from speechbrain_merge.passes.coefficient_learning import learn_coefficients
+from speechbrain_merge.passes.landscape import Landscape
 from speechbrain_merge.pool import CheckpointPool, read_merges
-from speechbrain_merge.remerging import remerge
 from speechbrain_merge.stage import MergeResult, MergeStage
+from speechbrain_merge.stage.remerging import remerge

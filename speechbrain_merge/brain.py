@@ -29,19 +29,19 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.members import base_of
-from speechbrain_merge.own_weights import OwnWeights
 from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.remembered import remember_merge
-from speechbrain_merge.scoring import SelectionSet
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage import (
+from speechbrain_merge.stage.members import base_of
+from speechbrain_merge.stage.merge_stage import (
     MergeResult,
     decisive_settings,
     known_result,
     plain_settings,
     store_result,
 )
+from speechbrain_merge.stage.own_weights import OwnWeights
+from speechbrain_merge.stage.remembered import remember_merge
+from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, has_adapters, open_weights
 
 logger = get_logger(__name__)

@@ -42,12 +42,12 @@ import time
 from collections import Counter
 from math import prod
 
-from speechbrain_merge.comparison import compare
+from speechbrain_merge.command.comparison import compare
+from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
+from speechbrain_merge.command.plan_run import PlanRun
 from speechbrain_merge.export import export_pretrained, export_whisper
 from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
-from speechbrain_merge.plan import Plan, parse_yaml, read_plan
-from speechbrain_merge.plan_run import PlanRun
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.weights import open_weights, part
 

@@ -13,7 +13,7 @@ from tiny_models import tiny_conformer, tiny_whisper
 
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
-from speechbrain_merge.comparison import compare
+from speechbrain_merge.command.comparison import compare
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.methods import available, create
 from speechbrain_merge.weights import matches, open_weights, write_weights

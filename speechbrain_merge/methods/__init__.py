@@ -29,13 +29,13 @@ from speechbrain_merge.methods.isotropic import IsoC, IsoCTS  # isort: skip
 from speechbrain_merge.methods.wudi import WUDI  # isort: skip
 from speechbrain_merge.methods.fisher import Fisher  # isort: skip
 from speechbrain_merge.methods.regmean import RegMean  # isort: skip
-from speechbrain_merge.methods.attention_merge import AttentionMerge  # isort: skip
-from speechbrain_merge.methods.attention_names import (  # isort: skip
+from speechbrain_merge.methods.attention.merge import AttentionMerge  # isort: skip
+from speechbrain_merge.methods.attention.names import (  # isort: skip
     AttentionKey,
     AttentionProjection,
     attention_projections,
 )
-from speechbrain_merge.methods.attention_pairs import pair_attention  # isort: skip
+from speechbrain_merge.methods.attention.pairs import pair_attention  # isort: skip
 from speechbrain_merge.methods.learnable_attention_merge import (  # isort: skip
     LearnableAttentionMerge,
 )

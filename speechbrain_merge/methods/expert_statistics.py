@@ -1,7 +1,7 @@
 """Statistics that data-driven methods need of each expert, and where to look.
 
 Fisher merging and RegMean weigh experts by what a pass over data says of them
-(``speechbrain_merge.statistics`` makes that pass). A method takes the outcome
+(``speechbrain_merge.passes.statistics`` makes that pass). A method takes the outcome
 as one source an expert: files, or mappings from names to tensors, in the order
 of the experts or by their labels.
 
@@ -69,7 +69,7 @@ def open_statistics(statistics, labels, method):
         raise ValueError(
             f"Merge method '{method}' needs statistics of each expert over "
             "data: give `statistics`, or let "
-            "speechbrain_merge.statistics.collect_statistics collect them."
+            "speechbrain_merge.passes.statistics.collect_statistics collect them."
         )
     if isinstance(statistics, dict):
         missing = [label for label in labels if label not in statistics]

@@ -9,7 +9,7 @@ has no say.
 Where the references disagree:
 
 - the paper's Fisher is over single examples; MergeLM and FusionBench square the
-  gradient of a batch. ``speechbrain_merge.statistics.collect_fisher`` does
+  gradient of a batch. ``speechbrain_merge.passes.statistics.collect_fisher`` does
   either, by default the paper's;
 - MergeLM and FusionBench divide each expert's Fisher by its norm over the whole
   model (``normalize=True``). That takes away that one expert may be surer than
@@ -60,7 +60,7 @@ class Fisher(MergeMethod):
     ---------
     statistics : list or dict
         The diagonal Fisher of each expert: safetensors files as
-        ``speechbrain_merge.statistics.collect_fisher`` writes them, or mappings
+        ``speechbrain_merge.passes.statistics.collect_fisher`` writes them, or mappings
         from names to tensors; in the order of the experts, or by their labels.
     weights : float, list or dict, optional
         ``w_t``, not negative, in any form of

@@ -46,8 +46,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.methods.attention_merge import AttentionMerge
-from speechbrain_merge.methods.attention_ratios import check_ratio
+from speechbrain_merge.methods.attention.merge import AttentionMerge
+from speechbrain_merge.methods.attention.ratios import check_ratio
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.bounds import BOUNDS
 from speechbrain_merge.methods.coefficients import check_coefficient

@@ -58,11 +58,11 @@ from typing import Optional
 import torch
 from torch.nn.utils import parametrize
 
-from speechbrain_merge.methods.attention_pairs import (
+from speechbrain_merge.methods.attention.pairs import (
     pair_attention,
     under_names_of,
 )
-from speechbrain_merge.methods.attention_ratios import ratio_of
+from speechbrain_merge.methods.attention.ratios import ratio_of
 from speechbrain_merge.methods.bounds import BOUNDS, bounded, value_of
 from speechbrain_merge.methods.coefficients import check_coefficient
 from speechbrain_merge.methods.parameters import check_choice

@@ -9,7 +9,7 @@ Authors
 
 import math
 
-from speechbrain_merge.barrier import barrier
+from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.report.figure import (
     GREY,
     add_legend,

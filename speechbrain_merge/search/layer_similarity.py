@@ -1,6 +1,6 @@
 r"""Which layers of two models are alike: layers for attention merging, by data.
 
-From a vector for each layer and sample (``speechbrain_merge.representations``)
+From a vector for each layer and sample (``speechbrain_merge.passes.representations``)
 a distance for each layer: layer i of the source against layer i of the target.
 The k most similar are merged. As in Sundar et al. (2024, arXiv 2312.14378):
 
@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from speechbrain_merge.methods.attention_layers import source_layers
+from speechbrain_merge.methods.attention.layers import source_layers
 
 DISTANCES = ("sliced_wasserstein", "euclidean", "inner_product")
 READINGS = ("samples", "pairs")

@@ -916,8 +916,8 @@ def test_from_the_command_line(folders, tmp_path, capsys):
 
 def test_a_merge_stage_keeps_the_names_of_the_target(folders, tmp_path):
     """There, a base has the experts' names; here, they have none in common."""
-    from speechbrain_merge.members import base_of
     from speechbrain_merge.stage import MergeStage
+    from speechbrain_merge.stage.members import base_of
 
     target = {
         f"hubert.{name}": x for name, x in read(folders["hubert"]).items()

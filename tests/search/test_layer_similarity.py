@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from speechbrain_merge.passes.representations import Representations
 from speechbrain_merge.report import plot_layer_distances
-from speechbrain_merge.representations import Representations
 from speechbrain_merge.search import LayerDistances, layer_distances
 
 LAYERS, SAMPLES, WIDTH = 6, 40, 8

@@ -47,8 +47,8 @@ from speechbrain_merge.methods import (
     ratio_optimizer,
     source_ratios,
 )
+from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.statistics import collect_statistics
 
 logger = get_logger(__name__)
 

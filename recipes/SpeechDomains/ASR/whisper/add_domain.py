@@ -22,10 +22,10 @@ from speechbrain.utils.logger import get_logger
 from study_steps import evaluate_once
 
 from speechbrain_merge import MergeStage
-from speechbrain_merge.members import BASE, unweighted
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.merges import find_merge
+from speechbrain_merge.stage.members import BASE, unweighted
 
 logger = get_logger(__name__)
 

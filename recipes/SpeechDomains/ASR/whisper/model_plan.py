@@ -50,8 +50,8 @@ import re
 
 from model_graph import ORIGINAL, Model, known
 
-from speechbrain_merge.members import number
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.stage.members import number
 
 # What a specification may say, by what it begins with
 KEYS = {

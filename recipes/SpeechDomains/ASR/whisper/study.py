@@ -16,17 +16,12 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
-from study_models import (
-    compare_rows,
-    cost_once,
-    export_once,
-    transcribe_one,
-)
+from study_models import compare_rows, cost_once, export_once, transcribe_one
 from study_report import report
 from study_steps import evaluate_once, train_run
 
+from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.statistics import collect_statistics
 
 logger = get_logger(__name__)
 

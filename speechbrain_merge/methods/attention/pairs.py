@@ -37,8 +37,8 @@ from typing import Optional
 
 import torch
 
-from speechbrain_merge.methods.attention_layers import source_layers
-from speechbrain_merge.methods.attention_names import (
+from speechbrain_merge.methods.attention.layers import source_layers
+from speechbrain_merge.methods.attention.names import (
     CROSS,
     attention_depths,
     attention_projections,

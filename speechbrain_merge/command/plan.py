@@ -25,7 +25,7 @@ weights are kept beside the plan's outputs until the plan is done. A stage
 whose output was made of the same content in the same way is not made again.
 
 Everything that can be wrong with a plan is found before anything is merged.
-Here it is read and checked; ``speechbrain_merge.plan_run`` does the work.
+Here it is read and checked; ``speechbrain_merge.command.plan_run`` does the work.
 
 Example
 -------

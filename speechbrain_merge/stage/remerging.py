@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.members import base_of, unweighted
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.pool.merges import find_merge
-from speechbrain_merge.remembered import remember_merge
-from speechbrain_merge.stage import MergeResult, MergeStage
+from speechbrain_merge.stage.members import base_of, unweighted
+from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage
+from speechbrain_merge.stage.remembered import remember_merge
 
 
 def remerge(

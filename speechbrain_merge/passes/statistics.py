@@ -42,9 +42,9 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_merge.collectors import FisherCollector, GramCollector
-from speechbrain_merge.scoring import SelectionSet
-from speechbrain_merge.stage import decisive_settings
+from speechbrain_merge.passes.collectors import FisherCollector, GramCollector
+from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
 logger = get_logger(__name__)

@@ -20,16 +20,16 @@ from typing import Optional
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.members import (
+from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.stage.members import (
     base_member,
     base_of,
     check_one_original,
     weighted,
     weights_of,
 )
-from speechbrain_merge.methods import MergeMethod, create
-from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.remembered import extended
+from speechbrain_merge.stage.remembered import extended
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -88,13 +88,13 @@ class MergeStage:
         a merge (iterated averaging), that is not the first original.
     weights : dict, optional
         Weight of each member by the name of its run or its own, `base` for
-        the base; see ``speechbrain_merge.members``. By default the method's,
+        the base; see ``speechbrain_merge.stage.members``. By default the method's,
         which are equal ones.
     extends : str, optional
         Name of a merge that the candidates' pool remembers: its members take
         part as they were, with their weights, and of the runs that it neither
         had nor left out (or of `runs`) what the other settings choose. See
-        ``speechbrain_merge.remerging``.
+        ``speechbrain_merge.stage.remerging``.
     same_base : bool
         Whether experts from different originals are refused, unless the method
         is made for them. They cannot be told apart where their pools kept no

@@ -1,7 +1,7 @@
 """What is added up while a Brain goes over data: gradients, or layers' inputs.
 
 A collector is told which modules there are and which of their tensors matter,
-sees batch after batch, and gives a mean of each. ``speechbrain_merge.statistics``
+sees batch after batch, and gives a mean of each. ``speechbrain_merge.passes.statistics``
 says which batches, and keeps what comes of it.
 
 Example

@@ -2,7 +2,7 @@
 
 `remember_merge` writes down what a stage merged, `extended` makes of such a
 record, and of what is new in the pool, the members of the next merge. See
-`speechbrain_merge.remerging` for the whole story.
+`speechbrain_merge.stage.remerging` for the whole story.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -12,7 +12,6 @@ import copy
 from numbers import Real
 from pathlib import Path
 
-from speechbrain_merge.members import BASE, weights_of
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.pool.merges import (
     Member,
@@ -21,6 +20,7 @@ from speechbrain_merge.pool.merges import (
     pools_of,
     remember,
 )
+from speechbrain_merge.stage.members import BASE, weights_of
 from speechbrain_merge.weights import digest
 
 

@@ -3,7 +3,7 @@
 Example
 -------
 >>> import torch
->>> from speechbrain_merge.plan import Plan
+>>> from speechbrain_merge.command.plan import Plan
 >>> from speechbrain_merge.weights import open_weights
 >>> folder = getfixture("tmp_path")
 >>> for value in (1.0, 3.0):
@@ -39,9 +39,9 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.members import check_one_original
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.stage.members import check_one_original
 from speechbrain_merge.weights import (
     check_compatible,
     digest,

@@ -54,17 +54,17 @@ from functools import partial
 
 import torch
 
-from speechbrain_merge.methods.attention_heads import (
+from speechbrain_merge.methods.attention.heads import (
     check_heads,
     chosen_heads,
     head_scores,
 )
-from speechbrain_merge.methods.attention_layers import (
+from speechbrain_merge.methods.attention.layers import (
     check_layer_map,
     check_layers,
     check_stack_map,
 )
-from speechbrain_merge.methods.attention_noise import (
+from speechbrain_merge.methods.attention.noise import (
     KINDS,
     SCOPES,
     STANDARD,
@@ -72,12 +72,12 @@ from speechbrain_merge.methods.attention_noise import (
     drawn_like,
     moments,
 )
-from speechbrain_merge.methods.attention_pairs import (
+from speechbrain_merge.methods.attention.pairs import (
     pair_attention,
     under_names_of,
     with_biases,
 )
-from speechbrain_merge.methods.attention_ratios import (
+from speechbrain_merge.methods.attention.ratios import (
     check_ratio,
     check_schedule,
     ratio_of,

@@ -22,12 +22,12 @@ from tiny_models import (
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.methods import Fisher, RegMean, Restricted
-from speechbrain_merge.search import GreedySearch
-from speechbrain_merge.statistics import (
+from speechbrain_merge.passes.statistics import (
     collect_fisher,
     collect_grams,
     collect_statistics,
 )
+from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights
 
 DATA = tiny_ctc_data(6, seed=3)

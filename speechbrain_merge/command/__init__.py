@@ -1,0 +1,5 @@
+"""What stands behind the command line: plans of merges, and comparisons.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
