@@ -22,7 +22,9 @@ from speechbrain_merge.methods import AdaMerging, Average, parametrize_attention
 from speechbrain_merge.passes.coefficient_gradients import MergeInModules
 from speechbrain_merge.weights import open_weights
 
-REFERENCE = Path(__file__).parents[1] / "methods/references/adamerging.safetensors"
+REFERENCE = (
+    Path(__file__).parents[1] / "methods/references/adamerging.safetensors"
+)
 
 
 class MergingCTC(MergeMixin, TinyCTC):
