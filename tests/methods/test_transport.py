@@ -6,7 +6,7 @@ from functools import partial
 import ot
 import pytest
 import torch
-from methods.transport_models import HEADS, build
+from methods.transport_models import BANDS, HEADS, build
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import OptimalTransport, create
@@ -374,6 +374,36 @@ def test_units_are_found_by_what_they_do_on_speech():
     name = "feed_forward.0"
     assert whole[0][name].shape == (32, 2 * 2 * 7)
     assert masked[0][name].shape == (32, 2 * (7 + 4))
+
+
+def test_units_of_a_conformer_are_found_by_batches_of_speech():
+    """Its positions are projected once for all utterances of a batch."""
+    models = [build("conformer-RelPosMHAXL-ctc", seed) for seed in (1, 2)]
+    for model in models:
+        for module in model.float().modules():
+            if hasattr(module, "emb_dtype"):
+                module.emb_dtype = torch.float32
+    speech = [torch.randn(2, 30, BANDS)]
+
+    def forward(model, features):
+        model(features)
+        return torch.tensor([1.0, 0.7])  # which `encode` is told as well
+
+    anchor, source = (
+        unit_activations(one, speech, forward, heads=HEADS, frames=500)
+        for one in models
+    )
+    # 8 frames of 40 ms, 6 of the second utterance; 15 positions
+    assert anchor["feed_forward.0.1"].shape == (32, 8 + 6)
+    assert anchor["query_key.0"].shape == (24, 15)
+    with torch.no_grad():
+        before = models[1](speech[0])
+        cost = {"anchor": anchor, "source": source}
+        aligned = align(models[1], models[0], cost=cost, heads=HEADS)
+        moved = (aligned[k] != v for k, v in models[1].state_dict().items())
+        assert any(one.any() for one in moved)
+        load_plain(models[1], aligned)
+        torch.testing.assert_close(models[1](speech[0]), before)
 
 
 def pass_over(lengths, model, batch):

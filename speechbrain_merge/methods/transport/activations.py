@@ -152,6 +152,9 @@ def _valid(output, lengths, channels_first):
     if lengths is None:
         return output.reshape(-1, output.shape[-1])
     number = len(lengths)
+    if output.ndim > 2 and output.shape[0] == 1:
+        # of positions, which are the same for all utterances
+        return output.reshape(-1, output.shape[-1])
     if output.shape[0] != number and output.shape[1] == number:
         # some layers have time first
         output = output.transpose(0, 1)
