@@ -1,8 +1,9 @@
 """What is added up while a Brain goes over data: gradients, or layers' inputs.
 
 A collector is told which modules there are and which of their tensors matter,
-sees batch after batch, and gives a mean of each. ``speechbrain_merge.passes.statistics``
-says which batches, and keeps what comes of it.
+sees batch after batch, and gives a mean of each; or it keeps a part of what it
+sees. ``speechbrain_merge.passes.statistics`` says which batches, and writes
+down what comes of it.
 
 Example
 -------
@@ -19,6 +20,8 @@ Authors
 """
 
 import torch
+
+from speechbrain_merge.methods.transport.activations import UnitActivations
 
 
 class FisherCollector:
@@ -123,3 +126,25 @@ class GramCollector:
         """Takes the hooks out again."""
         for handle in self.handles:
             handle.remove()
+
+
+class ActivationCollector:
+    """Keeps what the units do on some frames of each utterance."""
+
+    def __init__(self, brain, stage, modules, names, **options):
+        self.brain, self.stage = brain, stage
+        self.units = UnitActivations(torch.nn.ModuleDict(modules), **options)
+
+    def see(self, batch):
+        """Lets the units do what they do on one utterance more."""
+        with torch.no_grad():
+            self.brain.compute_forward(batch, self.stage)
+        self.units.keep()
+
+    def means(self):
+        """Not means, but the activations themselves, by space."""
+        return self.units.matrices()
+
+    def close(self):
+        """Takes the hooks out again."""
+        self.units.close()

@@ -1,8 +1,8 @@
 """What data say of an expert: a pass of the Brain that merge methods build on.
 
-Fisher merging and RegMean need to know more of an expert than its weights: how
-much its loss depends on each of them, or what its layers get to see. Both come
-from running the Brain's own ``compute_forward`` and ``compute_objectives`` over
+Some methods need to know more of an expert than its weights: Fisher merging, how
+much its loss depends on each of them; RegMean, what its layers get to see;
+optimal transport by activations, what its units do. All of it comes from running the Brain's own ``compute_forward`` and ``compute_objectives`` over
 data that the expert knows, usually what it was trained on, with the expert's
 weights loaded. A recipe says which data belong to which candidates::
 
@@ -33,16 +33,22 @@ Authors
 
 import hashlib
 import json
-from contextlib import ExitStack
+import random
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_merge.passes.collectors import FisherCollector, GramCollector
+from speechbrain_merge.passes.collectors import (
+    ActivationCollector,
+    FisherCollector,
+    GramCollector,
+)
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
@@ -67,8 +73,8 @@ def collect_statistics(
     brain : speechbrain.Brain
         With ``MergeMixin``. It keeps the weights of the last candidate.
     stage : MergeStage
-        Its method, or the method that this wraps, is ``Fisher`` or
-        ``RegMean``.
+        Its method, or the method that this wraps, is ``Fisher``, ``RegMean``
+        or ``OptimalTransport(cost="activations")``.
     data : Dataset, DataLoader or dict
         What to run over: for all candidates the same, or a dict by the name of
         the candidate, of its run, or one of its tags.
@@ -105,7 +111,16 @@ def collect_statistics(
         )
     files = {}
     for kind in sorted({method.statistics_kind for method in methods}):
-        collect = {"fisher": collect_fisher, "gram": collect_grams}[kind]
+        collect = {
+            "fisher": collect_fisher,
+            "gram": collect_grams,
+            "activations": collect_activations,
+        }[kind]
+        options = {}
+        if kind == "activations":
+            by_units = [m for m in methods if m.statistics_kind == kind]
+            options["architecture"] = by_units[0].architecture
+            options["heads"] = by_units[0].heads
         for candidate in stage.chosen():
             own = _data_of(candidate, data)
             place = Path(folder or candidate.path.parent / "statistics")
@@ -119,6 +134,7 @@ def collect_statistics(
                     per_example,
                     limit,
                     decode,
+                    **options,
                 )
             )
         for method in methods:
@@ -222,6 +238,64 @@ def collect_grams(
     return _collect("gram", GramCollector, brain, source, *passage)
 
 
+def collect_activations(
+    brain,
+    source,
+    data,
+    loader_kwargs=None,
+    output=None,
+    per_example=True,
+    limit=None,
+    decode=None,
+    architecture="detect",
+    heads=None,
+):
+    """What the units of a model do on some frames, to compare models by.
+
+    All models have to go over the same data: the frames are drawn alike.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. It keeps the weights of the source.
+    source : object
+        The expert: anything that ``open_weights`` opens, with names
+        ``<module>.<parameter>``.
+    data : Dataset or DataLoader
+        What to run over. Transcripts do not matter.
+    loader_kwargs : dict, optional
+        As for ``fit``.
+    output : str or Path
+        The ``.safetensors`` file to write, or a folder, in which the file is
+        named by all that decides it, and found if it is there.
+    per_example : bool
+        Utterances go through one at a time, as padding is not speech.
+    limit : int, optional
+        Only so many utterances, spread evenly over the data.
+    decode : str, optional
+        ``"valid"`` or ``"test"`` runs the Brain in that stage instead.
+    architecture : str, Path or dict
+        As for ``speechbrain_merge.methods.transport.align``.
+    heads : int, optional
+        Number of attention heads, where the modules do not tell.
+
+    Returns
+    -------
+    path : Path
+        The file: name of the space to matrix (units × samples).
+    """
+    if not per_example:
+        raise ValueError(
+            "Activations are collected of one utterance at a time: "
+            "per_example=True."
+        )
+    passage = (data, loader_kwargs, output, per_example, limit, decode)
+    options = {"architecture": architecture, "heads": heads}
+    return _collect(
+        "activations", ActivationCollector, brain, source, *passage, **options
+    )
+
+
 def _collect(
     kind,
     collector,
@@ -233,6 +307,7 @@ def _collect(
     per_example,
     limit,
     decode,
+    **options,
 ):
     """One pass over the data, and its file."""
     if output is None:
@@ -249,6 +324,7 @@ def _collect(
         "per_example": per_example,
         "limit": limit,
         "stage": stage.name,
+        **options,
         "hparams": decisive_settings(vars(brain.hparams)),
     }
     text = json.dumps(about, sort_keys=True, default=str)
@@ -270,14 +346,14 @@ def _collect(
         brain.on_stage_start(stage, epoch=None)
     brain.modules.eval()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(_same_draws())
         stack.enter_context(brain.no_sync())
         if any(
             isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
         ):
             # cudnn has no gradient of recurrent layers in evaluation mode
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        collected = collector(brain, stage, modules, set(names))
+        collected = collector(brain, stage, modules, set(names), **options)
         stack.callback(collected.close)
         for batch in _batches(utterances, limit, kind, brain):
             collected.see(batch)
@@ -291,6 +367,24 @@ def _collect(
     path.parent.mkdir(parents=True, exist_ok=True)
     run_on_main(write_weights, args=[path, tensors, {"statistics": text}])
     return path
+
+
+@contextmanager
+def _same_draws():
+    """What is random in a pass is the same for each model, and goes no further.
+
+    A recipe may augment what it hears, or draw how far it sees.
+    """
+    python, others = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(others)
 
 
 def _batches(utterances, limit, kind, brain):

@@ -83,45 +83,94 @@ def unit_activations(
     ValueError
         Where no space was seen.
     """
-    found = symmetry(fold(model), architecture, heads or head_count(model))
-    seen, handles = {}, []
-    waiting = []
-    for path, module in model.named_modules():
-        space = _space_of(found, path, module)
-        if space is not None:
-            handles.append(
-                module.register_forward_hook(_hook(waiting, path, space))
-            )
-    draw = torch.Generator().manual_seed(seed)
+    seen = UnitActivations(model, architecture, heads, frames, seed)
     training = model.training
     model.eval()
     try:
         for batch in batches:
-            waiting.clear()
             with torch.no_grad():
-                lengths = forward(model, batch)
-            for path, space, output, first in waiting:
-                rows = _valid(output, lengths, first)
-                chosen = torch.randperm(len(rows), generator=draw)[:frames]
-                seen.setdefault(space, {}).setdefault(path, []).append(
-                    rows[chosen]
-                )
+                seen.keep(forward(model, batch))
     finally:
         model.train(training)
-        for handle in handles:
+        seen.close()
+    return seen.matrices()
+
+
+class UnitActivations:
+    """What the units do in passes that somebody else makes.
+
+    Arguments
+    ---------
+    model, architecture, heads, frames, seed
+        As for ``unit_activations``.
+
+    Example
+    -------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    >>> mine = {"names": ["mine"], "tensors": {"0.weight": ["hidden", "fixed"]}}
+    >>> seen = UnitActivations(model, mine)
+    >>> _ = model(torch.randn(2, 5, 3))
+    >>> seen.keep(lengths=torch.tensor([1.0, 0.6]))
+    >>> seen.close()
+    >>> seen.matrices()["hidden"].shape
+    torch.Size([4, 8])
+    """
+
+    def __init__(
+        self, model, architecture="detect", heads=None, frames=64, seed=0
+    ):
+        found = symmetry(fold(model), architecture, heads or head_count(model))
+        self.frames = frames
+        self.draw = torch.Generator().manual_seed(seed)
+        self.seen, self.waiting, self.handles = {}, [], []
+        for path, module in model.named_modules():
+            space = _space_of(found, path, module)
+            if space is not None:
+                hook = _hook(self.waiting, path, space)
+                self.handles.append(module.register_forward_hook(hook))
+
+    def keep(self, lengths=None):
+        """Keeps some frames of what was seen since the last time.
+
+        Arguments
+        ---------
+        lengths : torch.Tensor, optional
+            Relative lengths of the utterances; ``None`` where nothing is
+            padded.
+        """
+        for path, space, output, first in self.waiting:
+            rows = _valid(output, lengths, first)
+            chosen = torch.randperm(len(rows), generator=self.draw)
+            self.seen.setdefault(space, {}).setdefault(path, []).append(
+                rows[chosen[: self.frames]].cpu()
+            )
+        self.waiting.clear()
+
+    def matrices(self):
+        """Name of a space to its activations (units × samples).
+
+        Raises
+        ------
+        ValueError
+            Where no space was seen.
+        """
+        if not self.seen:
+            raise ValueError(
+                "No module showed a space: give a module whose layers are "
+                "torch.nn.Linear, convolutions and norms, and a `forward` that "
+                "runs it."
+            )
+        return {
+            space: torch.cat(
+                [_scaled(torch.cat(parts)) for parts in modules.values()]
+            ).T.contiguous()
+            for space, modules in self.seen.items()
+        }
+
+    def close(self):
+        """Takes the hooks out again."""
+        for handle in self.handles:
             handle.remove()
-    if not seen:
-        raise ValueError(
-            "No module showed a space: give a module whose layers are "
-            "torch.nn.Linear, convolutions and norms, and a `forward` that "
-            "runs it."
-        )
-    return {
-        space: torch.cat(
-            [_scaled(torch.cat(parts)) for parts in modules.values()]
-        ).T.contiguous()
-        for space, modules in seen.items()
-    }
 
 
 def _space_of(found, path, module):

@@ -38,6 +38,10 @@ Authors
 
 from speechbrain_merge.methods.average import Average
 from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.expert_statistics import (
+    check_statistics,
+    open_statistics,
+)
 from speechbrain_merge.methods.parameters import check_choice, check_number
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.restricted import check_method
@@ -58,9 +62,11 @@ class OptimalTransport(MergeMethod):
     reg : float
         Strength of the entropy of soft maps, in units of the largest cost; 0
         is the exact plan.
-    cost : "weights" or dict
-        By what units are compared: weights, or the ``unit_activations`` of
-        each expert in their order, ``{"anchor": …, "experts": [None, …]}``.
+    cost : "weights", "activations" or dict
+        By what units are compared: weights; what they do on audio, which
+        ``speechbrain_merge.passes.statistics.collect_statistics`` collects
+        before the merge; or the ``unit_activations`` of each expert in their
+        order, ``{"anchor": …, "experts": [None, …]}``.
     hard : bool
         Permutations, which leave each expert's outputs as they were, or soft
         maps.
@@ -80,6 +86,9 @@ class OptimalTransport(MergeMethod):
         Number of attention heads, where the tensors do not tell.
     sweeps, distance, residual, heads_map, keep_norms
         As for ``find_alignment``.
+    statistics : list or dict, optional
+        Activations of each expert: files that ``collect_statistics`` wrote, or
+        mappings, in the order of the experts or by their labels.
 
     Example
     -------
@@ -105,6 +114,7 @@ class OptimalTransport(MergeMethod):
         residual="together",
         heads_map="hard",
         keep_norms=False,
+        statistics=None,
     ):
         super().__init__()
         self.reg, self.cost, self.hard, self.weight = reg, cost, hard, weight
@@ -112,10 +122,16 @@ class OptimalTransport(MergeMethod):
         self.distance, self.residual = distance, residual
         self.heads_map, self.keep_norms = heads_map, keep_norms
         check_options(hard, reg, sweeps, distance, residual, heads_map)
-        if cost != "weights" and set(cost) != {"anchor", "experts"}:
+        check_statistics(statistics)
+        self.statistics = statistics
+        if cost == "activations":
+            # so that a pass of the Brain collects them
+            self.statistics_kind = "activations"
+        elif cost != "weights" and set(cost) != {"anchor", "experts"}:
             raise ValueError(
-                '`cost` must be "weights", or {"anchor": activations, '
-                '"experts": [activations or None, …]}, one an expert.'
+                '`cost` must be "weights", "activations", or {"anchor": '
+                'activations, "experts": [activations or None, …]}, one an '
+                "expert."
             )
         self.method = check_method(method)
         if weight is not None and not isinstance(self.method, Average):
@@ -134,6 +150,12 @@ class OptimalTransport(MergeMethod):
             )
         self.anchor = anchor
         self.needs_base = anchor == "base" or self.method.needs_base
+        if self.needs_base and cost == "activations":
+            raise ValueError(
+                "`cost: activations` are those of the experts, and here they "
+                "are aligned to the base: give `cost: weights`, or a method "
+                "that needs no base."
+            )
         self.alignments = []
 
     def check_experts(self, number):
@@ -143,6 +165,9 @@ class OptimalTransport(MergeMethod):
     def prepare(self, experts, base):
         """Finds the maps, then prepares the method on aligned experts."""
         anchor = base if self.needs_base else experts[0]
+        seen = None
+        if self.cost == "activations":
+            seen = open_statistics(self.statistics, self.labels, self.name)
         self.alignments = [
             None
             if expert is anchor
@@ -151,7 +176,7 @@ class OptimalTransport(MergeMethod):
                 anchor,
                 self.architecture,
                 self.hard,
-                self._cost(index),
+                self._cost(index, seen),
                 self.reg,
                 heads=self.heads,
                 sweeps=self.sweeps,
@@ -206,8 +231,14 @@ class OptimalTransport(MergeMethod):
             configuration["cost"] = "activations"
         return configuration
 
-    def _cost(self, index):
+    def _cost(self, index, seen):
         """What ``find_alignment`` takes for one expert."""
+        if seen is not None:
+            anchor, source = seen[0], seen[index]
+            return {
+                "anchor": {name: anchor[name] for name in anchor.names()},
+                "source": {name: source[name] for name in source.names()},
+            }
         if self.cost == "weights" or self.cost["experts"][index] is None:
             return "weights"
         return {
