@@ -156,6 +156,14 @@ class MergeStage:
         if weights is not None:
             weighted(method, {})  # raises where the method takes none
 
+    @property
+    def needs_statistics(self):
+        """Whether ``collect_statistics`` has to go over data before the merge."""
+        return any(
+            hasattr(method, "statistics_kind")
+            for method in self.method.modules()
+        )
+
     def resolved(self):
         """This stage with everything that a merge it extends has to add.
 

@@ -14,10 +14,19 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.passes.landscape import Landscape
 from speechbrain_merge.report import plot_line, plot_plane
-from speechbrain_merge.weights import write_weights
+from speechbrain_merge.weights import open_weights, write_weights
 
 
-def walk(brain, valid_data, parents, starts, folder, points, plane_points):
+def walk(
+    brain,
+    valid_data,
+    parents,
+    starts,
+    alignments,
+    folder,
+    points,
+    plane_points,
+):
     """Walks between two models, and draws it.
 
     Arguments
@@ -30,6 +39,9 @@ def walk(brain, valid_data, parents, starts, folder, points, plane_points):
         Name to weights of the two models. The second is aligned to the first.
     starts : dict
         Name to the weights that its training began from.
+    alignments : dict
+        Name of an alignment to None, if it goes by weights, or else to the
+        files of the activations of ``anchor`` and ``source``.
     folder : Path
         Gets the points, the lines as JSON and the pictures.
     points : int
@@ -43,16 +55,15 @@ def walk(brain, valid_data, parents, starts, folder, points, plane_points):
         Line to its barriers, of ``loss`` and ``wer``.
     """
     anchor, moved = parents
-    title = f"aligned {moved}"
-    aligned = folder / "aligned.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    run_on_main(write_aligned, args=[parents[moved], parents[anchor], aligned])
-
     landscape = Landscape(brain, valid_data, folder=folder)
-    between = {
-        "direct": {moved: parents[moved], anchor: parents[anchor]},
-        "aligned": {title: aligned, anchor: parents[anchor]},
-    }
+    between = {"direct": {moved: parents[moved], anchor: parents[anchor]}}
+    for name, seen in alignments.items():
+        aligned = folder / f"{name}.safetensors"
+        run_on_main(
+            write_aligned, args=[parents[moved], parents[anchor], seen, aligned]
+        )
+        between[name] = {f"{moved}, {name}": aligned, anchor: parents[anchor]}
     since = {
         name: {"start": starts[name], name: parents[name]} for name in parents
     }
@@ -62,16 +73,26 @@ def walk(brain, valid_data, parents, starts, folder, points, plane_points):
     }
     plane = None
     if plane_points:
-        corners = {**parents, title: aligned}
+        # The third corner: aligned by weights
+        corners = {**parents, **between[next(iter(alignments))]}
         plane = landscape.plane(corners, plane_points, name="plane")
     run_on_main(draw, args=[lines, plane, list(between), list(since), folder])
     return {name: lines[name]["barrier"] for name in between}
 
 
-def write_aligned(source, anchor, path):
+def write_aligned(source, anchor, seen, path):
     """Writes a model aligned to another, unless it is there."""
-    if not path.is_file():
-        write_weights(path, align(source, anchor))
+    if path.is_file():
+        return
+    cost = "weights"
+    if seen is not None:
+        cost = {}
+        for which, file in seen.items():
+            with open_weights(file) as matrices:
+                cost[which] = {
+                    name: matrices[name].clone() for name in matrices.names()
+                }
+    write_weights(path, align(source, anchor, cost=cost))
 
 
 def draw(lines, plane, between, since, folder):

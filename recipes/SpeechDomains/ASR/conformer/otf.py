@@ -28,6 +28,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from testing import test_domains
 
+from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import digest
 
@@ -161,15 +162,26 @@ class Fusion:
             },
             self.run_opts,
         )
-        merges = {}
+        merges, alignments = {}, {"aligned": None}
         for fusion, stage in study["fusions"].items():
-            merged = brain.merge(
-                stage(
-                    candidates=[sources[name] for name in study["fused"]],
-                    folder=self.folder / "merge",
-                    name=fusion,
-                )
+            stage = stage(
+                candidates=[sources[name] for name in study["fused"]],
+                folder=self.folder / "merge",
+                name=fusion,
             )
+            if stage.needs_statistics:
+                # What units do on speech; its transcripts are not looked at
+                seen = collect_statistics(
+                    brain,
+                    stage,
+                    valid_data,
+                    brain.hparams.valid_loader_kwargs,
+                    decode="valid",
+                )
+                alignments[fusion] = dict(
+                    zip(("anchor", "source"), seen.values())
+                )
+            merged = brain.merge(stage)
             sources[fusion] = merged.path
             merges[fusion] = {
                 "method": merged.method,
@@ -206,6 +218,7 @@ class Fusion:
                 valid_data,
                 {name: sources[name] for name in study["fused"]},
                 {name: self.start(name) for name in study["fused"]},
+                alignments,
                 self.folder / "landscape",
                 **study["landscape"],
             )

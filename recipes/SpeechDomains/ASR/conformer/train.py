@@ -36,17 +36,18 @@ import speechbrain as sb
 from continual import run_continual
 from draws import draw_steps
 from features import measure_features
+from generalist import start_from_generalist
 from hyperpyyaml import load_hyperpyyaml
 from otf import run_study
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
-from study_steps import train_run
 from testing import test_domains
 from units import check_units, tokens_of, units_of, words_of
 
 from speechbrain_merge import MergeMixin
+from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.training import ClipAllGroups
 from speechbrain_merge.weights import open_weights
@@ -328,31 +329,6 @@ def load_and_build(hparams_file, overrides, run_opts, build=build):
     return build(hparams, run_opts)
 
 
-def start_from_generalist(study, run_opts):
-    """Trains what all models of a study of continual learning come of.
-
-    Arguments
-    ---------
-    study : dict
-        The study's YAML. Its ``generalist`` is what is different in the
-        training of that, among ``expert_overrides``.
-    run_opts : dict
-        SpeechBrain's run options.
-
-    Returns
-    -------
-    dict
-        The study, whose experts start from the generalist's best checkpoint.
-    """
-    run = {"run_name": "generalist", "seed": study["seed"]}
-    run.update(study["generalist"])
-    train_run(study, run, run_opts, load_and_build)
-    pool = Path(study["pool_folder"]) / run["run_name"]
-    (best,) = select(read_pool(pool), per_run="best")
-    experts = {**study["expert_overrides"], "start_from": str(best.path)}
-    return {**study, "expert_overrides": experts}
-
-
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
@@ -370,7 +346,9 @@ if __name__ == "__main__":
     )
     if "models" in hparams:
         run_continual(
-            start_from_generalist(hparams, run_opts), run_opts, load_and_build
+            start_from_generalist(hparams, run_opts, load_and_build),
+            run_opts,
+            load_and_build,
         )
         sys.exit()
     if study:
@@ -383,14 +361,18 @@ if __name__ == "__main__":
         sys.exit()
 
     # One model: its best checkpoint, and its checkpoints merged
-    asr_brain, fit, _, test_sets = build(hparams, run_opts)
+    asr_brain, fit, valid_data, test_sets = build(hparams, run_opts)
     fit()
     folder = Path(hparams["output_folder"])
     tested = {"expert": test_domains(asr_brain, test_sets, folder / "expert")}
     stage = hparams["merge_stage"]
     if stage is not None:
         check_units(stage.chosen(), hparams)
-        asr_brain.merge(stage)
+        loader_kwargs = hparams["valid_loader_kwargs"]
+        if stage.needs_statistics:
+            # What such a method has to know of the candidates, data say
+            collect_statistics(asr_brain, stage, valid_data, loader_kwargs)
+        asr_brain.merge(stage, valid_data, loader_kwargs)
         tested[stage.name] = test_domains(
             asr_brain, test_sets, folder / stage.name
         )

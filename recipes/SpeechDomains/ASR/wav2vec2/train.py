@@ -434,7 +434,7 @@ if __name__ == "__main__":
         hparams["merge_stage"],
         hparams["valid_loader_kwargs"],
     )
-    if any(hasattr(m, "statistics_kind") for m in stage.method.modules()):
+    if stage.needs_statistics:
         # What such a method has to know of the candidates, data say
         collect_statistics(asr_brain, stage, sets["valid"], loader_kwargs)
     asr_brain.merge(stage, sets["valid_sets"], loader_kwargs)

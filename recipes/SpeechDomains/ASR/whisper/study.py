@@ -194,7 +194,7 @@ def merge_all(study, brain, runs, valid_sets):
         )
     for number, stage in enumerate(stages, start=1):
         logger.info(f"Merge {number} of {len(stages)}: {stage.name}")
-        if any(hasattr(m, "statistics_kind") for m in stage.method.modules()):
+        if stage.needs_statistics:
             collect_statistics(
                 brain,
                 stage,
