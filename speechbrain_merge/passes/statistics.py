@@ -33,11 +33,9 @@ Authors
 
 import hashlib
 import json
-import random
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import run_on_main
@@ -48,6 +46,7 @@ from speechbrain_merge.passes.collectors import (
     ActivationCollector,
     FisherCollector,
     GramCollector,
+    same_draws,
 )
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
@@ -346,7 +345,7 @@ def _collect(
         brain.on_stage_start(stage, epoch=None)
     brain.modules.eval()
     with ExitStack() as stack:
-        stack.enter_context(_same_draws())
+        stack.enter_context(same_draws())
         stack.enter_context(brain.no_sync())
         if any(
             isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
@@ -367,24 +366,6 @@ def _collect(
     path.parent.mkdir(parents=True, exist_ok=True)
     run_on_main(write_weights, args=[path, tensors, {"statistics": text}])
     return path
-
-
-@contextmanager
-def _same_draws():
-    """What is random in a pass is the same for each model, and goes no further.
-
-    A recipe may augment what it hears, or draw how far it sees.
-    """
-    python, others = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(others)
 
 
 def _batches(utterances, limit, kind, brain):

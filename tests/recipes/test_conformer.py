@@ -252,10 +252,7 @@ def test_a_finished_study_does_nothing_again(study, data):
     changed[-1] = '--fine_tunings={"MFT": {"lr": 0.1}}'
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
-    assert (
-        "other settings (lr, number_of_epochs)"
-        in done.stdout + done.stderr
-    )
+    assert "other settings (lr, number_of_epochs)" in done.stdout + done.stderr
 
 
 def test_a_broken_training_ends_where_it_would_have(train, data, tmp_path):

@@ -106,7 +106,7 @@ class UnitActivations:
 
     Example
     -------
-    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False))
     >>> mine = {"names": ["mine"], "tensors": {"0.weight": ["hidden", "fixed"]}}
     >>> seen = UnitActivations(model, mine)
     >>> _ = model(torch.randn(2, 5, 3))
