@@ -15,6 +15,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tiny_recipe import make_speech
 
 from speechbrain_merge import MergeStage
+from speechbrain_merge.methods import available, create
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
@@ -439,6 +440,34 @@ def test_wrong_characters_are_named(train):
         train.units_of(hparams)
     with pytest.raises(ValueError, match=r"'Ab'.*\['b'\].*`characters`"):
         train.tokens_of("Ab", ["", " ", "A", "B"])
+
+
+def test_merge_stage_with_every_method(train, data, tmp_path):
+    settings = {"number_of_epochs": 2, "lr": 0.01, "warmup_steps": 1}
+    brain, fit, valid, _ = prepared(train, data, tmp_path, **settings)
+    fit()
+    loader_kwargs = {"batch_size": 2}
+    needs = {
+        "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
+        "restricted": {"method": "ties", "include": "attention"},
+        "optimal_transport": {"cost": "activations"},
+    }
+    # a Transformer of another kind is their source, or they are trained
+    others = {"attention_merge", "learnable_attention_merge", "adamerging"}
+    for method in sorted(set(available()) - others):
+        stage = MergeStage(
+            create(method, **needs.get(method, {})),
+            candidates=[tmp_path / "pool/expert"],
+            folder=tmp_path / "merge",
+        )
+        if stage.needs_statistics:
+            train.collect_statistics(brain, stage, valid, loader_kwargs)
+        result = brain.merge(stage, valid, loader_kwargs)
+        merged = weights(result.path)
+        assert merged.keys() == weights(stage.chosen()[0].path).keys()
+        for name, tensor in merged.items():
+            assert torch.isfinite(tensor).all(), (method, name)
+    brain.use_weights(None)
 
 
 def test_a_trained_model_aligned_to_another_hears_real_speech_alike(

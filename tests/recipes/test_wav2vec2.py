@@ -133,7 +133,7 @@ def test_merge_stage_with_every_method(trained, tmp_path, method):
         candidates=str(results / "pool" / "model"),
         folder=tmp_path,
     )
-    if any(hasattr(each, "statistics_kind") for each in stage.method.modules()):
+    if stage.needs_statistics:
         collect_statistics(brain, stage, sets["valid"], {"batch_size": 2})
     result = brain.merge(stage, sets["valid_sets"])
     with open_weights(result.path) as merged:
