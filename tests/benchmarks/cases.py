@@ -121,20 +121,20 @@ def ours_dare():
 
 @case("ours tsv_m")
 def ours_tsv_m():
-    """TSV-M."""
-    return _ours("tsv_m")
+    """TSV-M, of the embeddings too, as the peer does."""
+    return _ours("tsv_m", exclude=())
 
 
 @case("ours iso_c")
 def ours_iso_c():
-    """Iso-C."""
-    return _ours("iso_c")
+    """Iso-C, of the embeddings too, as the peer does."""
+    return _ours("iso_c", exclude=())
 
 
 @case("ours wudi")
 def ours_wudi():
     """WUDI."""
-    return _ours("wudi", steps=STEPS)
+    return _ours("wudi", steps=STEPS, exclude=())
 
 
 # --- SpeechBrain ---------------------------------------------------------
