@@ -30,7 +30,7 @@ from testing import test_domains
 
 from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
 
@@ -320,7 +320,9 @@ class Fusion:
         overrides = {**overrides, "run_name": name}
         settings = {"hparams": hparams_file, **overrides}
         if overrides.get("start_from") is not None:
-            settings["start_from"] = digest(overrides["start_from"])
+            # of the weights alone: a merge that was made again is the same
+            with open_weights(overrides["start_from"]) as weights:
+                settings["start_from"] = digest(weights)
 
         def fit():
             brain, fit, *_ = build(
