@@ -177,7 +177,7 @@ def test_other_settings_are_refused_not_mixed(material, tmp_path):
     changed = command(material, results, "mast", "--seed=2")
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "trained with other settings (seed)" in done.stdout + done.stderr
+    assert "done with other settings (seed)" in done.stdout + done.stderr
 
 
 def test_a_killed_study_goes_on(material, tmp_path):
