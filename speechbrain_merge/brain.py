@@ -30,6 +30,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool.half_written import whole_checkpoints
 from speechbrain_merge.search import Journal
 from speechbrain_merge.stage.members import base_of
 from speechbrain_merge.stage.merge_stage import (
@@ -62,12 +63,14 @@ class MergeMixin:
         self._restore()
         for pool in self._pools():
             pool.begin(self)
-        super().on_fit_start()
+        with whole_checkpoints(self.checkpointer):
+            super().on_fit_start()
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Restores the best checkpoint, then the weights to evaluate."""
         self._restore()
-        super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        with whole_checkpoints(self.checkpointer):
+            super().on_evaluate_start(max_key=max_key, min_key=min_key)
         # The checkpoint brings the step counter of its training along, by
         # which evaluate() would then divide the test loss.
         self.step = 0

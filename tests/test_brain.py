@@ -281,3 +281,45 @@ def test_wrong_use_of_a_stage(tmp_path):
         brain.merge(without)
     with pytest.raises(ValueError, match="module 'other'"):
         brain.load_weights({"other.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("remains", ["missing", "empty", "torn", "only"])
+def test_remains_of_a_checkpoint_are_passed_over(tmp_path, caplog, remains):
+    """SpeechBrain writes in place: a kill leaves what cannot be loaded."""
+    data = tiny_ctc_data(8)
+
+    def train(folder, epochs):
+        torch.manual_seed(0)
+        brain = tiny_ctc_brain(
+            folder, tiny_network(0), MergingCTC, epochs=epochs
+        )
+        brain.fit(brain.hparams.epoch_counter, data, data)
+        return brain
+
+    def files(brain):
+        checkpoints = brain.checkpointer.find_checkpoints()
+        assert checkpoints
+        return checkpoints[0].path, checkpoints[0].paramfiles
+
+    whole = train(tmp_path / "whole", 2)
+    broken = tmp_path / "broken"
+    if remains != "only":
+        train(broken, 1)
+    brain = train(broken, 2)
+    newest, paths = files(brain)
+    if remains == "missing":
+        paths["brain"].unlink()
+    elif remains == "empty":
+        paths["optimizer"].write_bytes(b"")
+    elif remains == "torn":
+        content = paths["model"].read_bytes()
+        paths["model"].write_bytes(content[: len(content) // 2])
+    else:
+        for checkpoint in brain.checkpointer.find_checkpoints():
+            checkpoint.paramfiles["brain"].unlink()
+    caplog.clear()
+    again = train(broken, 2)
+    assert f"{newest} is passed over" in caplog.text
+    assert again.optimizer_step == whole.optimizer_step
+    for name, tensor in whole.modules.state_dict().items():
+        assert torch.equal(tensor, again.modules.state_dict()[name]), name

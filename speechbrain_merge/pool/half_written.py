@@ -1,0 +1,103 @@
+"""Going on from a whole checkpoint after a kill in the midst of saving one.
+
+SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. What is left
+of one by a kill looks like the newest, and loading it fails, at every start
+again. Here such remains are told from whole checkpoints, and passed over; they
+stay where they are.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import contextlib
+import functools
+import zipfile
+
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+ZIP = b"PK"
+
+
+@contextlib.contextmanager
+def whole_checkpoints(checkpointer):
+    """In this context a checkpointer recovers from whole checkpoints alone.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
+        Of a Brain. A checkpoint that lacks what is not written last, such as
+        one of another YAML, is no remains; loading it fails as ever.
+
+    Example
+    -------
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from speechbrain.utils.checkpoints import Checkpointer
+    >>> modules = {
+    ...     "model": torch.nn.Linear(1, 1),
+    ...     "last": torch.nn.Linear(1, 1),
+    ... }
+    >>> with TemporaryDirectory() as folder:
+    ...     checkpointer = Checkpointer(folder, modules)
+    ...     first = checkpointer.save_checkpoint(name="first")
+    ...     second = checkpointer.save_checkpoint(name="second")
+    ...     second.paramfiles["last"].write_bytes(b"")
+    ...     with whole_checkpoints(checkpointer):
+    ...         found = checkpointer.recover_if_possible()
+    0
+    >>> found.path.name
+    'CKPT+first'
+    """
+    if checkpointer is None:
+        yield
+        return
+
+    def is_whole(checkpoint):
+        reason = half_written(checkpoint, checkpointer.recoverables)
+        if reason:
+            logger.warning(
+                f"{checkpoint.path} is passed over: {reason}. A kill came "
+                "while it was written; it may be deleted."
+            )
+        return not reason
+
+    recover = checkpointer.recover_if_possible
+    checkpointer.recover_if_possible = functools.partial(
+        recover, ckpt_predicate=is_whole
+    )
+    try:
+        yield
+    finally:
+        checkpointer.recover_if_possible = recover
+
+
+def half_written(checkpoint, recoverables):
+    """Why a checkpoint is not whole.
+
+    Arguments
+    ---------
+    checkpoint : speechbrain.utils.checkpoints.Checkpoint
+        Its files.
+    recoverables : iterable of str
+        All names, in the order in which they are written. The Brain is the
+        last of those that every checkpoint has.
+
+    Returns
+    -------
+    str
+        Empty for a whole one.
+    """
+    files, names = checkpoint.paramfiles, list(recoverables)
+    last = "brain" if "brain" in names else names[-1]
+    if last not in files:
+        return f"'{last}', which is written last, is missing"
+    for path in files.values():
+        with open(path, "rb") as file:
+            start = file.read(len(ZIP))
+        if not start:
+            return f"{path.name} is empty"
+        if start == ZIP and not zipfile.is_zipfile(path):
+            return f"{path.name} breaks off"
+    return ""
