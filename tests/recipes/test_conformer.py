@@ -30,6 +30,11 @@ SHAPE = {
     "kernel_size": 3,
     "n_mels": 16,
 }
+# Of the others, a Transformer of another kind is the source, or they are trained
+METHODS = sorted(
+    set(available())
+    - {"attention_merge", "learnable_attention_merge", "adamerging"}
+)
 FUSIONS = ("direct", "aligned", "by_activations", "softly")
 STEPS = {"number_of_epochs": 1, "steps_per_epoch": 2, "batch_size": 2}
 
@@ -452,9 +457,7 @@ def test_merge_stage_with_every_method(train, data, tmp_path):
         "restricted": {"method": "ties", "include": "attention"},
         "optimal_transport": {"cost": "activations"},
     }
-    # a Transformer of another kind is their source, or they are trained
-    others = {"attention_merge", "learnable_attention_merge", "adamerging"}
-    for method in sorted(set(available()) - others):
+    for method in METHODS:
         stage = MergeStage(
             create(method, **needs.get(method, {})),
             candidates=[tmp_path / "pool/expert"],
