@@ -19,13 +19,14 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 Experts are anything that ``read_pool`` reads; paths are relative to where the
 command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
 method ``restricted``. Experts of pools that were fine-tuned from different
-weights are refused unless ``different_bases: true``. Where a method wraps another, its parameter ``method`` is
-a name, or ``{method: ties, density: 0.3}``. A stage that others build on needs no ``output``: its
-weights are kept beside the plan's outputs until the plan is done. A stage
-whose output was made of the same content in the same way is not made again.
+weights are refused unless ``different_bases: true``. Where a method wraps
+another, its parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
+A stage that others build on needs no ``output``: its weights are kept beside
+the plan's outputs until the plan is done. A stage whose output was made of the
+same content in the same way is not made again.
 
 Everything that can be wrong with a plan is found before anything is merged.
-Here it is read and checked; ``speechbrain_merge.command.plan_run`` does the work.
+Here it is read and checked; ``plan_run`` does the work.
 
 Example
 -------

@@ -51,9 +51,9 @@ class RegMean(MergeMethod):
     ---------
     statistics : list or dict
         The Gram matrices of each expert: safetensors files as
-        ``speechbrain_merge.passes.statistics.collect_grams`` writes them, or mappings
-        from names of weights ``[out, in]`` to matrices ``[in, in]``; in the
-        order of the experts, or by their labels.
+        ``collect_grams`` of ``speechbrain_merge.passes.statistics`` writes
+        them, or mappings from names of weights ``[out, in]`` to matrices
+        ``[in, in]``; in the order of the experts, or by their labels.
     off_diagonal : float
         What the off-diagonal entries of the Gram matrices are multiplied by,
         in [0, 1].

@@ -4,10 +4,10 @@ What ``AdaMerging`` merges with, this learns, on a few hundred batches, without
 touching the weights of any expert:
 
 - ``objective="entropy"``: on audio alone. The merged model is made surer of
-  what it hears (``speechbrain_merge.passes.entropy``). For a CTC model that is all
-  there is to it. A decoder is asked for the next token after tokens that the
-  data must have, so give hypotheses as the transcripts there, say those of the
-  original.
+  what it hears (``speechbrain_merge.passes.entropy``). For a CTC model that is
+  all there is to it. A decoder is asked for the next token after tokens that
+  the data must have, so give hypotheses as the transcripts there, say those of
+  the original.
 - ``objective="loss"``: on a development set with transcripts, by the recipe's
   own ``compute_objectives``.
 
@@ -34,8 +34,8 @@ statistics stay. The Brain is told ``Stage.TRAIN``, since other stages decode.
 The same seed gives the same coefficients. With a ``folder``, an interrupted
 learning goes on where it was, to the bit, and a finished one is not repeated.
 Memory: a model and its gradient, and one tensor of each expert
-(``speechbrain_merge.passes.coefficient_gradients``). Under ``torchrun`` each process
-goes through the same batches, and one writes.
+(``speechbrain_merge.passes.coefficient_gradients``). Under ``torchrun`` each
+process goes through the same batches, and one writes.
 
 Authors
  * The speechbrain_merge authors 2026

@@ -1,10 +1,10 @@
 """Loss and error rate between models: is there a mountain in the way?
 
 Weights can be averaged where the models that lie between them are good, too.
-Along the line from one model to another, ``speechbrain_merge.evaluation.barrier`` says so
-in one number. Fu et al. (2023, arXiv 2306.02541, Figure 2) draw the same line
-from where the training began to where it ended; three models span a plane
-(``speechbrain_merge.passes.weight_plane``).
+Along the line from one model to another, ``speechbrain_merge.evaluation.barrier``
+says so in one number. Fu et al. (2023, arXiv 2306.02541, Figure 2) draw the
+same line from where the training began to where it ended; three models span a
+plane (``speechbrain_merge.passes.weight_plane``).
 
 A ``Landscape`` measures with the recipe itself: its loss and its word errors on
 a selection set, as when it validates::

@@ -1,10 +1,11 @@
 """What data say of an expert: a pass of the Brain that merge methods build on.
 
-Some methods need to know more of an expert than its weights: Fisher merging, how
-much its loss depends on each of them; RegMean, what its layers get to see;
-optimal transport by activations, what its units do. All of it comes from running the Brain's own ``compute_forward`` and ``compute_objectives`` over
-data that the expert knows, usually what it was trained on, with the expert's
-weights loaded. A recipe says which data belong to which candidates::
+Some methods need to know more of an expert than its weights: Fisher merging,
+how much its loss depends on each of them; RegMean, what its layers get to see;
+optimal transport by activations, what its units do. All of it comes from
+running the Brain's own ``compute_forward`` and ``compute_objectives`` over data
+that the expert knows, usually what it was trained on, with the expert's weights
+loaded. A recipe says which data belong to which candidates::
 
     collect_statistics(
         asr_brain,

@@ -1,8 +1,9 @@
 r"""Which layers of two models are alike: layers for attention merging, by data.
 
-From a vector for each layer and sample (``speechbrain_merge.passes.representations``)
-a distance for each layer: layer i of the source against layer i of the target.
-The k most similar are merged. As in Sundar et al. (2024, arXiv 2312.14378):
+From a vector for each layer and sample, which
+``speechbrain_merge.passes.representations`` takes, a distance for each layer:
+layer i of the source against layer i of the target. The k most similar are
+merged. As in Sundar et al. (2024, arXiv 2312.14378):
 
 - ``sliced_wasserstein``: what the paper found to be best. It does not say over
   what the distance is taken, and there are two readings. ``"samples"``: each

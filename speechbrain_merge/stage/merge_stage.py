@@ -88,8 +88,8 @@ class MergeStage:
         a merge (iterated averaging), that is not the first original.
     weights : dict, optional
         Weight of each member by the name of its run or its own, `base` for
-        the base; see ``speechbrain_merge.stage.members``. By default the method's,
-        which are equal ones.
+        the base; see ``speechbrain_merge.stage.members``. By default the
+        method's, which are equal ones.
     extends : str, optional
         Name of a merge that the candidates' pool remembers: its members take
         part as they were, with their weights, and of the runs that it neither
@@ -158,7 +158,7 @@ class MergeStage:
 
     @property
     def needs_statistics(self):
-        """Whether ``collect_statistics`` has to go over data before the merge."""
+        """Whether ``collect_statistics`` has to come before the merge."""
         return any(
             hasattr(method, "statistics_kind")
             for method in self.method.modules()

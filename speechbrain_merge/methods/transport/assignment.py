@@ -61,7 +61,7 @@ class Assignment:
 
 
 def _reduce(cost):
-    """Takes near-optimal potentials of rows and columns from costs, in place."""
+    """Takes near-optimal potentials of rows and columns away, in place."""
     _take_minima(cost)
     reg = cost.max() / SHARPNESS
     if reg == 0:
