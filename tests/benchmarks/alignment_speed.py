@@ -28,7 +28,7 @@ from speechbrain_merge.methods.transport.matching import Matching
 from speechbrain_merge.weights import open_weights
 
 # MB beside the two models and the result: matrices of costs, and their solver
-WORK_SPACE = 100
+WORK_SPACE = 150
 
 
 def conformer(layers=12, width=512, seed=0):
