@@ -35,9 +35,9 @@ from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
     depth,
     join_projection,
+    layout_of,
     matches,
     part,
-    projection_layout,
     split_projection,
 )
 
@@ -231,12 +231,8 @@ class Matrices:
 
     def _layout(self, name, weights):
         """How the rows of a fused projection are ordered, and by how many heads."""
-        # only layers whose rows are interleaved have such a bias
-        beside = name.rpartition(".")[0] + ".pos_bias_u"
-        if beside in weights:
-            return "interleaved", self.heads or weights.shape(beside)[1]
         try:
-            layout = projection_layout(name)
+            layout, heads = layout_of(name, weights, self.heads)
         except ValueError:
             raise ValueError(
                 f"{name} holds queries, keys and values, and neither its name "
@@ -247,11 +243,11 @@ class Matrices:
         if layout == "stacked":
             # whole heads follow each other: their number does not matter
             return layout, 1
-        if self.heads is None:
+        if heads is None:
             raise ValueError(
                 f"{name} holds queries, keys and values, head after head, and "
                 "nothing beside it says how many heads there are: give "
                 "`heads` (as in the model's nhead), or "
                 "`split_projections=False` to merge the three as one matrix."
             )
-        return layout, self.heads
+        return layout, heads

@@ -19,6 +19,7 @@ from speechbrain_merge.weights.parts import Part, depth, matches, part
 from speechbrain_merge.weights.projections import (
     heads,
     join_projection,
+    layout_of,
     projection_layout,
     split_projection,
 )

@@ -31,9 +31,12 @@ Authors
 """
 
 import re
+from collections.abc import Mapping
 from typing import Optional
 
 import torch
+
+from speechbrain_merge.weights.parts import part
 
 LAYOUTS = ("interleaved", "stacked")
 PROJECTIONS = ("q", "k", "v")
@@ -84,6 +87,37 @@ def projection_layout(name: str) -> str:
         "MultiheadAttention is stacked, SpeechBrain's RelPosMHAXL and RoPEMHA "
         "are interleaved in self-attention."
     )
+
+
+def layout_of(name: str, weights: Mapping, heads: Optional[int] = None):
+    """How the rows of a fused projection are ordered, by what lies beside it.
+
+    Arguments
+    ---------
+    name : str
+        The name of the tensor.
+    weights : Mapping
+        The model: open weights.
+    heads : int, optional
+        Number of heads, where nothing beside it tells.
+
+    Returns
+    -------
+    layout : str
+        "interleaved" or "stacked".
+    heads : int or None
+        None where it is not known.
+
+    Raises
+    ------
+    ValueError
+        Where neither the name nor anything beside it tells.
+    """
+    beside = name.rpartition(".")[0] + ".pos_bias_u"
+    # only self-attention whose rows are interleaved has this bias
+    if beside in weights and part(name).role == "attention":
+        return "interleaved", weights.shape(beside)[1]
+    return projection_layout(name), heads
 
 
 def split_projection(

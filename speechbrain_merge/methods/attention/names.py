@@ -47,12 +47,7 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from speechbrain_merge.weights import (
-    Weights,
-    open_weights,
-    part,
-    projection_layout,
-)
+from speechbrain_merge.weights import Weights, layout_of, open_weights, part
 
 SELF, CROSS = "attention", "cross_attention"
 PROJECTIONS = ("q", "k", "v")
@@ -281,11 +276,7 @@ def _heads_beside(name: str, weights: Weights) -> Optional[int]:
 
 def _layout(name, weights, heads):
     """How the rows of a fused projection are ordered, and by how many heads."""
-    beside = name.rpartition(".")[0] + ".pos_bias_u"
-    # only self-attention that is interleaved has this bias
-    interleaved = beside in weights and part(name).role == SELF
-    layout = "interleaved" if interleaved else projection_layout(name)
-    heads = weights.shape(beside)[1] if interleaved else heads
+    layout, heads = layout_of(name, weights, heads)
     rows = weights.shape(name)[0]
     if layout == "interleaved" and heads is None:
         raise ValueError(
