@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import speechbrain as sb
 import torch
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.methods import Average, Extreme
+from speechbrain_merge.pool.half_written import whole_checkpoints
 from speechbrain_merge.search import GreedySearch, GridSearch, PrefixSearch
 from speechbrain_merge.weights import open_weights
 
@@ -323,3 +325,18 @@ def test_remains_of_a_checkpoint_are_passed_over(tmp_path, caplog, remains):
     assert again.optimizer_step == whole.optimizer_step
     for name, tensor in whole.modules.state_dict().items():
         assert torch.equal(tensor, again.modules.state_dict()[name]), name
+
+
+def test_a_part_of_a_checkpoint_is_no_remains_where_parts_are_allowed(tmp_path):
+    modules = {name: torch.nn.Linear(1, 1) for name in ("model", "last")}
+    saver = sb.utils.checkpoints.Checkpointer(
+        tmp_path, modules, allow_partial_load=True
+    )
+    saver.save_checkpoint(name="first")
+    part = saver.save_checkpoint(name="part")
+    part.paramfiles["last"].unlink()
+    with whole_checkpoints(saver):
+        assert saver.recover_if_possible().path == part.path
+    part.paramfiles["model"].write_bytes(b"")
+    with whole_checkpoints(saver):
+        assert saver.recover_if_possible().path.name == "CKPT+first"

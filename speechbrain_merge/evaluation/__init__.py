@@ -11,7 +11,11 @@ from speechbrain_merge.evaluation.bootstrap import (
     macro_bootstrap,
     paired_bootstrap,
 )
-from speechbrain_merge.evaluation.buckets import BUCKET_EDGES, by_bucket
+from speechbrain_merge.evaluation.buckets import (
+    BUCKET_EDGES,
+    by_bucket,
+    summarize_scores,
+)
 from speechbrain_merge.evaluation.counts import ErrorCounts, counts_of, rate_of
 from speechbrain_merge.evaluation.domains import (
     macro_average,

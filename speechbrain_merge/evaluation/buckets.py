@@ -19,7 +19,11 @@ Authors
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Optional
 
-from speechbrain_merge.evaluation.error_rates import ErrorCounts, UtteranceScore
+from speechbrain_merge.evaluation.error_rates import (
+    ErrorCounts,
+    UtteranceScore,
+    total,
+)
 
 # in seconds
 BUCKET_EDGES = (5, 30)
@@ -74,3 +78,38 @@ def by_bucket(
         place = sum(seconds > edge for edge in edges)
         buckets[labels[place]] += score.counts
     return buckets
+
+
+def summarize_scores(scores: Sequence[UtteranceScore]) -> dict:
+    """The rates of one test set, as the results of a study hold them.
+
+    Arguments
+    ---------
+    scores : list of UtteranceScore
+        Scores of utterances, with their durations.
+
+    Returns
+    -------
+    dict
+        ``wer`` in %, ``errors``, ``words``, ``utterances``, and ``buckets`` by
+        duration.
+
+    Example
+    -------
+    >>> from speechbrain_merge.evaluation import score_utterances
+    >>> rates = summarize_scores(
+    ...     score_utterances({"a": "x y"}, {"a": "x"}, durations={"a": 2})
+    ... )
+    >>> rates["wer"], rates["errors"], rates["words"]
+    (50.0, 1, 2)
+    """
+    counts = total(scores)
+    return {
+        "wer": counts.rate,
+        "errors": counts.errors,
+        "words": counts.words,
+        "utterances": counts.utterances,
+        "buckets": {
+            name: bucket.to_dict() for name, bucket in by_bucket(scores).items()
+        },
+    }

@@ -98,6 +98,10 @@ class MergeMethod(torch.nn.Module):
     # Whether experts and base must have the same names; a method that merges
     # other kinds of models finds itself what belongs together.
     needs_same_names = True
+    # Which statistics of each expert over data it needs, and with what options
+    # they are collected (``speechbrain_merge.passes.statistics``)
+    statistics_kind = None
+    statistics_options = {}
     # Whether the experts must be fine-tuned from the same weights; a method
     # that aligns models of different starts need not mind.
     needs_same_base = True

@@ -62,6 +62,7 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.passes.coefficient_gradients import MergeInModules
 from speechbrain_merge.passes.entropy import entropy, scores_of
+from speechbrain_merge.passes.without_training import without_training
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest
@@ -185,16 +186,7 @@ def learn_coefficients(
             path = _path(folder, about)
             history = _resume(path, method, optimizer, steps)
             ddp_barrier()  # nobody writes while another reads
-        if stage != sb.Stage.TRAIN:
-            brain.on_stage_start(stage, epoch=None)
-        brain.modules.eval()
-        stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(brain.no_sync())
-        if any(
-            isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
-        ):
-            # cudnn has no gradient of recurrent layers in evaluation mode
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(without_training(brain, stage))
         done = len(history)
         domains = len(batches.loaders)
         drawn = iter(batches.load(_order(batches, done, steps, seed)))

@@ -19,10 +19,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import random
-from contextlib import contextmanager
-
-import numpy as np
 import torch
 
 from speechbrain_merge.methods.transport.activations import UnitActivations
@@ -135,6 +131,9 @@ class GramCollector:
 class ActivationCollector:
     """Keeps what the units do on some frames of each utterance."""
 
+    # as padding is not speech
+    one_at_a_time = True
+
     def __init__(self, brain, stage, modules, names, **options):
         self.brain, self.stage = brain, stage
         self.units = UnitActivations(torch.nn.ModuleDict(modules), **options)
@@ -152,21 +151,3 @@ class ActivationCollector:
     def close(self):
         """Takes the hooks out again."""
         self.units.close()
-
-
-@contextmanager
-def same_draws():
-    """What is random in a pass is the same for each model, and goes no further.
-
-    A recipe may augment what it hears, or draw how far it sees.
-    """
-    python, others = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(others)

@@ -38,7 +38,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import speechbrain as sb
-import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -47,13 +46,22 @@ from speechbrain_merge.passes.collectors import (
     ActivationCollector,
     FisherCollector,
     GramCollector,
+)
+from speechbrain_merge.passes.without_training import (
     same_draws,
+    without_training,
 )
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
 logger = get_logger(__name__)
+
+COLLECTORS = {
+    "fisher": FisherCollector,
+    "gram": GramCollector,
+    "activations": ActivationCollector,
+}
 
 
 def collect_statistics(
@@ -99,47 +107,29 @@ def collect_statistics(
     ValueError
         When the method needs no statistics, or a candidate has no data.
     """
-    methods = [
-        method
-        for method in stage.method.modules()
-        if hasattr(method, "statistics_kind")
-    ]
-    if not methods:
+    if not stage.needs_statistics:
         raise ValueError(
             f"Merge stage '{stage.name}': method '{stage.method.name}' needs "
             "no statistics."
         )
     files = {}
-    for kind in sorted({method.statistics_kind for method in methods}):
-        collect = {
-            "fisher": collect_fisher,
-            "gram": collect_grams,
-            "activations": collect_activations,
-        }[kind]
-        options = {}
-        if kind == "activations":
-            by_units = [m for m in methods if m.statistics_kind == kind]
-            options["architecture"] = by_units[0].architecture
-            options["heads"] = by_units[0].heads
+    for method in stage.needs_statistics:
         for candidate in stage.chosen():
-            own = _data_of(candidate, data)
-            place = Path(folder or candidate.path.parent / "statistics")
             files[candidate.name] = str(
-                collect(
+                _collect(
+                    method.statistics_kind,
                     brain,
                     candidate,
-                    own,
+                    _data_of(candidate, data),
                     loader_kwargs,
-                    place,
+                    Path(folder or candidate.path.parent / "statistics"),
                     per_example,
                     limit,
                     decode,
-                    **options,
+                    **method.statistics_options,
                 )
             )
-        for method in methods:
-            if method.statistics_kind == kind:
-                method.statistics = dict(files)
+        method.statistics = dict(files)
     return files
 
 
@@ -186,7 +176,7 @@ def collect_fisher(
         The file: parameter name to tensor of its shape.
     """
     passage = (data, loader_kwargs, output, per_example, limit, decode)
-    return _collect("fisher", FisherCollector, brain, source, *passage)
+    return _collect("fisher", brain, source, *passage)
 
 
 def collect_grams(
@@ -235,70 +225,11 @@ def collect_grams(
         The file: name of the weight ``[out, in]`` to matrix ``[in, in]``.
     """
     passage = (data, loader_kwargs, output, per_example, limit, decode)
-    return _collect("gram", GramCollector, brain, source, *passage)
-
-
-def collect_activations(
-    brain,
-    source,
-    data,
-    loader_kwargs=None,
-    output=None,
-    per_example=True,
-    limit=None,
-    decode=None,
-    architecture="detect",
-    heads=None,
-):
-    """What the units of a model do on some frames, to compare models by.
-
-    All models have to go over the same data: the frames are drawn alike.
-
-    Arguments
-    ---------
-    brain : speechbrain.Brain
-        With ``MergeMixin``. It keeps the weights of the source.
-    source : object
-        The expert: anything that ``open_weights`` opens, with names
-        ``<module>.<parameter>``.
-    data : Dataset or DataLoader
-        What to run over. Transcripts do not matter.
-    loader_kwargs : dict, optional
-        As for ``fit``.
-    output : str or Path
-        The ``.safetensors`` file to write, or a folder, in which the file is
-        named by all that decides it, and found if it is there.
-    per_example : bool
-        Utterances go through one at a time, as padding is not speech.
-    limit : int, optional
-        Only so many utterances, spread evenly over the data.
-    decode : str, optional
-        ``"valid"`` or ``"test"`` runs the Brain in that stage instead.
-    architecture : str, Path or dict
-        As for ``speechbrain_merge.methods.transport.align``.
-    heads : int, optional
-        Number of attention heads, where the modules do not tell.
-
-    Returns
-    -------
-    path : Path
-        The file: name of the space to matrix (units × samples).
-    """
-    if not per_example:
-        raise ValueError(
-            "Activations are collected of one utterance at a time: "
-            "per_example=True."
-        )
-    passage = (data, loader_kwargs, output, per_example, limit, decode)
-    options = {"architecture": architecture, "heads": heads}
-    return _collect(
-        "activations", ActivationCollector, brain, source, *passage, **options
-    )
+    return _collect("gram", brain, source, *passage)
 
 
 def _collect(
     kind,
-    collector,
     brain,
     source,
     data,
@@ -312,6 +243,12 @@ def _collect(
     """One pass over the data, and its file."""
     if output is None:
         raise ValueError("`output` must name a file or a folder to write to.")
+    collector = COLLECTORS[kind]
+    if not per_example and getattr(collector, "one_at_a_time", False):
+        raise ValueError(
+            f"'{kind}' are collected of one utterance at a time: "
+            "per_example=True."
+        )
     stage = sb.Stage.TRAIN if decode is None else sb.Stage[decode.upper()]
     utterances = SelectionSet(brain, data, loader_kwargs)
     if per_example:
@@ -342,17 +279,9 @@ def _collect(
     modules = {}
     for name in dict.fromkeys(name.partition(".")[0] for name in names):
         modules[name] = brain.module_named(name)
-    if stage != sb.Stage.TRAIN:
-        brain.on_stage_start(stage, epoch=None)
-    brain.modules.eval()
     with ExitStack() as stack:
+        stack.enter_context(without_training(brain, stage))
         stack.enter_context(same_draws())
-        stack.enter_context(brain.no_sync())
-        if any(
-            isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
-        ):
-            # cudnn has no gradient of recurrent layers in evaluation mode
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         collected = collector(brain, stage, modules, set(names), **options)
         stack.callback(collected.close)
         for batch in _batches(utterances, limit, kind, brain):

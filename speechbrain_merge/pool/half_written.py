@@ -55,7 +55,7 @@ def whole_checkpoints(checkpointer):
         return
 
     def is_whole(checkpoint):
-        reason = half_written(checkpoint, checkpointer.recoverables)
+        reason = half_written(checkpoint, checkpointer)
         if reason:
             logger.warning(
                 f"{checkpoint.path} is passed over: {reason}. A kill came "
@@ -73,25 +73,25 @@ def whole_checkpoints(checkpointer):
         checkpointer.recover_if_possible = recover
 
 
-def half_written(checkpoint, recoverables):
+def half_written(checkpoint, checkpointer):
     """Why a checkpoint is not whole.
 
     Arguments
     ---------
     checkpoint : speechbrain.utils.checkpoints.Checkpoint
         Its files.
-    recoverables : iterable of str
-        All names, in the order in which they are written. The Brain is the
-        last of those that every checkpoint has.
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        It writes its recoverables in order; the Brain is the last of those that
+        every checkpoint has, unless a part of them is enough to load.
 
     Returns
     -------
     str
         Empty for a whole one.
     """
-    files, names = checkpoint.paramfiles, list(recoverables)
+    files, names = checkpoint.paramfiles, list(checkpointer.recoverables)
     last = "brain" if "brain" in names else names[-1]
-    if last not in files:
+    if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
     for path in files.values():
         with open(path, "rb") as file:

@@ -158,11 +158,12 @@ class MergeStage:
 
     @property
     def needs_statistics(self):
-        """Whether ``collect_statistics`` has to come before the merge."""
-        return any(
-            hasattr(method, "statistics_kind")
+        """The methods that ``collect_statistics`` has to collect for first."""
+        return [
+            method
             for method in self.method.modules()
-        )
+            if getattr(method, "statistics_kind", None) is not None
+        ]
 
     def resolved(self):
         """This stage with everything that a merge it extends has to add.
@@ -269,6 +270,12 @@ class MergeResult:
     savings: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     reused: bool = False
+
+    @property
+    def coefficients(self):
+        """What a search over coefficients has found, or None."""
+        best = [trial for trial in self.trials if trial["accepted"]]
+        return best[-1].get("parameters") if best else None
 
 
 def plain_settings(value):

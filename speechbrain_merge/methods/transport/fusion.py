@@ -124,10 +124,8 @@ class OptimalTransport(MergeMethod):
         check_options(hard, reg, sweeps, distance, residual, heads_map)
         check_statistics(statistics)
         self.statistics = statistics
-        if cost == "activations":
-            # so that a pass of the Brain collects them
-            self.statistics_kind = "activations"
-        elif cost != "weights" and set(cost) != {"anchor", "experts"}:
+        known = cost in ("weights", "activations")
+        if not known and set(cost) != {"anchor", "experts"}:
             raise ValueError(
                 '`cost` must be "weights", "activations", or {"anchor": '
                 'activations, "experts": [activations or None, …]}, one an '
@@ -157,6 +155,16 @@ class OptimalTransport(MergeMethod):
                 "that needs no base."
             )
         self.alignments = []
+
+    @property
+    def statistics_kind(self):
+        """Activations, where units are compared by those of a pass."""
+        return "activations" if self.cost == "activations" else None
+
+    @property
+    def statistics_options(self):
+        """What tells which units a model has."""
+        return {"architecture": self.architecture, "heads": self.heads}
 
     def check_experts(self, number):
         """Raises a ValueError when the method cannot merge so many experts."""
@@ -234,11 +242,7 @@ class OptimalTransport(MergeMethod):
     def _cost(self, index, seen):
         """What ``find_alignment`` takes for one expert."""
         if seen is not None:
-            anchor, source = seen[0], seen[index]
-            return {
-                "anchor": {name: anchor[name] for name in anchor.names()},
-                "source": {name: source[name] for name in source.names()},
-            }
+            return {"anchor": seen[0], "source": seen[index]}
         if self.cost == "weights" or self.cost["experts"][index] is None:
             return "weights"
         return {

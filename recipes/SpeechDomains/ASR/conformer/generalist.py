@@ -8,8 +8,6 @@ from pathlib import Path
 
 from study_steps import train_run
 
-from speechbrain_merge.pool import read_pool, select
-
 
 def start_from_generalist(study, run_opts, build):
     """Trains what all models of a study of continual learning come of.
@@ -33,6 +31,5 @@ def start_from_generalist(study, run_opts, build):
     run.update(study["generalist"])
     train_run(study, run, run_opts, build)
     pool = Path(study["pool_folder"]) / run["run_name"]
-    (best,) = select(read_pool(pool), per_run="best")
-    experts = {**study["expert_overrides"], "start_from": str(best.path)}
+    experts = {**study["expert_overrides"], "start_from": str(pool)}
     return {**study, "expert_overrides": experts}

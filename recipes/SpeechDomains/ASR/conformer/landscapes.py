@@ -9,6 +9,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from contextlib import ExitStack
+
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.methods.transport import align
@@ -84,15 +86,14 @@ def write_aligned(source, anchor, seen, path):
     """Writes a model aligned to another, unless it is there."""
     if path.is_file():
         return
-    cost = "weights"
-    if seen is not None:
-        cost = {}
-        for which, file in seen.items():
-            with open_weights(file) as matrices:
-                cost[which] = {
-                    name: matrices[name].clone() for name in matrices.names()
-                }
-    write_weights(path, align(source, anchor, cost=cost))
+    with ExitStack() as stack:
+        cost = "weights"
+        if seen is not None:
+            cost = {
+                which: stack.enter_context(open_weights(file))
+                for which, file in seen.items()
+            }
+        write_weights(path, align(source, anchor, cost=cost))
 
 
 def draw(lines, plane, between, since, folder):

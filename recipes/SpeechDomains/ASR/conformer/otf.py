@@ -28,6 +28,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from testing import test_domains
 
+from speechbrain_merge.methods import OptimalTransport
 from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import digest, open_weights
@@ -178,9 +179,10 @@ class Fusion:
                     brain.hparams.valid_loader_kwargs,
                     decode="valid",
                 )
-                alignments[fusion] = dict(
-                    zip(("anchor", "source"), seen.values())
-                )
+                if isinstance(stage.method, OptimalTransport):
+                    alignments[fusion] = dict(
+                        zip(("anchor", "source"), seen.values())
+                    )
             merged = brain.merge(stage)
             sources[fusion] = merged.path
             merges[fusion] = {

@@ -10,9 +10,8 @@ from pathlib import Path
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_merge.evaluation import (
-    by_bucket,
     from_tracker,
-    total,
+    summarize_scores,
     write_scores,
 )
 
@@ -106,8 +105,7 @@ def keep_scores(scores, folder, mode, domain):
     Returns
     -------
     dict
-        ``wer``, ``errors``, ``words``, ``utterances``, and ``buckets`` by
-        duration.
+        See ``summarize_scores``.
 
     Example
     -------
@@ -125,13 +123,4 @@ def keep_scores(scores, folder, mode, domain):
     path = folder / f"{mode}_{domain}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     run_on_main(write_scores, args=[path, scores])
-    counts = total(scores)
-    return {
-        "wer": counts.rate,
-        "errors": counts.errors,
-        "words": counts.words,
-        "utterances": counts.utterances,
-        "buckets": {
-            name: bucket.to_dict() for name, bucket in by_bucket(scores).items()
-        },
-    }
+    return summarize_scores(scores)

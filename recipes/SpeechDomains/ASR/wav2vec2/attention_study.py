@@ -22,12 +22,11 @@ Authors
 
 import hashlib
 import json
-import os
-import time
 from functools import partial
 from pathlib import Path
 
 from attention_report import report
+from records import once
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -123,7 +122,7 @@ def run_study(study, run_opts, build):
         "merges": {
             domain: {
                 name: {
-                    "chosen": chosen(result),
+                    "chosen": result.coefficients,
                     "value": result.value,
                     "trials": result.trials,
                     "seconds": round(result.seconds, 1),
@@ -233,7 +232,6 @@ def train_run(study, run, run_opts, build):
         When the run was trained before with other settings.
     """
     overrides = {**study["model_overrides"], **run}
-    folder = Path(study["results_folder"]) / run["run_name"]
     pool = Path(study["pool_folder"]) / run["run_name"]
     settings = {
         name: value
@@ -242,33 +240,15 @@ def train_run(study, run, run_opts, build):
     }
     if run.get("start_from") is not None:
         settings["start_from"] = digest(run["start_from"])
-    settings = json.loads(json.dumps(settings))
-    done = folder / "finished.json"
-    if done.is_file():
-        before = json.loads(done.read_text(encoding="utf-8"))["settings"]
-        changed = sorted(
-            name
-            for name in {*before, *settings}
-            if before.get(name) != settings.get(name)
-        )
-        if changed:
-            raise ValueError(
-                f"{done} says that this run was trained with other settings "
-                f"({', '.join(changed)}): choose another results_folder, or "
-                f"delete {folder} and {pool}."
-            )
-        logger.info(f"Run {run['run_name']} is finished.")
-    else:
+
+    def fit():
         logger.info(f"Run {run['run_name']}")
-        started = time.perf_counter()
         brain, fit, _ = build(study["model_hparams"], overrides, run_opts)
         fit()
-        record = {
-            "settings": settings,
-            "seconds": round(time.perf_counter() - started, 1),
-            "steps": brain.optimizer_step,
-        }
-        run_on_main(write_json, args=[done, record])
+        return {"steps": brain.optimizer_step}
+
+    done = Path(study["results_folder"]) / run["run_name"] / "finished.json"
+    once(done, settings, fit)
     metric = study.get("metric", "WER")
     return select(read_pool(pool), per_run="best", metric=metric)[0]
 
@@ -294,37 +274,22 @@ def evaluate_once(brain, row, test_sets, folder):
     """
     domain = row["domain"]
     tests = json.dumps(test_sets[domain].data, sort_keys=True, default=str)
-    key = digest(row["source"]) + hashlib.sha256(tests.encode()).hexdigest()
+    settings = {
+        "weights": digest(row["source"]),
+        "tests": hashlib.sha256(tests.encode()).hexdigest(),
+    }
     label = "-".join(
         str(row[word]) for word in ("name", "domain", "seed") if word in row
     )
     target = folder / "evaluated" / label
-    done = target / "evaluated.json"
-    if done.is_file():
-        known = json.loads(done.read_text(encoding="utf-8"))
-        if known["key"] == key:
-            return known["result"]
-    brain.use_weights(row["source"])
-    rates = brain.evaluate_domains({domain: test_sets[domain]}, target)
-    result = {
-        "rates": rates[domain],
-        "scores": str(target / f"{domain}.jsonl"),
-    }
-    run_on_main(write_json, args=[done, {"key": key, "result": result}])
-    return result
 
+    def evaluate():
+        brain.use_weights(row["source"])
+        rates = brain.evaluate_domains({domain: test_sets[domain]}, target)
+        return {
+            "rates": rates[domain],
+            "scores": str(target / f"{domain}.jsonl"),
+        }
 
-def chosen(result):
-    """The coefficients that a search has found, or None."""
-    best = [trial for trial in result.trials if trial["accepted"]]
-    return best[-1].get("parameters") if best else None
-
-
-def write_json(path, content):
-    """Writes a JSON file, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    text = json.dumps(content, indent=2, default=str)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    done = target / "finished.json"
+    return once(done, settings, evaluate, again=True)["outcome"]

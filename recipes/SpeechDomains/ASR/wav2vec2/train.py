@@ -37,9 +37,8 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.evaluation import (
-    by_bucket,
     from_tracker,
-    total,
+    summarize_scores,
     write_scores,
 )
 from speechbrain_merge.methods import (
@@ -200,17 +199,7 @@ class ASR(MergeMixin, sb.Brain):
                 test_loader_kwargs=self.hparams.test_loader_kwargs,
             )
             scores = from_tracker(self.wer_metric, self.durations)
-            counts = total(scores)
-            rates[domain] = {
-                "wer": counts.rate,
-                "errors": counts.errors,
-                "words": counts.words,
-                "utterances": counts.utterances,
-                "buckets": {
-                    name: bucket.to_dict()
-                    for name, bucket in by_bucket(scores).items()
-                },
-            }
+            rates[domain] = summarize_scores(scores)
             if if_main_process():
                 write_scores(folder / f"{domain}.jsonl", scores)
                 with open(folder / f"wer_{domain}.txt", "w") as file:

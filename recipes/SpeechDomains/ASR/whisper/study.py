@@ -263,11 +263,5 @@ def models(study, merges, runs):
             "name": name,
             "group": "merge",
             "source": str(result.path),
-            "chosen": chosen_parameters(result),
+            "chosen": result.coefficients,
         }
-
-
-def chosen_parameters(result):
-    """The coefficients that a search has found, or None."""
-    best = [trial for trial in result.trials if trial["accepted"]]
-    return best[-1].get("parameters") if best else None

@@ -45,9 +45,8 @@ from study import run_study
 
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.evaluation import (
-    by_bucket,
     from_tracker,
-    total,
+    summarize_scores,
     write_scores,
 )
 from speechbrain_merge.training import ClipAllGroups
@@ -207,17 +206,7 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 test_loader_kwargs=self.hparams.test_loader_kwargs,
             )
             scores = from_tracker(self.wer_metric, self.durations)
-            counts = total(scores)
-            rates[domain] = {
-                "wer": counts.rate,
-                "errors": counts.errors,
-                "words": counts.words,
-                "utterances": counts.utterances,
-                "buckets": {
-                    name: bucket.to_dict()
-                    for name, bucket in by_bucket(scores).items()
-                },
-            }
+            rates[domain] = summarize_scores(scores)
             if if_main_process():
                 write_scores(folder / f"{domain}.jsonl", scores)
                 with open(folder / f"wer_{domain}.txt", "w") as file:

@@ -1,0 +1,1 @@
+../../SpeechDomains/ASR/whisper/records.py

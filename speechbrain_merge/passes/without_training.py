@@ -1,0 +1,55 @@
+"""How a Brain goes over data that it is not to learn from.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import random
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import speechbrain as sb
+import torch
+
+
+@contextmanager
+def without_training(brain, stage):
+    """Modules in evaluation mode, of which gradients can still be had.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. Its modules stay in evaluation mode.
+    stage : speechbrain.Stage
+        What the Brain is told that it does.
+    """
+    if stage != sb.Stage.TRAIN:
+        brain.on_stage_start(stage, epoch=None)
+    brain.modules.eval()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(brain.no_sync())
+        if any(
+            isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
+        ):
+            # cudnn has no gradient of recurrent layers in evaluation mode
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextmanager
+def same_draws():
+    """What is random in a pass is the same for each model, and goes no further.
+
+    A recipe may augment what it hears, or draw how far it sees.
+    """
+    python, others = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(others)
