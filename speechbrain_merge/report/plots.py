@@ -68,9 +68,7 @@ def plot_domains(results, path):
                 if best is not None and text == f"{best:.1f}"
                 else "normal",
             )
-    longest = max(map(len, domains))
-    turn = {"rotation": 25, "ha": "right"} if longest > 9 else {}
-    axes.set_xticks(range(len(domains)), domains, **turn)
+    axes.set_xticks(range(len(domains)), domains)
     axes.set_yticks(range(len(summaries)), [row["name"] for row in summaries])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -82,7 +80,18 @@ def plot_domains(results, path):
     bar.set_label(f"against {_reference(summaries)['name']}", fontsize=9)
     bar.outline.set_visible(False)
     axes.set_title("WER (%)", fontsize=10, pad=20 if inside and outside else 6)
+    _turn_where_crowded(figure, axes.get_xticklabels())
     return save_figure(figure, path)
+
+
+def _turn_where_crowded(figure, labels):
+    """Turns the words below an axis if they would run into each other."""
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in labels]
+    gap = labels[0].get_fontsize()
+    if any(one.x1 + gap > other.x0 for one, other in zip(boxes, boxes[1:])):
+        for label in labels:
+            label.set(rotation=25, ha="right")
 
 
 def plot_buckets(results, path, names=None):
