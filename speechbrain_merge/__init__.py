@@ -9,10 +9,10 @@ Authors
 """
 
 from speechbrain_merge.brain import MergeMixin
+from speechbrain_merge.brain.coefficient_learning import learn_coefficients
+from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.evaluation.barrier import barrier
-from speechbrain_merge.passes.coefficient_learning import learn_coefficients
-from speechbrain_merge.passes.landscape import Landscape
 from speechbrain_merge.pool import CheckpointPool, read_merges
 from speechbrain_merge.stage import MergeResult, MergeStage
 from speechbrain_merge.stage.remerging import remerge

@@ -99,7 +99,7 @@ class MergeMethod(torch.nn.Module):
     # other kinds of models finds itself what belongs together.
     needs_same_names = True
     # Which statistics of each expert over data it needs, and with what options
-    # they are collected (``speechbrain_merge.passes.statistics``)
+    # they are collected (``speechbrain_merge.brain.statistics``)
     statistics_kind = None
     statistics_options = {}
     # Whether the experts must be fine-tuned from the same weights; a method

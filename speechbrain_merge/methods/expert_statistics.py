@@ -1,7 +1,7 @@
 """Statistics that data-driven methods need of each expert, and where to look.
 
 Fisher merging and RegMean weigh experts by what a pass over data says of them
-(``speechbrain_merge.passes.statistics`` makes that pass), as optimal transport
+(``speechbrain_merge.brain.statistics`` makes that pass), as optimal transport
 does by activations. A method takes the outcome as one source an expert: files,
 or mappings from names to tensors, in the order of the experts or by their
 labels.
@@ -70,7 +70,7 @@ def open_statistics(statistics, labels, method):
         raise ValueError(
             f"Merge method '{method}' needs statistics of each expert over "
             "data: give `statistics`, or let `collect_statistics` of "
-            "speechbrain_merge.passes.statistics collect them."
+            "speechbrain_merge.brain.statistics collect them."
         )
     if isinstance(statistics, dict):
         missing = [label for label in labels if label not in statistics]

@@ -10,7 +10,7 @@ Where the references disagree:
 
 - the paper's Fisher is over single examples; MergeLM and FusionBench square the
   gradient of a batch. ``collect_fisher`` of
-  ``speechbrain_merge.passes.statistics`` does either, by default the paper's;
+  ``speechbrain_merge.brain.statistics`` does either, by default the paper's;
 - MergeLM and FusionBench divide each expert's Fisher by its norm over the whole
   model (``normalize=True``). That takes away that one expert may be surer than
   another everywhere, and is off by default;
@@ -60,7 +60,7 @@ class Fisher(MergeMethod):
     ---------
     statistics : list or dict
         The diagonal Fisher of each expert: safetensors files as
-        ``collect_fisher`` of ``speechbrain_merge.passes.statistics`` writes
+        ``collect_fisher`` of ``speechbrain_merge.brain.statistics`` writes
         them, or mappings from names to tensors; in the order of the experts,
         or by their labels.
     weights : float, list or dict, optional

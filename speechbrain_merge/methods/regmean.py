@@ -51,7 +51,7 @@ class RegMean(MergeMethod):
     ---------
     statistics : list or dict
         The Gram matrices of each expert: safetensors files as
-        ``collect_grams`` of ``speechbrain_merge.passes.statistics`` writes
+        ``collect_grams`` of ``speechbrain_merge.brain.statistics`` writes
         them, or mappings from names of weights ``[out, in]`` to matrices
         ``[in, in]``; in the order of the experts, or by their labels.
     off_diagonal : float

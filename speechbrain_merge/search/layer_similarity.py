@@ -1,7 +1,7 @@
 r"""Which layers of two models are alike: layers for attention merging, by data.
 
 From a vector for each layer and sample, which
-``speechbrain_merge.passes.representations`` takes, a distance for each layer:
+``speechbrain_merge.brain.representations`` takes, a distance for each layer:
 layer i of the source against layer i of the target. The k most similar are
 merged. As in Sundar et al. (2024, arXiv 2312.14378):
 

@@ -16,8 +16,8 @@ from tiny_models import (
 )
 
 from speechbrain_merge import MergeStage
+from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods import available, create
-from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechbrain_merge.passes.representations import Representations
+from speechbrain_merge.brain.representations import Representations
 from speechbrain_merge.report import plot_layer_distances
 from speechbrain_merge.search import LayerDistances, layer_distances
 

@@ -64,7 +64,7 @@ class OptimalTransport(MergeMethod):
         is the exact plan.
     cost : "weights", "activations" or dict
         By what units are compared: weights; what they do on audio, which
-        ``speechbrain_merge.passes.statistics.collect_statistics`` collects
+        ``speechbrain_merge.brain.statistics.collect_statistics`` collects
         before the merge; or the ``unit_activations`` of each expert in their
         order, ``{"anchor": …, "experts": [None, …]}``.
     hard : bool

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.passes.landscape import Landscape
 from speechbrain_merge.report import plot_line, plot_plane
 from speechbrain_merge.weights import open_weights, write_weights
 

@@ -28,8 +28,8 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from testing import test_domains
 
+from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods import OptimalTransport
-from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import digest, open_weights
 

@@ -47,7 +47,7 @@ from testing import test_domains
 from units import check_units, tokens_of, units_of, words_of
 
 from speechbrain_merge import MergeMixin
-from speechbrain_merge.passes.statistics import collect_statistics
+from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.training import ClipAllGroups
 from speechbrain_merge.weights import open_weights

@@ -2,7 +2,7 @@
 
 The encoder hears utterances and the text Transformer reads their transcripts;
 what comes out of each layer is averaged over time and compared, layer by layer
-(``speechbrain_merge.passes.representations``, ``speechbrain_merge.search``).
+(``speechbrain_merge.brain.representations``, ``speechbrain_merge.search``).
 
 Authors
  * The speechbrain_merge authors 2026
@@ -18,7 +18,7 @@ from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from transformers import AutoModel, AutoTokenizer
 from windowed_whisper import SAMPLES_PER_POSITION
 
-from speechbrain_merge.passes.representations import paired_representations
+from speechbrain_merge.brain.representations import paired_representations
 from speechbrain_merge.search import layer_distances
 from speechbrain_merge.search.layer_similarity import DISTANCES
 

@@ -36,6 +36,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge import MergeMixin
+from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.evaluation import (
     from_tracker,
     summarize_scores,
@@ -46,7 +47,6 @@ from speechbrain_merge.methods import (
     ratio_optimizer,
     source_ratios,
 )
-from speechbrain_merge.passes.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 
 logger = get_logger(__name__)

@@ -20,7 +20,7 @@ from study_models import compare_rows, cost_once, export_once, transcribe_one
 from study_report import report
 from study_steps import evaluate_once, train_run
 
-from speechbrain_merge.passes.statistics import collect_statistics
+from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 
 logger = get_logger(__name__)

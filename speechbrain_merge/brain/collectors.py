@@ -2,7 +2,7 @@
 
 A collector is told which modules there are and which of their tensors matter,
 sees batch after batch, and gives a mean of each; or it keeps a part of what it
-sees. ``speechbrain_merge.passes.statistics`` says which batches, and writes
+sees. ``speechbrain_merge.brain.statistics`` says which batches, and writes
 down what comes of it.
 
 Example

@@ -11,7 +11,7 @@ from tiny_models import (
     tiny_whisper,
 )
 
-from speechbrain_merge.passes.representations import (
+from speechbrain_merge.brain.representations import (
     layer_representations,
     paired_representations,
 )

@@ -18,8 +18,8 @@ from tiny_models import (
 )
 
 from speechbrain_merge import MergeMixin, MergeStage, learn_coefficients, merge
+from speechbrain_merge.brain.coefficient_gradients import MergeInModules
 from speechbrain_merge.methods import AdaMerging, Average, parametrize_attention
-from speechbrain_merge.passes.coefficient_gradients import MergeInModules
 from speechbrain_merge.weights import open_weights
 
 REFERENCE = (

@@ -4,7 +4,7 @@ What ``AdaMerging`` merges with, this learns, on a few hundred batches, without
 touching the weights of any expert:
 
 - ``objective="entropy"``: on audio alone. The merged model is made surer of
-  what it hears (``speechbrain_merge.passes.entropy``). For a CTC model that is
+  what it hears (``speechbrain_merge.brain.entropy``). For a CTC model that is
   all there is to it. A decoder is asked for the next token after tokens that
   the data must have, so give hypotheses as the transcripts there, say those of
   the original.
@@ -34,7 +34,7 @@ statistics stay. The Brain is told ``Stage.TRAIN``, since other stages decode.
 The same seed gives the same coefficients. With a ``folder``, an interrupted
 learning goes on where it was, to the bit, and a finished one is not repeated.
 Memory: a model and its gradient, and one tensor of each expert
-(``speechbrain_merge.passes.coefficient_gradients``). Under ``torchrun`` each
+(``speechbrain_merge.brain.coefficient_gradients``). Under ``torchrun`` each
 process goes through the same batches, and one writes.
 
 Authors
@@ -53,6 +53,9 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.brain.coefficient_gradients import MergeInModules
+from speechbrain_merge.brain.entropy import entropy, scores_of
+from speechbrain_merge.brain.without_training import without_training
 from speechbrain_merge.methods.adamerging import AdaMerging
 from speechbrain_merge.methods.bounds import value_of
 from speechbrain_merge.methods.parameters import (
@@ -60,9 +63,6 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_whole,
 )
-from speechbrain_merge.passes.coefficient_gradients import MergeInModules
-from speechbrain_merge.passes.entropy import entropy, scores_of
-from speechbrain_merge.passes.without_training import without_training
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest
@@ -115,7 +115,7 @@ def learn_coefficients(
         Of Adam; the default is the paper's.
     outputs : str or callable, optional
         For entropy, where the scores and their lengths are: see
-        ``speechbrain_merge.passes.entropy.scores_of``. A recipe with a Whisper
+        ``speechbrain_merge.brain.entropy.scores_of``. A recipe with a Whisper
         decoder gives ``"tokens_eos"``.
     skip_blank : int, optional
         For entropy of CTC, the blank: frames where it wins do not count.

@@ -10,8 +10,8 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge import Landscape, MergeMixin, barrier
+from speechbrain_merge.brain.weight_plane import WeightPlane, squared_distances
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.passes.weight_plane import WeightPlane, squared_distances
 from speechbrain_merge.weights import IncompatibleWeights, write_weights
 
 VALID = {"batch_size": 2}

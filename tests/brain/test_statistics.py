@@ -21,6 +21,11 @@ from tiny_models import (
 )
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
+from speechbrain_merge.brain.statistics import (
+    collect_fisher,
+    collect_grams,
+    collect_statistics,
+)
 from speechbrain_merge.methods import (
     Fisher,
     OptimalTransport,
@@ -28,11 +33,6 @@ from speechbrain_merge.methods import (
     Restricted,
 )
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.passes.statistics import (
-    collect_fisher,
-    collect_grams,
-    collect_statistics,
-)
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights
 

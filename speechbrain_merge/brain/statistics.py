@@ -42,12 +42,12 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_merge.passes.collectors import (
+from speechbrain_merge.brain.collectors import (
     ActivationCollector,
     FisherCollector,
     GramCollector,
 )
-from speechbrain_merge.passes.without_training import (
+from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )

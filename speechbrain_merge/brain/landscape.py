@@ -4,7 +4,7 @@ Weights can be averaged where the models that lie between them are good, too.
 Along the line from one model to another, ``speechbrain_merge.evaluation.barrier``
 says so in one number. Fu et al. (2023, arXiv 2306.02541, Figure 2) draw the
 same line from where the training began to where it ended; three models span a
-plane (``speechbrain_merge.passes.weight_plane``).
+plane (``speechbrain_merge.brain.weight_plane``).
 
 A ``Landscape`` measures with the recipe itself: its loss and its word errors on
 a selection set, as when it validates::
@@ -37,14 +37,14 @@ import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
 
-from speechbrain_merge.engine import merge
-from speechbrain_merge.evaluation.barrier import barrier
-from speechbrain_merge.methods import Average
-from speechbrain_merge.passes.weight_plane import (
+from speechbrain_merge.brain.weight_plane import (
     WeightPlane,
     evenly,
     squared_distances,
 )
+from speechbrain_merge.engine import merge
+from speechbrain_merge.evaluation.barrier import barrier
+from speechbrain_merge.methods import Average
 from speechbrain_merge.search import Journal
 from speechbrain_merge.stage.merge_stage import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from speechbrain_merge.passes.entropy import entropy, scores_of
+from speechbrain_merge.brain.entropy import entropy, scores_of
 
 
 def test_the_formula_by_hand():
