@@ -1,0 +1,10 @@
+"""What is written down, and how it is read back: the ground floor.
+
+Files and folders that appear whole or not at all (`files`, `folders`), names
+that cannot lead out of their folder (`paths`), logs that survive a kill
+(`log`), and JSON and YAML that is checked before it is used (`checked`,
+`reading`). This room knows nothing of models or merging.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""

@@ -1,0 +1,304 @@
+"""Files that are written whole, or not at all.
+
+A file grows under a name of its own beside its target, is synced to the disk,
+and then takes the target's place in one step. After a kill at any instant the
+target is what it was before, or the new file whole. The temporary name says
+who wrote it (``.<name>.<host>-<random>.partial``), and the writer holds a lock
+on it, which the operating system releases when the writer ends, however it
+ends. So what a killed process left can be told from what a living one is just
+writing: `remove_stale` removes the first and leaves the second.
+
+Example
+-------
+>>> path = getfixture("tmp_path") / "result.json"
+>>> write_whole(path, '{"WER": 9.5}\\n')
+>>> path.read_text()
+'{"WER": 9.5}\\n'
+>>> remains = temporary_beside(path)
+>>> remains.write_text("a killed process wrote this")
+27
+>>> remove_stale(path.parent) == [remains]
+True
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import stat
+import time
+import uuid
+from pathlib import Path
+from typing import Optional, Union
+
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+TEMPORARY_SUFFIX = ".partial"
+"""Ends every temporary name. Nothing here opens such a file."""
+
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}\.partial", re.DOTALL
+)
+
+FORGOTTEN_AFTER = 7 * 24 * 3600
+"""Seconds after which remains that another host left are taken for stale."""
+
+_LOCKS_UNSUPPORTED = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EBADF,
+)
+
+
+def write_whole(path, content: Union[str, bytes]):
+    """Writes a file so that no one ever sees a part of it.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file. One that is there is replaced. Its folder has to exist.
+    content : str or bytes
+        What the file shall hold. Text is written as UTF-8.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "note"
+    >>> write_whole(path, b"first")
+    >>> write_whole(path, "second")
+    >>> [each.name for each in path.parent.iterdir()], path.read_text()
+    (['note'], 'second')
+    """
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary, descriptor = create_temporary(path)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        # Already moved where os.replace was interrupted after its work
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data):
+    """Writes all of some bytes, where one call may write only a part.
+
+    Arguments
+    ---------
+    descriptor : int
+        An open file.
+    data : bytes-like
+        What to write at the present place.
+    """
+    data = memoryview(data)
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def temporary_beside(path) -> Path:
+    """A name beside a target that no one else uses.
+
+    Arguments
+    ---------
+    path : str or Path
+        The target.
+
+    Returns
+    -------
+    Path
+        Nothing is there yet.
+    """
+    path = Path(path)
+    # Names may be as long as the file system allows; this one is longer
+    name = path.name.encode()[:200].decode(errors="ignore")
+    return path.with_name(
+        f".{name}.{_host()}-{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+    )
+
+
+def create_temporary(path) -> tuple:
+    """A new file beside a target, locked as long as it is open.
+
+    Arguments
+    ---------
+    path : str or Path
+        The target.
+
+    Returns
+    -------
+    temporary : Path
+        The file. To be moved to the target, or removed.
+    descriptor : int
+        The file, open for reading and writing. To be closed.
+    """
+    while True:
+        temporary = temporary_beside(path)
+        descriptor = os.open(
+            temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666
+        )
+        try:
+            try_lock(descriptor)
+            # Between the two calls a cleaner may have taken it for remains
+            if _is_at(temporary, descriptor):
+                return temporary, descriptor
+        except BaseException:
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+            raise
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int, wait: bool = False) -> Optional[bool]:
+    """Locks an open file or folder, unless someone else has.
+
+    The lock belongs to the open file, not to the process: other descriptors of
+    the same file may be opened and closed without losing it.
+
+    Arguments
+    ---------
+    descriptor : int
+        An open file or folder. Closing it, or the end of the process, gives
+        the lock back.
+    wait : bool
+        Waits until the other has given it back.
+
+    Returns
+    -------
+    bool or None
+        False where another holds it; None where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _LOCKS_UNSUPPORTED:
+            return None
+        raise
+    return True
+
+
+def remove_stale(folder, name: Optional[str] = None) -> list[Path]:
+    """Removes what killed processes left of files that they were writing.
+
+    Only files with a temporary name of this package are looked at, and of
+    those only what no living process holds. What another host left is removed
+    after a week, since not every shared file system tells of locks elsewhere.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to look. Folders inside it are left alone.
+    name : str, optional
+        Only remains of this target.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    for path in temporaries(folder, name):
+        if stat.S_ISREG(path.lstat().st_mode) and _is_abandoned(path):
+            path.unlink(missing_ok=True)
+            logger.info(f"{path}: removed, a killed process left it")
+            removed.append(path)
+    return removed
+
+
+def temporaries(folder, name: Optional[str] = None) -> list[Path]:
+    """Entries of a folder that have a temporary name, finished or not.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to look.
+    name : str, optional
+        Only those of this target.
+
+    Returns
+    -------
+    list of Path
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and name in (None, match["name"]):
+                found.append(Path(entry.path))
+    return sorted(found)
+
+
+def sync_folder(folder):
+    """Has the names in a folder on the disk, as `os.fsync` has the content.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_of_this_host(temporary: Path) -> bool:
+    """Whether a temporary name was given on this host.
+
+    Arguments
+    ---------
+    temporary : Path
+        A name as `temporary_beside` gives it.
+
+    Returns
+    -------
+    bool
+    """
+    match = _TEMPORARY.fullmatch(temporary.name)
+    return match is not None and match["host"] == _host()
+
+
+def _is_abandoned(path):
+    """Whether no living process holds a file with a temporary name."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # gone, or not ours to touch
+    try:
+        if not try_lock(descriptor) or not _is_at(path, descriptor):
+            return False
+        age = time.time() - os.fstat(descriptor).st_mtime
+        return is_of_this_host(path) or age > FORGOTTEN_AFTER
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(path, descriptor):
+    """Whether a path still names the file that is open."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _host():
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]

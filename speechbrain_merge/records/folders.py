@@ -1,0 +1,315 @@
+"""Folders that are written whole, and replaced in one step.
+
+A folder is filled under a name of its own beside its target. When it is
+complete it carries a mark (``.speechbrain_merge.json``) with the size and the
+SHA-256 of each of its files, is synced to the disk, and takes the target's
+place. On Linux the two change places in one step, so that a reader, or a kill,
+finds the old folder or the new one, never none and never a mixture.
+
+A folder is only replaced if it is ours and untouched: every file in it is one
+that its mark lists, with the same content. Anything else, such as a folder of
+the same name that a person made, or one of ours that has a person's notes in
+it, is refused, and the message names what is not ours.
+
+Example
+-------
+>>> target = getfixture("tmp_path") / "model"
+>>> for text in ("first", "second"):
+...     with whole_folder(target) as folder:
+...         _ = (folder / "weights").write_text(text)
+>>> (target / "weights").read_text()
+'second'
+>>> _ = (target / "notes.txt").write_text("mine")
+>>> with whole_folder(target) as folder:
+...     pass
+Traceback (most recent call last):
+...
+FileExistsError: .../model holds what was not written there by this package: 'notes.txt'. Nothing was changed. Move it away, or choose another folder.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.records.files import (
+    is_of_this_host,
+    sync_folder,
+    temporaries,
+    temporary_beside,
+    try_lock,
+)
+from speechbrain_merge.records.ownership import (
+    MARK,
+    describe_files,
+    foreign_files,
+    is_unfinished,
+    read_mark,
+    stamps_of,
+    walk_files,
+    write_mark,
+)
+
+logger = get_logger(__name__)
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def whole_folder(target):
+    """Gives a folder to fill, which takes its place when it is complete.
+
+    Arguments
+    ---------
+    target : str or Path
+        The folder to be. One that is there is replaced at the end if it is
+        empty or ours; its parents are made.
+
+    Yields
+    ------
+    folder : Path
+        Beside the target, empty. Files in it are to be closed at the end.
+
+    Raises
+    ------
+    FileExistsError
+        Where something that is not ours is in the target. Nothing was changed
+        then.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(target.parent):
+        recover_folder(target)
+        remove_stale_folders(target.parent, target.name)
+        _refuse_foreign(target)
+    building, held = _new_folder(target)
+    try:
+        write_mark(building, None)
+        yield building
+        write_mark(building, describe_files(building))
+        _sync_tree(building)
+        with _alone_in(target.parent):
+            _put_in_place(building, target)
+    except BaseException:
+        # Whatever is in it was put there by this call
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    finally:
+        os.close(held)
+
+
+def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:
+    """Removes unfinished folders that killed processes left.
+
+    Arguments
+    ---------
+    parent : str or Path
+        Where to look.
+    name : str, optional
+        Only remains of this target.
+
+    Returns
+    -------
+    list of Path
+        What was removed. A folder with something in it that is not ours stays.
+    """
+    removed = []
+    for path in temporaries(parent, name):
+        if path.is_symlink() or not path.is_dir() or not is_of_this_host(path):
+            continue
+        held = _hold(path)
+        if held is None:
+            continue
+        try:
+            if not is_unfinished(path) and foreign_files(path):
+                logger.warning(
+                    f"{path}: left by a killed process, and not removed, since "
+                    "it holds files that this package did not write"
+                )
+                continue
+            _remove(path)
+            removed.append(path)
+        finally:
+            os.close(held)
+    return removed
+
+
+def recover_folder(target) -> bool:
+    """Puts a folder back that a killed process had put aside.
+
+    Only needed on systems that cannot exchange two folders in one step.
+
+    Arguments
+    ---------
+    target : str or Path
+        The folder that should be there.
+
+    Returns
+    -------
+    bool
+        Whether it was put back.
+    """
+    target = Path(target)
+    if target.exists() or target.is_symlink() or not target.parent.is_dir():
+        return False
+    for path in temporaries(target.parent, target.name):
+        if path.is_symlink() or not path.is_dir():
+            continue
+        known = read_mark(path)
+        if known is None or known != describe_files(path):
+            continue
+        held = _hold(path)
+        if held is None:
+            continue
+        try:
+            os.rename(path, target)
+        finally:
+            os.close(held)
+        sync_folder(target.parent)
+        logger.warning(f"{target}: recovered after a kill, from {path.name}")
+        return True
+    return False
+
+
+def _put_in_place(building, target):
+    """The finished folder under its name; the one before it removed."""
+    try:
+        # Onto nothing, or an empty folder
+        os.rename(building, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        sync_folder(target.parent)
+        return
+    _refuse_foreign(target)
+    before = stamps_of(target)
+    replaced = _change_places(building, target)
+    sync_folder(target.parent)
+    if stamps_of(replaced) != before:
+        # Someone wrote there between the check and the exchange
+        _change_places(replaced, target)
+        _refuse_foreign(target)
+        raise OSError(f"{target} was being written by someone else")
+    _remove(replaced)
+
+
+def _change_places(one, other) -> Path:
+    """Puts one folder in the place of another; gives where that is now."""
+    if _exchange(one, other):
+        return one
+    # For an instant there is none: see `recover_folder`
+    aside = temporary_beside(other)
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    return aside
+
+
+def _exchange(one, other) -> bool:
+    """Whether two folders could change places in one step, and did."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    done = function(
+        _AT_FDCWD,
+        os.fsencode(one),
+        _AT_FDCWD,
+        os.fsencode(other),
+        _RENAME_EXCHANGE,
+    )
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def _refuse_foreign(target):
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise FileExistsError(
+            f"{target} is a file or a link, not a folder. Nothing was changed. "
+            "Choose another folder."
+        )
+    foreign = foreign_files(target) if target.is_dir() else []
+    if foreign:
+        listed = ", ".join(map(repr, foreign[:5]))
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise FileExistsError(
+            f"{target} holds what was not written there by this package: "
+            f"{listed}{more}. Nothing was changed. Move it away, or choose "
+            "another folder."
+        )
+
+
+@contextmanager
+def _alone_in(folder):
+    """One process of this package at a time changes entries of a folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try_lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _new_folder(target):
+    """An empty folder beside a target, and a descriptor that holds it."""
+    while True:
+        folder = temporary_beside(target)
+        folder.mkdir()
+        try:
+            held = _hold(folder)
+        except FileNotFoundError:
+            continue  # a cleaner took it for remains
+        if held is not None:
+            return folder, held
+
+
+def _hold(folder):
+    """A locked descriptor of a folder, or None where someone holds it."""
+    descriptor = os.open(
+        folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    )
+    if try_lock(descriptor) is False:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync_tree(folder):
+    for above, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(
+                os.path.join(above, name), os.O_RDONLY | os.O_CLOEXEC
+            )
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(above)
+
+
+def _remove(folder):
+    """Removes a folder of ours, its mark last."""
+    for name, path in list(walk_files(folder)):
+        if name != MARK:
+            path.unlink()
+    for above, folders, _ in os.walk(folder, topdown=False):
+        for name in folders:
+            os.rmdir(os.path.join(above, name))
+    (folder / MARK).unlink(missing_ok=True)
+    folder.rmdir()

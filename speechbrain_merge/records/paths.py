@@ -1,0 +1,106 @@
+"""Paths made from names that were read from a file.
+
+A manifest, an index of shards or a header of a weights file may come from
+anywhere, and the names in it become paths: to read, to write, to delete. A name
+such as ``../../save`` or ``/etc/passwd`` would lead out of the folder it
+belongs to. So every stored name passes through here before it becomes a path.
+
+The check looks at the name alone. Links inside the folder are followed, because
+the cache of Hugging Face, for one, is made of them.
+
+Example
+-------
+>>> inside("pool/run", "epoch-0001.safetensors", "manifest.jsonl, line 1")
+PosixPath('pool/run/epoch-0001.safetensors')
+>>> plain_name("../save", "manifest.jsonl, line 2, key 'file'")
+Traceback (most recent call last):
+...
+speechbrain_merge.records.errors.RecordError: manifest.jsonl, line 2, key 'file': expected the plain name of a file, without a folder, got '../save'. Names that lead elsewhere are not followed.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from pathlib import Path, PurePosixPath
+
+from speechbrain_merge.records.errors import RecordError, shown
+
+LONGEST_NAME = 255
+"""Bytes that a file system allows in a name."""
+
+_DEEPEST = 32
+
+
+def plain_name(name, where: str) -> str:
+    """A stored name, if it can only be that of an entry of its own folder.
+
+    Arguments
+    ---------
+    name : object
+        As it was read.
+    where : str
+        The file and the entry that it was read from, for the error.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    RecordError
+        Where it is not a string, is empty, ``.`` or ``..``, is too long, or
+        has a slash, a backslash or a control character in it.
+    """
+    if not _is_plain(name):
+        raise RecordError(
+            f"{where}: expected the plain name of a file, without a folder, "
+            f"got {shown(name)}. Names that lead elsewhere are not followed."
+        )
+    return name
+
+
+def inside(folder, name, where: str) -> Path:
+    """The path of a stored name in its folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the name belongs.
+    name : object
+        As it was read. It may have folders in it (``shards/1.safetensors``),
+        each a plain name.
+    where : str
+        The file and the entry that it was read from, for the error.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RecordError
+        Where the name is absolute, climbs out, or is no name at all.
+
+    Example
+    -------
+    >>> inside("model", "shards/1.safetensors", "index.json").as_posix()
+    'model/shards/1.safetensors'
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if not 0 < len(parts) <= _DEEPEST or not all(map(_is_plain, parts)):
+        raise RecordError(
+            f"{where}: expected the name of a file inside {folder}, got "
+            f"{shown(name)}. Names that lead elsewhere are not followed."
+        )
+    return Path(folder) / PurePosixPath(*parts)
+
+
+def _is_plain(name):
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(mark in name for mark in "/\\")
+        and all(ord(letter) >= 32 and ord(letter) != 127 for letter in name)
+        and len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    )

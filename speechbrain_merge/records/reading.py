@@ -1,0 +1,350 @@
+r"""JSON, YAML and numbers from files that may hold anything.
+
+Two things go wrong with a file that someone else wrote, or that a disk has
+damaged. It is not what it should be: that is an error which names the file. Or
+it is small and asks for a lot: ``"1e99999999"`` as an exact fraction is a
+number of a hundred million digits, and 340 bytes of YAML whose entries refer
+to one another stand for more data than there is memory. So everything that is
+read here has a bound.
+
+Example
+-------
+>>> path = getfixture("tmp_path") / "result.json"
+>>> _ = path.write_text('{"value": 9.5}')
+>>> read_json(path)
+{'value': 9.5}
+>>> _ = path.write_text("")
+>>> try:
+...     read_json(path)
+... except ValueError as error:
+...     print(str(error).removeprefix(str(path)))
+ is not JSON: it is empty. Was it written to its end?
+>>> parse_number("3/8", "weights, key 'read'")
+0.375
+>>> parse_number("1e99999999", "weights, key 'read'")
+Traceback (most recent call last):
+...
+speechbrain_merge.records.errors.RecordError: weights, key 'read': expected a number between -1e+30 and 1e+30, got '1e99999999'
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from fractions import Fraction
+from typing import Any, Optional
+
+import yaml
+
+from speechbrain_merge.records.errors import RecordError, shown
+
+JSON_LIMIT = 64 << 20
+"""Bytes of a JSON file, unless a caller says otherwise."""
+
+YAML_LIMIT = 1 << 20
+"""Bytes of a YAML file: PyYAML reads a megabyte in about ten seconds."""
+
+YAML_NODES = 100_000
+"""Entries of a YAML file, those that an alias repeats counted each time."""
+
+LARGEST_NUMBER = 1e30
+
+_LONGEST_NUMBER = 400
+_NUMBER = re.compile(
+    r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?"
+    r"(\s*/\s*(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?)?"
+)
+
+
+def read_bytes(path, limit: int = JSON_LIMIT) -> bytes:
+    """The content of a file that should be small.
+
+    Arguments
+    ---------
+    path : str or Path
+        A regular file, or a link to one.
+    limit : int
+        Bytes at most.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    RecordError
+        Where it is larger, or is a pipe or a device, which might never end.
+    """
+    # A pipe that nobody writes to would block the call
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RecordError(f"{path} is not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise RecordError(
+            f"{path} has more than {limit} bytes, which no such file of this "
+            "package has. Is it the right file?"
+        )
+    return data
+
+
+def read_text(path, limit: int = JSON_LIMIT) -> str:
+    """The text of a file that should be small.
+
+    Arguments
+    ---------
+    path : str or Path
+        A regular file in UTF-8.
+    limit : int
+        Bytes at most.
+
+    Returns
+    -------
+    str
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not text in UTF-8: {error}") from None
+
+
+def read_json(path, limit: int = JSON_LIMIT) -> Any:
+    """What a JSON file holds.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    limit : int
+        Bytes at most.
+
+    Returns
+    -------
+    object
+        Plain values. NaN and Infinity are read, as Python writes them.
+
+    Raises
+    ------
+    RecordError
+        Where the file is larger or is not JSON.
+    """
+    return parse_json(read_text(path, limit), str(path))
+
+
+def parse_json(text, where: str) -> Any:
+    """What a piece of JSON holds.
+
+    Arguments
+    ---------
+    text : str or bytes
+        The JSON.
+    where : str
+        What it comes from, for the error.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    RecordError
+        Where it is not JSON, is nested too deeply, or has a number of more
+        than 400 digits.
+
+    Example
+    -------
+    >>> parse_json('{"a": [1, 2.5, null]}', "example")
+    {'a': [1, 2.5, None]}
+    >>> parse_json("[" * 100_000, "example")
+    Traceback (most recent call last):
+    ...
+    speechbrain_merge.records.errors.RecordError: example is not JSON: it is nested too deeply
+    """
+    if not text.strip():
+        raise RecordError(
+            f"{where} is not JSON: it is empty. Was it written to its end?"
+        )
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    raise RecordError(f"{where} is not JSON: {reason}")
+
+
+def parse_number(
+    value,
+    where: str,
+    low: float = -LARGEST_NUMBER,
+    high: float = LARGEST_NUMBER,
+    exact: bool = False,
+):
+    """A finite number, from a number or from text such as ``4/8``.
+
+    Arguments
+    ---------
+    value : int, float, Fraction or str
+        What was read.
+    where : str
+        The file and the entry, for the error.
+    low, high : float
+        The bounds, inclusive.
+    exact : bool
+        Gives a Fraction, so that nothing is rounded.
+
+    Returns
+    -------
+    float or Fraction
+
+    Raises
+    ------
+    RecordError
+        Where it is no number, not finite, or out of bounds. Text is looked at
+        before it is computed: exponents have three digits at most.
+    """
+    found = None
+    if isinstance(value, str):
+        if len(value) <= _LONGEST_NUMBER and _NUMBER.fullmatch(value.strip()):
+            above, _, below = value.partition("/")
+            below = Fraction(below.strip() or 1)
+            found = Fraction(above.strip()) / below if below else None
+    elif isinstance(value, (int, float, Fraction)):
+        if not isinstance(value, bool) and math.isfinite(value):
+            found = Fraction(value)
+    if found is None or not low <= found <= high:
+        raise RecordError(
+            f"{where}: expected a number between {low:g} and {high:g}, got "
+            f"{shown(value)}"
+        )
+    return found if exact else float(found)
+
+
+def read_yaml(path, loader=yaml.SafeLoader, limit: int = YAML_LIMIT) -> Any:
+    """What a YAML file holds, without running anything in it.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    loader : type
+        A subclass of `yaml.SafeLoader`, where it has tags of its own.
+    limit : int
+        Bytes at most.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    RecordError
+        As `parse_yaml`.
+    """
+    return parse_yaml(read_text(path, limit), str(path), loader)
+
+
+def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
+    """What a piece of YAML holds, without running anything in it.
+
+    Arguments
+    ---------
+    text : str
+        The YAML.
+    where : str
+        What it comes from, for the error.
+    loader : type
+        A subclass of `yaml.SafeLoader`.
+
+    Returns
+    -------
+    object
+        None where it is empty.
+
+    Raises
+    ------
+    RecordError
+        Where it is not YAML, asks for Python objects, or stands for more than
+        100,000 entries.
+
+    Example
+    -------
+    >>> parse_yaml("a: [1, 2]", "example")
+    {'a': [1, 2]}
+    >>> parse_yaml("a: !!python/object/apply:os.system [ls]", "example")
+    Traceback (most recent call last):
+    ...
+    speechbrain_merge.records.errors.RecordError: example is not plain YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system', line 1, column 4
+    """
+    if len(text) > YAML_LIMIT:
+        raise RecordError(f"{where} is too long: {len(text)} characters")
+    try:
+        reader = loader(text)
+        try:
+            node = reader.get_single_node()
+            if node is None:
+                return None
+            _check_size(node, where)
+            return reader.construct_document(node)
+        finally:
+            reader.dispose()
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}"
+        reason = (error.problem or str(error)) + (place if mark else "")
+    except RecordError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise RecordError(f"{where} is not plain YAML: {reason[:300]}")
+
+
+def _check_size(node, where):
+    """Refuses YAML that stands for more than it seems to.
+
+    Counted with each alias as often as it is used; a node that holds itself
+    is refused.
+    """
+    sizes: dict[int, Optional[int]] = {}
+
+    def size_of(node):
+        known = sizes.get(id(node), 0)
+        if known is None:
+            raise RecordError(f"{where}: an alias refers to what it is part of")
+        if known:
+            return known
+        sizes[id(node)] = None
+        total = 1
+        if isinstance(node, yaml.ScalarNode):
+            if not node.tag.endswith((":str", ":binary")) and (
+                len(node.value) > _LONGEST_NUMBER
+            ):
+                raise RecordError(
+                    f"{where}: a number or date of {len(node.value)} characters"
+                )
+        elif isinstance(node, yaml.MappingNode):
+            total += sum(size_of(k) + size_of(v) for k, v in node.value)
+        else:
+            total += sum(map(size_of, node.value))
+        if total > YAML_NODES:
+            raise RecordError(
+                f"{where} stands for more than {YAML_NODES} entries, aliases "
+                "counted as often as they are used"
+            )
+        sizes[id(node)] = total
+        return total
+
+    size_of(node)
+
+
+def _whole_number(digits):
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
