@@ -8,7 +8,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.brain import MergeMixin
+from speechbrain_merge.brain import MergeMixin, Run
 from speechbrain_merge.brain.coefficient_learning import learn_coefficients
 from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.engine import merge, provenance

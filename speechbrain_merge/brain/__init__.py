@@ -11,3 +11,4 @@ Authors
 """
 
 from speechbrain_merge.brain.mixin import MergeMixin
+from speechbrain_merge.brain.run import Run

@@ -26,29 +26,24 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from add_domain import run_add_domain
-from continual import run_continual
 from draws import draw_steps
 from fine_tuning import prepare_fine_tuning
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.inference.ASR import WhisperASR
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from study import run_study
+from speechbrain.utils.seed import seed_everything
 
-from speechbrain_merge import MergeMixin
-from speechbrain_merge.evaluation import (
-    from_tracker,
-    summarize_scores,
-    write_scores,
-)
+from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge.brain.domains import evaluate_domains
+from speechbrain_merge.export import export_whisper
 from speechbrain_merge.training import ClipAllGroups
 
 logger = get_logger(__name__)
@@ -118,7 +113,6 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 [normalize(text).split() for text in predicted],
                 [normalize(text).split() for text in batch.wrd],
             )
-            self.durations.update(zip(batch.id, map(float, batch.duration)))
         return loss
 
     def on_fit_batch_start(self, batch, should_step):
@@ -129,9 +123,11 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Forgets the errors counted before."""
-        if stage != sb.Stage.TRAIN:
+        if stage == sb.Stage.TRAIN:
+            # So that a training that was stopped draws what it would have
+            seed_everything(self.hparams.seed + epoch)
+        else:
             self.wer_metric = self.hparams.error_rate_computer()
-            self.durations = {}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs, and saves a checkpoint after each validation."""
@@ -159,62 +155,9 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 stats_meta={"tested": self.test_name}, test_stats=stats
             )
 
-    def prepare_test(self, row):
-        """Hears tests as a study asks, and says what decides the hypotheses.
-
-        Arguments
-        ---------
-        row : dict
-            A model of a study, with the ``window`` to hear it with, in seconds.
-
-        Returns
-        -------
-        dict
-            All that decides them besides the weights and the test sets.
-        """
-        self.hparams.whisper.use_window(row["window"])
-        return {
-            "window": row["window"],
-            "silence_step": self.hparams.silence_step,
-            "max_decode_ratio": self.hparams.max_decode_ratio,
-        }
-
-    def evaluate_domains(self, test_sets, folder):
-        """Evaluates the weights in use on every domain.
-
-        Arguments
-        ---------
-        test_sets : dict
-            Domain to dataset.
-        folder : str
-            Gets the alignments ``wer_DOMAIN.txt``, the errors of every
-            utterance ``DOMAIN.jsonl``, and the rates ``wer.json``.
-
-        Returns
-        -------
-        dict
-            Domain to its rates: ``wer``, ``errors``, ``words``, and ``buckets``
-            by duration.
-        """
-        folder, rates = Path(folder), {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for domain, test_set in test_sets.items():
-            self.test_name = f"{folder.name} on {domain}"
-            self.evaluate(
-                test_set,
-                min_key="WER",
-                test_loader_kwargs=self.hparams.test_loader_kwargs,
-            )
-            scores = from_tracker(self.wer_metric, self.durations)
-            rates[domain] = summarize_scores(scores)
-            if if_main_process():
-                write_scores(folder / f"{domain}.jsonl", scores)
-                with open(folder / f"wer_{domain}.txt", "w") as file:
-                    self.wer_metric.write_stats(file)
-        if if_main_process():
-            text = json.dumps(rates, indent=2)
-            (folder / "wer.json").write_text(text, encoding="utf-8")
-        return rates
+    def prepare_test(self, window):
+        """Hears the next tests with a window of its own, in seconds."""
+        self.hparams.whisper.use_window(window)
 
 
 def dataio_prepare(hparams, tokenizer):
@@ -286,7 +229,7 @@ def dataio_prepare(hparams, tokenizer):
     )
 
 
-def build(hparams, run_opts):
+def prepare(hparams, run_opts):
     """Prepares one run: its manifests, its datasets and its Brain.
 
     Arguments
@@ -298,13 +241,7 @@ def build(hparams, run_opts):
 
     Returns
     -------
-    brain : ASR
-    fit : callable
-        Trains it, from where it was.
-    valid_sets : dict
-        Domain to selection set.
-    test_sets : dict
-        Domain to test set.
+    Run
     """
     run_on_main(
         prepare_speech_domains,
@@ -348,11 +285,49 @@ def build(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    return asr_brain, fit, valid_sets, test_sets
+    def export(weights, folder):
+        """Writes a model that loads anywhere, and has it transcribe."""
+        export_whisper(weights, hparams["whisper"], folder)
+        transcribe_one(folder, test_sets)
+
+    return Run(asr_brain, fit, train_data, valid_sets, test_sets, export=export)
 
 
-def load_and_build(hparams_file, overrides, run_opts):
-    """One run of a study: the expert's YAML, with the run's own settings."""
+def transcribe_one(folder, test_sets):
+    """Has SpeechBrain's own interface transcribe a recording, as a check.
+
+    Arguments
+    ---------
+    folder : str or Path
+        An exported model.
+    test_sets : dict
+        Domain to test set; the recording is from the last.
+    """
+    domain, data = list(test_sets.items())[-1]
+    row = data.data[data.data_ids[len(data.data_ids) // 2]]
+    model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))
+    segments = model.transcribe_file(row["wav"])
+    words = " ".join(segment.words for segment in segments).strip()
+    print(f"\nWhisperASR hears ({domain}): {words}")
+    print(f"The speaker says ({domain}): {row['wrd']}")
+
+
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, with overrides of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     sb.create_experiment_directory(
@@ -360,7 +335,7 @@ def load_and_build(hparams_file, overrides, run_opts):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    return build(hparams, run_opts)
+    return prepare(hparams, run_opts)
 
 
 if __name__ == "__main__":
@@ -369,31 +344,25 @@ if __name__ == "__main__":
     # Without a model and data of its own, the YAML prepares the embedded ones
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-
-    study = any(key in hparams for key in ("merge_stages", "models", "extends"))
     sb.create_experiment_directory(
-        experiment_directory=hparams[
-            "results_folder" if study else "output_folder"
-        ],
+        experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+
     # Several experts and their merges
-    if "extends" in hparams:
-        run_add_domain(hparams, run_opts, load_and_build)
-        sys.exit()
-    if "models" in hparams:
-        run_continual(hparams, run_opts, load_and_build)
-        sys.exit()
-    if study:
-        run_study(hparams, run_opts, load_and_build)
+    if "study" in hparams:
+        hparams["study"].run(build, run_opts)
         sys.exit()
 
     # One expert, evaluated on every domain
-    asr_brain, fit, valid_sets, test_sets = build(hparams, run_opts)
-    fit()
-    rates = asr_brain.evaluate_domains(
-        test_sets, os.path.join(hparams["output_folder"], "expert")
+    run = prepare(hparams, run_opts)
+    run.fit()
+    rates = evaluate_domains(
+        run.brain,
+        run.test_sets,
+        os.path.join(hparams["output_folder"], "expert"),
+        run.loader_kwargs("test"),
     )
     for domain, counts in rates.items():
         logger.info(f"{domain}: WER {counts['wer']:.2f} %")

@@ -1,0 +1,226 @@
+"""Tests by domain: the weights in use, on one set after the other.
+
+A Brain that is tested here keeps the errors of a stage in an
+``ErrorRateStats``, as SpeechBrain's recipes do; the metric's name in lower case
+with ``_metric`` is the usual name of the attribute. Its ``test_name`` says which
+set is being tested, for its log.
+
+A recipe whose models can be tested in several ways, such as offline and
+streaming, gives its Brain a method ``prepare_test(**settings)``, which is
+called before each set with the settings of the mode.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_merge.evaluation import (
+    UtteranceScore,
+    from_tracker,
+    summarize_scores,
+    total,
+    write_scores,
+)
+from speechbrain_merge.records.files import write_whole
+
+
+def evaluate_set(
+    brain,
+    test_set,
+    loader_kwargs: Optional[Mapping] = None,
+    name: str = "test",
+    metric: str = "WER",
+    mode: str = "min",
+    tracker: Optional[str] = None,
+    settings: Optional[Mapping] = None,
+) -> list[UtteranceScore]:
+    """Evaluates the weights in use on one set.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``.
+    test_set : DynamicItemDataset
+        The utterances.
+    loader_kwargs : dict, optional
+        Options of the loader.
+    name : str
+        The name of the set, for the log.
+    metric : str
+        The entry of the checkpoints' meta by which the best is found, whose
+        normaliser and counters are restored.
+    mode : str
+        "min" where a lower metric is better, else "max".
+    tracker : str, optional
+        The attribute that holds the ``ErrorRateStats``.
+    settings : dict, optional
+        How the set is tested: arguments of the Brain's ``prepare_test``.
+
+    Returns
+    -------
+    list of UtteranceScore
+        With durations, where the data have a column ``duration``.
+
+    Raises
+    ------
+    ValueError
+        When the Brain has no such tracker, or no ``prepare_test``.
+    """
+    prepare(brain, settings or {})
+    brain.test_name = name
+    brain.evaluate(
+        test_set,
+        **{f"{mode}_key": metric},
+        test_loader_kwargs=dict(loader_kwargs or {}),
+    )
+    tracker = tracker or f"{metric.lower()}_metric"
+    found = getattr(brain, tracker, None)
+    if found is None:
+        raise ValueError(
+            f"The Brain keeps no `{tracker}` after evaluate(): name the "
+            "attribute that holds its ErrorRateStats with `tracker`."
+        )
+    return from_tracker(found, durations_of(test_set))
+
+
+def prepare(brain, settings: Mapping) -> None:
+    """Tells a Brain how its next set is tested.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``prepare_test``, unless there are no settings.
+    settings : dict
+        Arguments of ``prepare_test``.
+
+    Raises
+    ------
+    ValueError
+        When there are settings, and the Brain does not take them.
+    """
+    if not settings:
+        return
+    if not hasattr(brain, "prepare_test"):
+        raise ValueError(
+            f"`modes` ask for {', '.join(settings)}, and the Brain has no "
+            "method `prepare_test(**settings)` that takes them."
+        )
+    brain.prepare_test(**settings)
+
+
+def durations_of(test_set) -> Optional[dict]:
+    """The seconds of each utterance, where the data tell them.
+
+    Arguments
+    ---------
+    test_set : DynamicItemDataset
+        The utterances.
+
+    Returns
+    -------
+    dict or None
+    """
+    rows = getattr(test_set, "data", None)
+    if not isinstance(rows, Mapping):
+        return None
+    if not all("duration" in row for row in rows.values()):
+        return None
+    return {name: float(row["duration"]) for name, row in rows.items()}
+
+
+def rates_of(scores: list) -> dict:
+    """The counts of one set, with those by duration where it is known.
+
+    Arguments
+    ---------
+    scores : list of UtteranceScore
+        Scores of the utterances.
+
+    Returns
+    -------
+    dict
+        ``errors``, ``words``, ``utterances``, perhaps ``wer`` and ``buckets``.
+
+    Example
+    -------
+    >>> from speechbrain_merge.evaluation import score_utterances
+    >>> rates_of(score_utterances({"a": "x y"}, {"a": "x"}))["errors"]
+    1
+    """
+    if all(score.duration is not None for score in scores):
+        return summarize_scores(scores)
+    counts = total(scores)
+    return {
+        "wer": counts.rate,
+        "errors": counts.errors,
+        "words": counts.words,
+        "utterances": counts.utterances,
+    }
+
+
+def evaluate_domains(
+    brain,
+    test_sets: Mapping,
+    folder,
+    loader_kwargs: Optional[Mapping] = None,
+    **options: Any,
+) -> dict:
+    """Evaluates the weights in use on every set, and writes what was found.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``.
+    test_sets : dict
+        Name to dataset.
+    folder : str or Path
+        Gets the errors of every utterance, ``<set>.jsonl``, the alignments
+        ``wer_<set>.txt``, and the rates of all sets, ``wer.json``.
+    loader_kwargs : dict, optional
+        Options of the loader.
+    **options
+        Of ``evaluate_set``.
+
+    Returns
+    -------
+    dict
+        Set to its rates: see ``rates_of``.
+    """
+    folder, rates = Path(folder), {}
+    run_on_main(folder.mkdir, kwargs={"parents": True, "exist_ok": True})
+    for name, test_set in test_sets.items():
+        label = f"{folder.name} on {name}"
+        scores = evaluate_set(brain, test_set, loader_kwargs, label, **options)
+        rates[name] = rates_of(scores)
+        run_on_main(write_scores, args=[folder / f"{name}.jsonl", scores])
+        metric = getattr(brain, _tracker(options))
+        run_on_main(write_alignments, args=[folder / f"wer_{name}.txt", metric])
+    text = json.dumps(rates, indent=2) + "\n"
+    run_on_main(write_whole, args=[folder / "wer.json", text])
+    return rates
+
+
+def write_alignments(path, metric) -> None:
+    """Writes the alignments of a set, as SpeechBrain's recipes do.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    metric : ErrorRateStats
+        What was counted.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        metric.write_stats(file)
+
+
+def _tracker(options):
+    """The name of the tracker that options of ``evaluate_set`` name."""
+    metric = options.get("metric", "WER")
+    return options.get("tracker") or f"{metric.lower()}_metric"

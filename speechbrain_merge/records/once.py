@@ -1,0 +1,181 @@
+"""Work that is done once: its outcome is kept with everything that decided it.
+
+A record is one JSON file: the settings of the work, its outcome, and how long
+it took. Where the record is there and the settings are the same, the work is
+not done again. Under ``torchrun`` the main process looks, and all processes do
+the same.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
+
+logger = get_logger(__name__)
+
+
+def once(
+    path,
+    settings: Mapping,
+    work: Callable[[], Any],
+    again: bool = False,
+    advice: str = "delete its folder to do it anew.",
+) -> dict:
+    """Does a piece of work, unless its record with these settings exists.
+
+    Arguments
+    ---------
+    path : str or Path
+        The record, a JSON file.
+    settings : dict
+        Everything that decides the outcome, as plain data.
+    work : callable
+        Does the work, and returns the outcome as plain data.
+    again : bool
+        Whether the work may simply be done again when the settings have
+        changed. A training may not: it would go on from other checkpoints.
+    advice : str
+        What to do when the settings have changed, for the message.
+
+    Returns
+    -------
+    dict
+        ``settings``, ``outcome``, ``seconds``, and whether the work was
+        ``interrupted`` before, so that the seconds are not all of it.
+
+    Raises
+    ------
+    ValueError
+        When the work was done with other settings, naming those that differ,
+        or when another process is doing it at the moment.
+
+    Example
+    -------
+    >>> record = getfixture("tmp_path") / "finished.json"
+    >>> first = once(record, {"lr": 1}, lambda: "trained")
+    >>> second = once(record, {"lr": 1}, lambda: "trained twice")
+    >>> second["outcome"]
+    'trained'
+    """
+    path = Path(path)
+    settings = json.loads(json.dumps(settings, default=str))
+    known = run_on_main(known_record, args=[path])
+    if known is not None:
+        if known["settings"] == settings:
+            logger.info(f"{path.parent} is done already.")
+            return known
+        if not again:
+            raise ValueError(
+                f"{path} says that this was done with other settings "
+                f"({', '.join(changed(known['settings'], settings))}): choose "
+                f"another folder, or {advice}"
+            )
+    run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
+    begun = path.with_name(f"{path.stem}.begun")
+    with _alone(path):
+        interrupted = run_on_main(begun.exists)
+        run_on_main(begun.touch)
+        started = time.perf_counter()
+        record = {"settings": settings, "outcome": work()}
+        record["seconds"] = round(time.perf_counter() - started, 1)
+        record["interrupted"] = interrupted
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        run_on_main(write_whole, args=[path, text])
+        run_on_main(begun.unlink, kwargs={"missing_ok": True})
+    return record
+
+
+def known_record(path) -> Optional[dict]:
+    """The record of work that was done, if there is one.
+
+    Arguments
+    ---------
+    path : str or Path
+        The record.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ValueError
+        When the file is no record, naming it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"settings", "outcome"} <= set(
+        record
+    ):
+        raise ValueError(
+            f"{path} is no record of finished work: it needs `settings` and "
+            "`outcome`. Delete it to do the work again."
+        )
+    return {"seconds": 0.0, "interrupted": False, **record}
+
+
+def changed(before: Mapping, now: Mapping, prefix: str = "") -> list[str]:
+    """The names of the settings that differ.
+
+    Arguments
+    ---------
+    before, now : dict
+        Settings, perhaps with dicts in them.
+    prefix : str
+        What the names begin with.
+
+    Returns
+    -------
+    list of str
+        Sorted, with dots between the names of nested settings.
+
+    Example
+    -------
+    >>> changed({"a": 1, "with": {"lr": 1}}, {"a": 1, "with": {"lr": 2}})
+    ['with.lr']
+    """
+    names = []
+    for name in sorted({*before, *now}, key=str):
+        one, other = before.get(name), now.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            names += changed(one, other, f"{prefix}{name}.")
+        elif one != other:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+@contextlib.contextmanager
+def _alone(path) -> Iterator[None]:
+    """Holds a lock while work is done; the system frees it after a kill."""
+    if not if_main_process():
+        yield
+        return
+    with open(path.with_name(f"{path.stem}.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{path.parent}: another process is doing this at the moment. "
+                "Wait until it has finished."
+            ) from None
+        except OSError as error:
+            logger.warning(
+                f"{path.parent} cannot be locked ({os.strerror(error.errno)}):"
+                " do not run this study twice at the same time."
+            )
+        yield

@@ -1,0 +1,167 @@
+"""What there is left to do in a study, with the time and disk it will take.
+
+Times and sizes are those of what the study has done so far: trainings are
+estimated by the mean of those of the same YAML, merges by the mean of those
+with a search or without.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+from speechbrain_merge.records.once import known_record
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.report import text_table
+
+
+def describe_plan(study) -> str:
+    """A table of all models, and what the rest will take.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+
+    Returns
+    -------
+    str
+        A table for a terminal.
+    """
+    times = study.folder / "times.json"
+    known = read_json(times) if times.is_file() else {}
+    seen, rows, left = {}, [], []
+    for seed, nodes in study.wanted().items():
+        for node in nodes:
+            state = state_of(study, seed, node, known)
+            kind = _kind(node)
+            if state["seconds"]:
+                seen.setdefault(kind, []).append(state)
+            rows.append((seed, node, kind, state))
+    table = []
+    for seed, node, kind, state in rows:
+        usual = _usual(seen.get(kind, []))
+        if not state["done"]:
+            left.append(usual)
+        table.append(
+            [
+                node.name,
+                str(seed),
+                node.kind,
+                ", ".join(node.parents) or "–",
+                "done" if state["done"] else "to do",
+                _minutes(state["seconds"] if state["done"] else usual[0]),
+                _megabytes(state["bytes"] if state["done"] else usual[1]),
+            ]
+        )
+    header = ["model", "seed", "kind", "made from", "state", "min", "MB"]
+    unknown = sum(seconds is None for seconds, _ in left)
+    minutes = sum(seconds or 0 for seconds, _ in left) / 60
+    size = sum(each or 0 for _, each in left) / 1e6
+    words = f"{len(left)} of {len(table)} models are left"
+    if left:
+        words += f": about {minutes:.0f} minutes and {size:.0f} MB"
+    if unknown:
+        words += (
+            f", and {unknown} of a kind of which none is done yet, so that "
+            "nothing is known of them"
+        )
+    return f"{text_table(header, table)}\n\n{words}. Tests are not counted."
+
+
+def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
+    """Whether a model exists, and what it took.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    seed : int
+        One of its seeds.
+    node : Node
+        The model.
+    times : dict, optional
+        The content of ``times.json``.
+
+    Returns
+    -------
+    dict
+        ``done``, ``seconds`` (None where unknown) and ``bytes``.
+    """
+    folder = study.folder / f"seed-{seed}"
+    record, place = _record_of(folder, node)
+    done = record is None or record.is_file()
+    seconds = None
+    if done and record is not None and node.kind in ("train", "align"):
+        seconds = known_record(record)["seconds"]
+    elif done and times:
+        seconds = times.get(node.name, {}).get(str(seed), {}).get("seconds")
+    return {
+        "done": done,
+        "seconds": seconds,
+        "bytes": _size(place) if done and place is not None else None,
+    }
+
+
+def _record_of(folder, node):
+    """The file that says that a model exists, and where it lies."""
+    if node.kind == "train":
+        home = folder / "models" / node.name
+        return home / "finished.json", home
+    if node.kind == "merge":
+        home = folder / "merge" / node.name
+        return home / "result.json", home
+    if node.kind == "align":
+        file = folder / "aligned" / f"{node.name}.json"
+        return file, file.with_suffix(".safetensors")
+    if node.kind == "similarity":
+        file = folder / "similarity" / f"{node.name}.json"
+        return file, file
+    if node.kind == "original":
+        file = folder / "original.safetensors"
+        return file, file
+    return None, None
+
+
+def _kind(node):
+    """What nodes of similar costs have in common."""
+    if node.kind == "train":
+        return ("train", node.training, len(node.domains) > 1)
+    if node.kind == "merge":
+        return ("merge", node.options.get("search") is not None)
+    return (node.kind,)
+
+
+def _usual(states):
+    """The mean time and size of what was done of a kind."""
+    seconds = [s["seconds"] for s in states if s["seconds"] is not None]
+    sizes = [s["bytes"] for s in states if s["bytes"] is not None]
+    return (
+        statistics.fmean(seconds) if seconds else None,
+        statistics.fmean(sizes) if sizes else None,
+    )
+
+
+def _size(path: Path):
+    """Bytes on the disk; a file that is linked twice counts once."""
+    if path.is_file():
+        return path.stat().st_size
+    seen = {}
+    for file in path.rglob("*"):
+        if file.is_file():
+            found = file.stat()
+            seen[found.st_dev, found.st_ino] = found.st_size
+    return sum(seen.values())
+
+
+def _minutes(seconds):
+    """Seconds as minutes."""
+    return "?" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _megabytes(size):
+    """Bytes as megabytes."""
+    return "?" if size is None else f"{size / 1e6:.1f}"

@@ -1,0 +1,294 @@
+"""What a study does with its models besides testing them.
+
+Landscapes show what lies between two models on the selection sets::
+
+    landscapes:
+        fusion:
+            between: [SSL, SL]         # a line from one to the other
+            aligned: [aligned-SL]      # lines from these to the last of them
+            from_start: True           # and from the start of each to its end
+            points: 11
+            plane_points: 7            # a plane through both and the first aligned
+
+Exports write models as folders that other programs load, by the run's own
+``export``, with a card. Costs are measured in a process of their own.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from speechbrain.utils.distributed import if_main_process, run_on_main
+
+from speechbrain_merge.brain.landscape import Landscape as Walk
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.once import once
+from speechbrain_merge.report import merge_card, plot_line, plot_plane
+from speechbrain_merge.study.graph import check_known
+from speechbrain_merge.study.results import flat, write_times
+from speechbrain_merge.weights import open_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape:
+    """What is walked between two models.
+
+    Arguments
+    ---------
+    name : str
+        Its name.
+    between : list of str
+        Two models.
+    aligned : list of str
+        Models that the first... of the pair was aligned to the last by.
+    from_start : bool
+        Whether to walk from the start of each model's training to its end.
+    points : int
+        Along each line.
+    plane_points : int
+        Along each side of the plane; 0 leaves it out.
+    """
+
+    name: str
+    between: Sequence
+    aligned: Sequence = ()
+    from_start: bool = False
+    points: int = 11
+    plane_points: int = 0
+
+
+def check_extras(study, names: Sequence) -> None:
+    """Raises where landscapes or exports name models that there are not.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    names : list of str
+        The names of all models.
+    """
+    for name in study.exports:
+        check_known(name, names, "`exports`")
+    for landscape in study.landscapes.values():
+        where = f"`landscapes.{landscape.name}`"
+        if len(landscape.between) != 2:
+            raise ValueError(
+                f"{where}: `between` is {list(landscape.between)}; expected "
+                "two models."
+            )
+        for name in (*landscape.between, *landscape.aligned):
+            check_known(name, names, where)
+
+
+def walk_landscapes(study, makers: Mapping, results: dict) -> None:
+    """Walks all landscapes of a study, draws them, and adds their barriers.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    makers : dict
+        Seed to Maker.
+    results : dict
+        Gets ``barriers``: landscape to seed to line to measure to height.
+    """
+    for landscape in study.landscapes.values():
+        for seed in results["seeds"]:
+            maker = makers[seed]
+            if not {*landscape.between, *landscape.aligned} <= set(maker.made):
+                continue
+            heights = walk(landscape, maker)
+            by_seed = results.setdefault("barriers", {}).setdefault(
+                landscape.name, {}
+            )
+            by_seed[str(seed)] = heights
+
+
+def walk(landscape: Landscape, maker) -> dict:
+    """Walks between the models of one seed.
+
+    Arguments
+    ---------
+    landscape : Landscape
+        What to walk.
+    maker : Maker
+        Has made the models.
+
+    Returns
+    -------
+    dict
+        Line to its barriers, of ``loss`` and ``wer``.
+    """
+    first, last = landscape.between
+    folder = maker.folder / "landscapes" / landscape.name
+    run_on_main(folder.mkdir, kwargs={"parents": True, "exist_ok": True})
+    paths = {
+        name: maker.made[name].path
+        for name in (*landscape.between, *landscape.aligned)
+    }
+    walked = Walk(
+        maker.run.brain,
+        maker.run.valid_sets,
+        maker.run.loader_kwargs("valid"),
+        folder,
+        tracker=maker.study.tracker,
+    )
+    ends = {"direct": {first: paths[first], last: paths[last]}}
+    for name in landscape.aligned:
+        node = maker.nodes[name]
+        anchor = getattr(node, "anchor", last)
+        ends[name] = {name: paths[name], anchor: paths[anchor]}
+    starts = {}
+    if landscape.from_start:
+        for name in landscape.between:
+            base = maker.made[name].candidate.base
+            starts[name] = {"start": base, name: paths[name]}
+    lines = {
+        name: walked.line(models, landscape.points, name)
+        for name, models in {**ends, **starts}.items()
+    }
+    plane = None
+    if landscape.plane_points and landscape.aligned:
+        third = landscape.aligned[0]
+        corners = {**ends["direct"], third: paths[third]}
+        plane = walked.plane(corners, landscape.plane_points, name="plane")
+    run_on_main(_draw, args=[lines, plane, list(ends), list(starts), folder])
+    return {name: lines[name]["barrier"] for name in ends}
+
+
+def export_models(study, makers: Mapping, results: Mapping) -> None:
+    """Exports models with a card each, those of the first seed.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    makers : dict
+        Seed to Maker.
+    results : dict
+        See ``study/results.py``.
+    """
+    maker = makers[results["seeds"][0]]
+    for name in study.exports:
+        if name not in maker.made:
+            continue
+        export = maker.run.export
+        if export is None:
+            raise ValueError(
+                f"`exports` names '{name}', and the Run that `build` gives has "
+                "no `export`."
+            )
+        made = maker.made[name]
+        folder = study.folder / "exported" / name
+
+        def work():
+            run_on_main(export, args=[made.path, folder])
+            run_on_main(_write_card, args=[made.path, folder, results])
+            return {"folder": f"exported/{name}"}
+
+        record = study.folder / "exported" / f"{name}.json"
+        once(record, {"weights": made.digest}, work, again=True)
+
+
+def measure_costs(study, makers: Mapping, results: Mapping) -> None:
+    """Measures time and memory of each merge, into ``times.json``.
+
+    Arguments
+    ---------
+    study : Study
+        The study; it measures nothing where its ``costs`` is False.
+    makers : dict
+        Seed to Maker.
+    results : dict
+        See ``study/results.py``.
+    """
+    if not study.costs:
+        return
+    seed = results["seeds"][0]
+    maker = makers[seed]
+    for row in results["rows"]:
+        node = maker.nodes[row["name"]]
+        if node.kind != "merge":
+            continue
+        if if_main_process():
+            cost = _cost(node, maker)
+            times = {node.name: {f"{seed} cost": cost}}
+            write_times(study.folder, times)
+
+
+def _cost(node, maker):
+    """What one merge costs, measured in a process of its own."""
+    made = maker.made[node.name]
+    members = {member.name: member for member in maker._members(node)}
+    chosen = [members[name] for name in made.about["selected"]]
+    parameters = dict(made.about["method"])
+    base = maker._base(node)
+    target = maker.folder / "cost" / f"{node.name}.json"
+    what = {
+        "method": parameters.pop("name"),
+        "parameters": parameters,
+        "experts": [str(member.path) for member in chosen],
+        "labels": [member.name for member in chosen],
+        "base": None if base is None else str(base),
+        "output": str(target.with_suffix(".safetensors")),
+    }
+
+    def work():
+        printed = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "speechbrain_merge.study.merge_cost",
+                json.dumps(what, default=str),
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        return json.loads(printed.splitlines()[-1])
+
+    cost = once(target, {"merged": made.digest}, work, again=True)["outcome"]
+    savings = made.about["savings"] or {}
+    return {
+        **cost,
+        "trials": len(made.about["trials"]),
+        "decoded_seconds": savings.get("seconds", 0.0),
+        "search_seconds": made.seconds,
+    }
+
+
+def _write_card(path, folder, results):
+    """The card of an exported model, where it is a merge."""
+    with open_weights(path) as weights:
+        metadata = dict(weights.metadata)
+    if "merge" not in metadata:
+        return
+    shown = flat(results, results["modes"][0])
+    card = merge_card(metadata, shown if shown["rows"] else None)
+    write_whole(folder / "README.md", card)
+
+
+def _draw(lines, plane, ends, starts, folder):
+    """Draws all that was walked."""
+    for measure in ("loss", "wer"):
+        plot_line(
+            {name: lines[name] for name in ends},
+            folder / f"{measure}_between.png",
+            measure,
+            # an aligned model computes what it did before
+            ends=[model["name"] for model in lines[ends[0]]["models"]],
+        )
+        if starts:
+            plot_line(
+                {name: lines[name] for name in starts},
+                folder / f"{measure}_since_start.png",
+                measure,
+                ends=("start", "end of training"),
+            )
+        if plane is not None:
+            plot_plane(plane, folder / f"{measure}_plane.png", measure)

@@ -1,0 +1,415 @@
+"""The models of a study as a graph: which model is made from which.
+
+An expert is trained from the original, an average is merged from experts, and
+the next round of experts is trained from that average. Each model is a frozen
+node that names its parents. ``study/plan.py`` reads the nodes from a YAML, and
+``study/making.py`` makes them.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+ORIGINAL = "original"
+"""The model that experts are trained from unless they say otherwise."""
+
+SCRATCH = "scratch"
+"""A training that starts from this has the initial weights of its own seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One model of a study.
+
+    Arguments
+    ---------
+    name : str
+        Its name, which is also the name of its folder.
+    title : str
+        Its name in tables and pictures.
+    group : str
+        The models that it is shown with: "generalist", "expert", "merge" …
+    row : bool
+        Whether tables and pictures show it.
+    tests : tuple of str, optional
+        The sets that it is tested on. None: all of the study.
+    test_with : dict
+        Settings of its tests that differ from those of the study's modes.
+    """
+
+    name: str
+    title: str
+    group: str
+    row: bool = True
+    tests: Optional[tuple] = None
+    test_with: Mapping = dataclasses.field(default_factory=dict)
+
+    kind = "node"
+    has_weights = True
+
+    @property
+    def parents(self) -> tuple:
+        """The names of the models that must be made before this one."""
+        return ()
+
+    @property
+    def origin(self) -> Optional[str]:
+        """The name of the model that this one was fine-tuned from, if any."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Original(Node):
+    """The weights that the recipe's modules have before any training."""
+
+    kind = "original"
+
+
+@dataclasses.dataclass(frozen=True)
+class Given(Node):
+    """Weights that exist already: a file, a folder, a pool, or a hub name.
+
+    Arguments
+    ---------
+    weights : str
+        Where they are.
+    """
+
+    weights: str = ""
+
+    kind = "load"
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Node):
+    """A training of the recipe.
+
+    Arguments
+    ---------
+    training : str
+        Which of the study's trainings.
+    start : str
+        The model that it starts from: a node, "original" or "scratch".
+    domains : tuple of str
+        The domains that it is trained on.
+    settings : dict
+        Overrides of the training's YAML, for this model alone.
+    seed_offset : int
+        What is added to the study's seed. Two trainings from scratch that are
+        to differ need different offsets.
+    stages : tuple of str
+        Where domains are trained in turn: the models after each domain, this
+        one the last.
+    """
+
+    training: str = ""
+    start: str = ORIGINAL
+    domains: tuple = ()
+    settings: Mapping = dataclasses.field(default_factory=dict)
+    seed_offset: int = 0
+    stages: tuple = ()
+
+    kind = "train"
+
+    @property
+    def parents(self) -> tuple:
+        """The start, and the models of earlier domains."""
+        starts = () if self.start == SCRATCH else (self.start,)
+        before = tuple(name for name in self.stages if name != self.name)
+        return _once((*starts, *before))
+
+    @property
+    def origin(self) -> Optional[str]:
+        """The start."""
+        return self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge(Node):
+    """A merge of other models.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        The merge method.
+    members : tuple of str
+        The models that are merged.
+    from_runs : bool
+        Whether the members are the candidates of the members' trainings,
+        rather than the best candidate of each.
+    chosen : dict
+        With `from_runs`: which candidates of each run (``last``, ``best``,
+        ``per_run``).
+    base : str, optional
+        The base, for methods that need one.
+    options : dict
+        More arguments of ``MergeStage``: ``search``, ``average``, ``racing``…
+    select_on : tuple of str
+        The domains whose selection sets a search uses.
+    layers_of : dict, optional
+        A similarity node and how its layers become a search.
+    """
+
+    method: Any = None
+    members: tuple = ()
+    from_runs: bool = False
+    chosen: Mapping = dataclasses.field(default_factory=dict)
+    base: Optional[str] = None
+    options: Mapping = dataclasses.field(default_factory=dict)
+    select_on: tuple = ()
+    layers_of: Optional[Mapping] = None
+
+    kind = "merge"
+
+    @property
+    def parents(self) -> tuple:
+        """Members, base, and the similarity that proposes layers."""
+        more = [self.base] if self.base else []
+        more += [self.layers_of["similarity"]] if self.layers_of else []
+        return _once((*self.members, *more))
+
+
+@dataclasses.dataclass(frozen=True)
+class Align(Node):
+    """A model whose units are permuted to match those of another model.
+
+    It computes what it computed before.
+
+    Arguments
+    ---------
+    source : str
+        The model that is aligned.
+    anchor : str
+        The model that it is aligned to.
+    method : MergeMethod
+        An ``OptimalTransport`` with the options of the alignment.
+    """
+
+    source: str = ""
+    anchor: str = ""
+    method: Any = None
+
+    kind = "align"
+
+    @property
+    def parents(self) -> tuple:
+        """The two models."""
+        return _once((self.source, self.anchor))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByDomain(Node):
+    """For each domain the model of that domain: the oracle of the domain.
+
+    Arguments
+    ---------
+    experts : dict
+        Domain to model.
+    otherwise : str, optional
+        The model for every other test set.
+    """
+
+    experts: Mapping = dataclasses.field(default_factory=dict)
+    otherwise: Optional[str] = None
+
+    kind = "by_domain"
+    has_weights = False
+
+    @property
+    def parents(self) -> tuple:
+        """All experts."""
+        more = [self.otherwise] if self.otherwise else []
+        return _once((*self.experts.values(), *more))
+
+    def model_for(self, domain: str) -> str:
+        """The model that is tested on a set.
+
+        Arguments
+        ---------
+        domain : str
+            A test set.
+
+        Returns
+        -------
+        str
+        """
+        name = self.experts.get(domain, self.otherwise)
+        if name is None:
+            raise ValueError(
+                f"Model '{self.name}' has no model for the test set "
+                f"'{domain}': name one with `otherwise`, or leave the set out "
+                "with `tests`."
+            )
+        return name
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine(Node):
+    """Several models that decode side by side; nothing is merged.
+
+    Arguments
+    ---------
+    how : str
+        "oracle", "selection" or "ensemble".
+    members : tuple of str
+        The models.
+    """
+
+    how: str = "ensemble"
+    members: tuple = ()
+
+    kind = "combine"
+    has_weights = False
+
+    @property
+    def parents(self) -> tuple:
+        """The models that are combined."""
+        return _once(self.members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity(Node):
+    """How alike the layers of two models are on the data of a domain.
+
+    Arguments
+    ---------
+    measure : callable
+        Called with the ``Run``, whose Brain holds the weights of `of`, and the
+        domain; returns a list of ``LayerDistances``.
+    of : str
+        The model.
+    domain : str
+        The domain.
+    """
+
+    measure: Any = None
+    of: str = ""
+    domain: str = ""
+
+    kind = "similarity"
+    has_weights = False
+
+    @property
+    def parents(self) -> tuple:
+        """The model."""
+        return (self.of,)
+
+
+def with_ancestors(
+    plan: Sequence[Node], only: Optional[Iterable] = None
+) -> list[Node]:
+    """Some nodes of a plan, and all that they are made from.
+
+    Arguments
+    ---------
+    plan : list of Node
+        In an order in which parents come first.
+    only : list of str, optional
+        The names of the nodes; default: all.
+
+    Returns
+    -------
+    list of Node
+        In the order of the plan. Nodes that are named are rows, the others
+        are not.
+
+    Example
+    -------
+    >>> start = Original(ORIGINAL, ORIGINAL, "generalist")
+    >>> a, b = (Train(name, name, "expert") for name in "ab")
+    >>> [node.name for node in with_ancestors([start, a, b], ["b"])]
+    ['original', 'b']
+    """
+    if only is None:
+        return list(plan)
+    by_name = {node.name: node for node in plan}
+    waiting = [check_known(name, by_name, "`only`") for name in only]
+    named, needed = set(waiting), set()
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += by_name[name].parents
+    if ORIGINAL in by_name:
+        named.add(ORIGINAL)
+    return [
+        dataclasses.replace(node, row=node.row and node.name in named)
+        for node in plan
+        if node.name in needed
+    ]
+
+
+def trainings_behind(name: str, by_name: Mapping) -> list[str]:
+    """The trainings that a model is made from, itself included.
+
+    Arguments
+    ---------
+    name : str
+        The model.
+    by_name : dict
+        Name to Node.
+
+    Returns
+    -------
+    list of str
+        Each once, sorted.
+    """
+    found, seen, waiting = set(), set(), [name]
+    while waiting:
+        node = by_name[waiting.pop()]
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.kind == "train":
+            found.add(node.name)
+        waiting += node.parents
+    return sorted(found)
+
+
+def check_known(name: str, known: Iterable, where: str) -> str:
+    """A name that exists; otherwise an error that lists those that do.
+
+    Arguments
+    ---------
+    name : str
+        The name that is asked for.
+    known : collection of str
+        The names that exist.
+    where : str
+        The YAML key that asks, for the message.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    ValueError
+        When there is none of that name.
+
+    Example
+    -------
+    >>> check_known("aode", ["child", "aoed"], "`only`")
+    Traceback (most recent call last):
+    ...
+    ValueError: `only`: there is no model 'aode' here; did you mean 'aoed'? There are: child, aoed.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    close = difflib.get_close_matches(str(name), known, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    raise ValueError(
+        f"{where}: there is no model '{name}' here{hint} There are: "
+        f"{', '.join(known) or 'none'}."
+    )
+
+
+def _once(names):
+    """Names without repetition, in their order."""
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,274 @@
+"""Tables and pictures of a study, drawn from its results alone.
+
+Writes ``results.json``, the tables as Markdown (``results.md``), CSV and LaTeX,
+and the pictures that the results have something for.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechbrain_merge.evaluation import (
+    changed_utterance_rows,
+    error_change_rows,
+    read_scores,
+)
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.report import (
+    benchmark_rows,
+    bucket_rows,
+    markdown_table,
+    plot_coefficient_sweep,
+    plot_domains,
+    plot_forgetting,
+    plot_merge_curve,
+    plot_pareto,
+    summarize_results,
+    sweep_of,
+    text_table,
+)
+from speechbrain_merge.study.results import flat, write_results
+from speechbrain_merge.study.tables import (
+    comparison_rows,
+    csv_text,
+    latex_table,
+    main_rows,
+    sequence_rows,
+    sweep_rows,
+)
+from speechbrain_merge.study.testing import scores_path
+
+
+def write_report(study, results: Mapping) -> None:
+    """Writes the results of a study, their tables and their pictures.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    results : dict
+        See ``study/results.py``.
+    """
+    folder = study.folder
+    write_results(folder, results)
+    times = read_json(folder / "times.json")
+    lines, csv, latex = [], [], []
+    for mode in results["modes"]:
+        if not results["rows"]:
+            continue
+        header, rows = main_rows(results, mode, times)
+        title = "" if len(results["modes"]) == 1 else f"Tested {mode}:"
+        lines += [title, "", markdown_table(header, rows), ""]
+        csv.append(csv_text(header, rows, mode))
+        latex.append(latex_table(header, rows))
+        print(f"\n{title}\n{text_table(header, rows)}")
+    lines += [line for part in _parts(study, results, times) for line in part]
+    lines += [_note(results), ""]
+    write_whole(folder / "results.md", "\n".join(lines).strip() + "\n")
+    write_whole(folder / "results.csv", "\n".join(csv))
+    write_whole(folder / "results.tex", "\n".join(latex))
+    draw_pictures(folder, results, times)
+    print(f"\n{_note(results)}\nTables and pictures are in {folder}.")
+
+
+def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:
+    """Draws the pictures that there is something for.
+
+    Arguments
+    ---------
+    folder : Path
+        Gets ``domains.png`` (all models on all sets), ``experts.png`` (the
+        start and the experts), ``forgetting.png``, ``pareto.png``,
+        ``merge_curve.png`` and ``sweep_NAME.png``.
+    results : dict
+        See ``study/results.py``.
+    times : dict
+        The content of ``times.json``.
+    """
+    shown = flat(results)
+    if len(shown["rows"]) > 1:
+        plot_domains(shown, folder / "domains.png")
+        experts = [
+            row
+            for row in shown["rows"]
+            if row["group"] in ("generalist", "expert")
+        ]
+        if len(experts) > 1:
+            plot_domains({**shown, "rows": experts}, folder / "experts.png")
+        summaries = summarize_results(shown)
+        if all(row["forgetting"] is not None for row in summaries):
+            plot_forgetting(shown, folder / "forgetting.png")
+        inside = shown["in_domain"]
+        if inside and len(inside) < len(shown["test_domains"]):
+            plot_pareto(shown, folder / "pareto.png")
+    searches = _searches(results, times)
+    curves = {
+        name: trials
+        for name, trials in searches.items()
+        if any("merged" in trial for trial in trials)
+    }
+    if curves:
+        plot_merge_curve(curves, folder / "merge_curve.png")
+    for coefficient, sweeps in _sweeps(searches).items():
+        plot_coefficient_sweep(
+            {name: sweep_of(t, coefficient) for name, t in sweeps.items()},
+            folder / f"sweep_{coefficient}.png",
+            coefficient,
+        )
+
+
+def _parts(study, results, times):
+    """The lesser tables, each a list of lines."""
+    if results["sequences"]:
+        yield [markdown_table(*sequence_rows(results)), ""]
+    pairs = results["comparisons"]["pairs"]
+    if pairs:
+        yield [markdown_table(*comparison_rows(results)), ""]
+    shown = flat(results)
+    if study.costs and shown["rows"]:
+        yield [markdown_table(*benchmark_rows(_with_costs(results, times))), ""]
+    if all(
+        "buckets" in counts
+        for row in shown["rows"]
+        for counts in row["sets"].values()
+    ) and len(shown["rows"]):
+        yield [markdown_table(*bucket_rows(shown)), ""]
+    searches = _searches(results, times)
+    for sweeps in _sweeps(searches).values():
+        yield [markdown_table(*sweep_rows(sweeps, study.metric)), ""]
+    merged = [_merge_line(row, times) for row in _merges(results)]
+    if merged:
+        yield [*merged, ""]
+    for first, second in study.compare:
+        yield from _changes(study, results, first, second)
+    for name, seeds in results.get("barriers", {}).items():
+        yield [
+            f"- Barriers of {name}, seed {seed}, {line}: "
+            + ", ".join(
+                f"{measure} "
+                + ("infinite" if height is None else f"{height:.2f}")
+                for measure, height in heights.items()
+            )
+            for seed, lines in seeds.items()
+            for line, heights in lines.items()
+        ] + [""]
+
+
+def _note(results):
+    """What one has to know to read the tables."""
+    seeds = ", ".join(map(str, results["seeds"]))
+    note = (
+        f"Seed {seeds}."
+        if len(results["seeds"]) == 1
+        else (f"Means over the seeds {seeds}, ± their standard deviation.")
+    )
+    return (
+        f"{note} Bold: significantly better than the next best of its column "
+        "(MAPSSWE, p < 0.05, corrected by Holm for all columns)."
+    )
+
+
+def _changes(study, results, first, second):
+    """What changed between two models: kinds of errors, and utterances."""
+    rows = {row["name"]: row for row in results["rows"]}
+    if not {first, second} <= set(rows):
+        return
+    seed, mode = str(results["seeds"][0]), results["modes"][0]
+    for name in results["tests"]:
+        counts = [
+            rows[each]["sets"][seed][mode].get(name) for each in (first, second)
+        ]
+        if None in counts:
+            continue
+        before, after = (
+            read_scores(scores_path(study.folder, each)) for each in counts
+        )
+        title = f"From {first} to {second} on {name}, seed {seed}"
+        yield [
+            f"{title}: kinds of errors",
+            "",
+            markdown_table(*error_change_rows(before, after)),
+            "",
+            f"{title}: utterances",
+            "",
+            markdown_table(*changed_utterance_rows(before, after)),
+            "",
+        ]
+
+
+def _merges(results):
+    """All nodes that are merges, rows or not."""
+    everything = [*results["rows"], *results["models"].values()]
+    return [row for row in everything if row["kind"] == "merge"]
+
+
+def _merge_line(row, times):
+    """What a merge was made from and what its search found."""
+    seed, about = next(iter(row["about"].items()))
+    words = (
+        f"- **{row['title']}**: {len(about['selected'])} of "
+        f"{len(about['candidates'])} candidates"
+    )
+    if about["value"] is not None:
+        words += f", {about['value']:.1f} % on the selection sets"
+    if about.get("chosen"):
+        words += ", " + ", ".join(
+            f"{key} {value}" for key, value in about["chosen"].items()
+        )
+    saved = times.get(row["name"], {}).get(seed, {}).get("savings") or {}
+    if saved.get("skipped_utterances"):
+        words += (
+            f"; racing saved {100 * saved['fraction']:.0f} % of the decoding"
+        )
+    return words + "."
+
+
+def _searches(results, times):
+    """The trials of each search of the first seed."""
+    searches = {}
+    for row in _merges(results):
+        seed = next(iter(row["about"]))
+        trials = times.get(row["name"], {}).get(seed, {}).get("trials")
+        if trials:
+            searches[row["title"]] = trials
+    return searches
+
+
+def _sweeps(searches):
+    """Searches over one coefficient with several values, by its name."""
+    sweeps = {}
+    for name, trials in searches.items():
+        if not all("parameters" in trial for trial in trials):
+            continue
+        varied = sorted(
+            {key for trial in trials for key in trial["parameters"]}
+        )
+        if len(varied) == 1 and len(trials) > 1:
+            sweeps.setdefault(varied[0], {})[name] = trials
+    return sweeps
+
+
+def _with_costs(results, times):
+    """Results of all sets with what each merge costs and its difference."""
+    shown = flat(results)
+    by_title = {row["title"]: row["name"] for row in results["rows"]}
+    seed = str(results["seeds"][0])
+    pairs = {pair["names"][1]: pair for pair in results["comparisons"]["pairs"]}
+    references = {p["names"][0] for p in results["comparisons"]["pairs"]}
+    rows = []
+    for row in shown["rows"]:
+        name = by_title[row["name"]]
+        row = dict(row)
+        cost = times.get(name, {}).get(f"{seed} cost")
+        if cost:
+            row["cost"] = cost
+        if name in pairs:
+            row["difference"] = pairs[name]
+        rows.append(row)
+    shown = {**shown, "rows": rows}
+    if len(references) == 1:
+        shown["reference"] = references.pop()
+    return shown

@@ -1,0 +1,308 @@
+"""The results of a study as plain data, from which everything is drawn.
+
+``results.json`` holds counts, and nothing that differs between two runs of the
+same study; times are in ``times.json`` beside it::
+
+    {"schema": 2,
+     "domains": [...], "tests": [...], "retention": [...],
+     "modes": ["usual"], "seeds": [1986],
+     "rows": [
+         {"name": "aode", "title": "AoDE", "group": "merge", "kind": "merge",
+          "domains": [], "parents": ["child_l2", "digits"],
+          "trainings": ["child_l2", "digits"],
+          "sets": {"1986": {"usual": {"digits": {
+              "errors": 9, "words": 100, "utterances": 40, "buckets": {...},
+              "scores": "scores/digits-0f3c….jsonl"}}}},
+          "about": {"1986": {"steps": 40}}},        trials, method, chosen …
+         …],
+     "models": {...}            every node that is no row: kind and parents
+     "sequences": [...], "comparisons": [...], "barriers": {...}}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_merge.evaluation import backward_transfer, forward_transfer
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.study.comparison import compare_models
+from speechbrain_merge.study.graph import ORIGINAL, trainings_behind
+from speechbrain_merge.study.testing import speakers
+
+SCHEMA = 2
+
+
+def gather(study, makers: Mapping, found: Mapping) -> dict:
+    """All that a study found out.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    makers : dict
+        Seed to Maker.
+    found : dict
+        (Name, seed) to the counts of a model, and ("sequence", name, seed) to
+        those of a sequence.
+
+    Returns
+    -------
+    dict
+        See the module.
+    """
+    wanted = study.wanted()
+    seeds = list(wanted)
+    plan = wanted[seeds[0]]
+    by_name = {node.name: node for node in plan}
+    rows, others, times = [], {}, {}
+    for node in plan:
+        made = {seed: makers[seed].made[node.name] for seed in seeds}
+        times[node.name] = {
+            str(seed): {
+                "seconds": one.seconds,
+                "interrupted": one.interrupted,
+                **_seconds(one.about),
+            }
+            for seed, one in made.items()
+        }
+        described = {
+            "name": node.name,
+            "title": node.title,
+            "group": node.group,
+            "kind": node.kind,
+            "domains": list(getattr(node, "domains", ())),
+            "parents": list(node.parents),
+            "trainings": trainings_behind(node.name, by_name),
+            # it looks at the transcripts
+            "bound": getattr(node, "how", None) == "oracle",
+            "about": {
+                str(seed): _without_seconds(one.about)
+                for seed, one in made.items()
+            },
+        }
+        if not node.row or node.tests == ():
+            others[node.name] = described
+            continue
+        described["sets"] = {
+            str(seed): found[node.name, seed] for seed in seeds
+        }
+        rows.append(described)
+    results = {
+        "schema": SCHEMA,
+        "domains": list(study.domains),
+        "tests": list(study.tests),
+        "retention": study.retention,
+        "modes": list(study.modes),
+        "seeds": seeds,
+        "rows": rows,
+        "models": others,
+        "sequences": _sequences(plan, found, seeds, by_name),
+    }
+    test_sets = makers[seeds[0]].run.test_sets
+    results["comparisons"] = compare_models(results, study, speakers(test_sets))
+    run_on_main(write_times, args=[study.folder, times])
+    return json.loads(json.dumps(results, default=str))
+
+
+def write_results(folder, results: Mapping) -> None:
+    """Writes ``results.json``, whole.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The study's folder.
+    results : dict
+        See the module.
+    """
+    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    write_whole(Path(folder) / "results.json", text)
+
+
+def read_results(path) -> dict:
+    """Reads and checks ``results.json``.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, or the folder of a study.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        When it is no results file of this version, naming it.
+    """
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    results = read_json(path)
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} is of schema {schema!r}, and this version reads schema "
+            f"{SCHEMA}: run the study again to write it anew."
+        )
+    return results
+
+
+def write_times(folder, times: Mapping) -> None:
+    """Adds how long steps took to ``times.json``.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The study's folder.
+    times : dict
+        Model to seed to seconds.
+    """
+    path = Path(folder) / "times.json"
+    known = read_json(path) if path.is_file() else {}
+    for name, seeds in times.items():
+        known.setdefault(name, {}).update(seeds)
+    write_whole(path, json.dumps(known, indent=1) + "\n")
+
+
+def flat(
+    results: Mapping,
+    mode: Optional[str] = None,
+    seeds: Optional[Sequence] = None,
+) -> dict:
+    """Results of one mode with the counts of the seeds added up.
+
+    Tables and pictures of a single table (``report/results.py``) are drawn
+    from it.
+
+    Arguments
+    ---------
+    results : dict
+        See the module.
+    mode : str, optional
+        The mode; None: all, as sets of their own.
+    seeds : list, optional
+        Only those seeds.
+
+    Returns
+    -------
+    dict
+        See ``report/results.py``. Rows that were not tested on all sets are
+        left out.
+    """
+    modes = results["modes"] if mode is None else [mode]
+    seeds = [str(s) for s in (results["seeds"] if seeds is None else seeds)]
+    named = {
+        (one, name): name if len(modes) == 1 else f"{name}, {one}"
+        for one in modes
+        for name in results["tests"]
+    }
+    rows = []
+    for row in results["rows"]:
+        sets = {
+            title: _added([row["sets"][s][one].get(name) for s in seeds])
+            for (one, name), title in named.items()
+        }
+        if None in sets.values():
+            continue
+        about = row["about"][seeds[0]]
+        rows.append(
+            {
+                "name": row["title"],
+                "group": "generalist"
+                if row["name"] == ORIGINAL
+                else row["group"],
+                "domains": row["domains"],
+                "sets": sets,
+                "chosen": about.get("chosen"),
+            }
+        )
+    inside = [
+        title for (_, n), title in named.items() if n in results["domains"]
+    ]
+    made = {
+        "in_domain": inside,
+        "test_domains": list(named.values()),
+        "rows": rows,
+    }
+    if results.get("retention"):
+        made["retention"] = [
+            title
+            for (_, n), title in named.items()
+            if n in results["retention"]
+        ]
+    return made
+
+
+def _added(counts):
+    """Counts of several seeds added up; None where one is missing."""
+    if None in counts:
+        return None
+    added = {
+        key: sum(each[key] for each in counts)
+        for key in ("errors", "words", "utterances")
+    }
+    if all("buckets" in each for each in counts):
+        added["buckets"] = {
+            label: {
+                key: sum(each["buckets"][label][key] for each in counts)
+                for key in counts[0]["buckets"][label]
+            }
+            for label in counts[0]["buckets"]
+        }
+    return added
+
+
+def _sequences(plan, found, seeds, by_name):
+    """What the domains of each sequence do to one another."""
+    sequences = []
+    for node in plan:
+        if ("sequence", node.name, seeds[0]) not in found:
+            continue
+        order = [by_name[name].domains[0] for name in node.stages]
+        for seed in seeds:
+            stages = found["sequence", node.name, seed]
+            matrix = [[stage[d]["wer"] for d in order] for stage in stages]
+            sequences.append(
+                {
+                    "name": node.title,
+                    "seed": seed,
+                    "domains": order,
+                    "rates": matrix,
+                    "backward": backward_transfer(matrix),
+                    "forward": forward_transfer(matrix),
+                }
+            )
+    return sequences
+
+
+def _seconds(about):
+    """What of a search may differ when it is interrupted and goes on."""
+    return {key: about[key] for key in ("savings", "trials") if about.get(key)}
+
+
+def _without_seconds(about):
+    """What is known of a model, without what differs from run to run.
+
+    How much of a rejected trial was decoded depends on the order of batches,
+    which a search learns anew after an interruption.
+    """
+    kept = {key: value for key, value in about.items() if key != "savings"}
+    if "trials" in kept:
+        kept["trials"] = [_outcome(trial) for trial in kept["trials"]]
+    return kept
+
+
+def _outcome(trial):
+    """What a trial was, and whether it was accepted."""
+    names = ["kind", "candidate", "members", "merged", "parameters", "step"]
+    names += ["accepted", "best", "kept"]
+    if trial.get("accepted") is not False:
+        names += ["errors", "total", "value"]
+    return {name: trial[name] for name in names if name in trial}

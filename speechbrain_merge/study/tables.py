@@ -1,0 +1,356 @@
+"""The tables of a study: mean and spread over seeds, significance, sweeps.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+
+from speechbrain_merge.report import summarize_results
+from speechbrain_merge.report.tables import NOTHING
+from speechbrain_merge.study.results import flat
+
+
+def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
+    """Header and cells of the main table of one mode.
+
+    Arguments
+    ---------
+    results : dict
+        See ``study/results.py``.
+    mode : str
+        One of its modes.
+    times : dict
+        The content of ``times.json``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        Means over the seeds, with the standard deviation where there are
+        several. A rate is in bold where it is significantly better than the
+        next best of its column.
+    """
+    by_seed = {
+        seed: {
+            row["name"]: row
+            for row in summarize_results(flat(results, mode, [seed]))
+        }
+        for seed in results["seeds"]
+        if flat(results, mode, [seed])["rows"]
+    }
+    best = results["comparisons"]["best"].get(mode, {})
+    inside = [n for n in results["tests"] if n in results["domains"]]
+    outside = [n for n in results["tests"] if n not in results["domains"]]
+    names = inside + outside
+    means = [("in_domain", "in-domain\nmean", inside)]
+    means += [("out_of_domain", "out-of-domain\nmean", outside)]
+    means += [("forgetting", "forgetting\n%", True)]
+    means += [("mean", "mean", names)]
+    summaries = [row for seed in by_seed.values() for row in seed.values()]
+    means = [
+        (key, title)
+        for key, title, wanted in means
+        if wanted and any(row[key] is not None for row in summaries)
+    ]
+    header = ["WER %"]
+    header += [_sized(results, mode, name) for name in names]
+    header += [title for _, title in means] + ["trainings", "training\nminutes"]
+    rows = []
+    for row in results["rows"]:
+        cells = []
+        for name in names:
+            rates = _rates(results, row, mode, name)
+            cell = spread(rates)
+            found = best.get(name, {})
+            if found.get("name") == row["name"] and found.get("significant"):
+                cell = f"**{cell}**"
+            cells.append(cell)
+        of_seeds = [seed.get(row["title"]) for seed in by_seed.values()]
+        for key, _ in means:
+            values = [one[key] for one in of_seeds if one is not None]
+            cells.append(spread(values if len(values) == len(of_seeds) else []))
+        cells.append(str(len(row["trainings"])))
+        cells.append(_training_minutes(row, times))
+        rows.append([row["title"], *cells])
+    return header, rows
+
+
+def spread(values: Sequence) -> str:
+    """The mean of some numbers, and their standard deviation.
+
+    Arguments
+    ---------
+    values : list of float
+        One a seed; None where a number does not exist.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> spread([10.0, 12.0]), spread([9.96]), spread([])
+    ('11.0 ± 1.4', '10.0', '–')
+    """
+    if not values or None in values:
+        return NOTHING
+    mean = f"{round(statistics.fmean(values), 1) + 0:.1f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def comparison_rows(results: Mapping) -> tuple:
+    """Header and cells of the table of compared pairs.
+
+    Arguments
+    ---------
+    results : dict
+        See ``study/results.py``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        The difference of the mean error rates with the interval of the block
+        bootstrap, and the p-values of MAPSSWE.
+    """
+    several = len(results["modes"]) > 1
+    header = ["compared", "difference\nof mean WER", "95 % interval"]
+    header += ["blocks", "MAPSSWE p", "after Holm", "told apart"]
+    rows = []
+    for pair in results["comparisons"]["pairs"]:
+        first, second = pair["titles"]
+        name = f"{second} against {first}"
+        rows.append(
+            [
+                f"{name}, {pair['mode']}" if several else name,
+                f"{pair['difference']:+.2f}",
+                f"[{pair['low']:+.2f}, {pair['high']:+.2f}]",
+                str(pair["blocks"]),
+                f"{pair['p']:.2g}",
+                f"{pair['holm']:.2g}",
+                "yes" if pair["holm"] < 0.05 else "no",
+            ]
+        )
+    return header, rows
+
+
+def sequence_rows(results: Mapping) -> tuple:
+    """Header and cells of what the domains of a sequence do to one another.
+
+    Arguments
+    ---------
+    results : dict
+        With ``sequences``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        Backward and forward transfer in points of WER. Below 0 is forgetting;
+        above 0, earlier domains have helped.
+    """
+    header = ["sequence", "domains", "backward transfer", "forward transfer"]
+    grouped = {}
+    for one in results["sequences"]:
+        grouped.setdefault(one["name"], []).append(one)
+    rows = []
+    for name, found in grouped.items():
+        cells = []
+        for key in ("backward", "forward"):
+            mean = statistics.fmean(one[key] for one in found)
+            cells.append(f"{mean:+.1f}")
+        rows.append([name, ", ".join(found[0]["domains"]), *cells])
+    return header, rows
+
+
+def sweep_rows(sweeps: Mapping, metric: str) -> tuple:
+    """Header and cells of error rates on the selection sets by a coefficient.
+
+    Arguments
+    ---------
+    sweeps : dict
+        Name of a merge to the trials of its search over one coefficient.
+    metric : str
+        The name of the error rate.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        The lowest of each row in bold.
+
+    Example
+    -------
+    >>> trials = [
+    ...     {"parameters": {"ratio": ratio}, "value": value, "complete": True}
+    ...     for ratio, value in [(0.0, 9.25), (0.1, 9.06)]
+    ... ]
+    >>> sweep_rows({"mam": trials}, "WER")
+    (['selection sets, WER %', 'ratio 0', '0.1'], [['mam', '9.25', '**9.06**']])
+    """
+    coefficient = next(iter(next(iter(sweeps.values()))[0]["parameters"]))
+    rates = {
+        name: {
+            _text(trial["parameters"][coefficient]): trial["value"]
+            for trial in trials
+            if trial.get("complete", True)
+        }
+        for name, trials in sweeps.items()
+    }
+    values = list(dict.fromkeys(v for row in rates.values() for v in row))
+    rows = []
+    for name, row in rates.items():
+        least = min(row.values())
+        cells = []
+        for value in values:
+            rate = row.get(value)
+            text = "" if rate is None else f"{rate:.2f}"
+            cells.append(f"**{text}**" if rate == least else text)
+        rows.append([name, *cells])
+    header = [f"selection sets, {metric} %", *values]
+    header[1] = f"{coefficient} {values[0]}"
+    return header, rows
+
+
+def csv_text(header: Sequence, rows: Sequence, mode: str) -> str:
+    """A table as comma-separated values, without marks.
+
+    Arguments
+    ---------
+    header : list of str
+        Titles of the columns.
+    rows : list of list of str
+        The cells.
+    mode : str
+        The mode, which stands in a column of its own.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(
+    ...     csv_text(
+    ...         ["WER %", "a\\n9 words"], [["x", "**1.0**"]], "usual"
+    ...     ).strip()
+    ... )
+    mode,WER %,a 9 words
+    usual,x,1.0
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["mode", *(title.replace("\n", " ") for title in header)])
+    for row in rows:
+        writer.writerow([mode, *(cell.strip("*") for cell in row)])
+    return stream.getvalue()
+
+
+def latex_table(header: Sequence, rows: Sequence) -> str:
+    r"""A table for a paper, with the lines of ``booktabs``.
+
+    Arguments
+    ---------
+    header : list of str
+        Titles of the columns.
+    rows : list of list of str
+        The cells; what is bold in Markdown is bold.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(latex_table(["WER %", "a"], [["x_1", "**1.0** "]]))
+    \begin{tabular}{lr}
+    \toprule
+    WER \% & a \\
+    \midrule
+    x\_1 & \textbf{1.0} \\
+    \bottomrule
+    \end{tabular}
+    """
+    lines = [
+        " & ".join(_latex(cell.replace("\n", " ")) for cell in row) + r" \\"
+        for row in [header, *rows]
+    ]
+    return "\n".join(
+        [
+            r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _latex(cell):
+    """A cell with LaTeX's special characters escaped."""
+    cell = cell.strip()
+    bold = cell.startswith("**") and cell.endswith("**")
+    cell = cell.strip("*")
+    for character in "%_&#$":
+        cell = cell.replace(character, f"\\{character}")
+    cell = cell.replace("±", r"$\pm$").replace("–", "--")
+    return rf"\textbf{{{cell}}}" if bold else cell
+
+
+def _sized(results, mode, name):
+    """The title of a set, with its size beneath."""
+    seed = str(results["seeds"][0])
+    for row in results["rows"]:
+        counts = row["sets"][seed][mode].get(name)
+        if counts is not None:
+            return (
+                f"{name}\n{counts['words']:g} words\n"
+                f"{counts['utterances']} utterances"
+            )
+    return name
+
+
+def _rates(results, row, mode, name):
+    """The rate of a row on a set, for each seed; empty where untested."""
+    counts = [
+        row["sets"][str(seed)][mode].get(name) for seed in results["seeds"]
+    ]
+    if None in counts:
+        return []
+    return [
+        100 * each["errors"] / each["words"] if each["words"] else None
+        for each in counts
+    ]
+
+
+def _training_minutes(row, times):
+    """How long all trainings of a row took, in the mean of the seeds."""
+    if not row["trainings"]:
+        return NOTHING
+    seeds = list(row["about"])
+    total, whole = 0.0, True
+    for name in row["trainings"]:
+        for seed in seeds:
+            took = times.get(name, {}).get(seed, {})
+            total += took.get("seconds", 0.0)
+            whole = whole and not took.get("interrupted", False)
+    minutes = f"{total / len(seeds) / 60:.1f}"
+    # what came before an interruption is not counted
+    return minutes if whole else f"> {minutes}"
+
+
+def _text(value):
+    """A coefficient as text."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,263 @@
+"""Tests of a study's models; nothing is decoded twice.
+
+The errors of one set of weights, on one set, in one mode, are kept under a name
+made from all that decides them. Models with the same weights share them,
+whatever they are called and whichever seed they belong to::
+
+    <folder>/scores/<set>-<key>.jsonl    the errors of each utterance
+                    <set>-<key>.json     the counts, and what decided them
+                    <set>-<key>.txt      alignments
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.brain.combinations import collect_posteriors, combine
+from speechbrain_merge.brain.domains import (
+    evaluate_set,
+    rates_of,
+    write_alignments,
+)
+from speechbrain_merge.evaluation import write_scores
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.once import known_record
+from speechbrain_merge.study.making import Maker, digest_of
+from speechbrain_merge.study.trainings import without_folder
+
+logger = get_logger(__name__)
+
+USUAL = "usual"
+"""The mode of a study that names none."""
+
+
+class Tester:
+    """Tests the models of one seed.
+
+    Arguments
+    ---------
+    study : Study
+        The study.
+    maker : Maker
+        Has made the models that are tested.
+    """
+
+    def __init__(self, study, maker: Maker):
+        self.study, self.maker = study, maker
+        self.folder = study.folder / "scores"
+        self._sets, self._posteriors = {}, {}
+
+    def test(self, name: str) -> dict:
+        """Tests a model on its sets, in every mode.
+
+        Arguments
+        ---------
+        name : str
+            A model that is made.
+
+        Returns
+        -------
+        dict
+            Mode to set to its counts, with the file of the ``scores`` of each
+            utterance, relative to the study's folder.
+        """
+        node = self.maker.nodes[name]
+        sets = self.study.tests if node.tests is None else node.tests
+        return {
+            mode: {
+                one: self._test_one(node, one, {**settings, **node.test_with})
+                for one in sets
+            }
+            for mode, settings in self.study.modes.items()
+        }
+
+    def stages(self, name: str) -> list[dict]:
+        """The counts of a sequence of trainings, from its start on.
+
+        Arguments
+        ---------
+        name : str
+            The last model of a sequence.
+
+        Returns
+        -------
+        list of dict
+            For the start and each model: set to its counts, in the first mode,
+            on the sets of the sequence's domains.
+        """
+        nodes = self.maker.nodes
+        stages = nodes[name].stages
+        settings = next(iter(self.study.modes.values()))
+        domains = [nodes[stage].domains[0] for stage in stages]
+        return [
+            {
+                domain: self._test_one(
+                    nodes[one], domain, {**settings, **nodes[one].test_with}
+                )
+                for domain in domains
+            }
+            for one in (nodes[stages[0]].start, *stages)
+        ]
+
+    def _test_one(self, node, test, settings):
+        """The counts of one model on one set, decoded only if unknown."""
+        if node.kind == "by_domain":
+            other = self.maker.nodes[node.model_for(test)]
+            settings = {**settings, **other.test_with}
+            return self._test_one(other, test, settings)
+        about = {
+            "weights": self.maker.made[node.name].digest,
+            "set": self._set_digest(test),
+            "settings": settings,
+            "yaml": self._yaml_digest(),
+        }
+        about = json.loads(json.dumps(about, default=str))
+        stem = f"{_plain(test)}-{digest_of(about)[:16]}"
+        record = self.folder / f"{stem}.json"
+        known = run_on_main(known_record, args=[record])
+        if known is None:
+            known = self._decode(node, test, settings, about, record)
+        return {**known["outcome"], "scores": f"scores/{stem}.jsonl"}
+
+    def _decode(self, node, test, settings, about, record):
+        """Decodes one set, and writes what was found; the record last."""
+        brain, run = self.maker.run.brain, self.maker.run
+        test_set = run.test_sets[test]
+        logger.info(f"Seed {self.maker.seed}: {node.name} on {test}")
+
+        def evaluate():
+            return evaluate_set(
+                brain,
+                test_set,
+                run.loader_kwargs("test"),
+                f"{node.name} on {test}",
+                self.study.metric,
+                self.study.mode,
+                self.study.tracker,
+                settings,
+            )
+
+        run_on_main(
+            self.folder.mkdir, kwargs={"parents": True, "exist_ok": True}
+        )
+        if node.kind == "combine":
+            systems = [
+                self._posteriors_of(name, test, settings, evaluate)
+                for name in node.members
+            ]
+            scores = combine(node.how, systems, test_set.data, brain.words_of)
+        else:
+            brain.use_weights(self.maker.made[node.name].path)
+            scores = evaluate()
+            metric = getattr(brain, self.study.tracker)
+            run_on_main(
+                write_alignments, args=[record.with_suffix(".txt"), metric]
+            )
+        found = {"settings": about, "outcome": rates_of(scores)}
+        run_on_main(write_scores, args=[record.with_suffix(".jsonl"), scores])
+        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        run_on_main(write_whole, args=[record, text])
+        return found
+
+    def _posteriors_of(self, name, test, settings, evaluate):
+        """What a model gives out; kept for the next combination of it."""
+        key = (self.maker.made[name].digest, test, digest_of(settings))
+        if key not in self._posteriors:
+            if any(known[1:] != key[1:] for known in self._posteriors):
+                self._posteriors.clear()  # those of another set
+            brain = self.maker.run.brain
+            brain.use_weights(self.maker.made[name].path)
+            self._posteriors[key] = collect_posteriors(brain, evaluate)
+        return self._posteriors[key]
+
+    def _set_digest(self, test):
+        """A hash of the rows of a test set."""
+        if test not in self._sets:
+            data = self.maker.run.test_sets[test]
+            rows = getattr(data, "data", None)
+            if not isinstance(rows, Mapping):
+                raise ValueError(
+                    f"The test set '{test}' has no rows to be known by: "
+                    "expected a DynamicItemDataset."
+                )
+            ids = list(getattr(data, "data_ids", rows))
+            plain = json.loads(
+                json.dumps([[i, rows[i]] for i in ids], default=str)
+            )
+            self._sets[test] = digest_of(
+                without_folder(plain, self.study.folder)
+            )
+        return self._sets[test]
+
+    def _yaml_digest(self):
+        """A hash of the YAML that tests go by, without seed and places."""
+        if None not in self._sets:
+            study = self.study
+            training = study.trainings[study.evaluate_with]
+            values = {
+                "seed": 0,
+                "output_folder": str(study.folder / "evaluate"),
+                "run": "evaluate",
+                "domains": [],
+                "tests": [],
+            }
+            self._sets[None] = digest_of(
+                training.resolved(training.overrides(values, {}), study.folder)
+            )
+        return self._sets[None]
+
+
+def speakers(test_sets: Mapping) -> dict:
+    """The speaker of each utterance, where the data name speakers.
+
+    Arguments
+    ---------
+    test_sets : dict
+        Set to dataset.
+
+    Returns
+    -------
+    dict
+        Set to a dict from utterance to speaker; sets without speakers are not
+        in it.
+    """
+    found = {}
+    for name, data in test_sets.items():
+        rows = getattr(data, "data", {})
+        for column in ("spk_id", "speaker", "spk"):
+            if rows and all(row.get(column) for row in rows.values()):
+                found[name] = {
+                    utterance: str(row[column])
+                    for utterance, row in rows.items()
+                }
+                break
+    return found
+
+
+def scores_path(folder, counts: Mapping) -> Path:
+    """The file with the errors of each utterance.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The study's folder.
+    counts : dict
+        Of one set, as ``Tester.test`` gives them.
+
+    Returns
+    -------
+    Path
+    """
+    return Path(folder) / counts["scores"]
+
+
+def _plain(name):
+    """A name that can begin the name of a file."""
+    return re.sub(r"[^\w.-]", "_", name)[:60]
