@@ -13,6 +13,8 @@ EXTRAS = {
     "plots": ["matplotlib>=3.6"],
     # CMA-ES over merge coefficients
     "search": ["cma>=3.3"],
+    # studies on a cluster
+    "cluster": ["submitit>=1.5"],
 }
 EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tiny_models import make_speech, tiny_whisper
 
+from speechbrain_merge.pool import read_pool
+
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
 )
@@ -43,27 +45,29 @@ def material(tmp_path_factory):
     return folder
 
 
-def command(material, results, hparams, *more):
+SETTINGS = {
+    "number_of_epochs": 2,
+    "steps_per_epoch": 2,
+    "batch_size": 2,
+    "lr": 0.001,
+    "max_decode_ratio": 0.01,
+}
+
+
+def command(material, results, hparams, *more, **settings):
     """The command line of a small study."""
-    overrides = {
-        "results_folder": str(results),
-        "number_of_epochs": 2,
-        "steps_per_epoch": 2,
-        "batch_size": 2,
-        "lr": 0.001,
-        "max_decode_ratio": 0.01,
-    }
+    expert = {"with": {**SETTINGS, **settings}}
     return [
         sys.executable,
         "train.py",
         f"hparams/{hparams}.yaml",
         "--device=cpu",
-        f"--results_folder={results}",
+        f"--output_folder={results}",
         f"--whisper_hub={material / 'whisper'}",
         f"--data_folder={material / 'data'}",
-        "--experts=[reverb, digits]",
+        "--domains=[reverb, digits]",
         "--test_domains=[reverb, digits, read]",
-        f"--expert_overrides={json.dumps(overrides)}",
+        "--study=" + json.dumps({"trainings": {"expert": expert}}),
         *more,
     ]
 
@@ -86,98 +90,149 @@ def files(folder):
     }
 
 
+def rows_of(results):
+    """The rows of the results, by their names."""
+    found = json.loads((results / "results.json").read_text())
+    return {row["name"]: row for row in found["rows"]}
+
+
 @pytest.mark.parametrize("hparams", ["mast", "smact"])
 def test_a_study_from_one_command(material, tmp_path, hparams):
     results = tmp_path / "results"
     printed = run(command(material, results, hparams))
-    found = json.loads((results / "results.json").read_text())
-    names = [row["name"] for row in found["rows"]]
+    rows = rows_of(results)
+    names = list(rows)
     if hparams == "mast":
         assert names[1:] == ["reverb", "digits", "mast-reverb", "mast-digits"]
-        merged = found["merges"]["mast-digits"]
+        merged = rows["mast-digits"]["about"]["1986"]
         assert merged["selected"] == merged["candidates"]
         assert all(n.startswith("digits/") for n in merged["selected"])
     else:
         # two draws for each of two experts
         assert len(names) == 1 + 4 + 1 and names[-1] == "smact"
-        rates = [run["lr"] for run in found["runs"]]
-        assert len(set(rates)) == 2 and len(rates) == 4
-        export = results / "exported"
+        pools = results / "seed-1986/models"
+        rates = [
+            read_pool(pools / f"{name}-run-0{draw}/pool")[0].hyperparameters
+            for name in ("reverb", "digits")
+            for draw in (1, 2)
+        ]
+        assert len({each["lr"] for each in rates}) == 2
+        export = results / "exported/smact"
         assert (export / "hyperparams.yaml").is_file()
         card = (export / "README.md").read_text()
         assert "by `average`" in card and "| smact |" in card
         assert "WhisperASR hears" in printed
-    assert names[0] == "generalist"
-    for row in found["rows"]:
-        assert set(row["sets"]) == set(RATES)
+    assert names[0] == "original"
+    for row in rows.values():
+        counts = row["sets"]["1986"]["usual"]
+        assert set(counts) == set(RATES)
         for domain in RATES:
-            assert row["sets"][domain]["utterances"] == 4
-    lines = (results / "evaluated/generalist/read.jsonl").read_text()
-    assert lines.count("\n") >= 4
+            assert counts[domain]["utterances"] == 4
+            lines = (results / counts[domain]["scores"]).read_text()
+            assert lines.count("\n") >= 4
     assert "| generalist |" in (results / "results.md").read_text()
     assert (results / "merge_curve.png").stat().st_size > 5000
     assert (results / "domains.png").stat().st_size > 5000
 
-    before = files(results)
+    before, text = files(results), (results / "results.json").read_bytes()
     again = run(command(material, results, hparams))
     assert files(results) == before
-    assert again.count("is finished") == len(found["runs"])
-    rerun = json.loads((results / "results.json").read_text())
-    assert rerun["rows"] == found["rows"]
+    trained = list(results.glob("seed-1986/models/*/finished.json"))
+    assert again.count("is done already") >= len(trained)
+    assert (results / "results.json").read_bytes() == text
+
+
+def test_the_second_search_scores_no_candidate_twice(material, tmp_path):
+    """MAcT and SMAcT of the demo share the scores of single candidates."""
+    results = tmp_path / "results"
+    run(command(material, results, "demo", "--study={exports: []}"))
+    times = json.loads((results / "times.json").read_text())
+    singles = {
+        name: [
+            t for t in times[name]["1986"]["trials"] if t["kind"] == "single"
+        ]
+        for name in ("mact", "smact")
+    }
+    known = {trial["candidate"] for trial in singles["mact"]}
+    assert len(known) == 2
+    again = [t for t in singles["smact"] if t["candidate"] in known]
+    assert len(again) == 2 and all(trial["reused"] for trial in again)
 
 
 def test_a_benchmark_of_methods(material, tmp_path):
     results = tmp_path / "results"
     arguments = [
         *command(material, results, "benchmark", "--trials=2"),
-        "--only=[average, fisher, layer_scaled, consensus]",
-        '--joint={"domains": [reverb, digits], "number_of_epochs": 1}',
+        "--models=" + json.dumps({"joint": {"with": {"number_of_epochs": 1}}}),
     ]
-    run(arguments)
-    found = json.loads((results / "results.json").read_text())
-    rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["generalist", "reverb", "digits", "joint"] + [
+    some = "average, fisher, layer_scaled, consensus"
+    run([*arguments, f"--only=[reverb, digits, joint, {some}]"])
+    rows = rows_of(results)
+    assert list(rows) == ["original", "reverb", "digits", "joint"] + [
         "average",
         "fisher",
         "layer_scaled",
         "consensus",
     ]
-    # the joint model is compared with, not merged
-    assert all(len(m["candidates"]) == 2 for m in found["merges"].values())
-    assert rows["consensus"]["chosen"].keys() == {"scale"}
-    assert rows["layer_scaled"]["chosen"].keys() == {"last"}
-    assert rows["average"]["chosen"] is None
+    about = {name: row["about"]["1986"] for name, row in rows.items()}
+    times = json.loads((results / "times.json").read_text())
     for name in ("average", "fisher", "layer_scaled", "consensus"):
-        cost = rows[name]["cost"]
+        # the joint model is compared with, not merged
+        assert about[name]["candidates"] == ["reverb", "digits"]
+        cost = times[name]["1986 cost"]
         assert cost["merge_seconds"] > 0 and cost["peak_megabytes"] > 0
-        assert cost["trials"] == (2 if rows[name]["chosen"] else 0)
+        assert cost["trials"] == (2 if about[name]["chosen"] else 0)
+    assert about["consensus"]["chosen"].keys() == {"scale"}
+    assert about["layer_scaled"]["chosen"].keys() == {"last"}
+    assert about["average"]["chosen"] is None
     # what else is shown beside the reference is against it
-    assert "difference" not in rows["average"]
-    low, high = (
-        rows["consensus"]["difference"][end] for end in ("low", "high")
-    )
-    assert low <= rows["consensus"]["difference"]["difference"] <= high
+    found = json.loads((results / "results.json").read_text())
+    pairs = {pair["names"][1]: pair for pair in found["comparisons"]["pairs"]}
+    assert set(pairs) == set(rows) - {"average"}
+    assert all(pair["names"][0] == "average" for pair in pairs.values())
+    one = pairs["consensus"]
+    assert one["low"] <= one["difference"] <= one["high"]
+    assert all(pair["holm"] >= pair["p"] for pair in pairs.values())
     table = (results / "results.md").read_text()
     assert "difference to<br>average" in table
     assert (results / "pareto.png").stat().st_size > 5000
 
     before = files(results)
-    run(arguments)
+    run([*arguments, f"--only=[reverb, digits, joint, {some}]"])
     assert files(results) == before
-    one_more = [*arguments, "--only=[average, consensus, slerp]"]
-    one_more.remove("--only=[average, fisher, layer_scaled, consensus]")
-    done = subprocess.run(one_more, cwd=RECIPE, capture_output=True, text=True)
-    assert "`only` names ['slerp']" in done.stdout + done.stderr
+    done = subprocess.run(
+        [*arguments, "--only=[average, slerp]"],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
+    )
+    assert "no model 'slerp'" in done.stdout + done.stderr
 
 
 def test_other_settings_are_refused_not_mixed(material, tmp_path):
     results = tmp_path / "results"
-    first = command(material, results, "mast", "--seed=1")
-    run(first)
-    changed = command(material, results, "mast", "--seed=2")
+    run(command(material, results, "mast"))
+    changed = command(material, results, "mast", weight_decay=0.5)
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "done with other settings (seed)" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert "done with other settings (" in said and "yaml.weight_decay" in said
+
+
+def test_wrong_keys_are_found_before_anything_is_trained(material, tmp_path):
+    for settings, message in (
+        ({"lerning_rate": 1}, "has no key `lerning_rate`"),
+        ({"batch_size": 2, "data_folder": "nowhere"}, "nowhere"),
+    ):
+        done = subprocess.run(
+            command(material, tmp_path, "mast", **settings),
+            cwd=RECIPE,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0
+        assert message in done.stdout + done.stderr
+        assert not list(tmp_path.rglob("finished.json"))
 
 
 def test_a_killed_study_goes_on(material, tmp_path):
@@ -189,7 +244,7 @@ def test_a_killed_study_goes_on(material, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    pool = killed / "pool" / "digits"
+    pool = killed / "seed-1986/models/digits/pool/digits"
     for _ in range(600):
         if any(pool.glob("epoch-0001*.safetensors")):
             break
@@ -199,10 +254,9 @@ def test_a_killed_study_goes_on(material, tmp_path):
     assert not (killed / "results.json").exists()
     run(command(material, killed, "mast"))
     one, other = (
-        json.loads((folder / "results.json").read_text())["rows"]
-        for folder in (whole, killed)
+        (folder / "results.json").read_bytes() for folder in (whole, killed)
     )
-    assert [row["sets"] for row in one] == [row["sets"] for row in other]
+    assert one == other
 
 
 def test_one_expert(material, tmp_path):
@@ -211,6 +265,7 @@ def test_one_expert(material, tmp_path):
         "train.py",
         "hparams/train.yaml",
         "--device=cpu",
+        f"--output_folder={tmp_path / 'expert'}",
         f"--results_folder={tmp_path}",
         f"--whisper_hub={material / 'whisper'}",
         f"--data_folder={material / 'data'}",
