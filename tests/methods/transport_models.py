@@ -10,8 +10,8 @@ import speechbrain as sb
 import torch
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
-from speechbrain.nnet.linear import Linear
 from speechbrain.lobes.models.VanillaNN import VanillaNN
+from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.normalization import BatchNorm2d, GroupNorm, LayerNorm
 
 HEADS = 3
