@@ -192,6 +192,42 @@ def test_iterating_brings_models_nearer_than_the_single_pass():
     assert total(once, "after") < total(once, "before")
 
 
+def test_a_tied_matrix_counts_once():
+    """Whisper's words are its output layer: twice in a module, once in a file."""
+    source, anchor = build("whisper", 1), build("whisper", 2)
+    once = [dict(model.state_dict()) for model in (source, anchor)]
+    for state in once:
+        del state["proj_out.weight"]
+    copies = [
+        {name: one.clone() for name, one in model.state_dict().items()}
+        for model in (source, anchor)
+    ]
+    file = find_alignment(*once, heads=HEADS)
+    for pair in ((source, anchor), copies):
+        found = find_alignment(*pair, heads=HEADS)
+        assert found.transports.keys() == file.transports.keys()
+        for name, order in file.transports.items():
+            assert torch.equal(found.transports[name], order), name
+        for ours, theirs in zip(found.groups, file.groups):
+            assert ours == theirs
+        aligned = found.apply(pair[0])
+        words = aligned["model.decoder.embed_tokens.weight"]
+        assert torch.equal(aligned["proj_out.weight"], words)
+    # what one of the two has trained apart is a matrix of its own
+    copies[0]["proj_out.weight"] = torch.randn_like(words)
+    apart = find_alignment(*copies, heads=HEADS)
+    ends = {
+        group["space"]: group["before"]
+        for one in (file, apart)
+        for group in one.groups
+        if group["space"] == "decoder"
+    }
+    assert (
+        ends["decoder"]
+        > {group["space"]: group["before"] for group in file.groups}["decoder"]
+    )
+
+
 def test_identical_models_fuse_to_themselves_to_the_bit(conformers):
     model = conformers[0]
     fused = OptimalTransport()([model, model])
