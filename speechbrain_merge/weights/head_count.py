@@ -55,12 +55,8 @@ def attention_heads(source) -> dict:
     {}
     """
     if isinstance(source, torch.nn.Module):
-        return {
-            path: number
-            for path, module in source.named_modules()
-            for number in (_number_of(module),)
-            if number is not None
-        }
+        counts = _of_modules(source, _number_of)
+        return counts or _of_modules(source, _number_of_configuration)
     if isinstance(source, (str, PathLike)):
         return _of_configuration(Path(source) / "config.json")
     text = getattr(source, "metadata", {}).get(ATTENTION_HEADS)
@@ -183,6 +179,17 @@ def heads_metadata(source) -> dict:
     """
     counts = attention_heads(source)
     return {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+
+
+def _of_modules(module, number_of):
+    """Path to number, of all modules that say one."""
+    found = {path: number_of(each) for path, each in module.named_modules()}
+    return {path: number for path, number in found.items() if number}
+
+
+def _number_of_configuration(module):
+    """What the configuration of a Hugging Face model says."""
+    return _number_of(getattr(module, "config", None))
 
 
 def _number_of(module):

@@ -146,8 +146,11 @@ class AttentionMerge(MergeMethod):
     stack_map : dict, optional
         Stack of the target to stack of the source.
     number_of_heads : int, optional
-        Where it is needed (for ``heads``, and for the fused rows of
-        SpeechBrain's `RoPEMHA`) and nothing in the weights tells.
+        Where it is needed (for ``heads``, ``same_heads``, and the fused rows
+        of SpeechBrain's `RoPEMHA`) and nothing in the weights tells.
+    same_heads : bool
+        Whether a source with another number of heads is refused (the papers'
+        have as many). False mixes rows, whatever heads they belong to.
     noise : str, optional
         Instead of the source normal noise, with the mean and variance of the
         ``"source"``, of the ``"target"``, or ``"standard"``: a control.
@@ -183,6 +186,7 @@ class AttentionMerge(MergeMethod):
         noise=None,
         noise_scope="tensor",
         seed=0,
+        same_heads=True,
     ):
         super().__init__()
         check_ratio(ratio)
@@ -191,6 +195,7 @@ class AttentionMerge(MergeMethod):
         check_heads(heads)
         check_choice(space, "space", SPACES)
         check_switch(merge_bias, "merge_bias")
+        check_switch(same_heads, "same_heads")
         for pattern in [include] if isinstance(include, str) else include or []:
             matches("", pattern)  # a misspelt pattern stops here
         check_layer_map(layer_map)
@@ -210,6 +215,7 @@ class AttentionMerge(MergeMethod):
         self.include, self.layer_map = include, layer_map
         self.stack_map, self.number_of_heads = stack_map, number_of_heads
         self.noise, self.noise_scope, self.seed = noise, noise_scope, seed
+        self.same_heads = same_heads
         number = 2 if space == "task_vectors" else 1
         self.minimum_experts = self.maximum_experts = number
         self._found = None
@@ -334,6 +340,7 @@ class AttentionMerge(MergeMethod):
             self.layer_map,
             self.stack_map,
             self.number_of_heads,
+            self.same_heads,
         )
         if self.merge_bias:
             pairs += with_biases(pairs, target, source, self.number_of_heads)
