@@ -18,6 +18,7 @@ from speechbrain_merge.weights.head_count import (
     attention_heads,
     head_count,
     heads_at,
+    heads_metadata,
 )
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights

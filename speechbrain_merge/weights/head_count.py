@@ -20,6 +20,7 @@ Authors
 """
 
 import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Optional
@@ -165,19 +166,32 @@ def agreed_heads(given: Optional[int], *models) -> Optional[int]:
 
 
 def heads_metadata(source) -> dict:
-    """What ``open_weights`` adds to the metadata of a source.
+    """What ``open_weights`` and pools add to the metadata of weights.
 
     Arguments
     ---------
-    source : torch.nn.Module, str or Path
-        A module, or a Hugging Face folder.
+    source : torch.nn.Module, str, Path or dict
+        A module, a Hugging Face folder, or modules by the names that come
+        before those of their tensors.
 
     Returns
     -------
     dict
         Empty where the source does not say.
+
+    Example
+    -------
+    >>> heads_metadata({"decoder": torch.nn.MultiheadAttention(8, 4)})
+    {'attention_heads': '{"decoder": 4}'}
     """
-    counts = attention_heads(source)
+    if isinstance(source, Mapping):
+        counts = {
+            ".".join(filter(None, (name, path))): number
+            for name, module in source.items()
+            for path, number in attention_heads(module).items()
+        }
+    else:
+        counts = attention_heads(source)
     return {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
 
 

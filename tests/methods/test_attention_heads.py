@@ -146,3 +146,26 @@ def test_what_lies_beside_a_projection_tells_as_well(tmp_path):
     path = write_weights(tmp_path / "other.safetensors", other)
     with pytest.raises(IncompatibleWeights, match=f"{number} heads"):
         AttentionMerge(ratio=1)([path], target.state_dict())
+
+
+def test_a_candidate_of_a_pool_tells_as_its_modules_did(folders, tmp_path):
+    """The target of a study is a file that a training has left."""
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    from speechbrain_merge import CheckpointPool
+    from speechbrain_merge.pool import read_pool
+
+    encoder = module_of(folders["hubert"], "HubertModel")
+    pool = CheckpointPool(
+        tmp_path / "pool", {"encoder": encoder}, run="run", metric="WER"
+    )
+    checkpointer = Checkpointer(tmp_path / "save", {"pool": pool})
+    checkpointer.save_checkpoint({"WER": 1.0, "epoch": 1})
+    (candidate,) = read_pool(tmp_path / "pool" / "run")
+    place = "encoder.encoder.layers.0.attention"
+    assert attention_heads(candidate.path) == {}
+    with open_weights(candidate) as weights:
+        assert attention_heads(weights)[place] == 2
+    AttentionMerge()([folders["bert"]], candidate)
+    with pytest.raises(IncompatibleWeights, match="2 heads of 8.*4 of 4"):
+        AttentionMerge()([folders["more_heads"]], candidate)
