@@ -8,6 +8,7 @@ from functools import partial
 
 import speechbrain as sb
 import torch
+from speechbrain.lobes.downsampling import Conv1DDownsampler
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.lobes.models.VanillaNN import VanillaNN
@@ -114,10 +115,24 @@ class HeadElsewhere(torch.nn.Module):
         return self.encoder.encode(features, lengths) @ self.head[0]
 
 
+class WhisperCTC(torch.nn.Module):
+    """Whisper's encoder alone, as SpeechBrain has it, with CTC on top."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.encoder = whisper("Model").encoder
+        self.ctc_lin = Linear(LABELS, input_size=WIDTH)
+
+    def forward(self, features):
+        """CTC logits."""
+        return self.ctc_lin(self.model.encoder(features).last_hidden_state)
+
+
 class VanillaOnTop(torch.nn.Module):
     """wav2vec 2.0 or WavLM below VanillaNN and one linear layer."""
 
-    def __init__(self, kind, blocks, as_list=False):
+    def __init__(self, kind, blocks, as_list=False, downsampling=False):
         super().__init__()
         import transformers
 
@@ -126,13 +141,16 @@ class VanillaOnTop(torch.nn.Module):
         enc = VanillaNN([None, None, WIDTH], dnn_blocks=blocks, dnn_neurons=11)
         ctc_lin = Linear(LABELS, input_size=11)
         self.on_top = (enc, ctc_lin)
+        self.down = (Conv1DDownsampler(2, 5),) if downsampling else ()
         if as_list:
-            self.model = torch.nn.ModuleList(self.on_top)
+            self.model = torch.nn.ModuleList((*self.on_top, *self.down))
         else:
             self.enc, self.output_lin = enc, ctc_lin
 
     def forward(self, wavs):
         """CTC logits."""
+        for layer in self.down:
+            wavs = layer(wavs)
         hidden = self.wav2vec2(wavs).last_hidden_state
         for layer in self.on_top:
             hidden = layer(hidden)
@@ -246,7 +264,7 @@ MODELS = {
     "wav2vec2-vanilla": partial(VanillaOnTop, "Wav2Vec2", 3),
     "wav2vec2-vanilla-one-layer": partial(VanillaOnTop, "Wav2Vec2", 1),
     "wav2vec2-vanilla-list": partial(VanillaOnTop, "Wav2Vec2", 2, True),
-    "wavlm-vanilla-list": partial(VanillaOnTop, "WavLM", 2, True),
+    "wavlm-vanilla-list": partial(VanillaOnTop, "WavLM", 2, True, True),
     "wav2vec2-large": partial(
         hugging_face, "Wav2Vec2", conv_bias=True, **LARGE
     ),
@@ -256,6 +274,7 @@ MODELS = {
     "wavlm-large": partial(hugging_face, "WavLM", **LARGE),
     "whisper": whisper,
     "whisper-bare": partial(whisper, "Model"),
+    "whisper-ctc": WhisperCTC,
 }
 
 
@@ -289,6 +308,8 @@ def outputs(name, model):
             return model(input_of(2, 30, BANDS))
         if isinstance(model, (RecipeOnTop, VanillaOnTop)):
             return model(input_of(2, 3000))
+        if isinstance(model, WhisperCTC):
+            return model(input_of(2, 10, 40))
         if name == "whisper-bare":
             found = model(
                 input_features=input_of(2, 10, 40),

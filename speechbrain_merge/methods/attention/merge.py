@@ -32,7 +32,7 @@ expert's attention, which is the limit of the formula; the authors' script
 treats 0 as "keep the first expert" instead.
 
 Source and target need not be of one family, nor have a name in common: the
-projections are matched by what they are (``attention_pairs``).
+projections are matched by what they are. They must have as many heads.
 
 Example
 -------
@@ -146,8 +146,8 @@ class AttentionMerge(MergeMethod):
     stack_map : dict, optional
         Stack of the target to stack of the source.
     number_of_heads : int, optional
-        Where it is needed (for ``heads``, ``same_heads``, and the fused rows
-        of SpeechBrain's `RoPEMHA`) and nothing in the weights tells.
+        Where ``heads``, ``same_heads`` or the fused rows of SpeechBrain's
+        `RoPEMHA` need it and nothing in the weights tells.
     same_heads : bool
         Whether a source with another number of heads is refused (the papers'
         have as many). False mixes rows, whatever heads they belong to.
@@ -155,15 +155,13 @@ class AttentionMerge(MergeMethod):
         Instead of the source normal noise, with the mean and variance of the
         ``"source"``, of the ``"target"``, or ``"standard"``: a control.
     noise_scope : str
-        Mean and variance are of each matrix (``"tensor"``), or of all that
-        are merged (``"global"``).
+        Mean and variance of each matrix ("tensor"), or of all ("global").
     seed : int
         Of the noise.
 
     Example
     -------
-    >>> create = AttentionMerge  # the paper's best for LJSpeech
-    >>> create(ratio=0.25, layers="12-19").layers
+    >>> AttentionMerge(ratio=0.25, layers="12-19").layers  # LJSpeech's best
     '12-19'
     """
 
