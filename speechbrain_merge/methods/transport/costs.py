@@ -14,10 +14,11 @@ Authors
 import torch
 
 from speechbrain_merge.methods.transport.moves import is_order, move
-from speechbrain_merge.weights import release
+from speechbrain_merge.methods.transport.spaces import Symmetry
+from speechbrain_merge.weights import Weights, release
 
 
-def squared_distances(left, right):
+def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Squared distances between all rows.
 
     Arguments
@@ -38,7 +39,7 @@ def squared_distances(left, right):
     return squares.addmm_(left, right.T, alpha=-2)
 
 
-def of_mean_one(cost):
+def of_mean_one(cost: torch.Tensor) -> torch.Tensor:
     """Costs in units of their mean, so that others can be added to them.
 
     Arguments
@@ -59,7 +60,9 @@ def of_mean_one(cost):
     return cost / mean.to(cost.dtype) if mean > 0 else cost
 
 
-def counted_twice(symmetry, source, anchor):
+def counted_twice(
+    symmetry: Symmetry, source: Weights, anchor: Weights
+) -> set[str]:
     """Second names of tensors that both models have under another name too.
 
     Arguments
@@ -93,7 +96,9 @@ def _tied(weights, alias, kept):
     return same
 
 
-def within_by_source(part, axis, transport):
+def within_by_source(
+    part: torch.Tensor, axis: int, transport: torch.Tensor
+) -> torch.Tensor:
     """Positions inside blocks as in the anchor, rows as in the source.
 
     Arguments

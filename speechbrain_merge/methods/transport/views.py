@@ -48,6 +48,8 @@ from typing import Optional
 
 import torch
 
+from speechbrain_merge.methods.transport.spaces import Symmetry
+
 LINEAR = (torch.nn.Linear,)
 CHANNELS_FIRST = (torch.nn.Conv1d, torch.nn.Conv2d)
 WRITERS = (*LINEAR, *CHANNELS_FIRST, torch.nn.LayerNorm)
@@ -112,7 +114,7 @@ class View:
         return frames.to(weight.dtype) @ weight.T
 
 
-def views_of(model: torch.nn.Module, found) -> list:
+def views_of(model: torch.nn.Module, found: Symmetry) -> list[View]:
     """All views of a model.
 
     Arguments
@@ -142,7 +144,9 @@ def views_of(model: torch.nn.Module, found) -> list:
     return views
 
 
-def argument(module, name, args, kwargs):
+def argument(
+    module: torch.nn.Module, name: str, args: tuple, kwargs: dict
+) -> torch.Tensor:
     """One argument of a module's call, by its name or its place.
 
     Arguments
