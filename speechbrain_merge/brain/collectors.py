@@ -133,6 +133,8 @@ class ActivationCollector:
 
     # as padding is not speech
     one_at_a_time = True
+    # What is kept of a pass: files that an earlier version wrote are others
+    reading = "views of attention's inputs and outputs, of one scale"
 
     def __init__(self, brain, stage, modules, names, **options):
         self.brain, self.stage = brain, stage

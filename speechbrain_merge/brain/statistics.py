@@ -264,6 +264,8 @@ def _collect(
         **options,
         "hparams": decisive_settings(vars(brain.hparams)),
     }
+    if hasattr(collector, "reading"):
+        about["reading"] = collector.reading
     text = json.dumps(about, sort_keys=True, default=str)
     path = Path(output)
     if path.suffix != ".safetensors":

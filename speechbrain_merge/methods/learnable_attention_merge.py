@@ -72,7 +72,7 @@ class LearnableAttentionMerge(MergeMethod):
     lambda_param : str
         "clamp" keeps λ in [0, 1], "sigmoid" within, "free" lets it go; see
         ``speechbrain_merge.methods.bounds``.
-    layers, include, layer_map, stack_map, number_of_heads : optional
+    layers, include, layer_map, stack_map, number_of_heads, same_heads : optional
         Which attention of the target takes, and which of the source's: as for
         ``AttentionMerge``.
 
@@ -108,6 +108,7 @@ class LearnableAttentionMerge(MergeMethod):
         layer_map=None,
         stack_map=None,
         number_of_heads=None,
+        same_heads=True,
     ):
         super().__init__()
         check_choice(lambda_param, "lambda_param", BOUNDS)
@@ -119,6 +120,7 @@ class LearnableAttentionMerge(MergeMethod):
         self.layers, self.include = layers, include
         self.layer_map, self.stack_map = layer_map, stack_map
         self.number_of_heads = number_of_heads
+        self.same_heads = same_heads
         self._fixed = AttentionMerge(0.0, **self._chosen())
         # Its own check asks for a share, which a free λ need not be
         self._fixed.ratio = ratio
@@ -187,4 +189,5 @@ class LearnableAttentionMerge(MergeMethod):
             "layer_map": self.layer_map,
             "stack_map": self.stack_map,
             "number_of_heads": self.number_of_heads,
+            "same_heads": self.same_heads,
         }

@@ -190,6 +190,7 @@ def parametrize_attention(
     layer_map=None,
     stack_map: Optional[dict] = None,
     number_of_heads: Optional[int] = None,
+    same_heads: bool = True,
 ) -> dict:
     """Makes a model's attention a learnable mixture of its own and a source's.
 
@@ -210,7 +211,7 @@ def parametrize_attention(
         "clamp" keeps λ in [0, 1], "sigmoid" within, "free" lets it go; see
         ``speechbrain_merge.methods.bounds``. The paper calls λ a gate and
         names no bound.
-    layers, include, layer_map, stack_map, number_of_heads : optional
+    layers, include, layer_map, stack_map, number_of_heads, same_heads : optional
         Which attention of the target takes, and which of the source's: as for
         ``speechbrain_merge.methods.pair_attention``.
 
@@ -241,6 +242,7 @@ def parametrize_attention(
             layer_map,
             stack_map,
             number_of_heads,
+            same_heads,
         )
         depths = depth(taking.names())
         given = under_names_of(taking, giving, pairs)

@@ -85,7 +85,7 @@ from speechbrain_merge.pool.run_folder import (
     run_folders,
     slot_of,
 )
-from speechbrain_merge.weights import digest, plain_state
+from speechbrain_merge.weights import digest, heads_metadata, plain_state
 
 logger = get_logger(__name__)
 
@@ -332,7 +332,7 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
-        run.store(record, tensors)
+        run.store(record, tensors, heads_metadata(self.modules))
         self._prune(run)
         return record["name"], f"stored {record['name']}"
 

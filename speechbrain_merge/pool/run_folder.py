@@ -264,7 +264,7 @@ class RunFolder:
         names = itertools.chain([slot], _numbered(slot))
         return next(name for name in names if name not in contents.names)
 
-    def store(self, record: dict, tensors: dict):
+    def store(self, record: dict, tensors: dict, more=None):
         """Stores a candidate.
 
         Arguments
@@ -273,6 +273,8 @@ class RunFolder:
             At least its name and its meta, as plain values.
         tensors : dict
             Its weights.
+        more : dict, optional
+            More text entries for the metadata of its file.
         """
         record = {
             "event": "candidate",
@@ -284,6 +286,7 @@ class RunFolder:
         metadata = {
             "format": "pt",
             METADATA: json.dumps({"run": self.run, **record}),
+            **(more or {}),
         }
         write_weights(self.folder / record["file"], tensors, metadata)
         self.manifest.append(record)

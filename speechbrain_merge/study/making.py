@@ -209,7 +209,7 @@ class Maker:
         settings = {
             "training": str(training.hparams),
             "yaml": decisive,
-            "start": None if start is None else start.digest,
+            "weights of its start": None if start is None else start.digest,
         }
 
         def fit():

@@ -13,6 +13,13 @@ from speechbrain_merge.weights.compatibility import (
 )
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.folding import fold, plain_state
+from speechbrain_merge.weights.head_count import (
+    agreed_heads,
+    attention_heads,
+    head_count,
+    heads_at,
+    heads_metadata,
+)
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part

@@ -43,6 +43,7 @@ from speechbrain_merge.weights.adapters import (
     is_saved_module,
     plain_name,
 )
+from speechbrain_merge.weights.head_count import heads_metadata
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.parametrized import computed_state, is_computed
 from speechbrain_merge.weights.source import open_weights
@@ -114,7 +115,9 @@ def fold(
     is_module = isinstance(source, torch.nn.Module)
     if is_module and is_computed(source):
         weights = from_tensors(
-            computed_state(source), f"a module of class {type(source).__name__}"
+            computed_state(source),
+            f"a module of class {type(source).__name__}",
+            heads_metadata(source),
         )
     else:
         weights = open_weights(source)

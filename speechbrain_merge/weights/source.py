@@ -27,6 +27,7 @@ import torch
 
 from speechbrain_merge.weights.files import open_file
 from speechbrain_merge.weights.folders import open_folder
+from speechbrain_merge.weights.head_count import heads_metadata
 from speechbrain_merge.weights.mapping import Weights, from_tensors, under
 
 
@@ -77,13 +78,17 @@ def open_weights(source, recoverable: Optional[str] = None) -> Weights:
                 "a Hugging Face folder on this machine."
             )
         if path.is_dir():
-            return open_folder(path, recoverable)
+            weights = open_folder(path, recoverable)
+            weights.metadata.update(heads_metadata(path))
+            return weights
         weights = open_file(path)
     elif isinstance(source, Weights):
         weights = source.share()
     elif isinstance(source, torch.nn.Module):
         weights = from_tensors(
-            source.state_dict(), f"a module of class {type(source).__name__}"
+            source.state_dict(),
+            f"a module of class {type(source).__name__}",
+            heads_metadata(source),
         )
     elif isinstance(source, Mapping):
         weights = from_tensors(source)

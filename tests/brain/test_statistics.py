@@ -22,6 +22,7 @@ from tiny_models import (
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.brain.statistics import (
+    COLLECTORS,
     collect_fisher,
     collect_grams,
     collect_statistics,
@@ -330,6 +331,11 @@ def test_what_units_do_aligns_them(tmp_path):
             torch.equal(tensor, contents(other)[name])
             for name, tensor in contents(path).items()
         )
+    # files that were kept in another way are not taken for these
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(COLLECTORS["activations"], "reading", "another")
+        others = collect_statistics(brain, stage, DATA)
+    assert not set(others.values()) & set(files.values())
     with pytest.raises(ValueError, match="one utterance at a time"):
         collect_statistics(brain, stage, DATA, per_example=False)
     with pytest.raises(ValueError, match="aligned to the base"):

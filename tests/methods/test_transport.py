@@ -1,12 +1,11 @@
 """Optimal-transport fusion: costs, hard and soft maps, refusals, the method."""
 
 import json
-from functools import partial
 
 import ot
 import pytest
 import torch
-from methods.transport_models import BANDS, HEADS, build
+from methods.transport_models import HEADS, build
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import OptimalTransport, create
@@ -17,7 +16,6 @@ from speechbrain_merge.methods.transport import (
     architectures,
     find_alignment,
     symmetry,
-    unit_activations,
 )
 from speechbrain_merge.methods.transport.assignment import (
     Assignment,
@@ -25,12 +23,9 @@ from speechbrain_merge.methods.transport.assignment import (
     Sinkhorn,
     check_plan,
 )
-from speechbrain_merge.methods.transport.moves import moved_weights
 from speechbrain_merge.report import plot_alignment
 from speechbrain_merge.weights import (
     IncompatibleWeights,
-    fold,
-    load_plain,
     open_weights,
     write_weights,
 )
@@ -197,6 +192,42 @@ def test_iterating_brings_models_nearer_than_the_single_pass():
     assert total(once, "after") < total(once, "before")
 
 
+def test_a_tied_matrix_counts_once():
+    """Whisper's words are its output layer: twice in a module, once in a file."""
+    source, anchor = build("whisper", 1), build("whisper", 2)
+    once = [dict(model.state_dict()) for model in (source, anchor)]
+    for state in once:
+        del state["proj_out.weight"]
+    copies = [
+        {name: one.clone() for name, one in model.state_dict().items()}
+        for model in (source, anchor)
+    ]
+    file = find_alignment(*once, heads=HEADS)
+    for pair in ((source, anchor), copies):
+        found = find_alignment(*pair, heads=HEADS)
+        assert found.transports.keys() == file.transports.keys()
+        for name, order in file.transports.items():
+            assert torch.equal(found.transports[name], order), name
+        for ours, theirs in zip(found.groups, file.groups):
+            assert ours == theirs
+        aligned = found.apply(pair[0])
+        words = aligned["model.decoder.embed_tokens.weight"]
+        assert torch.equal(aligned["proj_out.weight"], words)
+    # what one of the two has trained apart is a matrix of its own
+    copies[0]["proj_out.weight"] = torch.randn_like(words)
+    apart = find_alignment(*copies, heads=HEADS)
+    ends = {
+        group["space"]: group["before"]
+        for one in (file, apart)
+        for group in one.groups
+        if group["space"] == "decoder"
+    }
+    assert (
+        ends["decoder"]
+        > {group["space"]: group["before"] for group in file.groups}["decoder"]
+    )
+
+
 def test_identical_models_fuse_to_themselves_to_the_bit(conformers):
     model = conformers[0]
     fused = OptimalTransport()([model, model])
@@ -343,70 +374,3 @@ def test_the_diagnostic_is_a_table_and_a_picture(tmp_path, conformers):
     assert picture.stat().st_size > 10_000
     with pytest.raises(ValueError, match="cannot be drawn"):
         plot_alignment([], picture)
-
-
-def test_units_are_found_by_what_they_do_on_speech():
-    """A permuted copy comes back by activations alone, weights aside."""
-    model = build("wav2vec2", 1)
-    state = fold(model)
-    found = symmetry(state, heads=HEADS)
-    order = torch.randperm(32)
-    moved = moved_weights(state, found, {"feed_forward.0": order})
-    copy = build("wav2vec2", 2)
-    load_plain(copy, {name: moved[name] for name in moved.names()})
-    speech = [torch.randn(2, 2500, dtype=torch.float64) for _ in range(2)]
-    whole, masked = (
-        [
-            unit_activations(
-                one, speech, partial(pass_over, lengths), frames=40
-            )
-            for one in (model, copy)
-        ]
-        for lengths in (None, torch.tensor([1.0, 0.5]))
-    )
-    for seen in (whole, masked):
-        cost = {"anchor": seen[0], "source": seen[1]}
-        aligned = align(copy, model, cost=cost)
-        # weight norm was folded, unfolded and folded again
-        for name in state.names():
-            torch.testing.assert_close(aligned[name], state[name])
-    # of the second utterance of each batch, only the first half of 7 frames
-    name = "feed_forward.0"
-    assert whole[0][name].shape == (32, 2 * 2 * 7)
-    assert masked[0][name].shape == (32, 2 * (7 + 4))
-
-
-def test_units_of_a_conformer_are_found_by_batches_of_speech():
-    """Its positions are projected once for all utterances of a batch."""
-    models = [build("conformer-RelPosMHAXL-ctc", seed) for seed in (1, 2)]
-    for model in models:
-        for module in model.float().modules():
-            if hasattr(module, "emb_dtype"):
-                module.emb_dtype = torch.float32
-    speech = [torch.randn(2, 30, BANDS)]
-
-    def forward(model, features):
-        model(features)
-        return torch.tensor([1.0, 0.7])  # which `encode` is told as well
-
-    anchor, source = (
-        unit_activations(one, speech, forward, heads=HEADS, frames=500)
-        for one in models
-    )
-    # 8 frames of 40 ms, 6 of the second utterance; 15 positions
-    assert anchor["feed_forward.0.1"].shape == (32, 8 + 6)
-    assert anchor["query_key.0"].shape == (24, 15)
-    with torch.no_grad():
-        before = models[1](speech[0])
-        cost = {"anchor": anchor, "source": source}
-        aligned = align(models[1], models[0], cost=cost, heads=HEADS)
-        moved = (aligned[k] != v for k, v in models[1].state_dict().items())
-        assert any(one.any() for one in moved)
-        load_plain(models[1], aligned)
-        torch.testing.assert_close(models[1](speech[0]), before)
-
-
-def pass_over(lengths, model, batch):
-    """Runs a model and says how long the utterances are."""
-    model(batch)
-    return lengths

@@ -104,3 +104,36 @@ def test_a_map_that_leaves_out_a_space_is_no_symmetry(name):
         moved = moved_weights(fold(model), type(found)(**parts), transports)
         after = outputs(name, loaded(name, moved))
         assert (after - before).abs().max() > 1e-3, space
+
+
+@pytest.mark.parametrize(
+    "name, still",
+    [
+        ("wav2vec2-bare", {"stream", "front_end.6"}),
+        ("wav2vec2", set()),
+        ("whisper-bare", {"encoder", "decoder"}),
+        ("whisper", set()),
+        ("conformer-headless", {"stream"}),
+        ("conformer-list-ctc-seq", {"stream"}),
+        ("conformer-list-ctc", set()),
+        ("conformer-RelPosMHAXL-decoder", set()),
+    ],
+)
+def test_what_leaves_the_model_stays_and_is_said_to(name, still, caplog):
+    """Without an output layer in the file, nobody would read it moved."""
+    model = build(name, seed=1)
+    with caplog.at_level("WARNING"):
+        found = find_alignment(model, build(name, seed=2))
+    said = [one.getMessage() for one in caplog.records]
+    said = [one for one in said if "no output layer" in one]
+    pinned = {
+        space.name
+        for space in found.symmetry.spaces.values()
+        if "leaves the model" in space.pinned
+    }
+    assert pinned == still
+    assert not pinned & set(found.transports)
+    assert len(said) == bool(still)
+    assert all(space in said[0] for space in still)
+    reasons = {row["space"]: row["pinned"] for row in found.groups}
+    assert all(reasons[space] for space in still)

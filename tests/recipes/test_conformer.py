@@ -35,7 +35,7 @@ METHODS = sorted(
     set(available())
     - {"attention_merge", "learnable_attention_merge", "adamerging"}
 )
-FUSIONS = ("direct", "aligned", "by_activations", "softly")
+FUSIONS = ("direct", "aligned", "by_activations", "literally", "softly")
 STEPS = {"number_of_epochs": 1, "steps_per_epoch": 2, "batch_size": 2}
 
 
@@ -226,7 +226,7 @@ def test_a_study_from_one_command(study):
     # aligned by permutations, a model computes what it did before
     lines = {
         name: json.loads((folder / f"landscape/{name}.json").read_text())
-        for name in ("direct", "aligned", "by_activations")
+        for name in ("direct", "aligned", "by_activations", "literally")
     }
     losses = {
         name: [point["loss"] for point in line["points"]]
@@ -234,7 +234,7 @@ def test_a_study_from_one_command(study):
     }
     for end in (0, -1):
         direct = losses["direct"][end]
-        for name in ("aligned", "by_activations"):
+        for name in ("aligned", "by_activations", "literally"):
             assert losses[name][end] == pytest.approx(direct, abs=1e-4)
     assert lines["aligned"]["distance"] < lines["direct"]["distance"]
     for picture in ("between", "since_start", "plane"):

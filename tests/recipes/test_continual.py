@@ -443,4 +443,5 @@ def test_what_comes_of_other_weights_is_refused(material, study, tmp_path):
             hparams=tmp_path / "aode.yaml",
         )
     )
-    assert "'second-digits' was trained from other weights than 'aode'" in said
+    assert "second-digits/finished.json says" in said
+    assert "other settings (weights of its start)" in said

@@ -62,9 +62,7 @@ def command(material, results, *more, seeds=(1, 2, 3)):
 
 def run(arguments):
     """Runs it, and gives what it printed."""
-    done = subprocess.run(
-        arguments, cwd=RECIPE, capture_output=True, text=True
-    )
+    done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -147,9 +145,7 @@ def test_a_job_that_fails_is_named_with_its_log(material, tmp_path):
     broken.mkdir()
     arguments = command(material, tmp_path / "results", "--jobs=2", seeds=[1])
     arguments.append(f"--whisper_hub={broken}")
-    done = subprocess.run(
-        arguments, cwd=RECIPE, capture_output=True, text=True
-    )
+    done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert "original@1" in said and "jobs/original@1.log" in said

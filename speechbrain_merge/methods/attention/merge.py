@@ -32,7 +32,7 @@ expert's attention, which is the limit of the formula; the authors' script
 treats 0 as "keep the first expert" instead.
 
 Source and target need not be of one family, nor have a name in common: the
-projections are matched by what they are (``attention_pairs``).
+projections are matched by what they are. They must have as many heads.
 
 Example
 -------
@@ -146,21 +146,22 @@ class AttentionMerge(MergeMethod):
     stack_map : dict, optional
         Stack of the target to stack of the source.
     number_of_heads : int, optional
-        Where it is needed (for ``heads``, and for the fused rows of
-        SpeechBrain's `RoPEMHA`) and nothing in the weights tells.
+        Where ``heads``, ``same_heads`` or the fused rows of SpeechBrain's
+        `RoPEMHA` need it and nothing in the weights tells.
+    same_heads : bool
+        Whether a source with another number of heads is refused (the papers'
+        have as many). False mixes rows, whatever heads they belong to.
     noise : str, optional
         Instead of the source normal noise, with the mean and variance of the
         ``"source"``, of the ``"target"``, or ``"standard"``: a control.
     noise_scope : str
-        Mean and variance are of each matrix (``"tensor"``), or of all that
-        are merged (``"global"``).
+        Mean and variance of each matrix ("tensor"), or of all ("global").
     seed : int
         Of the noise.
 
     Example
     -------
-    >>> create = AttentionMerge  # the paper's best for LJSpeech
-    >>> create(ratio=0.25, layers="12-19").layers
+    >>> AttentionMerge(ratio=0.25, layers="12-19").layers  # LJSpeech's best
     '12-19'
     """
 
@@ -183,6 +184,7 @@ class AttentionMerge(MergeMethod):
         noise=None,
         noise_scope="tensor",
         seed=0,
+        same_heads=True,
     ):
         super().__init__()
         check_ratio(ratio)
@@ -191,6 +193,7 @@ class AttentionMerge(MergeMethod):
         check_heads(heads)
         check_choice(space, "space", SPACES)
         check_switch(merge_bias, "merge_bias")
+        check_switch(same_heads, "same_heads")
         for pattern in [include] if isinstance(include, str) else include or []:
             matches("", pattern)  # a misspelt pattern stops here
         check_layer_map(layer_map)
@@ -210,6 +213,7 @@ class AttentionMerge(MergeMethod):
         self.include, self.layer_map = include, layer_map
         self.stack_map, self.number_of_heads = stack_map, number_of_heads
         self.noise, self.noise_scope, self.seed = noise, noise_scope, seed
+        self.same_heads = same_heads
         number = 2 if space == "task_vectors" else 1
         self.minimum_experts = self.maximum_experts = number
         self._found = None
@@ -334,6 +338,7 @@ class AttentionMerge(MergeMethod):
             self.layer_map,
             self.stack_map,
             self.number_of_heads,
+            self.same_heads,
         )
         if self.merge_bias:
             pairs += with_biases(pairs, target, source, self.number_of_heads)

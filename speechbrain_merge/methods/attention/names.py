@@ -47,7 +47,14 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from speechbrain_merge.weights import Weights, layout_of, open_weights, part
+from speechbrain_merge.weights import (
+    Weights,
+    attention_heads,
+    heads_at,
+    layout_of,
+    open_weights,
+    part,
+)
 
 SELF, CROSS = "attention", "cross_attention"
 PROJECTIONS = ("q", "k", "v")
@@ -189,8 +196,9 @@ def attention_projections(
     source : any source of ``open_weights``
         A model. Fold LoRA first.
     heads : int, optional
-        Number of attention heads, where nothing beside the projection says
-        it. The rows of SpeechBrain's `RoPEMHA` cannot be told apart without.
+        Number of attention heads, where neither the source (a module, or a
+        Hugging Face folder) nor anything beside the projection says it. The
+        rows of SpeechBrain's `RoPEMHA` cannot be told apart without.
     kind : str
         "weight" or "bias".
 
@@ -208,6 +216,7 @@ def attention_projections(
     """
     found = {}
     with open_weights(source) as weights:
+        counts = attention_heads(weights)
         for name in weights.names():
             where = part(name)
             if where.role not in (SELF, CROSS) or where.kind != kind:
@@ -218,11 +227,12 @@ def attention_projections(
             if not fused and where.projection not in PROJECTIONS:
                 continue
             rows, *columns = weights.shape(name)
+            told = heads_at(counts, name, where.stack) or heads
             if fused:
-                layout, number = _layout(name, weights, heads)
+                layout, number = _layout(name, weights, told)
                 rows = rows // 3
             else:
-                layout, number = "", _heads_beside(name, weights) or heads
+                layout, number = "", _heads_beside(name, weights) or told
             for projection in PROJECTIONS if fused else (where.projection,):
                 key = AttentionKey(
                     where.stack, where.layer, where.role, projection

@@ -36,6 +36,7 @@ from functools import partial
 from typing import Optional
 
 import torch
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.methods.attention.layers import source_layers
 from speechbrain_merge.methods.attention.names import (
@@ -51,6 +52,8 @@ from speechbrain_merge.weights import (
     open_weights,
 )
 
+logger = get_logger(__name__)
+
 MOST_LINES = 12
 
 
@@ -62,6 +65,7 @@ def pair_attention(
     layer_map=None,
     stack_map: Optional[dict] = None,
     heads: Optional[int] = None,
+    same_heads: bool = True,
 ) -> list:
     """The projections of a target that are merged, each with the source's.
 
@@ -92,6 +96,11 @@ def pair_attention(
     heads : int, optional
         Number of attention heads, where a fused projection needs it and
         nothing says it.
+    same_heads : bool
+        Whether both must have the same number of heads, as the models of the
+        papers do. Matrices of one shape can be mixed without: with half as
+        many heads in the target, each of them gets the rows of two of the
+        source's.
 
     Returns
     -------
@@ -141,6 +150,12 @@ def pair_attention(
                 + "\nKnown names are in speechbrain_merge/weights/part_names.py"
             )
     there, here = known
+    told = {found.heads for one in known for found in one.values()}
+    if heads is not None and heads not in told:
+        raise ValueError(
+            f"{heads} attention heads were given, and {labels[0]} and "
+            f"{labels[1]} say that they have {sorted(told)}: leave it out."
+        )
     chosen = {
         key: projection
         for key, projection in there.items()
@@ -151,7 +166,7 @@ def pair_attention(
             f"No attention of {labels[0]} matches include={include!r}. It has "
             f"{_stacks(there)}."
         )
-    faults, pairs = [], []
+    faults, pairs, unknown = [], [], []
     for stack, role in dict.fromkeys((key.stack, key.role) for key in chosen):
         keys = [key for key in chosen if (key.stack, key.role) == (stack, role)]
         giver = _giver(stack, role, there, here, stack_map or {})
@@ -184,6 +199,11 @@ def pair_attention(
                     f"is {theirs.size}×{theirs.width}: the same width is needed"
                 )
                 continue
+            if same_heads and ours.heads != theirs.heads:
+                if ours.heads and theirs.heads:
+                    faults.append(_other_heads(ours, theirs))
+                    continue
+                unknown.append((ours, theirs))
             pairs.append((ours, theirs))
     if faults:
         raise IncompatibleWeights(_message(faults, *labels))
@@ -192,6 +212,8 @@ def pair_attention(
             f"No layer of {labels[0]} is chosen by layers={layers!r}, "
             f"layer_map={layer_map!r}, include={include!r}."
         )
+    if unknown:
+        _warn_of_unknown_heads(*unknown[0], *labels)
     return pairs
 
 
@@ -265,6 +287,29 @@ def _read_taken(target, source, inside):
         if giver is not None:
             made[taker.rows()] = giver.take(source[giver.name]).to(kind)
     return made
+
+
+def _other_heads(ours, theirs):
+    """What is wrong with two projections of different numbers of heads."""
+    return (
+        f"{ours.name} has {ours.heads} heads of {ours.size // ours.heads} "
+        f"rows, {theirs.name} {theirs.heads} of {theirs.size // theirs.heads}: "
+        "rows of several heads of the one would be mixed into one head of the "
+        "other. Take a source with as many heads; for experts of one base, "
+        "whose heads correspond, space='task_vectors' is SA-Merge, and with "
+        "heads=0.6 HSA-Merge. same_heads=False mixes the rows all the same"
+    )
+
+
+def _warn_of_unknown_heads(ours, theirs, target, source):
+    """Says that heads were not compared, and what would tell them."""
+    known, other = (source, target) if theirs.heads else (target, source)
+    logger.warning(
+        f"{known} has {theirs.heads or ours.heads} attention heads, and nothing "
+        f"says how many {other} has: they were not compared. Give the other's "
+        "module or Hugging Face folder, whose configuration tells, or "
+        "number_of_heads."
+    )
 
 
 def _included(name, include):

@@ -1,10 +1,11 @@
 """What the units of a model do on some audio, to compare units by.
 
-Two units that fire alike are the same unit, whatever their weights. The spaces
-of a model are seen at the modules that write them: the outputs of linear layers
-and convolutions before any nonlinearity, and the norms that lie on a residual
-stream. Queries, keys and values that are one fused matrix are not the output
-of any module, and spaces that are seen nowhere go by their weights.
+Two units that fire alike are the same unit, whatever their weights. ``views``
+says where units are seen: in what layers give out, in what attention is given
+and projects to queries, keys and values, and in what its heads give out. All
+views of a space count alike, however many samples each has, and the units of
+every space have a mean square of 1, so that costs of different spaces can be
+added. Spaces that are seen nowhere go by their weights.
 
 Frames of padding say nothing and are left out: give utterances one at a time,
 or let ``forward`` return their relative lengths.
@@ -30,12 +31,9 @@ from typing import Callable, Optional
 
 import torch
 
-from speechbrain_merge.methods.transport.head_count import head_count
 from speechbrain_merge.methods.transport.symmetry import symmetry
+from speechbrain_merge.methods.transport.views import argument, views_of
 from speechbrain_merge.weights import fold
-
-WRITERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
-CHANNELS_FIRST = (torch.nn.Conv1d, torch.nn.Conv2d)
 
 
 def unit_activations(
@@ -47,7 +45,7 @@ def unit_activations(
     frames: int = 64,
     seed: int = 0,
 ) -> dict:
-    """Activations of all spaces that modules show, centred and of one scale.
+    """Activations of all spaces that can be seen, centred and of one scale.
 
     Run both models over the same batches, and give the two results to
     ``align(..., cost={"anchor": …, "source": …})``.
@@ -68,7 +66,7 @@ def unit_activations(
     heads : int, optional
         Number of attention heads, where the module does not tell.
     frames : int
-        Frames that are kept of each batch and module, drawn at random; the
+        Frames that are kept of each batch and view, drawn at random; the
         same ones for models of the same shapes.
     seed : int
         Of the draw.
@@ -76,12 +74,13 @@ def unit_activations(
     Returns
     -------
     dict
-        Name of a space to a matrix (units × samples).
+        Name of a space to a matrix (units × samples). The mean over units of
+        the sum of their squared samples is 1.
 
     Raises
     ------
     ValueError
-        Where no space was seen.
+        Where no space was seen, or ``heads`` is not the module's number.
     """
     seen = UnitActivations(model, architecture, heads, frames, seed)
     training = model.training
@@ -119,16 +118,15 @@ class UnitActivations:
     def __init__(
         self, model, architecture="detect", heads=None, frames=64, seed=0
     ):
-        found = symmetry(fold(model), architecture, heads or head_count(model))
+        found = symmetry(fold(model), architecture, heads)
         self.frames = frames
         self.draw = torch.Generator().manual_seed(seed)
-        self.seen, self.waiting, self.handles = {}, [], []
-        for path, module in model.named_modules():
-            space = _space_of(found, path, module)
-            if space is not None:
-                hook = _hook(self.waiting, path, space)
-                self.handles.append(module.register_forward_hook(hook))
+        self.seen, self.waiting = {}, []
+        self.handles = [
+            _hook(self.waiting, view) for view in views_of(model, found)
+        ]
 
+    @torch.no_grad()
     def keep(self, lengths=None):
         """Keeps some frames of what was seen since the last time.
 
@@ -138,11 +136,16 @@ class UnitActivations:
             Relative lengths of the utterances; ``None`` where nothing is
             padded.
         """
-        for path, space, output, first in self.waiting:
-            rows = _valid(output, lengths, first)
+        places = {view.place for view, _ in self.waiting}
+        for view, shown in self.waiting:
+            if view.instead in places:
+                continue
+            rows = _valid(shown, lengths, view.channels_first)
             chosen = torch.randperm(len(rows), generator=self.draw)
-            self.seen.setdefault(space, {}).setdefault(path, []).append(
-                rows[chosen[: self.frames]].cpu()
+            chosen = chosen[: self.frames].to(rows.device)
+            kept = self.seen.setdefault(view.space, {})
+            kept.setdefault(view.place, []).append(
+                view.projected(rows[chosen]).cpu()
             )
         self.waiting.clear()
 
@@ -162,9 +165,12 @@ class UnitActivations:
             )
         return {
             space: torch.cat(
-                [_scaled(torch.cat(parts)) for parts in modules.values()]
+                [
+                    _scaled(torch.cat(parts), len(views))
+                    for parts in views.values()
+                ]
             ).T.contiguous()
-            for space, modules in self.seen.items()
+            for space, views in self.seen.items()
         }
 
     def close(self):
@@ -173,25 +179,18 @@ class UnitActivations:
             handle.remove()
 
 
-def _space_of(found, path, module):
-    """The space that the outputs of a module lie in."""
-    pieces = found.pieces.get(f"{path}.weight" if path else "weight", [])
-    if len(pieces) != 1 or pieces[0].rows is not None:
-        return None
-    (piece,) = pieces
-    # a norm over channels alone shows the stream that it lies on
-    shows = isinstance(module, (*WRITERS, torch.nn.LayerNorm))
-    return piece.axes[0] if shows else None
-
-
-def _hook(waiting, path, space):
-    """What keeps the output of a module until its lengths are known."""
-
-    def keep(module, inputs, output):
-        first = isinstance(module, CHANNELS_FIRST)
-        waiting.append((path, space, output.detach(), first))
-
-    return keep
+def _hook(waiting, view):
+    """What keeps what a view shows until the lengths are known."""
+    if not view.given:
+        return view.module.register_forward_hook(
+            lambda module, args, output: waiting.append((view, output.detach()))
+        )
+    return view.module.register_forward_pre_hook(
+        lambda module, args, kwargs: waiting.append(
+            (view, argument(module, view.given, args, kwargs).detach())
+        ),
+        with_kwargs=True,
+    )
 
 
 def _valid(output, lengths, channels_first):
@@ -201,7 +200,7 @@ def _valid(output, lengths, channels_first):
     if lengths is None:
         return output.reshape(-1, output.shape[-1])
     number = len(lengths)
-    if output.ndim > 2 and output.shape[0] == 1:
+    if output.ndim > 2 and output.shape[0] == 1 < number:
         # of positions, which are the same for all utterances
         return output.reshape(-1, output.shape[-1])
     if output.shape[0] != number and output.shape[1] == number:
@@ -224,8 +223,8 @@ def _valid(output, lengths, channels_first):
     return torch.cat([one.reshape(-1, one.shape[-1]) for one in kept])
 
 
-def _scaled(rows):
-    """Centred samples whose mean square is 1 over all units."""
+def _scaled(rows, views):
+    """Centred samples, such that the units' squares of all views add up to 1."""
     rows = rows - rows.mean(0)
-    size = rows.square().mean().sqrt()
+    size = (rows.square().sum() * views / rows.shape[1]).sqrt()
     return rows / size if size > 0 else rows

@@ -5,8 +5,15 @@ different places, and their average is worth nothing. ``align`` finds which unit
 of the source is most like which unit of the anchor, space by space, and moves
 the source's. With hard maps that is a symmetry of the network: the aligned
 model gives the outputs of the source, and lies as near to the anchor as was
-found. Soft maps mix units, and are no symmetry; they come close to the paper
-(Fu et al., Interspeech 2023) and to Imfeld et al., ICLR 2024.
+found. Soft maps mix units, and are no symmetry; they are those of Imfeld et al.,
+ICLR 2024, and of the Sinkhorn variant of Singh and Jaggi, NeurIPS 2020.
+
+The OTF paper (Fu et al., Interspeech 2023) has no entropy in its equation 1:
+with equal masses its optimum is a permutation. To be as literal as a network
+with residual streams allows, ask for ``exact=True, sweeps=0,
+distance="euclidean"``: the exact linear programme, one pass from the features
+to the labels, and distances that are not squared. The defaults of hard maps
+find the same kind of map with less distance between the models.
 
 Where soft maps meet:
 
@@ -48,6 +55,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Optional, Union
 
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_merge.methods.parameters import (
@@ -62,12 +70,22 @@ from speechbrain_merge.methods.transport.assignment import (
     Sinkhorn,
 )
 from speechbrain_merge.methods.transport.diagnostic import measure
-from speechbrain_merge.methods.transport.head_count import head_count
 from speechbrain_merge.methods.transport.matching import Matching
 from speechbrain_merge.methods.transport.moves import moved_weights
 from speechbrain_merge.methods.transport.outputs import check_same_outputs
-from speechbrain_merge.methods.transport.symmetry import Symmetry, symmetry
-from speechbrain_merge.weights import check_compatible, fold, open_weights
+from speechbrain_merge.methods.transport.symmetry import (
+    NO_READER,
+    Symmetry,
+    symmetry,
+)
+from speechbrain_merge.weights import (
+    agreed_heads,
+    check_compatible,
+    fold,
+    open_weights,
+)
+
+logger = get_logger(__name__)
 
 RESIDUALS = ("together", "mean", "hard", "identity")
 MOST_SWEEPS = 100
@@ -197,15 +215,15 @@ def find_alignment(
         As for ``align``.
     heads : int, optional
         Number of attention heads, where neither the tensors nor the sources
-        tell.
+        tell. It must be the number that these tell, where they do.
     sweeps : int, optional
         How often maps are looked at again after the first pass in sequence. 0
         is the paper's single pass. Default: until none changes for hard maps,
         0 for soft ones.
     distance : str, optional
-        "squared" or "euclidean" distances as cost. Default: squared for hard
-        maps (then each step brings the models nearer), Euclidean for soft ones
-        (the paper).
+        "squared" or "euclidean" distances as cost; the paper has Euclidean
+        ones. Default: squared for hard maps (then each step brings the models
+        nearer), Euclidean for soft ones.
     residual : str
         What soft maps do to residual streams, see above.
     heads_map : str
@@ -213,7 +231,9 @@ def find_alignment(
     keep_norms : bool
         Whether soft maps leave rows as long as they were on average.
     exact : bool
-        Hard maps by POT's exact plan rather than by assignment.
+        Hard maps by the exact linear programme, as in the paper
+        (``ot.emd``), rather than by assignment. The result is the same but
+        for ties; it takes longer.
     progress : bool
         Whether to show a bar.
 
@@ -221,15 +241,16 @@ def find_alignment(
     -------
     Alignment
     """
-    check_options(hard, reg, sweeps, distance, residual, heads_map)
+    check_options(hard, reg, sweeps, distance, residual, heads_map, exact)
     _check_cost(cost)
     with open_weights(source) as first, open_weights(anchor) as second:
         folded, target = fold(first), fold(second)
         check_same_outputs(folded, target)
         check_compatible([target, folded])
         found = symmetry(
-            folded, architecture, heads or _heads_of(source, anchor)
+            folded, architecture, agreed_heads(heads, folded, target)
         )
+        _warn_of_outputs(found, folded.label)
         solver = ExactPlan() if exact or (not hard and reg == 0) else None
         solver = solver or (Assignment() if hard else Sinkhorn(reg))
         streams = [] if hard else residual_streams(found)
@@ -299,12 +320,20 @@ def _pinned(found, streams):
     return replace(found, spaces=spaces)
 
 
-def _heads_of(*sources):
-    """The number of heads that sources tell of."""
-    for source in sources:
-        if source is not None and head_count(source) is not None:
-            return head_count(source)
-    return None
+def _warn_of_outputs(found, label):
+    """Says which spaces cannot move since a file has no output layer."""
+    names = [
+        name
+        for name, space in found.spaces.items()
+        if space.pinned == NO_READER
+    ]
+    if names:
+        logger.warning(
+            f"{label}: {', '.join(names)} cannot be aligned, since no output "
+            "layer in it is known to read them: they are what the model gives "
+            "away. Give the encoder together with its output layer, named "
+            "ctc_lin, seq_lin or lm_head, to align them as well."
+        )
 
 
 def _paired(cost):
@@ -318,9 +347,17 @@ def _paired(cost):
     }
 
 
-def check_options(hard, reg, sweeps, distance, residual, heads_map):
+def check_options(
+    hard, reg, sweeps, distance, residual, heads_map, exact=False
+):
     """Raises a ValueError for an option that `find_alignment` does not know."""
     check_switch(hard, "hard")
+    check_switch(exact, "exact")
+    if exact and not hard:
+        raise ValueError(
+            "`exact` maps are permutations: give hard=True with it. For soft "
+            "maps, reg=0 is the exact plan."
+        )
     check_number(reg, "reg", at_least=0)
     if sweeps is not None:
         check_whole(sweeps, "sweeps")

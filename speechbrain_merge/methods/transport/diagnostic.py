@@ -27,6 +27,7 @@ Authors
 
 import torch
 
+from speechbrain_merge.methods.transport.costs import counted_twice
 from speechbrain_merge.methods.transport.moves import is_order, move_piece
 
 
@@ -52,7 +53,10 @@ def measure(symmetry, source, anchor, transports) -> list[dict]:
     """
     before = dict.fromkeys(symmetry.spaces, 0.0)
     after = dict.fromkeys(symmetry.spaces, 0.0)
+    twice = counted_twice(symmetry, source, anchor)
     for name, pieces in symmetry.pieces.items():
+        if name in twice:
+            continue
         left, right = anchor[name], source[name]
         wide = torch.promote_types(left.dtype, torch.float32)
         for piece in pieces:

@@ -84,8 +84,10 @@ class OptimalTransport(MergeMethod):
         Registered name, symmetry map of your own, or "detect".
     heads : int, optional
         Number of attention heads, where the tensors do not tell.
-    sweeps, distance, residual, heads_map, keep_norms
-        As for ``find_alignment``.
+    sweeps, distance, residual, heads_map, keep_norms, exact
+        As for ``find_alignment``. With ``exact=True, sweeps=0,
+        distance="euclidean"`` the maps are as literally those of the paper's
+        equation 1 as a network with residual streams allows.
     statistics : list or dict, optional
         Activations of each expert: files that ``collect_statistics`` wrote, or
         mappings, in the order of the experts or by their labels.
@@ -115,13 +117,15 @@ class OptimalTransport(MergeMethod):
         heads_map="hard",
         keep_norms=False,
         statistics=None,
+        exact=False,
     ):
         super().__init__()
         self.reg, self.cost, self.hard, self.weight = reg, cost, hard, weight
         self.architecture, self.heads, self.sweeps = architecture, heads, sweeps
         self.distance, self.residual = distance, residual
         self.heads_map, self.keep_norms = heads_map, keep_norms
-        check_options(hard, reg, sweeps, distance, residual, heads_map)
+        self.exact = exact
+        check_options(hard, reg, sweeps, distance, residual, heads_map, exact)
         check_statistics(statistics)
         self.statistics = statistics
         known = cost in ("weights", "activations")
@@ -166,6 +170,25 @@ class OptimalTransport(MergeMethod):
         """What tells which units a model has."""
         return {"architecture": self.architecture, "heads": self.heads}
 
+    @property
+    def alignment_options(self):
+        """What ``align`` takes to move a model as this method does.
+
+        All but the cost, which may be activations of the two models.
+        """
+        return {
+            "architecture": self.architecture,
+            "hard": self.hard,
+            "reg": self.reg,
+            "heads": self.heads,
+            "sweeps": self.sweeps,
+            "distance": self.distance,
+            "residual": self.residual,
+            "heads_map": self.heads_map,
+            "keep_norms": self.keep_norms,
+            "exact": self.exact,
+        }
+
     def check_experts(self, number):
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)
@@ -182,17 +205,9 @@ class OptimalTransport(MergeMethod):
             else find_alignment(
                 expert,
                 anchor,
-                self.architecture,
-                self.hard,
-                self._cost(index, seen),
-                self.reg,
-                heads=self.heads,
-                sweeps=self.sweeps,
-                distance=self.distance,
-                residual=self.residual,
-                heads_map=self.heads_map,
-                keep_norms=self.keep_norms,
+                cost=self._cost(index, seen),
                 progress=self.show_progress,
+                **self.alignment_options,
             )
             for index, expert in enumerate(experts)
         ]

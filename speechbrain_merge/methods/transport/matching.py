@@ -15,7 +15,9 @@ order:
    models.
 
 Heads are matched by the costs of their best inner maps, one for queries and
-keys, one for values and outputs.
+keys, one for values and outputs. Where these are compared by what they do, each
+cost is first divided by its mean, as activations and weights have no unit in
+common. A tensor that has two names in both models counts once.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -23,7 +25,13 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.transport.moves import is_order, move, move_piece
+from speechbrain_merge.methods.transport.costs import (
+    counted_twice,
+    of_mean_one,
+    squared_distances,
+    within_by_source,
+)
+from speechbrain_merge.methods.transport.moves import is_order, move_piece
 from speechbrain_merge.weights import release
 from speechbrain_merge.weights.mapping import Weights
 
@@ -74,7 +82,15 @@ class Matching:
         self.squared, self.apart = squared, apart
         self.activations = activations or {}
         self.transports = {}
-        self.places = {name: symmetry.pieces_of(name) for name in self.free()}
+        twice = counted_twice(symmetry, source, anchor)
+        self.places = {
+            name: [
+                place
+                for place in symmetry.pieces_of(name)
+                if place[0].name not in twice
+            ]
+            for name in self.free()
+        }
         self.units = self._units()
 
     def free(self):
@@ -167,6 +183,8 @@ class Matching:
         blocks = self.symmetry.spaces[unit[0]].blocks
         if blocks:
             costs = {name: self.cost(name, unsettled) for name in unit}
+            if any(name in self.activations for name in unit):
+                costs = {name: of_mean_one(one) for name, one in costs.items()}
             found = self._match_blocks(self.symmetry.blocks[blocks], costs)
         elif unit[0] in self.apart:
             costs, found = {}, {unit[0]: self._mean_map(unit[0], unsettled)}
@@ -205,7 +223,7 @@ class Matching:
         """
         size = self.symmetry.spaces[name].size
         if name in self.activations:
-            total = _squares(*self.activations[name])
+            total = squared_distances(*self.activations[name])
             return total if self.squared else total.clamp_(min=0).sqrt_()
         total = torch.zeros(size, size)
         for piece, axis in self.places[name] if places is None else places:
@@ -221,7 +239,7 @@ class Matching:
             wide = torch.promote_types(anchor.dtype, torch.float32)
             left = piece.take(anchor).to(wide)
             right = self._aligned(piece.take(source).to(wide), piece, axis)
-            squares = _squares(
+            squares = squared_distances(
                 left.movedim(axis, 0).reshape(size, -1),
                 right.movedim(axis, 0).reshape(size, -1),
             )
@@ -234,7 +252,7 @@ class Matching:
         """A piece of the source with all axes but one aligned."""
         if piece.within is None:
             return move_piece(part, piece, self.transports, skip=axis)
-        return _within_by_source(
+        return within_by_source(
             part, piece.within, self.transports[piece.axes[0]]
         )
 
@@ -358,28 +376,3 @@ def _matrix(transport):
 def _tidy(transport):
     """Soft maps take half the memory once they are found."""
     return transport if is_order(transport) else transport.float()
-
-
-def _squares(left, right):
-    """Squared distances between all rows."""
-    wide = torch.promote_types(left.dtype, torch.float32)
-    left, right = left.to(wide), right.to(wide)
-    lengths = torch.linalg.vector_norm
-    squares = lengths(left, dim=1).square()[:, None]
-    squares = squares + lengths(right, dim=1).square()
-    return squares.addmm_(left, right.T, alpha=-2)
-
-
-def _within_by_source(part, axis, transport):
-    """Positions inside blocks as in the anchor, rows as in the source."""
-    if is_order(transport):
-        size = part.shape[axis]
-        back = torch.argsort(transport)
-        # the block of the anchor where each row of the source goes
-        block = (back // size).reshape(-1, size)[:, 0]
-        inside = (transport % size).reshape(-1, size)[block]
-        inside = inside.repeat_interleave(size, 0)
-        shape = [1] * part.ndim
-        shape[0], shape[axis] = inside.shape
-        return part.gather(axis, inside.reshape(shape).expand(part.shape))
-    return move(part, axis, torch.eye(part.shape[axis], dtype=part.dtype))

@@ -16,7 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import torch
@@ -114,12 +114,15 @@ class Symmetry:
     pieces : dict
         Name of a tensor to the list of its pieces; not of tensors that have
         no axis that moves.
+    tied : dict
+        Name of a tensor to the other name that it may have in the model.
     """
 
     architecture: str
     spaces: dict
     blocks: dict
     pieces: dict
+    tied: dict = field(default_factory=dict)
 
     def pieces_of(self, space: str) -> list:
         """Where a space lies.

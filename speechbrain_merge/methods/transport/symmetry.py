@@ -32,7 +32,6 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from speechbrain_merge.methods.transport.head_count import head_count
 from speechbrain_merge.methods.transport.spaces import (
     Blocks,
     Piece,
@@ -45,9 +44,14 @@ from speechbrain_merge.methods.transport.symmetry_map import (
     match,
     symmetry_map,
 )
-from speechbrain_merge.weights import IncompatibleWeights, open_weights
+from speechbrain_merge.weights import (
+    IncompatibleWeights,
+    agreed_heads,
+    open_weights,
+)
 
 FIXED, ANY = "fixed", "..."
+NO_READER = "it leaves the model: no output layer here reads it"
 
 
 def symmetry(source, architecture="detect", heads=None) -> Symmetry:
@@ -72,18 +76,19 @@ def symmetry(source, architecture="detect", heads=None) -> Symmetry:
     UnsupportedArchitecture
         Where no map fits.
     ValueError
-        Where the map does not fit the model, or the heads are not known.
+        Where the map does not fit the model, the heads are not known, or
+        there are others than was said.
     """
-    heads = heads or head_count(source)
     with open_weights(source) as weights:
-        names = [
-            name
+        heads = agreed_heads(heads, weights)
+        shapes = {
+            name: weights.shape(name)
             for name in weights.names()
             if weights.dtype(name).is_floating_point and weights.shape(name)
-        ]
-        chart = symmetry_map(architecture, names).specialised(names)
+        }
+        names, ties = list(shapes), weights.tied
+        chart = symmetry_map(architecture, names).specialised(shapes)
         entries, values, last = _entries(chart, names, weights.label)
-        shapes = {name: weights.shape(name) for name in names}
     spelled = {
         name: _spelled(entry, values[name], last)
         for name, entry in entries.items()
@@ -92,10 +97,9 @@ def symmetry(source, architecture="detect", heads=None) -> Symmetry:
     sizes = _sizes(spelled, shapes)
     blocks = _blocks(chart, sizes, shapes, last, heads)
     belongs = {space: b.name for b in blocks.values() for space in b.spaces}
+    pinned = {**chart.pinned, **_unread(chart.outputs, names, last)}
     spaces = {
-        name: Space(
-            name, size, _reason(chart.pinned, name), belongs.get(name, "")
-        )
+        name: Space(name, size, _reason(pinned, name), belongs.get(name, ""))
         for name, size in sizes.items()
     }
     pieces = {}
@@ -103,7 +107,33 @@ def symmetry(source, architecture="detect", heads=None) -> Symmetry:
         made = _pieces(name, entry, shapes[name], sizes, blocks, belongs)
         if any(axis for piece in made for axis in piece.axes):
             pieces[name] = made
-    return Symmetry(chart.names[0], spaces, blocks, pieces)
+    return Symmetry(
+        chart.names[0], spaces, blocks, pieces, _ties(chart.tied, names, ties)
+    )
+
+
+def _unread(outputs, names, last):
+    """Spaces that leave the model, since no layer in the file reads them."""
+    return {
+        fill(space, {}, last): NO_READER
+        for space, readers in outputs.items()
+        if not any(
+            match(r, name) is not None for r in readers for name in names
+        )
+    }
+
+
+def _ties(tied, names, stored):
+    """Names of one tensor: as the weights say, and as the map says."""
+    ties = dict(stored)
+    for alias, kept in tied.items():
+        found = [
+            [name for name in names if match(pattern, name) is not None]
+            for pattern in (alias, kept)
+        ]
+        if found[0] and found[1]:
+            ties.setdefault(found[0][0], found[1][0])
+    return ties
 
 
 def _entries(chart, names, label):
@@ -250,7 +280,13 @@ def _blocks(chart, sizes, shapes, last, heads):
             spaces = tuple(fill(s, values, last) for s in entry["spaces"])
             inside = entry.get("fixed_inside", ())
             size = sizes[spaces[0]]
-            number = _number(entry, values, shapes, size) or heads
+            number = _number(entry, values, shapes, size)
+            if number and heads and "number" in entry and number != heads:
+                raise ValueError(
+                    f"The tensors say that '{name}' has {number} heads, and "
+                    f"{heads} were given: leave `heads` out, or check it."
+                )
+            number = number or heads
             if number is None:
                 raise ValueError(
                     f"Nothing in the tensors says how many heads '{name}' "

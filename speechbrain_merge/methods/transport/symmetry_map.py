@@ -31,9 +31,13 @@ with placeholders in braces that stand for one part of a name, and its axes:
 in blocks that move whole, attention heads above all; ``number`` or ``size``
 says where their number or size can be read (the number of heads is otherwise
 asked for), ``fixed_inside`` lists spaces whose order in a block is fixed,
-``fixed_order`` keeps the blocks in their places. ``variants`` add to all this
-where the tensors of ``present`` are there, and those of ``absent`` are not.
-``include`` starts from other files, ``NAME.part.yaml``.
+``fixed_order`` keeps the blocks in their places. ``outputs``: spaces that may
+leave the model, and the output layers that read them; where the file has none
+of these layers, as with a bare encoder, the space cannot move. ``tied``: two
+names of one tensor, which counts once. ``variants`` add to all this where the
+tensors of ``present`` are there, those of ``absent`` are not, and those of
+``one_axis`` have one axis. ``include`` starts from other files,
+``NAME.part.yaml``.
 
 Example
 -------
@@ -56,7 +60,15 @@ import yaml
 MAPS = Path(__file__).parent / "maps"
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(-1|:last)?\}")
-_SECTIONS = {"tensors", "fixed", "same", "pinned", "blocks"}
+_SECTIONS = {
+    "tensors",
+    "fixed",
+    "same",
+    "pinned",
+    "blocks",
+    "outputs",
+    "tied",
+}
 _HEAD = {"names", "about", "include", "detect", "variants"}
 
 
@@ -86,8 +98,13 @@ class SymmetryMap:
         Space to reason.
     blocks : dict
         Name to blocks.
+    outputs : dict
+        Space to the patterns of the output layers that read it.
+    tied : dict
+        Pattern to the pattern of the same tensor under its other name.
     variants : list
-        Of dicts with ``present``, ``absent`` and any of the above.
+        Of dicts with ``present``, ``absent``, ``one_axis`` and any of the
+        above.
     """
 
     names: tuple
@@ -98,17 +115,31 @@ class SymmetryMap:
     same: dict = field(default_factory=dict)
     pinned: dict = field(default_factory=dict)
     blocks: dict = field(default_factory=dict)
+    outputs: dict = field(default_factory=dict)
+    tied: dict = field(default_factory=dict)
     variants: list = field(default_factory=list)
 
     def fits(self, names) -> bool:
         """Whether a model with these names is of this architecture."""
         return _condition(self.detect, names)
 
-    def specialised(self, names) -> "SymmetryMap":
-        """This map with the variants that a model with these names is of."""
+    def specialised(self, shapes) -> "SymmetryMap":
+        """This map with the variants that a model is of.
+
+        Arguments
+        ---------
+        shapes : dict
+            Names of the model's tensors to their shapes.
+
+        Returns
+        -------
+        SymmetryMap
+        """
         sections = {name: getattr(self, name) for name in _SECTIONS}
+        flat = [name for name, shape in shapes.items() if len(shape) == 1]
         for variant in self.variants:
-            if _condition(variant, names):
+            one_axis = {"present": variant.get("one_axis", [])}
+            if _condition(variant, shapes) and _condition(one_axis, flat):
                 sections = _joined(sections, variant)
         return SymmetryMap(self.names, self.about, self.detect, **sections)
 
@@ -198,7 +229,7 @@ def read_map(source, label=None) -> SymmetryMap:
             f"{sorted(_SECTIONS | _HEAD)}."
         )
     sections = {"tensors": {}, "fixed": [], "same": {}}
-    sections.update(pinned={}, blocks={}, variants=[])
+    sections.update(pinned={}, blocks={}, outputs={}, tied={}, variants=[])
     for part in content.get("include", []):
         file = f"{part}.part.yaml"
         path = folder / file if (folder / file).exists() else MAPS / file

@@ -9,6 +9,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import json
 from contextlib import ExitStack
 
 from speechbrain.utils.distributed import run_on_main
@@ -16,7 +17,10 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.report import plot_line, plot_plane
-from speechbrain_merge.weights import open_weights, write_weights
+from speechbrain_merge.weights import digest, open_weights, write_weights
+
+# What decided an aligned model, in the metadata of its file
+ALIGNMENT = "alignment"
 
 
 def walk(
@@ -42,8 +46,9 @@ def walk(
     starts : dict
         Name to the weights that its training began from.
     alignments : dict
-        Name of an alignment to None, if it goes by weights, or else to the
-        files of the activations of ``anchor`` and ``source``.
+        Name of a fusion to its method, ``OptimalTransport`` with hard maps,
+        and the files of the activations of ``anchor`` and ``source``, or None
+        where it goes by weights. The first is a corner of the plane.
     folder : Path
         Gets the points, the lines as JSON and the pictures.
     points : int
@@ -60,10 +65,17 @@ def walk(
     folder.mkdir(parents=True, exist_ok=True)
     landscape = Landscape(brain, valid_data, folder=folder)
     between = {"direct": {moved: parents[moved], anchor: parents[anchor]}}
-    for name, seen in alignments.items():
+    for name, (method, seen) in alignments.items():
         aligned = folder / f"{name}.safetensors"
         run_on_main(
-            write_aligned, args=[parents[moved], parents[anchor], seen, aligned]
+            write_aligned,
+            args=[
+                parents[moved],
+                parents[anchor],
+                method.alignment_options,
+                seen,
+                aligned,
+            ],
         )
         between[name] = {f"{moved}, {name}": aligned, anchor: parents[anchor]}
     since = {
@@ -74,17 +86,38 @@ def walk(
         for name, models in {**between, **since}.items()
     }
     plane = None
-    if plane_points:
-        # The third corner: aligned by weights
+    if plane_points and alignments:
         corners = {**parents, **between[next(iter(alignments))]}
         plane = landscape.plane(corners, plane_points, name="plane")
     run_on_main(draw, args=[lines, plane, list(between), list(since), folder])
     return {name: lines[name]["barrier"] for name in between}
 
 
-def write_aligned(source, anchor, seen, path):
-    """Writes a model aligned to another, unless it is there."""
-    if path.is_file():
+def write_aligned(source, anchor, options, seen, path):
+    """Writes a model aligned to another, unless that very one is there.
+
+    Arguments
+    ---------
+    source, anchor : Path
+        Weights: which model is moved, and to which.
+    options : dict
+        The fusion's options, as ``align`` takes them.
+    seen : dict, optional
+        The files of the activations of ``anchor`` and ``source``.
+    path : Path
+        The file. It is made anew where either model, the activations or an
+        option are others than those that it was made with, or its own weights
+        are not those that were written.
+    """
+    made_with = {
+        "source": digest(source),
+        "anchor": digest(anchor),
+        "activations": None
+        if seen is None
+        else {which: digest(file) for which, file in seen.items()},
+        "options": json.loads(json.dumps(options, default=str)),
+    }
+    if path.is_file() and _is_made_with(path, made_with):
         return
     with ExitStack() as stack:
         cost = "weights"
@@ -93,7 +126,16 @@ def write_aligned(source, anchor, seen, path):
                 which: stack.enter_context(open_weights(file))
                 for which, file in seen.items()
             }
-        write_weights(path, align(source, anchor, cost=cost))
+        aligned = align(source, anchor, cost=cost, **options)
+    record = {**made_with, "weights": digest(aligned)}
+    write_weights(path, aligned, {ALIGNMENT: json.dumps(record)})
+
+
+def _is_made_with(path, made_with):
+    """Whether a file is what was written with these settings."""
+    with open_weights(path) as weights:
+        record = json.loads(weights.metadata.get(ALIGNMENT, "{}"))
+        return {**made_with, "weights": digest(weights)} == record
 
 
 def draw(lines, plane, between, since, folder):

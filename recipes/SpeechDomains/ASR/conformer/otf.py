@@ -163,13 +163,14 @@ class Fusion:
             },
             self.run_opts,
         )
-        merges, alignments = {}, {"aligned": None}
+        merges, alignments = {}, {}
         for fusion, stage in study["fusions"].items():
             stage = stage(
                 candidates=[sources[name] for name in study["fused"]],
                 folder=self.folder / "merge",
                 name=fusion,
             )
+            seen = None
             if stage.needs_statistics:
                 # What units do on speech; its transcripts are not looked at
                 seen = collect_statistics(
@@ -179,10 +180,10 @@ class Fusion:
                     brain.hparams.valid_loader_kwargs,
                     decode="valid",
                 )
-                if isinstance(stage.method, OptimalTransport):
-                    alignments[fusion] = dict(
-                        zip(("anchor", "source"), seen.values())
-                    )
+                seen = dict(zip(("anchor", "source"), seen.values()))
+            if isinstance(stage.method, OptimalTransport) and stage.method.hard:
+                # such a model computes what it did, wherever it lies now
+                alignments[fusion] = stage.method, seen
             merged = brain.merge(stage)
             sources[fusion] = merged.path
             merges[fusion] = {
