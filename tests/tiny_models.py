@@ -16,6 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import importlib
 import json
 from pathlib import Path
 
@@ -207,6 +208,66 @@ def tiny_bert(folder, seed: int = 0, layers: int = 2) -> str:
         max_position_embeddings=32,
     )
     return _save_random(BertModel, config, folder, seed)
+
+
+def tiny_bert_tokenizer(folder) -> None:
+    """Saves a tokenizer for a `tiny_bert`: its tokens are single letters."""
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [chr(ord("a") + index) for index in range(26)]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+
+
+def tiny_beats(path, seed: int = 0) -> str:
+    """Saves a random BEATs (2 layers, width 16) as a file of its authors' form.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to write.
+    seed : int
+        Seed of the random weights.
+
+    Returns
+    -------
+    str
+        The file, ready to be `ckp_path=` of SpeechBrain's `BEATs`.
+
+    Example
+    -------
+    >>> from speechbrain.lobes.models.beats import BEATs
+    >>> beats = BEATs(tiny_beats(getfixture("tmp_path") / "beats.pt"))
+    >>> beats.cfg.encoder_layers, beats.cfg.encoder_embed_dim
+    (2, 16)
+    """
+    # as in BEATs_iter3.pt, but small
+    settings = {
+        "embed_dim": 8,
+        "encoder_layers": 2,
+        "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 32,
+        "encoder_attention_heads": 2,
+        "conv_pos": 8,
+        "conv_pos_groups": 4,
+        "deep_norm": True,
+        "relative_position_embedding": True,
+        "gru_rel_pos": True,
+        "num_buckets": 8,
+        "max_distance": 16,
+    }
+    # SpeechBrain's class takes its sizes from a checkpoint alone
+    beats = importlib.import_module("speechbrain.lobes.models.beats")
+    sizes, beats.BEATsConfig = beats.BEATsConfig, lambda _: sizes(settings)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            weights = beats.BEATs(freeze=False).state_dict()
+    finally:
+        beats.BEATsConfig = sizes
+    torch.save({"cfg": settings, "model": weights}, path)
+    return str(path)
 
 
 def tiny_vit(folder, seed: int = 0, layers: int = 2) -> str:

@@ -1,7 +1,6 @@
 """The ESC-50 recipe on generated clips, with a tiny BEATs and a tiny ViT."""
 
 import csv
-import importlib
 from pathlib import Path
 
 import numpy
@@ -9,9 +8,8 @@ import pytest
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.lobes.models.beats import BEATs
 from tiny_domains import recipe_module
-from tiny_models import tiny_vit
+from tiny_models import tiny_beats, tiny_vit
 
 from speechbrain_merge.evaluation import read_scores
 from speechbrain_merge.pool import read_pool
@@ -19,21 +17,6 @@ from speechbrain_merge.weights import open_weights
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/ESC50/classification"
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
-# as in BEATs_iter3.pt, but small
-BEATS = {
-    "embed_dim": 8,
-    "encoder_layers": 2,
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "conv_pos": 8,
-    "conv_pos_groups": 4,
-    "deep_norm": True,
-    "relative_position_embedding": True,
-    "gru_rel_pos": True,
-    "num_buckets": 8,
-    "max_distance": 16,
-}
 SMALL = {"number_of_epochs": 2, "batch_size": 4, "warmup_steps": 1}
 
 
@@ -67,24 +50,9 @@ def material(tmp_path_factory):
                     path = folder / "ESC-50" / "audio" / name
                     soundfile.write(path, clip.astype("float32"), 44100)
                     writer.writerow([name, fold, target, category])
-    torch.manual_seed(0)
-    torch.save({"cfg": BEATS, "model": tiny_beats()}, folder / "beats.pt")
+    tiny_beats(folder / "beats.pt")
     tiny_vit(folder / "vit")
     return folder
-
-
-def tiny_beats():
-    """The weights of a small random BEATs.
-
-    SpeechBrain's class takes its sizes from a checkpoint alone.
-    """
-
-    beats = importlib.import_module("speechbrain.lobes.models.beats")
-    sizes, beats.BEATsConfig = beats.BEATsConfig, lambda _: sizes(BEATS)
-    try:
-        return BEATs(freeze=False).state_dict()
-    finally:
-        beats.BEATsConfig = sizes
 
 
 def build(recipe, material, results, **more):

@@ -8,7 +8,12 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from tiny_domains import make_domains, recipe_module
-from tiny_models import tiny_bert, tiny_wav2vec2, tiny_whisper
+from tiny_models import (
+    tiny_bert,
+    tiny_bert_tokenizer,
+    tiny_wav2vec2,
+    tiny_whisper,
+)
 
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import open_weights
@@ -35,19 +40,9 @@ def material(tmp_path_factory):
     tiny_wav2vec2(folder / "wav2vec2")
     tiny_whisper(folder / "whisper", layers=2)
     tiny_bert(folder / "bert", layers=4)
-    write_vocabulary(folder / "bert")
+    tiny_bert_tokenizer(folder / "bert")
     make_domains(folder / "data", DOMAINS)
     return folder
-
-
-def write_vocabulary(folder):
-    """A tokenizer for a tiny BERT of 32 tokens: single letters."""
-    from transformers import BertTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words += [chr(ord("a") + index) for index in range(26)]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
 
 
 def study(material, results, name, hub="wav2vec2", **more):

@@ -1,0 +1,366 @@
+"""The kinds of stored studies: recipe, YAML, material and settings of each.
+
+``stored/KIND.json`` holds what each of these studies gave at the commit that it
+names, when every recipe had a study engine of its own: the error counts of all
+rows and what every merge selected. A study that runs on the same material with
+the same settings must give the same counts.
+
+The settings are what is different from the recipe's YAML. ``{results}``,
+``{data}``, ``{whisper}`` and the like stand for places, which ``filled`` puts
+in.
+
+Example
+-------
+>>> kind = KINDS["whisper_smact"]
+>>> places = {"results": "results/smact", "data": "speech", "whisper": "hub"}
+>>> kind.command(places)[:4]
+['train.py', 'hparams/smact.yaml', '--device=cpu', '--noprogressbar']
+>>> filled(kind.settings, places)["data_folder"]
+'speech'
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.material import (
+    conformer_material,
+    esc50_material,
+    wav2vec2_material,
+    whisper_material,
+)
+
+STORED = Path(__file__).resolve().parent / "stored"
+"""The folder of ``KIND.json``."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of study.
+
+    Arguments
+    ---------
+    recipe : str
+        The recipe's folder, from the root of the repository.
+    yaml : str
+        Name of the YAML in the recipe's ``hparams``.
+    material : callable
+        Makes the models and the data in a folder, and gives their places.
+    settings : dict
+        What is different from the YAML.
+    """
+
+    recipe: str
+    yaml: str
+    material: Callable[[Path], dict[str, str]]
+    settings: dict[str, Any]
+
+    def command(self, places: dict[str, str]) -> list[str]:
+        """The arguments of Python, in the recipe's folder, on one CPU thread.
+
+        Arguments
+        ---------
+        places : dict
+            Of the material, and ``results``.
+
+        Returns
+        -------
+        list of str
+        """
+        return [
+            "train.py",
+            f"hparams/{self.yaml}.yaml",
+            "--device=cpu",
+            "--noprogressbar",
+            *(
+                f"--{name}={value if type(value) is str else json.dumps(value)}"
+                for name, value in filled(self.settings, places).items()
+            ),
+        ]
+
+
+def filled(settings: Any, places: dict[str, str]) -> Any:
+    """Settings with paths for the places that they name.
+
+    Arguments
+    ---------
+    settings : dict, list, str or number
+        Places stand in braces.
+    places : dict
+        Name to path.
+
+    Returns
+    -------
+    As ``settings``.
+
+    Example
+    -------
+    >>> filled({"data_folder": "{data}", "epochs": [1]}, {"data": "speech"})
+    {'data_folder': 'speech', 'epochs': [1]}
+    """
+    if isinstance(settings, dict):
+        return {name: filled(each, places) for name, each in settings.items()}
+    if isinstance(settings, list):
+        return [filled(each, places) for each in settings]
+    if isinstance(settings, str):
+        for name, path in places.items():
+            settings = settings.replace(f"{{{name}}}", path)
+    return settings
+
+
+WHISPER = {
+    "results_folder": "{results}",
+    "whisper_hub": "{whisper}",
+    "data_folder": "{data}",
+    "test_domains": ["reverb", "digits", "read"],
+}
+EXPERT = {
+    "number_of_epochs": 3,
+    "steps_per_epoch": 30,
+    "batch_size": 4,
+    "lr": 0.003,
+    "lr_decay_steps": 100,
+    "warmup_steps": 5,
+    "max_decode_ratio": 0.02,
+}
+LETTERS = {"characters": " ABCDEF", "output_neurons": 8}
+CONFORMER = {
+    "d_model": 16,
+    "nhead": 2,
+    "d_ffn": 32,
+    "num_encoder_layers": 1,
+    "kernel_size": 3,
+    "n_mels": 16,
+}
+WAV2VEC2 = {
+    "results_folder": "{results}",
+    "data_folder": "{data}",
+    "encoder_hub": "{wav2vec2}",
+    "text_hub": "{bert}",
+    "domains": ["digits", "telephony"],
+    "model_overrides": {
+        **LETTERS,
+        "steps_per_epoch": 50,
+        "batch_size": 4,
+        "window": [2.0, 3.0],
+        "lr_encoder": 5e-3,
+        "lr_head": 2e-2,
+        "warmup_steps_head": 1,
+        "warmup_steps_encoder": 10,
+        "lr_decay_steps": 420,
+        "dropout_rate": 0.0,
+    },
+    "target": {
+        "run_name": "target",
+        "domains": ["digits", "telephony"],
+        "number_of_epochs": 8,
+    },
+}
+
+KINDS = {
+    "whisper_demo": Kind(
+        "recipes/SpeechDomains/ASR/whisper",
+        "demo",
+        whisper_material,
+        {
+            **WHISPER,
+            "experts": ["reverb", "digits"],
+            "expert_overrides": EXPERT,
+        },
+    ),
+    "whisper_speech": Kind(
+        "recipes/SpeechDomains/ASR/whisper",
+        "speech",
+        whisper_material,
+        {
+            **WHISPER,
+            "experts": ["reverb", "digits"],
+            "expert_overrides": EXPERT,
+        },
+    ),
+    "whisper_smact": Kind(
+        "recipes/SpeechDomains/ASR/whisper",
+        "smact",
+        whisper_material,
+        {
+            **WHISPER,
+            "experts": ["reverb", "digits"],
+            "expert_overrides": EXPERT,
+            "sampler": {"ranges": {"lr": [2e-3, 5e-3]}},
+        },
+    ),
+    "whisper_benchmark": Kind(
+        "recipes/SpeechDomains/ASR/whisper",
+        "benchmark",
+        whisper_material,
+        {
+            **WHISPER,
+            "experts": ["reverb", "digits"],
+            "expert_overrides": EXPERT,
+            "joint": {
+                "domains": ["reverb", "digits"],
+                "number_of_epochs": 3,
+                "lr_decay_steps": 100,
+            },
+            "trials": 3,
+            "only": [
+                "average",
+                "fisher",
+                "regmean",
+                "task_arithmetic",
+                "layer_scaled",
+                "ties",
+            ],
+        },
+    ),
+    "whisper_aode": Kind(
+        "recipes/SpeechDomains/ASR/whisper",
+        "aode",
+        whisper_material,
+        {
+            **WHISPER,
+            "domains": ["reverb", "digits"],
+            "epochs": 2,
+            "steps_per_epoch": 15,
+            "lr": 0.005,
+            "lora_rank": 2,
+            "lora_lr": 0.01,
+            "test_window": 4,
+            "expert_overrides": {
+                "batch_size": 4,
+                "max_decode_ratio": 0.02,
+                "window": 4,
+            },
+        },
+    ),
+    "conformer_aode": Kind(
+        "recipes/SpeechDomains/ASR/conformer",
+        "aode",
+        conformer_material,
+        {
+            "results_folder": "{results}",
+            "data_folder": "{data}",
+            "domains": ["tones", "others"],
+            "test_domains": ["tones", "others"],
+            "epochs": 1,
+            "steps_per_epoch": 40,
+            "lr": 0.005,
+            "generalist_epochs": 8,
+            "generalist": {"domains": ["tones", "others"], "lr": 0.02},
+            "expert_overrides": {
+                **CONFORMER,
+                **LETTERS,
+                "batch_size": 4,
+                "warmup_steps": 10,
+            },
+        },
+    ),
+    "conformer_otf": Kind(
+        "recipes/SpeechDomains/ASR/conformer",
+        "otf",
+        conformer_material,
+        {
+            "results_folder": "{results}",
+            "data_folder": "{data}",
+            "seeds": [7],
+            "test_domains": ["tones"],
+            "expert_overrides": {
+                **CONFORMER,
+                **LETTERS,
+                "domains": ["tones"],
+                "test_domains": ["tones"],
+                "modes": ["offline", "streaming"],
+                "number_of_epochs": 6,
+                "steps_per_epoch": 50,
+                "batch_size": 4,
+                "lr": 0.02,
+                "warmup_steps": 10,
+            },
+            "pretrain_overrides": {
+                **CONFORMER,
+                "domains": ["tones"],
+                "number_of_epochs": 2,
+                "steps_per_epoch": 20,
+                "batch_size": 4,
+                "warmup_steps": 10,
+            },
+            "parents": {
+                "SL": {"pretrained": False},
+                "SSL": {"pretrained": True, "number_of_epochs": 5},
+            },
+            "landscape": {"points": 3, "plane_points": 2},
+            "fine_tunings": {
+                "MFT": {
+                    "number_of_epochs": 2,
+                    "steps_per_epoch": 15,
+                    "lr": 0.005,
+                    "warmup_steps": 5,
+                },
+                "FFT": {"number_of_epochs": 4},
+            },
+        },
+    ),
+    "wav2vec2_mam": Kind(
+        "recipes/SpeechDomains/ASR/wav2vec2",
+        "mam",
+        wav2vec2_material,
+        {**WAV2VEC2, "ratios": [0.1, 0.3, 0.5]},
+    ),
+    "wav2vec2_mam_layers": Kind(
+        "recipes/SpeechDomains/ASR/wav2vec2",
+        "mam_layers",
+        wav2vec2_material,
+        {
+            **WAV2VEC2,
+            "similar_numbers": [1],
+            "layer_ratios": [0.25, 0.5],
+            "blocks": ["0", "0-1"],
+        },
+    ),
+    "wav2vec2_lmam": Kind(
+        "recipes/SpeechDomains/ASR/wav2vec2",
+        "lmam",
+        wav2vec2_material,
+        {
+            **WAV2VEC2,
+            "ratios": [0.1, 0.3, 0.5],
+            "fine_tuning_overrides": {
+                "number_of_epochs": 2,
+                "steps_per_epoch": 15,
+                "batch_size": 4,
+                "lr_encoder": 5e-4,
+                "lr_head": 5e-3,
+                "lr_ratio": 2e-2,
+                "warmup_steps_encoder": 1,
+                "lr_decay_steps": 40,
+            },
+        },
+    ),
+    "esc50_mam": Kind(
+        "recipes/ESC50/classification",
+        "mam",
+        esc50_material,
+        {
+            "results_folder": "{results}",
+            "data_folder": "{data}",
+            "beats_path": "{beats}",
+            "vit_hub": "{vit}",
+            "model_overrides": {
+                "number_of_epochs": 6,
+                "batch_size": 8,
+                "warmup_steps": 5,
+                "out_n_neurons": 4,
+            },
+            "target": {"run_name": "target", "lr": 0.005},
+            "ratios": [0.1, 0.3, 0.6],
+            "blocks": ["0", "0-1"],
+            "fine_tuning_overrides": {"lr": 0.002, "lr_ratio": 0.02},
+        },
+    ),
+}
+"""Name of each stored study to its kind."""
