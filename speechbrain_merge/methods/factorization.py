@@ -8,14 +8,13 @@ squares the singular values. Whether it lost too much is seen from the result
 itself, and then the next rung of a ladder is tried: the Gram matrix in float32
 (for weights that are stored in no more), then in float64, then the full
 decomposition in float64. Where the first rung holds, its result is nearer to
-the exact one than what a full decomposition in float32 gives.
-
-Each decomposition runs on one thread: LAPACK on matrices of a few hundred rows
-gains little from more, its results would depend on their number, and there are
-always several matrices to work on side by side (``spread``).
+the exact one than what a full decomposition in float32 gives. A rung that
+overflows, or whose solver does not converge, gives way to the next one too.
 
 Directions in which a matrix is exactly zero belong to nobody: a decomposition
-returns some basis of them, another on another machine. Here they are left out.
+returns some basis of them, another on another machine. Here they are left out,
+and so are those in which it is no stronger than a ``noise`` that the caller
+knows it to have (``speechbrain_merge.methods.rounding``).
 
 Example
 -------
@@ -29,9 +28,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import scipy.linalg
@@ -45,60 +41,13 @@ SINGLE = ((torch.float32, 1e-5), (torch.float64, 1e-8))
 # ... and for those in float64, or where every singular value counts:
 DOUBLE = ((torch.float64, 1e-12),)
 
-_threads_lock = threading.Lock()
-_inside = []  # one entry for each thread that is in single_thread now
-_outside = [0]  # the number of threads that torch had before the first
+# A squared singular value from a Gram matrix may be wrong by a few times the
+# machine epsilon of the largest one. Noise is told from the rest where its
+# square is this many times as much.
+RESOLVED = 100
 
-
-@contextmanager
-def single_thread():
-    """Torch works on one thread inside, in the calling thread.
-
-    Torch keeps this number for each thread, but gives new threads the last
-    one that was set anywhere; so what was there before the first thread came
-    in is kept, and set again by each that leaves.
-    """
-    with _threads_lock:
-        if not _inside:
-            _outside[0] = torch.get_num_threads()
-        _inside.append(True)
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _threads_lock:
-            _inside.pop()
-            torch.set_num_threads(_outside[0])
-
-
-def spread(function, items, threads=1):
-    """Runs a function over items, each on one thread, several side by side.
-
-    Arguments
-    ---------
-    function : callable
-        Takes an item.
-    items : list
-        What to run it on.
-    threads : int
-        How many at once. The results do not depend on it.
-
-    Returns
-    -------
-    results : list
-        In the order of the items.
-    """
-    threads = min(threads, len(items))
-    if threads <= 1:
-        with single_thread():
-            return [function(item) for item in items]
-    with (
-        single_thread(),
-        ThreadPoolExecutor(
-            threads, initializer=lambda: torch.set_num_threads(1)
-        ) as pool,
-    ):
-        return list(pool.map(function, items))
+# What LAPACK raises, through torch and through scipy
+SOLVER_ERRORS = (torch.linalg.LinAlgError, scipy.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -123,44 +72,99 @@ class Singular:
     spectrum: torch.Tensor
 
 
-def decompose(matrix):
-    """Full singular value decomposition, without the directions of zero.
+def svd(matrix):
+    """Factors ``U``, ``σ`` and ``Vᵀ`` of a matrix in float64.
 
     LAPACK's divide and conquer fails to converge on rare matrices; its slower
     QR iteration is then tried.
-
-    Arguments
-    ---------
-    matrix : torch.Tensor
-        ``[m, n]``, float64.
-
-    Returns
-    -------
-    singular : Singular
-        With ``k`` the rank.
     """
     try:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
-        left, values, right = (
+        return tuple(
             torch.from_numpy(factor)
             for factor in scipy.linalg.svd(
                 matrix.numpy(), full_matrices=False, lapack_driver="gesvd"
             )
         )
-    rank = rank_of(values, matrix.shape)
-    return Singular(left[:, :rank], values[:rank], right[:rank].T, values)
 
 
-def rank_of(values, shape):
-    """How many singular values are more than rounding errors of the largest."""
+def decompose(matrix, noise=0.0):
+    """Full singular value decomposition, without the directions of zero.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64.
+    noise : float
+        Directions that are no stronger than this are left out as well.
+
+    Returns
+    -------
+    singular : Singular
+        With ``k`` the rank.
+
+    Raises
+    ------
+    LinAlgError
+        When both solvers fail, one of ``SOLVER_ERRORS``.
+    """
+    left, values, right = svd(matrix)
+    rank = rank_of(values, matrix.shape, noise)
+    return Singular(
+        left[:, :rank],
+        values[:rank],
+        right[:rank].T,
+        without_noise(values, noise),
+    )
+
+
+def rank_of(values, shape, noise=0.0):
+    """How many singular values are more than errors.
+
+    Those are rounding errors of the largest value, and the given noise.
+    """
     if values.numel() == 0:
         return 0
-    noise = values[0] * PRECISION * max(shape)
-    return int((values > noise).sum())
+    rounding = float(values[0]) * PRECISION * max(shape)
+    return int((values > max(rounding, noise)).sum())
 
 
-def strongest(matrix, count, ladder=DOUBLE):
+def without_noise(values, noise):
+    """Singular values, with zero for those that are no more than noise."""
+    return torch.where(values > noise, values, torch.zeros_like(values))
+
+
+def eigen(matrix):
+    """Eigenvalues and eigenvectors of ``XᵀX``, or None.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``X``, ``[m, n]``.
+
+    Returns
+    -------
+    squares, vectors : torch.Tensor
+        ``[n]``, ascending, and ``[n, n]``. ``None`` instead of both where the
+        Gram matrix overflows or the solver fails.
+    """
+    gram = matrix.T @ matrix
+    if not torch.isfinite(gram.diagonal()).all():
+        return None
+    try:
+        return torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:
+        return None
+
+
+def resolved(noise, largest_square, dtype):
+    """Whether a Gram matrix of a type can tell noise from weak directions."""
+    smallest = RESOLVED * torch.finfo(dtype).eps * float(largest_square)
+    return noise**2 > smallest
+
+
+def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
     """The strongest singular vectors of a matrix, and all singular values.
 
     Arguments
@@ -172,6 +176,9 @@ def strongest(matrix, count, ladder=DOUBLE):
     ladder : tuple
         Types to try, and how far from orthonormal the vectors may be in each
         (``SINGLE`` or ``DOUBLE``).
+    noise : float
+        Directions that are no stronger than this do not count: they are left
+        out, and have a zero among all singular values.
 
     Returns
     -------
@@ -180,7 +187,7 @@ def strongest(matrix, count, ladder=DOUBLE):
     """
     rows, columns = matrix.shape
     if rows < columns:
-        turned = strongest(matrix.T, count, ladder)
+        turned = strongest(matrix.T, count, ladder, noise)
         return Singular(
             turned.right, turned.values, turned.left, turned.spectrum
         )
@@ -191,17 +198,22 @@ def strongest(matrix, count, ladder=DOUBLE):
         if dtype == torch.float32 and near_square and 2 * count > columns:
             continue
         tried = matrix.to(dtype)
-        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        found = eigen(tried)
+        if found is None:
+            continue
+        squares, vectors = found
         spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
-        values = spectrum[:count]
-        right = vectors.flip(1)[:, :count].contiguous()
-        # A vector of length zero cannot be made to have length one: the
-        # division leaves a NaN or an infinity, and the comparison is false.
+        spectrum = without_noise(spectrum, noise)
+        rank = int(torch.count_nonzero(spectrum[:count]))
+        if rank < count and not resolved(noise, squares[-1], dtype):
+            continue
+        values = spectrum[:rank]
+        right = vectors.flip(1)[:, :rank].contiguous()
         left = (tried @ right) / values
-        error = left.T @ left - torch.eye(len(values), dtype=dtype)
-        if count == 0 or bool(error.abs().max() <= tolerance):
+        error = left.T @ left - torch.eye(rank, dtype=dtype)
+        if rank == 0 or bool(error.abs().max() <= tolerance):
             return Singular(left, values, right, spectrum)
-    full = decompose(matrix)
+    full = decompose(matrix, noise)
     return Singular(
         full.left[:, :count],
         full.values[:count],
@@ -210,7 +222,7 @@ def strongest(matrix, count, ladder=DOUBLE):
     )
 
 
-def polar(matrix, ladder=DOUBLE):
+def polar(matrix, ladder=DOUBLE, noise=0.0):
     """The orthogonal factor of a matrix: its nearest orthonormal one.
 
     ``PQᵀ`` of ``X = P D Qᵀ``: all singular values become 1 (the solution of the
@@ -223,17 +235,20 @@ def polar(matrix, ladder=DOUBLE):
         ``[m, n]``.
     ladder : tuple
         Types to try, and how far from orthonormal the factor may be in each.
+    noise : float
+        Directions that are no stronger than this become zero.
 
     Returns
     -------
     factor : torch.Tensor
         ``[m, n]``, in the type that was good enough.
     spectrum : torch.Tensor
-        ``[min(m, n)]``, the singular values of the matrix.
+        ``[min(m, n)]``, the singular values of the matrix; zero for what
+        became zero.
     """
     rows, columns = matrix.shape
     if rows < columns:
-        factor, spectrum = polar(matrix.T, ladder)
+        factor, spectrum = polar(matrix.T, ladder, noise)
         return factor.T, spectrum
     if matrix.numel() == 0:
         return matrix, matrix.new_zeros(columns)
@@ -242,14 +257,22 @@ def polar(matrix, ladder=DOUBLE):
         if dtype == torch.float32 and near_square:
             continue
         tried = matrix.to(dtype)
-        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        found = eigen(tried)
+        if found is None:
+            continue
+        squares, vectors = found
+        spectrum = without_noise(squares.clamp_min(0.0).sqrt_(), noise)
+        weak = columns - int(torch.count_nonzero(spectrum))
+        if weak and not resolved(noise, squares[-1], dtype):
+            continue
+        squares, vectors = squares[weak:], vectors[:, weak:]
         # the relative error of the smallest eigenvalue, and so of the length
         # of the direction that belongs to it
-        error = 4 * torch.finfo(dtype).eps * squares[-1]
-        if error < tolerance * squares[0]:
+        error = 4 * torch.finfo(dtype).eps * squares[-1:]
+        if bool((error < tolerance * squares[:1]).all()):
             root = (vectors * squares.rsqrt()) @ vectors.T
-            return tried @ root, squares.sqrt().flip(0)
-    full = decompose(matrix.to(torch.float64))
+            return tried @ root, spectrum.flip(0)
+    full = decompose(matrix.to(torch.float64), noise)
     return full.left @ full.right.T, full.spectrum
 
 
@@ -286,7 +309,12 @@ def orthogonalize(matrix, how="svd", polynomials=(), ladder=DOUBLE):
     if rows < columns:
         return orthogonalize(matrix.T, how, polynomials).T
     matrix = matrix.to(torch.float64)
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    found = eigen(matrix)
+    if found is None:
+        _, values, vectors = svd(matrix)
+        squares, vectors = values.square(), vectors.T
+    else:
+        squares, vectors = found
     if how == "eigh":
         stretch = 1 / (squares.abs().sqrt() + 1e-12)
     else:

@@ -29,8 +29,13 @@ import os
 import torch
 
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
-from speechbrain_merge.methods.factorization import DOUBLE, SINGLE
+from speechbrain_merge.methods.factorization import (
+    DOUBLE,
+    SINGLE,
+    SOLVER_ERRORS,
+)
 from speechbrain_merge.methods.parameters import check_switch, check_whole
+from speechbrain_merge.methods.rounding import noise_of, stored_type
 from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
     depth,
@@ -176,8 +181,9 @@ class Matrices:
         ---------
         formula : callable
             Takes the task vectors (list of float64 matrices), how many
-            threads it may spread work over, and the types to factorize in
-            (``SINGLE`` or ``DOUBLE`` of ``factorization``); gives a matrix.
+            threads it may spread work over, the types to factorize in
+            (``SINGLE`` or ``DOUBLE`` of ``factorization``) and the rounding
+            errors in the task vectors (``rounding.Noise``); gives a matrix.
         name : str
             Name of the tensor.
         experts : list of torch.Tensor
@@ -203,28 +209,41 @@ class Matrices:
             )
         threads = (os.cpu_count() or 1) if workers == 1 else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
-        anchor = base.reshape(len(base), -1).to(torch.float64)
-        vectors = [
-            expert.reshape(len(base), -1).to(torch.float64) - anchor
-            for expert in experts
+        matrices = [
+            model.reshape(len(model), -1).to(torch.float64)
+            for model in (base, *experts)
         ]
-        if name in self.layouts:
-            merged = self._merge_fused(formula, name, vectors, threads, ladder)
-        else:
-            merged = formula(vectors, threads, ladder)
-        merged = anchor.add(merged, alpha=factor)
+        infos = [stored_type(model) for model in (base, *experts)]
+
+        def merged_task_vector(models):
+            """The formula for one matrix of the base and each expert."""
+            anchor, *moved = models
+            noise = noise_of(moved, anchor, infos[1:], infos[0])
+            vectors = [model - anchor for model in moved]
+            return formula(vectors, threads, ladder, noise)
+
+        try:
+            if name in self.layouts:
+                merged = self._merge_fused(merged_task_vector, name, matrices)
+            else:
+                merged = merged_task_vector(matrices)
+        except SOLVER_ERRORS as error:
+            raise ValueError(
+                f"The singular values of {name} could not be computed, by any "
+                f"of the solvers, in float64 ({error}). Leave this tensor to "
+                "the mean by adding its name to the method's `exclude`."
+            ) from error
+        merged = matrices[0].add(merged, alpha=factor)
         return merged.reshape(base.shape).to(base.dtype)
 
-    def _merge_fused(self, formula, name, vectors, threads, ladder):
+    def _merge_fused(self, formula, name, matrices):
         """Queries, keys and values apart."""
         layout, heads = self.layouts[name]
         split = [
-            split_projection(name, vector, heads, layout) for vector in vectors
+            split_projection(name, matrix, heads, layout) for matrix in matrices
         ]
         merged = {
-            projection: formula(
-                [parts[projection] for parts in split], threads, ladder
-            )
+            projection: formula([parts[projection] for parts in split])
             for projection in ("q", "k", "v")
         }
         return join_projection(name, merged, heads, layout)
