@@ -8,8 +8,8 @@ squares the singular values. Whether it lost too much is seen from the result
 itself, and then the next rung of a ladder is tried: the Gram matrix in float32
 (for weights that are stored in no more), then in float64, then the full
 decomposition in float64. Where the first rung holds, its result is nearer to
-the exact one than what a full decomposition in float32 gives. A rung that
-overflows, or whose solver does not converge, gives way to the next one too.
+the exact one than what a full decomposition in float32 gives. A rung whose
+solver does not converge gives way to the next one too.
 
 Directions in which a matrix is exactly zero belong to nobody: a decomposition
 returns some basis of them, another on another machine. Here they are left out,
@@ -28,6 +28,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from dataclasses import dataclass
 
 import scipy.linalg
@@ -147,15 +148,21 @@ def eigen(matrix):
     -------
     squares, vectors : torch.Tensor
         ``[n]``, ascending, and ``[n, n]``. ``None`` instead of both where the
-        Gram matrix overflows or the solver fails.
+        solver fails.
     """
-    gram = matrix.T @ matrix
-    if not torch.isfinite(gram.diagonal()).all():
-        return None
     try:
-        return torch.linalg.eigh(gram)
+        return torch.linalg.eigh(matrix.T @ matrix)
     except torch.linalg.LinAlgError:
         return None
+
+
+def size_of(matrix):
+    """The power of two that brings the largest entry to between 0.5 and 1.
+
+    Divided by it, which costs no accuracy, a matrix has squares that neither
+    overflow nor vanish.
+    """
+    return 2.0 ** math.frexp(float(matrix.abs().max()))[1]
 
 
 def resolved(noise, largest_square, dtype):
@@ -194,25 +201,26 @@ def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
     # With nearly as many columns as rows, some directions are so weak that
     # float32 fails nearly always, unless only the strongest are wanted.
     near_square = rows < 2 * columns
+    size = size_of(matrix) if matrix.numel() else 1.0
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square and 2 * count > columns:
             continue
-        tried = matrix.to(dtype)
+        tried = (matrix / size).to(dtype)
         found = eigen(tried)
         if found is None:
             continue
         squares, vectors = found
         spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
-        spectrum = without_noise(spectrum, noise)
+        spectrum = without_noise(spectrum, noise / size)
         rank = int(torch.count_nonzero(spectrum[:count]))
-        if rank < count and not resolved(noise, squares[-1], dtype):
+        if rank < count and not resolved(noise / size, squares[-1], dtype):
             continue
         values = spectrum[:rank]
         right = vectors.flip(1)[:, :rank].contiguous()
         left = (tried @ right) / values
         error = left.T @ left - torch.eye(rank, dtype=dtype)
         if rank == 0 or bool(error.abs().max() <= tolerance):
-            return Singular(left, values, right, spectrum)
+            return Singular(left, values * size, right, spectrum * size)
     full = decompose(matrix, noise)
     return Singular(
         full.left[:, :count],
@@ -253,17 +261,19 @@ def polar(matrix, ladder=DOUBLE, noise=0.0):
     if matrix.numel() == 0:
         return matrix, matrix.new_zeros(columns)
     near_square = rows < 2 * columns  # too weak directions, as above
+    size = size_of(matrix)
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square:
             continue
-        tried = matrix.to(dtype)
+        tried = (matrix / size).to(dtype)
         found = eigen(tried)
         if found is None:
             continue
         squares, vectors = found
-        spectrum = without_noise(squares.clamp_min(0.0).sqrt_(), noise)
+        spectrum = squares.clamp_min(0.0).sqrt_()
+        spectrum = without_noise(spectrum, noise / size)
         weak = columns - int(torch.count_nonzero(spectrum))
-        if weak and not resolved(noise, squares[-1], dtype):
+        if weak and not resolved(noise / size, squares[-1], dtype):
             continue
         squares, vectors = squares[weak:], vectors[:, weak:]
         # the relative error of the smallest eigenvalue, and so of the length
@@ -271,7 +281,7 @@ def polar(matrix, ladder=DOUBLE, noise=0.0):
         error = 4 * torch.finfo(dtype).eps * squares[-1:]
         if bool((error < tolerance * squares[:1]).all()):
             root = (vectors * squares.rsqrt()) @ vectors.T
-            return tried @ root, spectrum.flip(0)
+            return tried @ root, spectrum.flip(0) * size
     full = decompose(matrix.to(torch.float64), noise)
     return full.left @ full.right.T, full.spectrum
 
