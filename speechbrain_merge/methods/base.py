@@ -43,7 +43,6 @@ import torch
 from tqdm import tqdm
 
 from speechbrain_merge.methods.entries import (
-    STATISTICS,
     float_names,
     is_finite,
     mean,
@@ -63,7 +62,6 @@ from speechbrain_merge.weights import (
 
 # What formulas need as well, from here as from where it is
 __all__ = [
-    "STATISTICS",
     "MergeMethod",
     "float_names",
     "is_finite",

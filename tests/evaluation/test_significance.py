@@ -119,7 +119,9 @@ def test_exact_p_value_by_listing_all_swaps(seed):
 def test_exact_and_normal_meet_where_one_takes_over():
     generator = random.Random(3)
     for count in (80, 99, 100, 120):
-        differences = [generator.choice((-1, -1, 1, 2, -2)) for _ in range(count)]
+        differences = [
+            generator.choice((-1, -1, 1, 2, -2)) for _ in range(count)
+        ]
         z = stats.ttest_1samp(differences, 0).statistic
         exact = sign_flip_p_value(differences)
         normal = 2 * stats.norm.sf(abs(z))
