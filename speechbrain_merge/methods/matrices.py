@@ -38,6 +38,7 @@ from speechbrain_merge.methods.parameters import check_switch, check_whole
 from speechbrain_merge.methods.rounding import noise_of, stored_type
 from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
+    common_ties,
     depth,
     join_projection,
     layout_of,
@@ -90,7 +91,8 @@ class Matrices:
     ---------
     exclude : list of str
         Patterns (``speechbrain_merge.weights.matches``) of tensors that the
-        mean merges although they have two dimensions.
+        mean merges although they have two dimensions. Of a tied tensor, any
+        of its names is enough.
     conv_as_matrix : bool
         Whether a convolution of ``[out, in, …]`` is the matrix
         ``[out, in · …]``; if not, the mean merges it.
@@ -129,6 +131,7 @@ class Matrices:
         self.heads = heads
         self.layouts = {}
         self.depths = {}
+        self.aliases = {}
 
     def prepare(self, experts):
         """Finds the fused projections and how their rows are ordered.
@@ -146,6 +149,9 @@ class Matrices:
         """
         names = experts[0].names()
         self.depths = depth(names)
+        self.aliases = {}
+        for alias, kept in common_ties(experts).items():
+            self.aliases.setdefault(kept, []).append(alias)
         self.layouts = {
             name: self._layout(name, experts[0])
             for name in names
@@ -172,7 +178,11 @@ class Matrices:
             return False
         if len(shape) > 2 and not self.conv_as_matrix:
             return False
-        return not any(matches(name, pattern) for pattern in self.exclude)
+        return not any(
+            matches(own, pattern)
+            for own in (name, *self.aliases.get(name, []))
+            for pattern in self.exclude
+        )
 
     def merge(self, formula, name, experts, base, scale, workers=1):
         """``θ_0 + scale · formula(τ_1 … τ_T)``, or the mean for the rest.
