@@ -156,19 +156,62 @@ def eigen(matrix):
         return None
 
 
-def size_of(matrix):
-    """The power of two that brings the largest entry to between 0.5 and 1.
+def scaled(matrix, dtype=torch.float64):
+    """A matrix in a type, with squares that neither overflow nor vanish.
 
-    Divided by it, which costs no accuracy, a matrix has squares that neither
-    overflow nor vanish.
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64.
+    dtype : torch.dtype
+        A type.
+
+    Returns
+    -------
+    unit : torch.Tensor
+        The matrix divided by ``size``, without loss.
+    size : float
+        A power of two, which is 1 where all squares are far from the ends of
+        float32.
     """
-    return 2.0 ** math.frexp(float(matrix.abs().max()))[1]
+    least, most = matrix.aminmax()
+    exponent = math.frexp(max(-float(least), float(most)))[1]
+    if abs(exponent) < 20:
+        return matrix.to(dtype), 1.0
+    size = 2.0**exponent
+    return (matrix / size).to(dtype), size
 
 
 def resolved(noise, largest_square, dtype):
     """Whether a Gram matrix of a type can tell noise from weak directions."""
     smallest = RESOLVED * torch.finfo(dtype).eps * float(largest_square)
     return noise**2 > smallest
+
+
+def all_stronger(matrix, noise):
+    """Whether all singular values of a matrix are surely more than noise.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64, with entries.
+    noise : float
+        Above zero.
+
+    Returns
+    -------
+    stronger : bool
+        From a Cholesky factor, which is there exactly where all eigenvalues of
+        a Gram matrix less ``noise²`` are positive, and is much cheaper than
+        they are. False also where float64 is not enough to tell.
+    """
+    unit, size = scaled(matrix)
+    if unit.shape[0] < unit.shape[1]:
+        unit = unit.T
+    gram = unit.T @ unit
+    told = resolved(noise / size, gram.trace(), torch.float64)
+    gram.diagonal().sub_((noise / size) ** 2)
+    return told and not torch.linalg.cholesky_ex(gram)[1]
 
 
 def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
@@ -198,14 +241,15 @@ def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
         return Singular(
             turned.right, turned.values, turned.left, turned.spectrum
         )
+    if matrix.numel() == 0:
+        return decompose(matrix)
     # With nearly as many columns as rows, some directions are so weak that
     # float32 fails nearly always, unless only the strongest are wanted.
     near_square = rows < 2 * columns
-    size = size_of(matrix) if matrix.numel() else 1.0
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square and 2 * count > columns:
             continue
-        tried = (matrix / size).to(dtype)
+        tried, size = scaled(matrix, dtype)
         found = eigen(tried)
         if found is None:
             continue
@@ -261,11 +305,10 @@ def polar(matrix, ladder=DOUBLE, noise=0.0):
     if matrix.numel() == 0:
         return matrix, matrix.new_zeros(columns)
     near_square = rows < 2 * columns  # too weak directions, as above
-    size = size_of(matrix)
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square:
             continue
-        tried = (matrix / size).to(dtype)
+        tried, size = scaled(matrix, dtype)
         found = eigen(tried)
         if found is None:
             continue

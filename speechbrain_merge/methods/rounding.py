@@ -122,6 +122,8 @@ def stored_type(weights: torch.Tensor) -> torch.finfo:
     if int(torch.count_nonzero(flat)) < TELLING:
         return torch.finfo(weights.dtype)
     for dtype in STORED_TYPES:
+        if dtype == weights.dtype:
+            break
         if _holds(dtype, flat[:GLANCE]) and _holds(dtype, flat):
             break
     return torch.finfo(dtype)
@@ -150,19 +152,15 @@ def spectral_noise(weights: torch.Tensor, info: torch.finfo) -> float:
     if weights.numel() == 0:
         return 0.0
     rows, columns = weights.shape
-    largest = float(weights.abs().max()) or 1.0
-    squares = (weights / largest).square_()  # no overflow
-    step = info.eps * largest
+    squares = weights.square()
+    longest = [math.sqrt(float(squares.sum(dim).max())) for dim in (1, 0)]
+    if not all(map(math.isfinite, longest)):  # the squares overflow
+        largest = float(weights.abs().max())
+        return largest * spectral_noise(weights / largest, info)
     smallest = info.smallest_normal * info.eps
     return (
-        math.hypot(
-            step * math.sqrt(float(squares.sum(1).max())),
-            smallest * math.sqrt(columns),
-        )
-        + math.hypot(
-            step * math.sqrt(float(squares.sum(0).max())),
-            smallest * math.sqrt(rows),
-        )
+        math.hypot(info.eps * longest[0], smallest * math.sqrt(columns))
+        + math.hypot(info.eps * longest[1], smallest * math.sqrt(rows))
     ) / math.sqrt(12)
 
 

@@ -26,7 +26,11 @@ Authors
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.factorization import orthogonalize, strongest
+from speechbrain_merge.methods.factorization import (
+    all_stronger,
+    orthogonalize,
+    strongest,
+)
 from speechbrain_merge.methods.matrices import (
     NO_MATRICES,
     Matrices,
@@ -151,6 +155,8 @@ def real_directions(columns, values, ladder, noise):
     if noise == 0 or count == 0:
         return None
     scaled = columns.to(torch.float64) * values
+    if all_stronger(scaled, noise):
+        return None
     found = strongest(scaled, count, ladder, noise)
     if len(found.values) == count:
         return None
