@@ -34,6 +34,8 @@ from dataclasses import dataclass
 import scipy.linalg
 import torch
 
+from speechbrain_merge.methods.newton_schulz import newton_schulz_stretch
+
 PRECISION = torch.finfo(torch.float64).eps
 
 # Types to try in their order, and how far from orthonormal the vectors may be
@@ -373,36 +375,3 @@ def orthogonalize(matrix, how="svd", polynomials=(), ladder=DOUBLE):
     else:
         stretch = newton_schulz_stretch(squares.clamp_min(0.0), polynomials)
     return matrix @ ((vectors * stretch) @ vectors.T)
-
-
-# Added to the Frobenius norm, as in Muon: zero stays zero.
-NORM_FLOOR = 1e-7
-
-
-def newton_schulz_stretch(squares, polynomials):
-    """What Newton–Schulz steps multiply each singular value by.
-
-    Arguments
-    ---------
-    squares : torch.Tensor
-        ``[n]``, squared singular values of the matrix.
-    polynomials : list of tuple
-        ``(a, b, c)`` for each step.
-
-    Returns
-    -------
-    stretch : torch.Tensor
-        ``[n]``: ``p(σ/‖X‖_F)/σ`` of the steps' composition ``p``.
-
-    Example
-    -------
-    >>> squares = torch.tensor([4.0], dtype=torch.float64)
-    >>> newton_schulz_stretch(squares, [(1.5, -0.5, 0.0)] * 9)
-    tensor([0.5000], dtype=torch.float64)
-    """
-    start = 1 / (squares.sum().sqrt() + NORM_FLOOR)
-    stretch = start.expand_as(squares)
-    for a, b, c in polynomials:
-        square = squares * stretch.square()
-        stretch = stretch * (a + square * (b + c * square))
-    return stretch

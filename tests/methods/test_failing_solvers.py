@@ -104,3 +104,26 @@ def test_error_names_the_tensor(name, parameters, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="encoder.fc.weight.*`exclude`"):
         merge(name, experts, base, output, progress=False)
     assert not output.exists()
+
+
+def gram_of_few_inputs(width=6):
+    """Of rank 3: the equations have no Cholesky factor."""
+    inputs = torch.randn(3, width)
+    return inputs.T @ inputs
+
+
+def test_regmean_where_a_solver_fails(monkeypatch):
+    experts = [{"proj.weight": torch.randn(4, 6)} for _ in range(2)]
+    gram = gram_of_few_inputs()
+    statistics = [{"proj.weight": gram}, {"proj.weight": 2 * gram}]
+    method = create("regmean", statistics=statistics, off_diagonal=1)
+    expected = method(experts)["proj.weight"]
+    monkeypatch.setattr(torch.linalg, "eigh", failing(None, 10**9))
+    merged = method(experts)["proj.weight"]
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr(torch.linalg, "svd", failing(None, 10**9))
+    monkeypatch.setattr(
+        scipy.linalg, "svd", failing(None, 10**9, scipy.linalg.LinAlgError)
+    )
+    with pytest.raises(ValueError, match="equations for proj.weight"):
+        method(experts)
