@@ -27,6 +27,7 @@ Authors
 import os
 
 import torch
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.factorization import (
@@ -46,6 +47,8 @@ from speechbrain_merge.weights import (
     part,
     split_projection,
 )
+
+logger = get_logger(__name__)
 
 NO_MATRICES = ("embedding", "output")
 
@@ -243,6 +246,16 @@ class Matrices:
                 f"of the solvers, in float64 ({error}). Leave this tensor to "
                 "the mean by adding its name to the method's `exclude`."
             ) from error
+        if not merged.any() and any(
+            not torch.equal(matrix, matrices[0]) for matrix in matrices[1:]
+        ):
+            logger.warning(
+                "%s stays as in the base: what the experts changed in it is "
+                "no more than the rounding errors of %s. Merge checkpoints "
+                "that were saved in a finer type, if there are such.",
+                name,
+                ", ".join(sorted({info.dtype for info in infos[1:]})),
+            )
         merged = matrices[0].add(merged, alpha=factor)
         return merged.reshape(base.shape).to(base.dtype)
 

@@ -27,7 +27,7 @@ that holds each of their values exactly. So a float16 checkpoint that somebody
 converted to float32 is still known to have the errors of float16, and it makes
 no difference in which type a tensor is handed over. A handful of values tells
 nothing (0, 1 and 2 are in every type): small or nearly empty matrices are of
-the type that they are given in.
+the type that they are given in, which for methods is float32 at least.
 
 The base's own rounding counts as that of the finer of the two types. Experts
 start from the base as it is stored: what float16 did to it before is in

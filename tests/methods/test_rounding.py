@@ -247,3 +247,22 @@ def test_common_and_own_directions_without_noise():
     values = torch.linalg.svdvals((merged - base).double())
     assert int((values > 0.5 * values[0]).sum()) == RANK * EXPERTS
     assert values[RANK * EXPERTS] < 1e-3 * values[0]
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_a_matrix_that_was_only_rounded_is_named(name, caplog):
+    """Updates below bfloat16's steps: the base, and not without a word."""
+    base = torch.randn(64, 64).bfloat16().float()
+    experts = [
+        {"fc.weight": (base + 1e-3 * torch.randn(64, 64)).bfloat16().float()}
+        for _ in range(2)
+    ]
+    assert not torch.equal(experts[0]["fc.weight"], base)
+    merged = create(name)(experts, {"fc.weight": base})
+    assert torch.equal(merged["fc.weight"], base)
+    assert "fc.weight stays as in the base" in caplog.text
+    assert "bfloat16" in caplog.text
+    caplog.clear()
+    merged = create(name)([{"fc.weight": base}] * 2, {"fc.weight": base})
+    assert torch.equal(merged["fc.weight"], base)
+    assert not caplog.text
