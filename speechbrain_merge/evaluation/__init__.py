@@ -54,6 +54,7 @@ from speechbrain_merge.evaluation.hypothesis_fusion import (
     select_by_confidence,
 )
 from speechbrain_merge.evaluation.records import read_scores, write_scores
+from speechbrain_merge.evaluation.sign_flips import sign_flip_p_value
 from speechbrain_merge.evaluation.significance import (
     MatchedPairs,
     holm,

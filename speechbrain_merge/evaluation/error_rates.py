@@ -175,7 +175,8 @@ def score_utterances(
     Raises
     ------
     ValueError
-        Where references and hypotheses are not of the same utterances.
+        Where references and hypotheses are not of the same utterances, or
+        one of them is no text.
 
     Example
     -------
@@ -185,9 +186,15 @@ def score_utterances(
     """
     if unit not in ("word", "character"):
         raise ValueError(f'unit is "word" or "character", not {unit!r}')
-    versions = [references] if isinstance(references, Mapping) else references
+    several = isinstance(references, (list, tuple))
+    versions = references if several else [references]
     if not versions:
         raise ValueError("references is an empty list: give at least one dict")
+    for what, texts in (
+        *(("references", version) for version in versions),
+        ("hypotheses", hypotheses),
+    ):
+        _require_texts(what, texts)
     for version in versions:
         _require_same_utterances(version, hypotheses)
     names = list(versions[0])
@@ -302,6 +309,25 @@ def _tokens(text, unit):
     words = text.split() if isinstance(text, str) else text
     words = [word for word in words if word != ""]
     return list(" ".join(words)) if unit == "character" else words
+
+
+def _require_texts(what, texts):
+    """Raise unless these are texts by the name of their utterance."""
+    if not isinstance(texts, Mapping):
+        raise ValueError(
+            f"{what} must be a dict from utterance to words, not "
+            f"{type(texts).__name__}"
+        )
+    for name, text in texts.items():
+        words = [text] if isinstance(text, str) else text
+        if not isinstance(words, (list, tuple)) or not all(
+            isinstance(word, (str, int)) for word in words
+        ):
+            raise ValueError(
+                f"{what}: utterance {name!r} has {text!r}; expected a string, "
+                "or a list of words. An utterance in which nothing was "
+                'recognised has the empty string ""'
+            )
 
 
 def _require_same_utterances(references, hypotheses):

@@ -35,15 +35,16 @@ Authors
 """
 
 import inspect
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from os import PathLike
 
 import torch
 from tqdm import tqdm
 
 from speechbrain_merge.methods.entries import (
-    STATISTICS,
     float_names,
     is_finite,
     mean,
@@ -63,7 +64,6 @@ from speechbrain_merge.weights import (
 
 # What formulas need as well, from here as from where it is
 __all__ = [
-    "STATISTICS",
     "MergeMethod",
     "float_names",
     "is_finite",
@@ -172,6 +172,7 @@ class MergeMethod(torch.nn.Module):
             When the method's demands (number of experts, a base) are not met,
             or a tensor has a NaN or an infinity.
         """
+        state_dicts = self.list_of_experts(state_dicts)
         with ExitStack() as stack:
             experts = [
                 stack.enter_context(open_weights(expert))
@@ -255,6 +256,11 @@ class MergeMethod(torch.nn.Module):
                 f"Merge method '{self.name}' works on task vectors and needs "
                 "the model that the experts were fine-tuned from: give `base`."
             )
+        if not experts[0].names():
+            raise ValueError(
+                f"{experts[0].label} has no tensors: there is nothing to "
+                "merge. Give the state dict of a model that has weights."
+            )
         # Values are looked at when they are read for the formula: looking at
         # them here too would read every model twice.
         check_compatible(
@@ -280,6 +286,33 @@ class MergeMethod(torch.nn.Module):
         method.labels, method.depths = self.labels, self.depths
         method.workers, method.show_progress = self.workers, self.show_progress
         method.prepare(experts, base)
+
+    def list_of_experts(self, experts):
+        """The experts as a list; a single one in its place is refused.
+
+        Arguments
+        ---------
+        experts : iterable
+            What was given: one source of weights an expert.
+
+        Returns
+        -------
+        experts : list
+
+        Raises
+        ------
+        ValueError
+            When it is one source of weights itself, whose names or letters
+            would be taken for files.
+        """
+        single = (str, PathLike, Mapping, torch.nn.Module)
+        if isinstance(experts, single) or not isinstance(experts, Iterable):
+            raise ValueError(
+                f"Merge method '{self.name}' merges a list of experts, one "
+                "state dict, file or module each, but got a single "
+                f"{type(experts).__name__}: put it in a list."
+            )
+        return list(experts)
 
     def check_experts(self, number):
         """Raises a ValueError when the method cannot merge so many experts."""

@@ -38,8 +38,6 @@ from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.factorization import (
     decompose,
     orthogonalize,
-    single_thread,
-    spread,
     strongest,
 )
 from speechbrain_merge.methods.matrices import (
@@ -48,6 +46,7 @@ from speechbrain_merge.methods.matrices import (
     check_scale,
 )
 from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,
@@ -113,7 +112,11 @@ class BoostedTSVM(MergeMethod):
 
     Raising makes task vectors longer (up to ``‖τ‖`` × 3 and more when all
     directions are kept): choose the scale together with ``rank_fraction``.
-    Directions in which a task vector is zero stay zero.
+    Directions in which a task vector is zero stay zero, and so do those that are
+    no stronger than the rounding errors of the weights as they were stored
+    (``speechbrain_merge.methods.rounding``): a LoRA of rank 8 that was folded
+    into the weights has eight values to raise, and not a whole spectrum of
+    noise.
 
     Arguments
     ---------
@@ -202,7 +205,7 @@ class BoostedTSVM(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, ladder):
+    def _merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
         if self.boost < 1:
@@ -210,7 +213,11 @@ class BoostedTSVM(MergeMethod):
             # and what is no more than rounding must not be raised
             ladder = ladder[-1:]
         strong = spread(
-            lambda vector: strongest(vector, count, ladder), vectors, threads
+            lambda number: strongest(
+                vectors[number], count, ladder, noise.of(number)
+            ),
+            range(len(vectors)),
+            threads,
         )
         values = [singular.values for singular in strong]
         if self.boost_stage == "expert":
@@ -226,6 +233,7 @@ class BoostedTSVM(MergeMethod):
             ),
             threads,
             ladder,
+            noise.of_all(),
         )
         return self._boost_merged(merged)
 

@@ -19,7 +19,7 @@ Authors
 import torch
 
 
-def merge_elected(vectors, scales, aggregate="mean", tie=1):
+def merge_elected(vectors, scales, aggregate="mean", tie=1, weights=None):
     """Merges the task vectors whose sign was elected.
 
     Zeros do not take part, neither in the vote nor in the mean.
@@ -35,21 +35,30 @@ def merge_elected(vectors, scales, aggregate="mean", tie=1):
         ``"max"`` magnitude.
     tie : int
         The sign, 1 or -1, that wins where votes cancel exactly.
+    weights : list of float, optional
+        One an expert: multiplies its vector before the vote. The mean is
+        divided by the sum of the weights of those that take part.
 
     Returns
     -------
     merged : torch.Tensor
         Zero where no expert takes part.
     """
+    if weights is None:
+        weights = [1.0] * len(vectors)
+    else:
+        vectors = [vector * weight for vector, weight in zip(vectors, weights)]
     votes = vectors[0].clone()
     for vector in vectors[1:]:
         votes += vector
     sign = votes.sign_().mul_(2).add_(tie).sign_()
     # With the elected sign turned to plus, those that take part are positive.
     merged = count = None
-    for vector, scale in zip(vectors, scales):
+    for vector, scale, weight in zip(vectors, scales, weights):
         part = (vector * sign).clamp_(min=0)
         taken = part.sign()
+        if weight != 1:
+            taken *= weight
         if scale != 1:
             part *= scale
         if merged is None:
@@ -62,5 +71,6 @@ def merge_elected(vectors, scales, aggregate="mean", tie=1):
         else:
             merged += part
     if aggregate == "mean":
-        merged /= count.clamp_(min=1)
+        # where nobody takes part, the numerator is zero as well
+        merged /= count.masked_fill_(count == 0, 1)
     return merged.mul_(sign)

@@ -18,18 +18,15 @@ Authors
 import torch
 
 from speechbrain_merge.methods.pieces import KEPT, PIECE, walk
+from speechbrain_merge.methods.running_statistics import is_statistic
 from speechbrain_merge.weights import check_compatible, release
-
-# Running statistics of normalisation layers are measurements, not learned
-# weights: every method averages them plainly, none sparsifies or rotates them.
-STATISTICS = ("running_mean", "running_var")
 
 
 def merge_entry(method, name, experts, base=None):
     """Merges the entry of one name by a method, whatever its type.
 
     Integers and booleans (counters, position ids) are the first expert's.
-    Running statistics are averaged. All else goes through the formula in
+    Running statistics (``running_statistics``) are averaged. All else goes through the formula in
     float32, or float64 where it is stored so, and back to the stored type.
 
     Arguments
@@ -62,7 +59,7 @@ def merge_entry(method, name, experts, base=None):
     stored = [first] + [expert[name] for expert in experts[1:]]
     anchor = base[name] if base is not None and name in base else None
     inputs = stored if anchor is None else [*stored, anchor]
-    plain = name.endswith(STATISTICS)
+    plain = is_statistic(name, experts)
     if not (plain or method.shows_faults) and not all(
         is_finite(tensor) for tensor in inputs
     ):
@@ -117,7 +114,7 @@ def float_names(weights):
         name
         for name in weights.names()
         if weights.dtype(name).is_floating_point
-        and not name.endswith(STATISTICS)
+        and not is_statistic(name, [weights])
         and name not in weights.tied
     ]
 

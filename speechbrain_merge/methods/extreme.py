@@ -25,6 +25,7 @@ Authors
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.parameters import check_choice, check_number
 from speechbrain_merge.methods.registry import register
 
 
@@ -55,12 +56,9 @@ class Extreme(MergeMethod):
 
     def __init__(self, keep="most", reference="zero", scale=1):
         super().__init__()
-        if keep not in ("most", "least"):
-            raise ValueError(f"`keep` is 'most' or 'least', got {keep!r}.")
-        if reference not in ("zero", "base"):
-            raise ValueError(
-                f"`reference` is 'zero' or 'base', got {reference!r}."
-            )
+        check_choice(keep, "keep", ("most", "least"))
+        check_choice(reference, "reference", ("zero", "base"))
+        check_number(scale, "scale")
         if reference == "zero" and scale != 1:
             raise ValueError(
                 "`scale` multiplies task vectors: with `reference='zero'` "

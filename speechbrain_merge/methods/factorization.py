@@ -8,14 +8,13 @@ squares the singular values. Whether it lost too much is seen from the result
 itself, and then the next rung of a ladder is tried: the Gram matrix in float32
 (for weights that are stored in no more), then in float64, then the full
 decomposition in float64. Where the first rung holds, its result is nearer to
-the exact one than what a full decomposition in float32 gives.
-
-Each decomposition runs on one thread: LAPACK on matrices of a few hundred rows
-gains little from more, its results would depend on their number, and there are
-always several matrices to work on side by side (``spread``).
+the exact one than what a full decomposition in float32 gives. A rung whose
+solver does not converge gives way to the next one too.
 
 Directions in which a matrix is exactly zero belong to nobody: a decomposition
-returns some basis of them, another on another machine. Here they are left out.
+returns some basis of them, another on another machine. Here they are left out,
+and so are those in which it is no stronger than a ``noise`` that the caller
+knows it to have (``speechbrain_merge.methods.rounding``).
 
 Example
 -------
@@ -29,13 +28,13 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 
 import scipy.linalg
 import torch
+
+from speechbrain_merge.methods.newton_schulz import newton_schulz_stretch
 
 PRECISION = torch.finfo(torch.float64).eps
 
@@ -45,60 +44,13 @@ SINGLE = ((torch.float32, 1e-5), (torch.float64, 1e-8))
 # ... and for those in float64, or where every singular value counts:
 DOUBLE = ((torch.float64, 1e-12),)
 
-_threads_lock = threading.Lock()
-_inside = []  # one entry for each thread that is in single_thread now
-_outside = [0]  # the number of threads that torch had before the first
+# A squared singular value from a Gram matrix may be wrong by a few times the
+# machine epsilon of the largest one. Noise is told from the rest where its
+# square is this many times as much.
+RESOLVED = 100
 
-
-@contextmanager
-def single_thread():
-    """Torch works on one thread inside, in the calling thread.
-
-    Torch keeps this number for each thread, but gives new threads the last
-    one that was set anywhere; so what was there before the first thread came
-    in is kept, and set again by each that leaves.
-    """
-    with _threads_lock:
-        if not _inside:
-            _outside[0] = torch.get_num_threads()
-        _inside.append(True)
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _threads_lock:
-            _inside.pop()
-            torch.set_num_threads(_outside[0])
-
-
-def spread(function, items, threads=1):
-    """Runs a function over items, each on one thread, several side by side.
-
-    Arguments
-    ---------
-    function : callable
-        Takes an item.
-    items : list
-        What to run it on.
-    threads : int
-        How many at once. The results do not depend on it.
-
-    Returns
-    -------
-    results : list
-        In the order of the items.
-    """
-    threads = min(threads, len(items))
-    if threads <= 1:
-        with single_thread():
-            return [function(item) for item in items]
-    with (
-        single_thread(),
-        ThreadPoolExecutor(
-            threads, initializer=lambda: torch.set_num_threads(1)
-        ) as pool,
-    ):
-        return list(pool.map(function, items))
+# What LAPACK raises, through torch and through scipy
+SOLVER_ERRORS = (torch.linalg.LinAlgError, scipy.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -123,44 +75,148 @@ class Singular:
     spectrum: torch.Tensor
 
 
-def decompose(matrix):
-    """Full singular value decomposition, without the directions of zero.
+def svd(matrix):
+    """Factors ``U``, ``σ`` and ``Vᵀ`` of a matrix in float64.
 
     LAPACK's divide and conquer fails to converge on rare matrices; its slower
     QR iteration is then tried.
-
-    Arguments
-    ---------
-    matrix : torch.Tensor
-        ``[m, n]``, float64.
-
-    Returns
-    -------
-    singular : Singular
-        With ``k`` the rank.
     """
     try:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
-        left, values, right = (
+        return tuple(
             torch.from_numpy(factor)
             for factor in scipy.linalg.svd(
                 matrix.numpy(), full_matrices=False, lapack_driver="gesvd"
             )
         )
-    rank = rank_of(values, matrix.shape)
-    return Singular(left[:, :rank], values[:rank], right[:rank].T, values)
 
 
-def rank_of(values, shape):
-    """How many singular values are more than rounding errors of the largest."""
+def decompose(matrix, noise=0.0):
+    """Full singular value decomposition, without the directions of zero.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64.
+    noise : float
+        Directions that are no stronger than this are left out as well.
+
+    Returns
+    -------
+    singular : Singular
+        With ``k`` the rank.
+
+    Raises
+    ------
+    LinAlgError
+        When both solvers fail, one of ``SOLVER_ERRORS``.
+    """
+    left, values, right = svd(matrix)
+    rank = rank_of(values, matrix.shape, noise)
+    return Singular(
+        left[:, :rank],
+        values[:rank],
+        right[:rank].T,
+        without_noise(values, noise),
+    )
+
+
+def rank_of(values, shape, noise=0.0):
+    """How many singular values are more than errors.
+
+    Those are rounding errors of the largest value, and the given noise.
+    """
     if values.numel() == 0:
         return 0
-    noise = values[0] * PRECISION * max(shape)
-    return int((values > noise).sum())
+    rounding = float(values[0]) * PRECISION * max(shape)
+    return int((values > max(rounding, noise)).sum())
 
 
-def strongest(matrix, count, ladder=DOUBLE):
+def without_noise(values, noise):
+    """Singular values, with zero for those that are no more than noise."""
+    return torch.where(values > noise, values, torch.zeros_like(values))
+
+
+def eigen(matrix):
+    """Eigenvalues and eigenvectors of ``XᵀX``, or None.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``X``, ``[m, n]``.
+
+    Returns
+    -------
+    squares, vectors : torch.Tensor
+        ``[n]``, ascending, and ``[n, n]``. ``None`` instead of both where the
+        solver fails.
+    """
+    try:
+        return torch.linalg.eigh(matrix.T @ matrix)
+    except torch.linalg.LinAlgError:
+        return None
+
+
+def scaled(matrix, dtype=torch.float64):
+    """A matrix in a type, with squares that neither overflow nor vanish.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64.
+    dtype : torch.dtype
+        A type.
+
+    Returns
+    -------
+    unit : torch.Tensor
+        The matrix divided by ``size``, without loss.
+    size : float
+        A power of two, which is 1 where all squares are far from the ends of
+        float32.
+    """
+    least, most = matrix.aminmax()
+    exponent = math.frexp(max(-float(least), float(most)))[1]
+    if abs(exponent) < 20:
+        return matrix.to(dtype), 1.0
+    size = 2.0**exponent
+    return (matrix / size).to(dtype), size
+
+
+def resolved(noise, largest_square, dtype):
+    """Whether a Gram matrix of a type can tell noise from weak directions."""
+    smallest = RESOLVED * torch.finfo(dtype).eps * float(largest_square)
+    return noise**2 > smallest
+
+
+def all_stronger(matrix, noise):
+    """Whether all singular values of a matrix are surely more than noise.
+
+    Arguments
+    ---------
+    matrix : torch.Tensor
+        ``[m, n]``, float64, with entries.
+    noise : float
+        Above zero.
+
+    Returns
+    -------
+    stronger : bool
+        From a Cholesky factor, which is there exactly where all eigenvalues of
+        a Gram matrix less ``noise²`` are positive, and is much cheaper than
+        they are. False also where float64 is not enough to tell.
+    """
+    unit, size = scaled(matrix)
+    if unit.shape[0] < unit.shape[1]:
+        unit = unit.T
+    gram = unit.T @ unit
+    told = resolved(noise / size, gram.trace(), torch.float64)
+    gram.diagonal().sub_((noise / size) ** 2)
+    return told and not torch.linalg.cholesky_ex(gram)[1]
+
+
+def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
     """The strongest singular vectors of a matrix, and all singular values.
 
     Arguments
@@ -172,6 +228,9 @@ def strongest(matrix, count, ladder=DOUBLE):
     ladder : tuple
         Types to try, and how far from orthonormal the vectors may be in each
         (``SINGLE`` or ``DOUBLE``).
+    noise : float
+        Directions that are no stronger than this do not count: they are left
+        out, and have a zero among all singular values.
 
     Returns
     -------
@@ -180,28 +239,35 @@ def strongest(matrix, count, ladder=DOUBLE):
     """
     rows, columns = matrix.shape
     if rows < columns:
-        turned = strongest(matrix.T, count, ladder)
+        turned = strongest(matrix.T, count, ladder, noise)
         return Singular(
             turned.right, turned.values, turned.left, turned.spectrum
         )
+    if matrix.numel() == 0:
+        return decompose(matrix)
     # With nearly as many columns as rows, some directions are so weak that
     # float32 fails nearly always, unless only the strongest are wanted.
     near_square = rows < 2 * columns
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square and 2 * count > columns:
             continue
-        tried = matrix.to(dtype)
-        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        tried, size = scaled(matrix, dtype)
+        found = eigen(tried)
+        if found is None:
+            continue
+        squares, vectors = found
         spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
-        values = spectrum[:count]
-        right = vectors.flip(1)[:, :count].contiguous()
-        # A vector of length zero cannot be made to have length one: the
-        # division leaves a NaN or an infinity, and the comparison is false.
+        spectrum = without_noise(spectrum, noise / size)
+        rank = int(torch.count_nonzero(spectrum[:count]))
+        if rank < count and not resolved(noise / size, squares[-1], dtype):
+            continue
+        values = spectrum[:rank]
+        right = vectors.flip(1)[:, :rank].contiguous()
         left = (tried @ right) / values
-        error = left.T @ left - torch.eye(len(values), dtype=dtype)
-        if count == 0 or bool(error.abs().max() <= tolerance):
-            return Singular(left, values, right, spectrum)
-    full = decompose(matrix)
+        error = left.T @ left - torch.eye(rank, dtype=dtype)
+        if rank == 0 or bool(error.abs().max() <= tolerance):
+            return Singular(left, values * size, right, spectrum * size)
+    full = decompose(matrix, noise)
     return Singular(
         full.left[:, :count],
         full.values[:count],
@@ -210,7 +276,7 @@ def strongest(matrix, count, ladder=DOUBLE):
     )
 
 
-def polar(matrix, ladder=DOUBLE):
+def polar(matrix, ladder=DOUBLE, noise=0.0):
     """The orthogonal factor of a matrix: its nearest orthonormal one.
 
     ``PQᵀ`` of ``X = P D Qᵀ``: all singular values become 1 (the solution of the
@@ -223,17 +289,20 @@ def polar(matrix, ladder=DOUBLE):
         ``[m, n]``.
     ladder : tuple
         Types to try, and how far from orthonormal the factor may be in each.
+    noise : float
+        Directions that are no stronger than this become zero.
 
     Returns
     -------
     factor : torch.Tensor
         ``[m, n]``, in the type that was good enough.
     spectrum : torch.Tensor
-        ``[min(m, n)]``, the singular values of the matrix.
+        ``[min(m, n)]``, the singular values of the matrix; zero for what
+        became zero.
     """
     rows, columns = matrix.shape
     if rows < columns:
-        factor, spectrum = polar(matrix.T, ladder)
+        factor, spectrum = polar(matrix.T, ladder, noise)
         return factor.T, spectrum
     if matrix.numel() == 0:
         return matrix, matrix.new_zeros(columns)
@@ -241,15 +310,24 @@ def polar(matrix, ladder=DOUBLE):
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square:
             continue
-        tried = matrix.to(dtype)
-        squares, vectors = torch.linalg.eigh(tried.T @ tried)
+        tried, size = scaled(matrix, dtype)
+        found = eigen(tried)
+        if found is None:
+            continue
+        squares, vectors = found
+        spectrum = squares.clamp_min(0.0).sqrt_()
+        spectrum = without_noise(spectrum, noise / size)
+        weak = columns - int(torch.count_nonzero(spectrum))
+        if weak and not resolved(noise / size, squares[-1], dtype):
+            continue
+        squares, vectors = squares[weak:], vectors[:, weak:]
         # the relative error of the smallest eigenvalue, and so of the length
         # of the direction that belongs to it
-        error = 4 * torch.finfo(dtype).eps * squares[-1]
-        if error < tolerance * squares[0]:
+        error = 4 * torch.finfo(dtype).eps * squares[-1:]
+        if bool((error < tolerance * squares[:1]).all()):
             root = (vectors * squares.rsqrt()) @ vectors.T
-            return tried @ root, squares.sqrt().flip(0)
-    full = decompose(matrix.to(torch.float64))
+            return tried @ root, spectrum.flip(0) * size
+    full = decompose(matrix.to(torch.float64), noise)
     return full.left @ full.right.T, full.spectrum
 
 
@@ -286,42 +364,14 @@ def orthogonalize(matrix, how="svd", polynomials=(), ladder=DOUBLE):
     if rows < columns:
         return orthogonalize(matrix.T, how, polynomials).T
     matrix = matrix.to(torch.float64)
-    squares, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    found = eigen(matrix)
+    if found is None:
+        _, values, vectors = svd(matrix)
+        squares, vectors = values.square(), vectors.T
+    else:
+        squares, vectors = found
     if how == "eigh":
         stretch = 1 / (squares.abs().sqrt() + 1e-12)
     else:
         stretch = newton_schulz_stretch(squares.clamp_min(0.0), polynomials)
     return matrix @ ((vectors * stretch) @ vectors.T)
-
-
-# Added to the Frobenius norm, as in Muon: zero stays zero.
-NORM_FLOOR = 1e-7
-
-
-def newton_schulz_stretch(squares, polynomials):
-    """What Newton–Schulz steps multiply each singular value by.
-
-    Arguments
-    ---------
-    squares : torch.Tensor
-        ``[n]``, squared singular values of the matrix.
-    polynomials : list of tuple
-        ``(a, b, c)`` for each step.
-
-    Returns
-    -------
-    stretch : torch.Tensor
-        ``[n]``: ``p(σ/‖X‖_F)/σ`` of the steps' composition ``p``.
-
-    Example
-    -------
-    >>> squares = torch.tensor([4.0], dtype=torch.float64)
-    >>> newton_schulz_stretch(squares, [(1.5, -0.5, 0.0)] * 9)
-    tensor([0.5000], dtype=torch.float64)
-    """
-    start = 1 / (squares.sum().sqrt() + NORM_FLOOR)
-    stretch = start.expand_as(squares)
-    for a, b, c in polynomials:
-        square = squares * stretch.square()
-        stretch = stretch * (a + square * (b + c * square))
-    return stretch

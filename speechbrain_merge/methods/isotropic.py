@@ -28,8 +28,6 @@ from speechbrain_merge.methods.factorization import (
     Singular,
     orthogonalize,
     polar,
-    single_thread,
-    spread,
     strongest,
 )
 from speechbrain_merge.methods.matrices import (
@@ -38,6 +36,7 @@ from speechbrain_merge.methods.matrices import (
     check_scale,
 )
 from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,
@@ -55,12 +54,13 @@ class IsoC(MergeMethod):
     """``θ_0 + scale · mean(σ) U Vᵀ`` of ``Σ τ_t = U diag(σ) Vᵀ``; else the mean.
 
     One expert is not given back: its singular values are made equal too.
-    Directions in which the sum is zero stay zero (they count in the mean of
-    ``σ``); LAPACK, in the reference implementation, fills them in with a basis
-    of its own choice. Directions that are only nearly zero do become as
-    strong as all others, which is the method: experts from a LoRA of low rank
-    have mostly rounding noise there, and want a small ``scale`` or another
-    method.
+    Directions in which the sum is zero stay zero; LAPACK, in the reference
+    implementation, fills them in with a basis of its own choice. So do those
+    that are no stronger than the rounding errors of the weights as they were
+    stored (``speechbrain_merge.methods.rounding``): what experts from a LoRA
+    of low rank, folded into the weights, have there is noise. All count in
+    the mean of ``σ``, as zeros, so that the merge of such experts is short and
+    wants a larger ``scale``.
 
     Arguments
     ---------
@@ -108,10 +108,10 @@ class IsoC(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, ladder):
+    def _merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         with single_thread():
-            factor, spectrum = polar(sum(vectors), ladder)
+            factor, spectrum = polar(sum(vectors), ladder, noise.of_sum())
             return factor * spectrum.mean()
 
 
@@ -190,18 +190,27 @@ class IsoCTS(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, ladder):
+    def _merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         rank, number = min(vectors[0].shape), len(vectors)
         of_each = shared_out(rank, number, self.common_fraction)
         with single_thread():
-            common = strongest(sum(vectors), rank - number * of_each, ladder)
+            common = strongest(
+                sum(vectors), rank - number * of_each, ladder, noise.of_sum()
+            )
         own = []
         if of_each:
             outside = OutsideOf(common.left, vectors[0].shape[1])
             own = spread(
-                lambda vector: outside.strongest(vector, of_each, ladder),
-                vectors,
+                # the common directions are as noisy as the sum: what they
+                # miss of an expert's by that is left over outside of them
+                lambda expert: outside.strongest(
+                    vectors[expert],
+                    of_each,
+                    ladder,
+                    noise.of(expert) + noise.of_sum(),
+                ),
+                range(number),
                 threads,
             )
         together = [*own, common]
@@ -217,6 +226,7 @@ class IsoCTS(MergeMethod):
             ),
             threads,
             ladder,
+            noise.of_all() + noise.of_sum(),
         )
 
 
@@ -267,12 +277,12 @@ class OutsideOf:
                 basis = torch.linalg.qr(self.directions, mode="complete")[0]
             self.rest = basis[:, number:]
 
-    def strongest(self, matrix, count, ladder):
+    def strongest(self, matrix, count, ladder, noise=0.0):
         """The strongest singular vectors of a matrix there."""
         if self.rest is None:
             outside = matrix - self.directions @ (self.directions.T @ matrix)
-            return strongest(outside, count, ladder)
-        singular = strongest(self.rest.T @ matrix, count, ladder)
+            return strongest(outside, count, ladder, noise)
+        singular = strongest(self.rest.T @ matrix, count, ladder, noise)
         return Singular(
             self.rest @ singular.left.to(torch.float64),
             singular.values,

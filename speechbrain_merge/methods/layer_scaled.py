@@ -55,7 +55,7 @@ class LayerScaled(MergeMethod):
     -------
     >>> layered = LayerScaled("ties", first=0.1, last=1.0)
     >>> layered.method
-    TIES(density=0.2, scale=1.0, scope='model', aggregate='mean')
+    TIES(density=0.2, scale=1.0, scope='model', aggregate='mean', vote_weights=None)
     """
 
     needs_base = True

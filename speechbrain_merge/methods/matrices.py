@@ -27,12 +27,19 @@ Authors
 import os
 
 import torch
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
-from speechbrain_merge.methods.factorization import DOUBLE, SINGLE
+from speechbrain_merge.methods.factorization import (
+    DOUBLE,
+    SINGLE,
+    SOLVER_ERRORS,
+)
 from speechbrain_merge.methods.parameters import check_switch, check_whole
+from speechbrain_merge.methods.rounding import noise_of, stored_type
 from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
+    common_ties,
     depth,
     join_projection,
     layout_of,
@@ -40,6 +47,8 @@ from speechbrain_merge.weights import (
     part,
     split_projection,
 )
+
+logger = get_logger(__name__)
 
 NO_MATRICES = ("embedding", "output")
 
@@ -85,7 +94,8 @@ class Matrices:
     ---------
     exclude : list of str
         Patterns (``speechbrain_merge.weights.matches``) of tensors that the
-        mean merges although they have two dimensions.
+        mean merges although they have two dimensions. Of a tied tensor, any
+        of its names is enough.
     conv_as_matrix : bool
         Whether a convolution of ``[out, in, …]`` is the matrix
         ``[out, in · …]``; if not, the mean merges it.
@@ -124,6 +134,7 @@ class Matrices:
         self.heads = heads
         self.layouts = {}
         self.depths = {}
+        self.aliases = {}
 
     def prepare(self, experts):
         """Finds the fused projections and how their rows are ordered.
@@ -141,6 +152,9 @@ class Matrices:
         """
         names = experts[0].names()
         self.depths = depth(names)
+        self.aliases = {}
+        for alias, kept in common_ties(experts).items():
+            self.aliases.setdefault(kept, []).append(alias)
         self.layouts = {
             name: self._layout(name, experts[0])
             for name in names
@@ -167,7 +181,11 @@ class Matrices:
             return False
         if len(shape) > 2 and not self.conv_as_matrix:
             return False
-        return not any(matches(name, pattern) for pattern in self.exclude)
+        return not any(
+            matches(own, pattern)
+            for own in (name, *self.aliases.get(name, []))
+            for pattern in self.exclude
+        )
 
     def merge(self, formula, name, experts, base, scale, workers=1):
         """``θ_0 + scale · formula(τ_1 … τ_T)``, or the mean for the rest.
@@ -176,8 +194,9 @@ class Matrices:
         ---------
         formula : callable
             Takes the task vectors (list of float64 matrices), how many
-            threads it may spread work over, and the types to factorize in
-            (``SINGLE`` or ``DOUBLE`` of ``factorization``); gives a matrix.
+            threads it may spread work over, the types to factorize in
+            (``SINGLE`` or ``DOUBLE`` of ``factorization``) and the rounding
+            errors in the task vectors (``rounding.Noise``); gives a matrix.
         name : str
             Name of the tensor.
         experts : list of torch.Tensor
@@ -203,28 +222,51 @@ class Matrices:
             )
         threads = (os.cpu_count() or 1) if workers == 1 else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
-        anchor = base.reshape(len(base), -1).to(torch.float64)
-        vectors = [
-            expert.reshape(len(base), -1).to(torch.float64) - anchor
-            for expert in experts
+        matrices = [
+            model.reshape(len(model), -1).to(torch.float64)
+            for model in (base, *experts)
         ]
-        if name in self.layouts:
-            merged = self._merge_fused(formula, name, vectors, threads, ladder)
-        else:
-            merged = formula(vectors, threads, ladder)
-        merged = anchor.add(merged, alpha=factor)
+        infos = [stored_type(model) for model in (base, *experts)]
+
+        def merged_task_vector(models):
+            """The formula for one matrix of the base and each expert."""
+            anchor, *moved = models
+            noise = noise_of(moved, anchor, infos[1:], infos[0])
+            vectors = [model - anchor for model in moved]
+            return formula(vectors, threads, ladder, noise)
+
+        try:
+            if name in self.layouts:
+                merged = self._merge_fused(merged_task_vector, name, matrices)
+            else:
+                merged = merged_task_vector(matrices)
+        except SOLVER_ERRORS as error:
+            raise ValueError(
+                f"The singular values of {name} could not be computed, by any "
+                f"of the solvers, in float64 ({error}). Leave this tensor to "
+                "the mean by adding its name to the method's `exclude`."
+            ) from error
+        if not merged.any() and any(
+            not torch.equal(matrix, matrices[0]) for matrix in matrices[1:]
+        ):
+            logger.warning(
+                "%s stays as in the base: what the experts changed in it is "
+                "no more than the rounding errors of %s. Merge checkpoints "
+                "that were saved in a finer type, if there are such.",
+                name,
+                ", ".join(sorted({info.dtype for info in infos[1:]})),
+            )
+        merged = matrices[0].add(merged, alpha=factor)
         return merged.reshape(base.shape).to(base.dtype)
 
-    def _merge_fused(self, formula, name, vectors, threads, ladder):
+    def _merge_fused(self, formula, name, matrices):
         """Queries, keys and values apart."""
         layout, heads = self.layouts[name]
         split = [
-            split_projection(name, vector, heads, layout) for vector in vectors
+            split_projection(name, matrix, heads, layout) for matrix in matrices
         ]
         merged = {
-            projection: formula(
-                [parts[projection] for parts in split], threads, ladder
-            )
+            projection: formula([parts[projection] for parts in split])
             for projection in ("q", "k", "v")
         }
         return join_projection(name, merged, heads, layout)

@@ -20,7 +20,11 @@ Authors
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.parameters import check_choice, check_switch
+from speechbrain_merge.methods.parameters import (
+    check_choice,
+    check_number,
+    check_switch,
+)
 from speechbrain_merge.methods.registry import register
 
 # Below this, 1 + (T−1)c is zero to the precision of float32 weights.
@@ -40,9 +44,12 @@ class ModelStock(MergeMethod):
     The paper derives ``t`` for acute angles. Beyond them the formula walks
     away from the experts and explodes near ``c = −1/(T−1)``. By default ``t``
     is kept within 0 and 1 then, so that the result lies between the base and
-    the mean; ``clamp=False`` is the formula as it stands, as in mergekit, with
-    ``t = 0`` at the very singularity. An expert that did not move has cosine
-    0 with all others.
+    the mean; ``clamp=False`` is the formula as it stands, with ``t = 0`` at the
+    very singularity. An expert that did not move has cosine 0 with all others.
+
+    mergekit's reading is ``clamp=False, length_floor=1e-6``, and, with
+    ``filter_wise``, ``filters="last"``. FusionBench's is ``average="angle",
+    clamp=False``.
 
     Arguments
     ---------
@@ -54,6 +61,16 @@ class ModelStock(MergeMethod):
         cosine of the mean angle (FusionBench). The same for two experts.
     clamp : bool
         Whether to keep ``t`` within 0 and 1.
+    filters : str
+        What ``filter_wise`` takes for a filter. ``"output"``: all weights of
+        one output, as in the paper. ``"last"``: one row along the last
+        dimension (mergekit), which for convolutions is a single kernel. The
+        same for matrices.
+    length_floor : float
+        The smallest number that the product of two task vectors' lengths is
+        taken for in their cosine. 0 by default; 1e-6 in mergekit, where task
+        vectors shorter than about 1e-3 count as more orthogonal than they are,
+        so that the result stays nearer to the base.
 
     Example
     -------
@@ -69,19 +86,33 @@ class ModelStock(MergeMethod):
     needs_base = True
     minimum_experts = 2
 
-    def __init__(self, filter_wise=False, average="cosine", clamp=True):
+    def __init__(
+        self,
+        filter_wise=False,
+        average="cosine",
+        clamp=True,
+        filters="output",
+        length_floor=0.0,
+    ):
         super().__init__()
         check_switch(filter_wise, "filter_wise")
         check_choice(average, "average", ("cosine", "angle"))
         check_switch(clamp, "clamp")
+        check_choice(filters, "filters", ("output", "last"))
+        check_number(length_floor, "length_floor", at_least=0)
         self.filter_wise, self.average, self.clamp = filter_wise, average, clamp
+        self.filters, self.length_floor = filters, length_floor
 
     def merge_tensor(self, name, experts, base):
         """Places one tensor between base and mean."""
         by_row = self.filter_wise and base.dim() > 1
-        shape = (base.shape[0], -1) if by_row else (1, -1)
         if base.numel() == 0:
             return base.clone()
+        shape = (1, -1)
+        if by_row and self.filters == "output":
+            shape = (base.shape[0], -1)
+        elif by_row:
+            shape = (-1, base.shape[-1])
         anchor = base.reshape(shape)
         flat = [expert.reshape(shape) for expert in experts]
         # a piece is some whole rows, or a part of the one long row
@@ -120,6 +151,7 @@ class ModelStock(MergeMethod):
         number = products.shape[-1]
         lengths = products.diagonal(dim1=1, dim2=2).sqrt()
         scale = lengths[:, :, None] * lengths[:, None, :]
+        scale = scale.clamp(min=self.length_floor)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         one, other = torch.triu_indices(number, number, offset=1)
         cosines = (products / scale)[:, one, other].clamp(-1.0, 1.0)

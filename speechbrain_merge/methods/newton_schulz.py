@@ -82,3 +82,37 @@ def polynomials_of(given, steps):
             check_number(coefficient, "polynomials")
     given = [tuple(step) for step in given]
     return (given + given[-1:] * steps)[:steps]
+
+
+# Added to the Frobenius norm, as in Muon: zero stays zero.
+NORM_FLOOR = 1e-7
+
+
+def newton_schulz_stretch(squares, polynomials):
+    """What Newton–Schulz steps multiply each singular value by.
+
+    Arguments
+    ---------
+    squares : torch.Tensor
+        ``[n]``, squared singular values of the matrix.
+    polynomials : list of tuple
+        ``(a, b, c)`` for each step.
+
+    Returns
+    -------
+    stretch : torch.Tensor
+        ``[n]``: ``p(σ/‖X‖_F)/σ`` of the steps' composition ``p``.
+
+    Example
+    -------
+    >>> import torch
+    >>> squares = torch.tensor([4.0], dtype=torch.float64)
+    >>> newton_schulz_stretch(squares, [(1.5, -0.5, 0.0)] * 9)
+    tensor([0.5000], dtype=torch.float64)
+    """
+    start = 1 / (squares.sum().sqrt() + NORM_FLOOR)
+    stretch = start.expand_as(squares)
+    for a, b, c in polynomials:
+        square = squares * stretch.square()
+        stretch = stretch * (a + square * (b + c * square))
+    return stretch

@@ -107,6 +107,11 @@ def find(name):
     ValueError
         For a name that does not exist; the message lists those that do.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            "A merge method is named by a word, such as 'average', got "
+            f"{name!r}."
+        )
     if name not in available():
         close = difflib.get_close_matches(name, available(), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -134,16 +139,38 @@ def create(name, **parameters):
     Raises
     ------
     ValueError
-        For a name or a parameter that does not exist; the message lists
-        those that do.
+        For a name or a parameter that does not exist, and for a parameter
+        that is missing; the message lists those that there are.
+
+    Example
+    -------
+    >>> create("layer_scaled", method="ties", first=0.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: Merge method 'layer_scaled' needs 'last' as well; it takes: method, first, last.
     """
     cls = find(name)
-    known = list(inspect.signature(cls).parameters)
+    signature = inspect.signature(cls).parameters
+    known = list(signature)
     unknown = [parameter for parameter in parameters if parameter not in known]
     if unknown:
         raise ValueError(
             f"Merge method '{name}' has no parameter "
             f"{', '.join(repr(word) for word in unknown)}; "
             f"it takes: {', '.join(known) or 'none'}."
+        )
+    missing = [
+        parameter
+        for parameter, given in signature.items()
+        if given.default is given.empty
+        and given.kind in (given.POSITIONAL_OR_KEYWORD, given.KEYWORD_ONLY)
+        and parameter not in parameters
+    ]
+    if missing:
+        raise ValueError(
+            f"Merge method '{name}' needs "
+            f"{', '.join(repr(word) for word in missing)}"
+            f"{' as well' if parameters else ''}; "
+            f"it takes: {', '.join(known)}."
         )
     return cls(**parameters)

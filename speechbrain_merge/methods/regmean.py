@@ -39,6 +39,7 @@ from speechbrain_merge.methods.expert_statistics import (
     check_statistics,
     open_statistics,
 )
+from speechbrain_merge.methods.factorization import SOLVER_ERRORS, svd
 from speechbrain_merge.methods.parameters import check_number
 from speechbrain_merge.methods.registry import register
 
@@ -91,7 +92,15 @@ class RegMean(MergeMethod):
             gram = gram + own
             # transposed: linear layers store [out, in]
             moved = moved + own @ (expert.double() - center).T
-        solution = center + solve_symmetric(gram, moved).T
+        try:
+            solution = center + solve_symmetric(gram, moved).T
+        except SOLVER_ERRORS as error:
+            raise ValueError(
+                f"The equations for {name} could not be solved from the "
+                f"experts' Gram matrices ({error}). Collect them again, over "
+                "more data, or leave this tensor out of them, so that it is "
+                "averaged."
+            ) from error
         return solution.to(experts[0].dtype)
 
     def _gram(self, statistics, name, expert):
@@ -150,8 +159,11 @@ def solve_symmetric(matrix, right):
     if not failed and factor.diagonal().min() ** 2 > precision:
         solution = torch.cholesky_solve(right * inverse[:, None], factor)
         return solution * inverse[:, None]
-    values, vectors = torch.linalg.eigh(scaled)
-    kept = values > precision * values[-1].clamp(min=0)
+    try:
+        values, vectors = torch.linalg.eigh(scaled)
+    except torch.linalg.LinAlgError:
+        vectors, values, _ = svd(scaled)
+    kept = values > precision * values.max().clamp(min=0)
     values, vectors = values[kept], vectors[:, kept]
     solution = vectors @ (
         (vectors.T @ (right * inverse[:, None])) / values[:, None]

@@ -8,6 +8,10 @@ restriction's method.
 A method that looks at the whole model first (TIES for its threshold) sees only
 the chosen part.
 
+A tensor that has several names, such as an embedding that is also the output
+layer, is one tensor still. It is included if any of its names is, and excluded
+if any of its names is.
+
 Example
 -------
 >>> import torch
@@ -29,7 +33,7 @@ Authors
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.methods.registry import create, register
-from speechbrain_merge.weights import Weights, matches
+from speechbrain_merge.weights import Weights, common_ties, matches
 
 
 @register("restricted")
@@ -43,9 +47,11 @@ class Restricted(MergeMethod):
     include : str or list of str, optional
         Patterns (``speechbrain_merge.weights.matches``), such as ``encoder``,
         ``decoder.attention``, ``encoder.layers.0-3`` or a glob on the name; a
-        tensor that matches any is merged by the method. Default: all.
+        tensor that matches any is merged by the method. Default: all. Of tied
+        tensors one name is enough.
     exclude : str or list of str, optional
-        Tensors that match any of these are not, included or not.
+        Tensors that match any of these are not, included or not. Of tied
+        tensors, too, one name is enough.
     otherwise : str
         What becomes of the others: the ``"average"`` of the experts, the
         ``"base"``'s, or the ``"first"`` expert's.
@@ -87,7 +93,16 @@ class Restricted(MergeMethod):
     def prepare(self, experts, base):
         """Prepares the method on the chosen part of the models."""
         names = experts[0].names()
-        self._chosen = {name for name in names if self.chooses(name)}
+        ties = common_ties(experts)
+        together = {name: [name] for name in names if name not in ties}
+        for alias, kept in ties.items():
+            together[kept].append(alias)
+        self._chosen = {
+            name
+            for same in together.values()
+            if self.chooses(*same)
+            for name in same
+        }
         if not self._chosen:
             raise ValueError(
                 f"No tensor matches include={self.include!r}, "
@@ -99,20 +114,24 @@ class Restricted(MergeMethod):
             None if base is None else self._part(base),
         )
 
-    def chooses(self, name):
+    def chooses(self, *names):
         """Whether a tensor is merged by the method.
 
         Arguments
         ---------
-        name : str
-            Name of the tensor.
+        *names : str
+            Name of the tensor, or all names of a tied one.
 
         Returns
         -------
         chosen : bool
         """
-        included = self.include is None or _matches_any(name, self.include)
-        excluded = self.exclude is not None and _matches_any(name, self.exclude)
+
+        def match(patterns):
+            return any(_matches_any(name, patterns) for name in names)
+
+        included = self.include is None or match(self.include)
+        excluded = self.exclude is not None and match(self.exclude)
         return included and not excluded
 
     def merge_tensor(self, name, experts, base):

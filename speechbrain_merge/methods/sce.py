@@ -7,7 +7,7 @@ erase the entries whose sign is not the elected one.
 The formula follows mergekit's, with one exception. mergekit gives all experts
 the same weight when the mean squares of a tensor's task vectors add up to less
 than 1e-6, and fine-tuning often moves weights less than that; here the weights
-are equal only where nothing moved.
+are equal only where nothing moved. ``equal_below=1e-6`` is mergekit's reading.
 
 Example
 -------
@@ -49,6 +49,11 @@ class SCE(MergeMethod):
         variance over the experts is largest, counted among the entries in
         which they differ at all. Entries of equal variance are all selected.
         With 1, all entries are merged.
+    equal_below : float
+        Where the mean squares of the experts' task vectors in a tensor (after
+        the selection) add up to less than this, all experts weigh alike. 0 by
+        default; 1e-6 in mergekit, which tells experts that moved by less than
+        about 1e-3 no longer apart.
 
     Example
     -------
@@ -59,10 +64,11 @@ class SCE(MergeMethod):
 
     needs_base = True
 
-    def __init__(self, select=1.0):
+    def __init__(self, select=1.0, equal_below=0.0):
         super().__init__()
         check_number(select, "select", above=0, at_most=1)
-        self.select = select
+        check_number(equal_below, "equal_below", at_least=0)
+        self.select, self.equal_below = select, equal_below
 
     def merge_tensor(self, name, experts, base):
         """Selects, calculates and erases in one tensor."""
@@ -78,6 +84,8 @@ class SCE(MergeMethod):
                 energies[number] += float(vector.double().square_().sum())
         if sum(energies) == 0:
             return base.clone()
+        if sum(energies) / base.numel() < self.equal_below:
+            energies = [1.0] * len(experts)
         weights = [energy / sum(energies) for energy in energies]
 
         def change(vectors, where):

@@ -27,9 +27,8 @@ import torch
 
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.factorization import (
+    all_stronger,
     orthogonalize,
-    single_thread,
-    spread,
     strongest,
 )
 from speechbrain_merge.methods.matrices import (
@@ -38,6 +37,7 @@ from speechbrain_merge.methods.matrices import (
     check_scale,
 )
 from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,
@@ -77,8 +77,12 @@ def kept(shape, number, rank_fraction=None):
     return max(1, int(rank * rank_fraction + 1e-9))
 
 
-def side_by_side(strong, lifted, orthogonal, threads, ladder):
+def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
     """``U_⊥ diag(σ) V_⊥ᵀ`` of the experts' singular vectors together.
+
+    Directions that experts share are made no stronger by the orthonormal
+    factors. Where two experts differ in such a direction by rounding errors
+    alone, the difference is no direction of its own, and is left out.
 
     Arguments
     ---------
@@ -93,6 +97,8 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder):
     ladder : tuple
         The first of its types is that of the result: two orthonormal factors
         are multiplied without loss.
+    noise : float
+        Spectral norm of the rounding errors in all task vectors together.
 
     Returns
     -------
@@ -100,8 +106,20 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder):
         ``[m, n]``.
     """
     dtype = ladder[0][0]
+    values = torch.cat(
+        [singular.values.to(torch.float64) for singular in strong]
+    )
+
+    def orthonormal(columns):
+        together = torch.cat(columns, dim=1)
+        basis = real_directions(together, values, ladder, noise)
+        if basis is None:
+            return orthogonal(together).to(dtype)
+        inside = basis.T @ together.to(torch.float64)
+        return (basis @ orthogonal(inside).to(torch.float64)).to(dtype)
+
     left, right = spread(
-        lambda columns: orthogonal(torch.cat(columns, dim=1)).to(dtype),
+        orthonormal,
         [
             [singular.left for singular in strong],
             [singular.right for singular in strong],
@@ -110,6 +128,39 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder):
     )
     with single_thread():
         return (left * torch.cat(lifted).to(dtype)) @ right.T
+
+
+def real_directions(columns, values, ladder, noise):
+    """The directions in which singular vectors are more than noise.
+
+    Arguments
+    ---------
+    columns : torch.Tensor
+        ``[m, K]``, singular vectors of several matrices side by side.
+    values : torch.Tensor
+        ``[K]``, their singular values. ``columns · diag(values)`` is as noisy
+        as the matrices are.
+    ladder : tuple
+        Types to factorize in.
+    noise : float
+        How noisy these are together.
+
+    Returns
+    -------
+    basis : torch.Tensor or None
+        ``[m, k]``, float64, orthonormal. None where all of the ``min(m, K)``
+        directions count.
+    """
+    count = min(columns.shape)
+    if noise == 0 or count == 0:
+        return None
+    scaled = columns.to(torch.float64) * values
+    if all_stronger(scaled, noise):
+        return None
+    found = strongest(scaled, count, ladder, noise)
+    if len(found.values) == count:
+        return None
+    return found.left.to(torch.float64)
 
 
 @register("tsv_m")
@@ -124,7 +175,9 @@ class TSVM(MergeMethod):
     give their first ``r/2`` directions, and an expert that did not move
     changes nothing: directions in which a task vector, or all of them
     together, are zero are left out. (LAPACK fills them in with a basis of its
-    own choice, which in the reference implementations takes part.)
+    own choice, which in the reference implementations takes part.) So are
+    directions that are no stronger than the rounding errors of the weights as
+    they were stored (``speechbrain_merge.methods.rounding``).
 
     Arguments
     ---------
@@ -205,11 +258,15 @@ class TSVM(MergeMethod):
             self._merge_matrix, name, experts, base, self.scale, self.workers
         )
 
-    def _merge_matrix(self, vectors, threads, ladder):
+    def _merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
         strong = spread(
-            lambda vector: strongest(vector, count, ladder), vectors, threads
+            lambda number: strongest(
+                vectors[number], count, ladder, noise.of(number)
+            ),
+            range(len(vectors)),
+            threads,
         )
         return side_by_side(
             strong,
@@ -219,4 +276,5 @@ class TSVM(MergeMethod):
             ),
             threads,
             ladder,
+            noise.of_all(),
         )

@@ -27,8 +27,8 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.base import STATISTICS, float_names
 from speechbrain_merge.methods.pieces import walk
+from speechbrain_merge.methods.running_statistics import is_statistic
 from speechbrain_merge.weights import common_ties
 
 
@@ -44,14 +44,15 @@ def merged_names(experts):
     -------
     names : list of str
     """
-    tied = common_ties(experts)
-    # tied in the first expert alone: merged as two tensors
-    apart = [name for name in experts[0].tied if name not in tied]
-    return float_names(experts[0]) + [
+    # what is tied in the first expert alone is merged as two tensors
+    tied, first = common_ties(experts), experts[0]
+    apart = [name for name in first.tied if name not in tied]
+    own = [name for name in first.names() if name not in first.tied]
+    return [
         name
-        for name in apart
-        if experts[0].dtype(name).is_floating_point
-        and not name.endswith(STATISTICS)
+        for name in own + apart
+        if first.dtype(name).is_floating_point
+        and not is_statistic(name, experts)
     ]
 
 

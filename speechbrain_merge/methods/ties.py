@@ -15,8 +15,11 @@ Three implementations in use differ (``scope`` chooses among them):
   least one), and let plus win ties: ``scope="tensor"``. There, entries that
   equal the smallest kept are all kept, which mergekit and PEFT decide by
   position;
-- mergekit multiplies by an expert's weight before the vote. Here, as in PEFT,
-  a scale of its own (``scale=[…]``) does not change an expert's vote.
+- mergekit multiplies by an expert's weight before the vote, and divides by the
+  sum of the weights of those that agree: ``vote_weights=[…]``, with ``scale``
+  for its ``lambda``. In PEFT weights multiply after the vote, and the mean is
+  over the number of those that agree: ``scale=[…]``, which does not change an
+  expert's vote. The paper has no weights.
 
 Example
 -------
@@ -33,6 +36,8 @@ Example
 Authors
  * The speechbrain_merge authors 2026
 """
+
+from functools import partial
 
 import torch
 
@@ -71,6 +76,11 @@ class TIES(MergeMethod):
     aggregate : str
         ``"mean"`` over the experts that agree, as in the paper, their
         ``"sum"``, or the entry of ``"max"`` magnitude.
+    vote_weights : list, dict or None
+        What each expert's vote and entries are multiplied by, in any form of
+        ``speechbrain_merge.methods.coefficients``, as mergekit's ``weight``. A
+        mean is then ``Σ w_t τ̂_t / Σ w_t`` over the experts that agree. A
+        negative weight turns an expert's vote round.
 
     Example
     -------
@@ -83,13 +93,23 @@ class TIES(MergeMethod):
     needs_base = True
     piecewise = True
 
-    def __init__(self, density=0.2, scale=1.0, scope="model", aggregate="mean"):
+    def __init__(
+        self,
+        density=0.2,
+        scale=1.0,
+        scope="model",
+        aggregate="mean",
+        vote_weights=None,
+    ):
         super().__init__()
         check_number(density, "density", above=0, at_most=1)
         check_coefficient(scale, "scale")
         check_choice(scope, "scope", ("model", "tensor"))
         check_choice(aggregate, "aggregate", AGGREGATES)
+        if vote_weights is not None:
+            check_coefficient(vote_weights, "vote_weights")
         self.density, self.scale = density, scale
+        self.vote_weights = vote_weights
         self.scope, self.aggregate = scope, aggregate
 
     def prepare(self, experts, base):
@@ -100,13 +120,19 @@ class TIES(MergeMethod):
                 self._thresholds = model_thresholds(
                     self, experts, base, self.density
                 )
-            self._tie = majority_sign(self, experts, base, self._thresholds)
+            weigh = None
+            if self.vote_weights is not None:
+                weigh = partial(self._weights, number=len(experts))
+            self._tie = majority_sign(
+                self, experts, base, self._thresholds, weigh=weigh
+            )
 
     def merge_tensor(self, name, experts, base):
         """Trims, elects and merges one tensor."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths
         )
+        weights = self._weights(name, len(experts))
         thresholds = self._thresholds
         if self.scope == "tensor":
             thresholds = self._tensor_thresholds(experts, base)
@@ -116,9 +142,19 @@ class TIES(MergeMethod):
                 at_least(vector, threshold)
                 for vector, threshold in zip(vectors, thresholds)
             ]
-            return merge_elected(trimmed, scales, self.aggregate, self._tie)
+            return merge_elected(
+                trimmed, scales, self.aggregate, self._tie, weights
+            )
 
         return add_to_base(change, experts, base)
+
+    def _weights(self, name, number):
+        """What the votes in one tensor are multiplied by; None for 1."""
+        if self.vote_weights is None:
+            return None
+        return resolve(
+            self.vote_weights, name, number, self.labels, self.depths
+        )
 
     def _tensor_thresholds(self, experts, base):
         """The magnitude to reach in one tensor."""

@@ -148,7 +148,7 @@ def model_thresholds(method, experts, base, density, change=None):
     return [values[0] for values in found]
 
 
-def majority_sign(method, experts, base, thresholds, change=None):
+def majority_sign(method, experts, base, thresholds, change=None, weigh=None):
     """The sign that more entries of the whole model elect.
 
     Arguments
@@ -163,6 +163,9 @@ def majority_sign(method, experts, base, thresholds, change=None):
         The magnitude that an entry must have to take part, by expert.
     change : callable, optional
         As for ``model_thresholds``.
+    weigh : callable, optional
+        Takes the name of a tensor; gives what each expert's votes in it are
+        multiplied by.
 
     Returns
     -------
@@ -174,9 +177,10 @@ def majority_sign(method, experts, base, thresholds, change=None):
     def use(name, where, vectors):
         if change is not None:
             vectors = change(name, where, vectors)
+        weights = [1] * len(vectors) if weigh is None else weigh(name)
         votes = 0
-        for vector, threshold in zip(vectors, thresholds):
-            votes = at_least(vector, threshold).add_(votes)
+        for vector, threshold, weight in zip(vectors, thresholds, weights):
+            votes = at_least(vector, threshold).mul_(weight).add_(votes)
         # a list may be appended to from several threads
         balances.append(int(votes.sign_().sum()))
 

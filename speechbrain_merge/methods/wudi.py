@@ -23,12 +23,12 @@ Authors
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.factorization import single_thread, spread
 from speechbrain_merge.methods.matrices import (
     NO_MATRICES,
     Matrices,
     check_scale,
 )
+from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
 
@@ -106,7 +106,7 @@ class WUDI(MergeMethod):
         """Merges one tensor."""
         stored = base.dtype
         return self._matrices.merge(
-            lambda vectors, threads, ladder: self._merge_matrix(
+            lambda vectors, threads, ladder, noise: self._merge_matrix(
                 vectors, threads, stored
             ),
             name,

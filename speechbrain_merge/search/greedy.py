@@ -13,9 +13,18 @@ selection set than the merge without it::
 
 N candidates cost N evaluations, one of them of the first candidate alone. The
 merge that comes out is never worse on the selection set than the first
-candidate. Greedy soup (Wortsman et al., 2022, arXiv:2203.05482) sorts the
-candidates first, best first, and accepts ties: ``order="sorted"``,
-``accept="le"``.
+candidate.
+
+The defaults are SMAcT's. Greedy soup (Wortsman et al., 2022, arXiv:2203.05482)
+is another search, and needs two options: it sorts the candidates first, best
+first, and a candidate joins when the merge does not get worse::
+
+    search: !new:speechbrain_merge.search.GreedySearch
+        order: sorted
+        accept: le
+
+(The published code of greedy soup asks for strictly better, against its paper:
+``order: sorted`` alone.)
 
 Example
 -------
@@ -52,7 +61,8 @@ from speechbrain_merge.search.trials import (
 class GreedySearch:
     """Adds candidates one at a time and keeps those that lower the error rate.
 
-    The defaults are SMAcT's. The paper leaves the order open ("arbitrary").
+    The defaults are SMAcT's, whose paper leaves the order open ("arbitrary").
+    Greedy soup is ``order="sorted", accept="le"``.
 
     Arguments
     ---------

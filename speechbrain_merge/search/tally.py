@@ -29,6 +29,50 @@ Count = Union[int, Fraction]
 AVERAGES = ("micro", "macro")
 
 
+def require_words(words: Mapping, average: str = "micro"):
+    """Refuses a selection set whose error rate is undefined.
+
+    A complete ``Tally`` is checked by this. Whoever knows the transcripts before
+    the first candidate is decoded calls it then, so that an hour of decoding
+    does not end in this error.
+
+    Arguments
+    ---------
+    words : dict
+        Reference words of each domain; ``{None: words}`` without domains.
+    average : str
+        With ``"macro"`` every domain needs words, with ``"micro"`` any.
+
+    Raises
+    ------
+    ValueError
+        Where there are none; names all domains that lack them.
+
+    Example
+    -------
+    >>> require_words({"read": 100, "noise": 0}, "micro")
+    >>> require_words({"read": 100, "noise": 0}, "macro")
+    Traceback (most recent call last):
+    ...
+    ValueError: domain 'noise' has no reference words, so that its error rate is undefined: leave it out of the selection set, or average by 'micro'
+    """
+    empty = [repr(name) for name, number in words.items() if not number]
+    if average == "macro" and empty and None not in words:
+        several = len(empty) > 1
+        raise ValueError(
+            f"domain{'s' if several else ''} {', '.join(empty)} "
+            f"{'have' if several else 'has'} no reference words, so that "
+            f"{'their error rates are' if several else 'its error rate is'} "
+            f"undefined: leave {'them' if several else 'it'} out of the "
+            "selection set, or average by 'micro'"
+        )
+    if not any(words.values()):
+        raise ValueError(
+            "the selection set has no reference words, so that its error "
+            "rate is undefined: check the transcripts of its utterances"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Tally:
     """Exact errors of one trial, on a whole selection set or a part of it.
@@ -116,15 +160,10 @@ class Tally:
         return domains
 
     def _check_defined(self):
-        empty = [
-            n for n, (_, words) in (self.domains or {}).items() if not words
-        ]
-        if not self.words or (self.average == "macro" and empty):
-            where = f"domain {empty[0]!r}" if empty else "the selection set"
-            raise ValueError(
-                f"{where} has no reference words, so that its error rate is "
-                "undefined: leave it out of the selection set"
-            )
+        words = {None: self.words}
+        if self.domains is not None:
+            words = {name: words for name, (_, words) in self.domains.items()}
+        require_words(words, self.average)
 
     @classmethod
     def of_domains(

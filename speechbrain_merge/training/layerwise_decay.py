@@ -16,8 +16,8 @@ SpeechBrain recipe::
         decay: 0.9
 
 No line of the recipe changes. SpeechBrain's schedulers write one rate into
-all groups; that is understood as the rate of the top layer, and before each
-step every group gets its own share of it again. Clip with
+all groups; that is understood as the full rate, which is that of the top layer,
+and before each step every group gets its own share of it again. Clip with
 ``speechbrain_merge.training.ClipAllGroups``, as SpeechBrain's Brain clips the
 first group only.
 
@@ -46,6 +46,12 @@ from typing import Optional, Union
 import torch
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.training.rate_ratios import (
+    check_names,
+    full_rate_first,
+    keep_ratios,
+    put_full_rate_first,
+)
 from speechbrain_merge.weights import matches, part
 
 logger = get_logger(__name__)
@@ -115,9 +121,11 @@ def layerwise_decay(
     -------
     torch.optim.Optimizer
         Each group has a ``name``, its ``lr``, and its ``ratio`` to the full
-        rate. The first one has the highest rate, which is the one that
-        SpeechBrain's schedulers and logs look at. What is frozen (needs no
-        gradient) at this moment is in none; what is tied, in one.
+        rate. The first one always has the full rate, as SpeechBrain's
+        schedulers and logs read the rate of the first group; where nothing
+        is trained at the full rate, it is a group without parameters. What is
+        frozen (needs no gradient) at this moment is in none; what is tied, in
+        one.
 
     Raises
     ------
@@ -145,7 +153,9 @@ def layerwise_decay(
         if group["lr"] != full:  # a rate that the group came with
             group["ratio"] *= float(group["lr"] / full)
         group["lr"] = full * group["ratio"]
-    built.register_step_pre_hook(_keep_ratios)
+    put_full_rate_first(built, full)
+    built.register_load_state_dict_pre_hook(check_names)
+    built.register_step_pre_hook(keep_ratios)
     if schedule is not None:
 
         def follow(stepping, arguments, options):
@@ -181,7 +191,8 @@ def layerwise_groups(
     -------
     list of dict
         With ``params``, ``name``, ``ratio`` and what the groups came with;
-        the highest ratio first.
+        the full rate (a ratio of 1) first where there is one, and then from
+        the highest ratio to the lowest.
 
     Raises
     ------
@@ -244,21 +255,7 @@ def layerwise_groups(
         path,
         len(groups),
     )
-    return sorted(groups.values(), key=lambda group: -group["ratio"])
-
-
-def _keep_ratios(optimizer, *arguments):
-    """Makes one rate that was written into all groups the top layer's.
-
-    Groups of different ratios never have equal rates but by such a writer,
-    so that this changes nothing where a schedule keeps the ratios.
-    """
-    groups = optimizer.param_groups
-    if len({group["ratio"] for group in groups}) == 1:
-        return
-    if len({float(group["lr"]) for group in groups}) == 1:
-        for group in groups:
-            group["lr"] = group["lr"] * group["ratio"]
+    return sorted(groups.values(), key=full_rate_first)
 
 
 def _checked_others(others):

@@ -280,3 +280,19 @@ def test_a_broken_line_of_scores_is_named(tmp_path):
         stream.write('{"id": "torn", "cou')
     with pytest.raises(ValueError, match="line 2 is not the score"):
         read_scores(path)
+
+
+@pytest.mark.parametrize("text", [None, 3.5, ["a", None], {"a": 1}])
+@pytest.mark.parametrize("side", ["references", "hypotheses"])
+def test_what_is_no_text_is_named(side, text):
+    given = {"references": {"u1": "a"}, "hypotheses": {"u1": "a"}}
+    given[side] = {"u1": text}
+    with pytest.raises(ValueError, match=f"{side}: utterance 'u1' has .*"):
+        score_utterances(**given)
+
+
+def test_texts_come_by_utterance():
+    with pytest.raises(ValueError, match="references must be a dict.*str"):
+        score_utterances("a b", {"u1": "a b"})
+    with pytest.raises(ValueError, match="hypotheses must be a dict.*list"):
+        score_utterances({"u1": "a b"}, ["a b"])

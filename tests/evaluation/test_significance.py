@@ -1,5 +1,7 @@
 """Significance tests against hand computation and an independent MAPSSWE."""
 
+import dataclasses
+import itertools
 import math
 import random
 import re
@@ -9,12 +11,15 @@ import pytest
 from scipy import stats
 
 from speechbrain_merge.evaluation import (
+    UtteranceScore,
     confidence_interval,
     holm,
     macro_bootstrap,
     mapsswe,
     paired_bootstrap,
     score_utterances,
+    sign_flip_p_value,
+    total,
 )
 
 
@@ -79,19 +84,106 @@ def straightforward_mapsswe(first, second):
                 differences.append(sum(amounts[start:stop]))
             start = good.end() if good else stop
     t = stats.ttest_1samp(differences, 0).statistic
-    return t, 2 * stats.norm.cdf(-abs(t)), len(differences)
+    return t, 2 * stats.norm.cdf(-abs(t)), differences
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_mapsswe_agrees_with_another_implementation(seed):
-    first, second = systems(seed=seed)
+    first, second = systems(count=250, seed=seed)
     found = mapsswe(first, second)
-    z, p, segments = straightforward_mapsswe(first, second)
-    assert found.segments == segments > 100
+    z, p, differences = straightforward_mapsswe(first, second)
+    assert found.segments == len(differences)
+    assert found.differing == numpy.count_nonzero(differences) >= 100
     assert found.z == pytest.approx(z)
-    assert found.p_value == pytest.approx(p)
+    assert (found.p_value, found.test) == (pytest.approx(p), "normal")
     back = mapsswe(second, first)
     assert (back.z, back.p_value) == (-found.z, found.p_value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_p_value_by_listing_all_swaps(seed):
+    """With errors of several words in a segment, and with draws."""
+    first, second = systems(count=seed % 3 + 1, seed=seed)
+    found = mapsswe(first, second)
+    _, _, differences = straightforward_mapsswe(first, second)
+    differing = [each for each in differences if each]
+    sums = [
+        sum(sign * each for sign, each in zip(signs, differing))
+        for signs in itertools.product((1, -1), repeat=len(differing))
+    ]
+    far = sum(abs(each) >= abs(sum(differing)) for each in sums)
+    assert found.test == "exact"
+    assert found.p_value == pytest.approx(far / len(sums), rel=1e-12)
+
+
+def test_exact_and_normal_meet_where_one_takes_over():
+    generator = random.Random(3)
+    for count in (80, 99, 100, 120):
+        differences = [
+            generator.choice((-1, -1, 1, 2, -2)) for _ in range(count)
+        ]
+        z = stats.ttest_1samp(differences, 0).statistic
+        exact = sign_flip_p_value(differences)
+        normal = 2 * stats.norm.sf(abs(z))
+        assert exact == pytest.approx(normal, rel=0.5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 10, 40])
+def test_equal_systems_are_rarely_called_different(count):
+    """At 0.05 it was 49, 25, 13, 22 and 10 % for 2, 3, 4, 6 and 10."""
+    said = {f"u{i}": "a b" for i in range(count)}
+    draw = random.Random(count)
+    trials, called = 500, 0
+    right = score_utterances({"u": "a b"}, {"u": "a b"})[0]
+    wrong = score_utterances({"u": "a b"}, {"u": "a x"})[0]
+    for _ in range(trials):
+        pair = [
+            [
+                dataclasses.replace(wrong if bad else right, id=name)
+                for name, bad in zip(said, draw.choices((0, 1), k=count))
+            ]
+            for _ in range(2)
+        ]
+        found = mapsswe(*pair)
+        assert found.test == "exact"
+        assert found.p_value >= 2**-found.differing
+        called += found.p_value <= 0.05
+    # three standard deviations of a share of 0.05
+    assert called / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    if count < 6:
+        assert called == 0
+
+
+def test_sctk_test_case():
+    """sclite's file1 and file2: 13 words of reference segments, 9 and 7
+    errors in 3 segments, mean 0.667, standard deviation 0.577, Z 2.000."""
+    words = tuple(f"word{place}" for place in range(11))
+
+    def scored(*rows):
+        return [
+            UtteranceScore(name, total([]), reference, (), operations)
+            for name, reference, operations in rows
+        ]
+
+    mono = scored(("000", (), "I"), ("123", words, "=DS=SSS==D=II"))
+    word = scored(("000", (), ""), ("123", words, "=DS=SSS==SS"))
+    found = mapsswe(word, mono)
+    assert (found.segments, found.differing) == (3, 2)
+    assert found.mean_difference == pytest.approx(0.667, abs=5e-4)
+    assert found.z == pytest.approx(2.0, abs=5e-4)
+    # sclite calls this different at 0.05; of four swaps two are as far
+    assert (found.p_value, found.test) == (0.5, "exact")
+
+
+def test_sign_flips_of_thousands():
+    draw = random.Random(5)
+    differences = [draw.choice((-1, 0, 1, 2)) for _ in range(3000)]
+    z = sum(differences) / math.sqrt(sum(each**2 for each in differences))
+    found = sign_flip_p_value(differences)
+    assert 0 < found == pytest.approx(2 * stats.norm.sf(z), rel=0.5)
+    with pytest.raises(TypeError, match="0.5 is not a whole number"):
+        sign_flip_p_value([1, 0.5])
+    assert sign_flip_p_value([]) == sign_flip_p_value([0, 0]) == 1
 
 
 def test_mapsswe_by_hand():
@@ -114,8 +206,11 @@ def test_mapsswe_where_luck_has_no_say():
     right = score_utterances(said, said)
     wrong = score_utterances(said, dict.fromkeys(said, "a x"))
     assert mapsswe(right, right).p_value == 1
-    # every segment differs by one error: no spread at all
-    assert mapsswe(wrong, right).z == -math.inf
+    # every segment differs by one error: no spread at all, and still a p
+    found = mapsswe(wrong, right)
+    assert (found.z, found.p_value) == (-math.inf, 0.125)
+    two = mapsswe(wrong[:2], right[:2])
+    assert (two.z, two.p_value, two.test) == (-math.inf, 0.5, "exact")
     one = {"u0": "a b"}
     alone = mapsswe(
         score_utterances(one, {"u0": "a"}), score_utterances(one, one)

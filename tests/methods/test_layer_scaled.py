@@ -97,6 +97,7 @@ def test_it_says_how_it_was_made():
                 "scale": 1.0,
                 "scope": "model",
                 "aggregate": "mean",
+                "vote_weights": None,
             },
         },
         "first": 0.1,

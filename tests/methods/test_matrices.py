@@ -57,6 +57,20 @@ def test_all_but_matrices_are_averaged(make):
 
 
 @every_method
+@pytest.mark.parametrize("excluded", ["embedding", "output"])
+def test_exclude_knows_a_tied_tensor_by_each_of_its_names(make, excluded):
+    names = ("decoder.embed_tokens.weight", "proj_out.weight")
+    experts, base = experts_of({names[0]: (9, 4)})
+    for model in (*experts, base):
+        model[names[1]] = model[names[0]]
+    merged = make(exclude=[excluded])(experts, base)
+    for name in names:
+        torch.testing.assert_close(
+            merged[name], mean_of(names[0], experts, base)
+        )
+
+
+@every_method
 def test_exclude_says_what_is_left_to_the_mean(make):
     experts, base = experts_of(
         {

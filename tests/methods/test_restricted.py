@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny_conformer
 
+from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import (
     TIES,
     Average,
@@ -118,6 +119,63 @@ def test_attention_of_a_real_model():
     }
     assert moved
     assert all("mha" in name or "attn" in name for name in moved)
+
+
+def tied_models(names):
+    """A base of zeros and experts of 1 and 2, with one tensor of two names."""
+    made = []
+    for value in (0.0, 1.0, 2.0):
+        shared = torch.full((2, 2), value)
+        made.append(dict.fromkeys(names, shared))
+        made[-1]["encoder.layers.0.fc1.weight"] = shared.clone()
+    return made[0], made[1:]
+
+
+EMBEDDING, OUTPUT = "decoder.embed_tokens.weight", "proj_out.weight"
+
+
+@pytest.mark.parametrize("names", [(EMBEDDING, OUTPUT), (OUTPUT, EMBEDDING)])
+@pytest.mark.parametrize(
+    "patterns, expected",
+    [
+        ({"include": "output"}, 3.0),
+        ({"include": "embedding"}, 3.0),
+        ({"include": ["encoder", "output"]}, 3.0),
+        ({"include": "encoder"}, 0.0),
+        ({"exclude": "output"}, 0.0),
+        ({"exclude": "embedding"}, 0.0),
+        ({"exclude": "encoder"}, 3.0),
+        ({"include": "embedding", "exclude": "output"}, 0.0),
+    ],
+)
+def test_a_tied_tensor_goes_by_each_of_its_names(
+    names, patterns, expected, tmp_path
+):
+    base, experts = tied_models(names)
+    if patterns == {"include": "embedding", "exclude": "output"}:
+        # something is left to choose
+        patterns = {**patterns, "include": ["embedding", "encoder"]}
+    method = Restricted(TaskArithmetic(), **patterns, otherwise="base")
+    merged = method(experts, base)
+    for name in names:
+        assert merged[name].unique().tolist() == [expected], name
+    assert merged[names[0]].data_ptr() == merged[names[1]].data_ptr()
+    paths = []
+    for index, model in enumerate([*experts, base]):
+        paths.append(tmp_path / f"{index}.ckpt")
+        torch.save(model, paths[-1])
+    streamed = merge(method, paths[:2], paths[2], progress=False)
+    assert all(torch.equal(streamed[name], merged[name]) for name in merged)
+
+
+def test_names_that_only_one_expert_ties_are_two_tensors():
+    base, experts = tied_models((EMBEDDING, OUTPUT))
+    experts[1][OUTPUT] = experts[1][OUTPUT].clone()
+    base[OUTPUT] = base[OUTPUT].clone()
+    method = Restricted(TaskArithmetic(), include="output", otherwise="base")
+    merged = method(experts, base)
+    assert merged[OUTPUT].unique().tolist() == [3.0]
+    assert merged[EMBEDDING].unique().tolist() == [0.0]
 
 
 def test_a_base_is_needed_when_the_method_or_the_rest_needs_it():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_merge.search import Tally
+from speechbrain_merge.search.tally import Tally, require_words
 
 
 def test_micro_is_pooled_and_macro_is_the_mean_of_rates():
@@ -92,3 +92,21 @@ def test_json_round_trip_is_exact(tally):
     again = Tally.from_dict(json.loads(json.dumps(tally.to_dict())))
     assert again == tally
     assert type(again.errors) is type(tally.errors)
+
+
+def test_words_are_asked_for_before_and_after_in_one_sentence():
+    """What a complete tally refuses can be refused before any decoding."""
+    words = {"read": 4, "noise": 0, "silence": 0}
+    message = "domains 'noise', 'silence' have no reference words"
+    with pytest.raises(ValueError, match=message):
+        require_words(words, "macro")
+    domains = {name: (1, number) for name, number in words.items()}
+    with pytest.raises(ValueError, match=message):
+        Tally.of_domains(domains, "macro")
+    require_words(words, "micro")
+    assert Tally.of_domains(domains, "micro").value == 75.0
+    for average in ("micro", "macro"):
+        with pytest.raises(ValueError, match="no reference words"):
+            require_words({"noise": 0}, average)
+        with pytest.raises(ValueError, match="no reference words"):
+            require_words({None: 0}, average)

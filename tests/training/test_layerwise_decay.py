@@ -10,7 +10,11 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
-from speechbrain.nnet.schedulers import NewBobScheduler, update_learning_rate
+from speechbrain.nnet.schedulers import (
+    NewBobScheduler,
+    ReduceLROnPlateau,
+    update_learning_rate,
+)
 from speechbrain.utils.optimizers import rm_vector_weight_decay
 from tiny_models import (
     tiny_bert,
@@ -307,6 +311,112 @@ def test_speechbrain_schedulers_leave_the_ratios():
                 new * 0.9**2,
             ]
     assert math.isclose(new, 0.97**99)
+
+
+def with_own_rates(modules):
+    """Groups that a recipe gave rates of their own: none is the full one."""
+    split = rm_vector_weight_decay(modules)
+    for group, rate in zip(split, (0.5, 4.0)):
+        group["lr"] = rate
+    return split
+
+
+@pytest.mark.parametrize(
+    "others, frozen, own_rates",
+    [
+        ({"*output*": 10.0}, False, False),
+        (3.0, False, False),
+        ("lowest", True, False),
+        ("full", True, False),
+        ("lowest", False, True),
+    ],
+)
+def test_a_scheduler_that_reads_the_first_group(others, frozen, own_rates):
+    """ReduceLROnPlateau multiplies the rate that it finds there."""
+    model = tiny_conformer(layers=3)
+    modules = torch.nn.ModuleDict(
+        {"model": model, "output": torch.nn.Linear(2, 2)}
+    )
+    if frozen:
+        model.Transformer.encoder.layers[2].requires_grad_(False)
+    optimizer = layerwise_decay(
+        with_own_rates(modules) if own_rates else modules.parameters(),
+        modules,
+        lambda groups: torch.optim.AdamW(groups, lr=0.125),
+        decay=0.9,
+        others=others,
+    )
+    scheduler = ReduceLROnPlateau(
+        factor=0.5, patience=0, dont_halve_until_epoch=0
+    )
+    full = 0.125
+    assert optimizer.param_groups[0]["lr"] == full
+    trained = {
+        id(parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert trained == {
+        id(each) for each in modules.parameters() if each.requires_grad
+    }
+    # it improves for four epochs, and then twice not
+    for epoch, loss in enumerate([6.0, 5.0, 4.0, 3.0, 3.5, 3.6], start=1):
+        for _ in range(2):
+            optimizer.step()
+            assert [group["lr"] for group in optimizer.param_groups] == [
+                pytest.approx(full * group["ratio"])
+                for group in optimizer.param_groups
+            ]
+        old, new = scheduler([optimizer], epoch, loss)
+        update_learning_rate(optimizer, new)
+        assert old == full
+        full = new
+    assert full == 0.125 / 4
+
+
+def test_groups_without_the_full_rate_train_and_are_saved():
+    model = tiny_conformer(layers=2)
+    model.Transformer.encoder.layers[1].requires_grad_(False)
+
+    def optimizer(make, **options):
+        return layerwise_decay(
+            model.parameters(), model, lambda groups: make(groups, lr=0.25)
+        )
+
+    for make in (torch.optim.SGD, torch.optim.AdamW, torch.optim.Adadelta):
+        first = optimizer(make)
+        assert first.param_groups[0]["name"] == "full rate"
+        before = [each.detach().clone() for each in model.parameters()]
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        first.step()
+        moved = [
+            not torch.equal(old, new)
+            for old, new in zip(before, model.parameters())
+        ]
+        assert moved == [each.requires_grad for each in model.parameters()]
+        second = optimizer(make)
+        second.load_state_dict(first.state_dict())
+        assert [group["lr"] for group in second.param_groups] == [
+            group["lr"] for group in first.param_groups
+        ]
+
+
+def test_a_saved_optimizer_with_other_groups_is_refused():
+    model = tiny_conformer(layers=2)
+
+    def optimizer(others):
+        return layerwise_decay(
+            model.parameters(),
+            model,
+            lambda groups: torch.optim.AdamW(groups, lr=0.25),
+            others=others,
+        )
+
+    saved = optimizer({"output": 10.0}).state_dict()
+    optimizer({"output": 10.0}).load_state_dict(saved)
+    with pytest.raises(ValueError, match="groups .*'output'.* do not belong"):
+        optimizer("full").load_state_dict(saved)
 
 
 def test_a_schedule_that_the_recipe_does_not_call():

@@ -1,0 +1,73 @@
+r"""The exact distribution of a sum whose terms might have had the other sign.
+
+Where two systems are equally good, each of the differences between them might
+as well have gone the other way: all ``2ⁿ`` choices of signs are equally likely.
+The p-value of their sum is the share of the choices that give one at least as
+far from zero (Fisher's permutation test for pairs [1]). It needs no assumption
+on how differences are distributed, and holds for two of them as for two
+thousand. Errors are whole numbers, so that the choices need not be listed: their
+distribution is built up by one difference at a time.
+
+Example
+-------
+>>> sign_flip_p_value([1, 1])  # both better: as likely as both worse
+0.5
+>>> sign_flip_p_value([1, 0, 1, 1, 1, 1, 1])  # 2 of 64; the zero has no sign
+0.03125
+
+References
+----------
+[1] R. A. Fisher, "The Design of Experiments", 1935, section 21.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from collections.abc import Sequence
+
+import numpy
+
+
+def sign_flip_p_value(differences: Sequence[int]) -> float:
+    """How often a sum is as far from zero when signs are drawn by lot.
+
+    Arguments
+    ---------
+    differences : sequence of int
+        Whole numbers; zeros change nothing.
+
+    Returns
+    -------
+    p_value : float
+        Two-tailed, at least ``2 / 2ⁿ`` for ``n`` differences that are not zero,
+        and 1 without any.
+
+    Raises
+    ------
+    TypeError
+        If a difference is not a whole number.
+
+    Example
+    -------
+    >>> sign_flip_p_value([3, -1, 2])
+    0.5
+    """
+    for difference in differences:
+        if difference != int(difference):
+            raise TypeError(
+                f"{difference!r} is not a whole number of errors: the exact "
+                "test counts sums of whole numbers"
+            )
+    sizes = [abs(int(difference)) for difference in differences if difference]
+    reach = sum(sizes)
+    # chances[s + reach] is the probability of the sum s
+    chances = numpy.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for size in sizes:
+        flipped = numpy.zeros_like(chances)
+        flipped[size:] += chances[:-size]
+        flipped[:-size] += chances[size:]
+        chances = flipped / 2
+    observed = abs(sum(int(difference) for difference in differences))
+    sums = numpy.arange(-reach, reach + 1)
+    return min(1.0, float(chances[numpy.abs(sums) >= observed].sum()))
