@@ -5,6 +5,8 @@ names, when every recipe had a study engine of its own: the error counts of all
 rows and what every merge selected. A study that runs on the same material with
 the same settings must give the same counts.
 
+Of ``whisper_aode`` and ``wav2vec2_lmam`` there are settings, and no counts yet.
+
 The settings are what is different from the recipe's YAML. ``{results}``,
 ``{data}``, ``{whisper}`` and the like stand for places, which ``filled`` puts
 in.
@@ -363,4 +365,4 @@ KINDS = {
         },
     ),
 }
-"""Name of each stored study to its kind."""
+"""Name of each study to its kind."""
