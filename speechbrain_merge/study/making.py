@@ -526,19 +526,6 @@ class Maker:
 
 _MAKE = {"parents": True, "exist_ok": True}
 
-# The parameters of OptimalTransport that `align` knows
-_ALIGNMENT = (
-    "architecture",
-    "hard",
-    "reg",
-    "heads",
-    "sweeps",
-    "distance",
-    "residual",
-    "heads_map",
-    "keep_norms",
-)
-
 
 def digest_of(value: Any) -> str:
     """A hash of plain data.
@@ -586,14 +573,15 @@ def _relative(path, folder):
 
 def _write_aligned(path, source, anchor, cost, method):
     """Writes a model aligned to another, with the options of the method."""
-    options = {name: getattr(method, name) for name in _ALIGNMENT}
     with ExitStack() as stack:
         if isinstance(cost, dict):
             cost = {
                 which: stack.enter_context(open_weights(file))
                 for which, file in cost.items()
             }
-        write_weights(path, align(source, anchor, cost=cost, **options))
+        write_weights(
+            path, align(source, anchor, cost=cost, **method.alignment_options)
+        )
 
 
 def _joined(sets):

@@ -115,8 +115,23 @@ def filled(settings: Any, places: dict[str, str]) -> Any:
     return settings
 
 
+def trained(settings: dict) -> dict:
+    """An override of a study: other settings of its usual training.
+
+    Arguments
+    ---------
+    settings : dict
+        Overrides of the training's YAML.
+
+    Returns
+    -------
+    dict
+    """
+    return {"trainings": {"expert": {"with": settings}}}
+
+
 WHISPER = {
-    "results_folder": "{results}",
+    "output_folder": "{results}",
     "whisper_hub": "{whisper}",
     "data_folder": "{data}",
     "test_domains": ["reverb", "digits", "read"],
@@ -169,21 +184,13 @@ KINDS = {
         "recipes/SpeechDomains/ASR/whisper",
         "demo",
         whisper_material,
-        {
-            **WHISPER,
-            "experts": ["reverb", "digits"],
-            "expert_overrides": EXPERT,
-        },
+        {**WHISPER, "domains": ["reverb", "digits"], "study": trained(EXPERT)},
     ),
     "whisper_speech": Kind(
         "recipes/SpeechDomains/ASR/whisper",
         "speech",
         whisper_material,
-        {
-            **WHISPER,
-            "experts": ["reverb", "digits"],
-            "expert_overrides": EXPERT,
-        },
+        {**WHISPER, "domains": ["reverb", "digits"], "study": trained(EXPERT)},
     ),
     "whisper_smact": Kind(
         "recipes/SpeechDomains/ASR/whisper",
@@ -191,9 +198,9 @@ KINDS = {
         whisper_material,
         {
             **WHISPER,
-            "experts": ["reverb", "digits"],
-            "expert_overrides": EXPERT,
-            "sampler": {"ranges": {"lr": [2e-3, 5e-3]}},
+            "domains": ["reverb", "digits"],
+            "study": trained(EXPERT),
+            "draws": {"ranges": {"lr": [2e-3, 5e-3]}},
         },
     ),
     "whisper_benchmark": Kind(
@@ -202,15 +209,18 @@ KINDS = {
         whisper_material,
         {
             **WHISPER,
-            "experts": ["reverb", "digits"],
-            "expert_overrides": EXPERT,
-            "joint": {
-                "domains": ["reverb", "digits"],
-                "number_of_epochs": 3,
-                "lr_decay_steps": 100,
+            "domains": ["reverb", "digits"],
+            "study": trained(EXPERT),
+            "models": {
+                "joint": {
+                    "with": {"number_of_epochs": 3, "lr_decay_steps": 100}
+                }
             },
             "trials": 3,
             "only": [
+                "reverb",
+                "digits",
+                "joint",
                 "average",
                 "fisher",
                 "regmean",
@@ -233,11 +243,9 @@ KINDS = {
             "lora_rank": 2,
             "lora_lr": 0.01,
             "test_window": 4,
-            "expert_overrides": {
-                "batch_size": 4,
-                "max_decode_ratio": 0.02,
-                "window": 4,
-            },
+            "study": trained(
+                {"batch_size": 4, "max_decode_ratio": 0.02, "window": 4}
+            ),
         },
     ),
     "conformer_aode": Kind(

@@ -1,0 +1,62 @@
+"""Studies of the engine give the numbers that recipes had before it.
+
+``stored/KIND.json`` was written when every recipe had a study engine of its
+own. The same material, models and settings must give the same error counts,
+row by row, and every search must choose the same.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from study.kinds import KINDS, STORED
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_error_counts_are_those_of_before(kind, tmp_path):
+    before = json.loads((STORED / f"{kind}.json").read_text())
+    places = KINDS[kind].material(tmp_path / "material")
+    places["results"] = str(tmp_path / "results")
+    done = subprocess.run(
+        [sys.executable, *KINDS[kind].command(places)],
+        cwd=ROOT / KINDS[kind].recipe,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "results/results.json").read_text())
+    rows = {row["title"]: row for row in results["rows"]}
+    found = {
+        title: {
+            f"{mode}/{name}" if len(results["modes"]) > 1 else name: {
+                key: counts[key] for key in ("errors", "words")
+            }
+            for modes in row["sets"].values()
+            for mode, sets in modes.items()
+            for name, counts in sets.items()
+        }
+        for title, row in rows.items()
+    }
+    for name, counts in before["rows"].items():
+        title = before.get("titles", {}).get(name, name)
+        assert found.get(title) == counts, (name, counts, found.get(title))
+    for name, merge in before.get("merges", {}).items():
+        about = next(
+            row["about"]
+            for row in (*results["rows"], *results["models"].values())
+            if row["name"] == name
+        )
+        chosen = next(iter(about.values()))
+        assert [_run(one) for one in chosen["selected"]] == [
+            _run(one) for one in merge["selected"]
+        ]
+        assert chosen["value"] == merge["value"]
+
+
+def _run(member):
+    """The training that a member of a merge is from."""
+    return member.split("/")[0]
