@@ -429,7 +429,12 @@ def _check_members(members, from_runs, specification, context):
             "give `weights` instead."
         )
     origins = {m: context.planned[m].origin for m in members}
-    origins = {m: origin for m, origin in origins.items() if origin}
+    # what was trained from scratch is the origin of its own fine-tunings
+    origins = {
+        m: m if origin == SCRATCH else origin
+        for m, origin in origins.items()
+        if origin
+    }
     if len(set(origins.values())) > 1 and specification.get("same_base", True):
         described = ", ".join(f"{m} from {o}" for m, o in origins.items())
         raise ValueError(
