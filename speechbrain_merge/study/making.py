@@ -35,7 +35,7 @@ from speechbrain_merge.pool import Candidate, read_pool, select
 from speechbrain_merge.records.once import known_record, once
 from speechbrain_merge.search import GridSearch, LayerDistances
 from speechbrain_merge.stage.merge_stage import MergeStage
-from speechbrain_merge.study.graph import ORIGINAL, SCRATCH
+from speechbrain_merge.study.graph import GENERALIST, ORIGINAL, SCRATCH
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -392,12 +392,13 @@ class Maker:
         known = {"known_digest": made.digest, "base_digest": made.base_digest}
         if made.candidate is not None:
             candidate = dataclasses.replace(made.candidate, name=name)
-            if self.nodes[name].origin == SCRATCH:
-                # as its fine-tunings say; its first weights are no model's
-                candidate = dataclasses.replace(
-                    candidate, base=made.path, base_digest=made.digest
-                )
-            return candidate
+            node, base = self.nodes[name], {}
+            if node.group == GENERALIST:
+                base = {"base": None, "base_digest": None}  # as the original
+            elif node.origin == SCRATCH:
+                # as its fine-tunings say: its first weights are no model's
+                base = {"base": made.path, "base_digest": made.digest}
+            return dataclasses.replace(candidate, **base)
         return Candidate(name, made.path, name, **known)
 
     def _base(self, node):
