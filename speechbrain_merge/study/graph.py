@@ -17,6 +17,9 @@ from typing import Any, Optional
 ORIGINAL = "original"
 """The model that experts are trained from unless they say otherwise."""
 
+GENERALIST = "generalist"
+"""The group of what experts are trained from: the original, or a training."""
+
 SCRATCH = "scratch"
 """A training that starts from this has the initial weights of its own seed."""
 
@@ -334,8 +337,7 @@ def with_ancestors(
         if name not in needed:
             needed.add(name)
             waiting += by_name[name].parents
-    if ORIGINAL in by_name:
-        named.add(ORIGINAL)
+    named |= {node.name for node in plan if node.group == GENERALIST}
     return [
         dataclasses.replace(node, row=node.row and node.name in named)
         for node in plan
@@ -345,6 +347,8 @@ def with_ancestors(
 
 def trainings_behind(name: str, by_name: Mapping) -> list[str]:
     """The trainings that a model is made from, itself included.
+
+    That of the generalist, which all models have in common, does not count.
 
     Arguments
     ---------
@@ -364,7 +368,7 @@ def trainings_behind(name: str, by_name: Mapping) -> list[str]:
         if node.name in seen:
             continue
         seen.add(node.name)
-        if node.kind == "train":
+        if node.kind == "train" and node.group != GENERALIST:
             found.add(node.name)
         waiting += node.parents
     return sorted(found)

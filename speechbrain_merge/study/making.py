@@ -35,7 +35,7 @@ from speechbrain_merge.pool import Candidate, read_pool, select
 from speechbrain_merge.records.once import known_record, once
 from speechbrain_merge.search import GridSearch, LayerDistances
 from speechbrain_merge.stage.merge_stage import MergeStage
-from speechbrain_merge.study.graph import ORIGINAL, SCRATCH
+from speechbrain_merge.study.graph import GENERALIST, ORIGINAL, SCRATCH
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -237,10 +237,7 @@ class Maker:
         pool = self.study.folder / record["outcome"]["pool"]
         candidates = read_pool(pool)
         [candidate] = self._one(candidates)
-        if start is not None and candidate.base_digest not in (
-            None,
-            start.digest,
-        ):
+        if start is not None and not _began_from(candidate, start):
             raise ValueError(
                 f"Model '{node.name}' was trained from other weights than "
                 f"'{node.start}' has now: choose another folder, or delete "
@@ -321,6 +318,8 @@ class Maker:
             )
             seen = self._collect(stage, node)
             cost = dict(zip(("anchor", "source"), seen.values()))
+            # the names of these files say all that decided them
+            settings["seen"] = [Path(file).name for file in seen.values()]
 
         def write():
             run_on_main(path.parent.mkdir, kwargs=_MAKE)
@@ -394,7 +393,14 @@ class Maker:
         made = self.made[name]
         known = {"known_digest": made.digest, "base_digest": made.base_digest}
         if made.candidate is not None:
-            return dataclasses.replace(made.candidate, name=name)
+            candidate = dataclasses.replace(made.candidate, name=name)
+            node, base = self.nodes[name], {}
+            if node.group == GENERALIST:
+                base = {"base": None, "base_digest": None}  # as the original
+            elif node.origin == SCRATCH:
+                # as its fine-tunings say: its first weights are no model's
+                base = {"base": made.path, "base_digest": made.digest}
+            return dataclasses.replace(candidate, **base)
         return Candidate(name, made.path, name, **known)
 
     def _base(self, node):
@@ -404,10 +410,9 @@ class Maker:
         if not node.method.needs_base:
             return None
         origins = [self.nodes[name].origin for name in node.members]
-        origin = next((name for name in origins if name), ORIGINAL)
-        if origin in (SCRATCH, None) or origin not in self.made:
-            return None
-        return self.made[origin].path
+        origins = [name for name in origins if name not in (SCRATCH, None)]
+        origin = origins[0] if origins else ORIGINAL
+        return self.made[origin].path if origin in self.made else None
 
     def _selection(self, node):
         """The selection sets of a merge's search."""
@@ -465,10 +470,14 @@ class Maker:
 
     def _one(self, candidates):
         """The candidate that stands for a training."""
+        metric = self.study.metric
+        if not any(metric in candidate.meta for candidate in candidates):
+            # another kind of training, such as one without transcripts
+            metric = candidates[0].metric
         return select(
             candidates,
             per_run=self.study.checkpoint,
-            metric=self.study.metric,
+            metric=metric,
             mode=self.study.mode,
         )
 
@@ -563,6 +572,20 @@ def finished(folder, name: str) -> Optional[dict]:
     dict or None
     """
     return known_record(folder / "models" / name / "finished.json")
+
+
+def _began_from(candidate, start):
+    """Whether a training began from a model, as far as the model goes.
+
+    A pretrained encoder has no output layer; that starts from scratch.
+    """
+    if candidate.base_digest in (None, start.digest):
+        return True
+    with open_weights(candidate.base) as base, open_weights(start.path) as one:
+        names = list(one.names())
+        if not set(names) < set(base.names()):
+            return False
+        return digest({name: base[name] for name in names}) == start.digest
 
 
 def _relative(path, folder):

@@ -67,7 +67,13 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from speechbrain_merge.study.axes import SEED, check_filled, expand, fill
-from speechbrain_merge.study.graph import ORIGINAL, Given, Node, Original
+from speechbrain_merge.study.graph import (
+    GENERALIST,
+    ORIGINAL,
+    Given,
+    Node,
+    Original,
+)
 from speechbrain_merge.study.specification import READERS, Context
 
 COMMON = {"title", "group", "row", "tests", "test_with"}
@@ -111,7 +117,7 @@ def plan_models(
     """
     if len(set(domains)) < len(domains):
         raise ValueError(f"`domains` are {domains}: one is there twice.")
-    original = Original(ORIGINAL, ORIGINAL, "generalist")
+    original = Original(ORIGINAL, ORIGINAL, GENERALIST)
     planned = {ORIGINAL: original}
     for pattern, given in models.items():
         if not isinstance(given, Mapping):
@@ -147,7 +153,7 @@ def _original(given, tests):
             f"{where}: unknown keys {', '.join(unknown)}; expected "
             f"{', '.join(sorted(COMMON))} or load."
         )
-    shown = _shown(given, ORIGINAL, "generalist", tests, where)
+    shown = _shown(given, ORIGINAL, GENERALIST, tests, where)
     if "load" in given:
         return Given(ORIGINAL, weights=str(given["load"]), **shown)
     return Original(ORIGINAL, **shown)

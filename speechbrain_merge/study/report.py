@@ -38,6 +38,7 @@ from speechbrain_merge.study.tables import (
     main_rows,
     sequence_rows,
     sweep_rows,
+    training_rows,
 )
 from speechbrain_merge.study.testing import scores_path
 
@@ -139,6 +140,9 @@ def _parts(study, results, times):
     searches = _searches(results, times)
     for sweeps in _sweeps(searches).values():
         yield [markdown_table(*sweep_rows(sweeps, study.metric)), ""]
+    header, trainings = training_rows(results, times)
+    if trainings:
+        yield [markdown_table(header, trainings), ""]
     merged = [_merge_line(row, times) for row in _merges(results)]
     if merged:
         yield [*merged, ""]

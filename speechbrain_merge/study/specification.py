@@ -15,6 +15,7 @@ from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.stage.members import number
 from speechbrain_merge.study.axes import DOMAIN, fill, names_of
 from speechbrain_merge.study.graph import (
+    GENERALIST,
     ORIGINAL,
     SCRATCH,
     Align,
@@ -428,8 +429,18 @@ def _check_members(members, from_runs, specification, context):
             f"{context.where('of')}: a member is there twice in {members}; "
             "give `weights` instead."
         )
-    origins = {m: context.planned[m].origin for m in members}
-    origins = {m: origin for m, origin in origins.items() if origin}
+    origins = {
+        m: context.planned[m].origin
+        for m in members
+        # all models come from it, as they do from the original
+        if context.planned[m].group != GENERALIST
+    }
+    # what was trained from scratch is the origin of its own fine-tunings
+    origins = {
+        m: m if origin == SCRATCH else origin
+        for m, origin in origins.items()
+        if origin
+    }
     if len(set(origins.values())) > 1 and specification.get("same_base", True):
         described = ", ".join(f"{m} from {o}" for m, o in origins.items())
         raise ValueError(

@@ -169,6 +169,42 @@ def sequence_rows(results: Mapping) -> tuple:
     return header, rows
 
 
+def training_rows(results: Mapping, times: Mapping) -> tuple:
+    """Header and cells of what each training of a study took.
+
+    Arguments
+    ---------
+    results : dict
+        See ``study/results.py``.
+    times : dict
+        The content of ``times.json``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        Steps of the optimizer, and minutes, in the mean of the seeds.
+
+    Example
+    -------
+    >>> model = {"name": "a", "title": "A", "kind": "train"}
+    >>> model.update(parents=["b"], about={"7": {"steps": 40}})
+    >>> times = {"a": {"7": {"seconds": 90, "interrupted": True}}}
+    >>> training_rows({"rows": [model], "models": {}}, times)
+    (['training', 'made from', 'steps', 'minutes'], [['A', 'b', '40', '> 1.5']])
+    """
+    rows = []
+    for row in [*results["rows"], *results["models"].values()]:
+        if row["kind"] != "train":
+            continue
+        steps = [about["steps"] for about in row["about"].values()]
+        minutes = _training_minutes({**row, "trainings": [row["name"]]}, times)
+        cells = [", ".join(row["parents"]) or NOTHING]
+        cells += [f"{statistics.fmean(steps):g}", minutes]
+        rows.append([row["title"], *cells])
+    return ["training", "made from", "steps", "minutes"], rows
+
+
 def sweep_rows(sweeps: Mapping, metric: str) -> tuple:
     """Header and cells of error rates on the selection sets by a coefficient.
 
