@@ -32,11 +32,10 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from draws import draw_steps
-from fine_tuning import prepare_fine_tuning
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.inference.ASR import WhisperASR
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
@@ -44,7 +43,12 @@ from speechbrain.utils.seed import seed_everything
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.export import export_whisper
-from speechbrain_merge.training import ClipAllGroups
+from speechbrain_merge.training import (
+    ClipAllGroups,
+    LearningWithoutForgetting,
+    balanced_sampler,
+    freeze,
+)
 
 logger = get_logger(__name__)
 
@@ -274,9 +278,18 @@ def prepare(hparams, run_opts):
 
     def fit():
         """Trains, validates and collects."""
-        loader_kwargs = draw_steps(train_data, hparams)
-        # The Brain tells this one the epoch, so that each draws other data
-        asr_brain.train_sampler = loader_kwargs.get("sampler")
+        loader_kwargs = dict(hparams["train_loader_kwargs"])
+        if hparams["balanced"]:
+            sampler = balanced_sampler(train_data, hparams["seed"])
+            # The Brain tells it the epoch, so that each draws other data
+            asr_brain.train_sampler = loader_kwargs["sampler"] = sampler
+        else:
+            loader_kwargs["shuffle"] = True
+        if hparams["steps_per_epoch"] is not None:
+            # Short epochs leave more checkpoints to merge. The loop goes on
+            # where the last epoch stopped, so that all is heard once before
+            # anything is heard twice
+            loader_kwargs["looped_nominal_epoch"] = hparams["steps_per_epoch"]
         asr_brain.fit(
             asr_brain.hparams.epoch_counter,
             train_data,
@@ -293,16 +306,39 @@ def prepare(hparams, run_opts):
     return Run(asr_brain, fit, train_data, valid_sets, test_sets, export=export)
 
 
-def transcribe_one(folder, test_sets):
-    """Has SpeechBrain's own interface transcribe a recording, as a check.
+def prepare_fine_tuning(asr_brain, hparams):
+    """Loads, distils, adapts and freezes as the YAML says.
 
-    Arguments
-    ---------
-    folder : str or Path
-        An exported model.
-    test_sets : dict
-        Domain to test set; the recording is from the last.
+    Before the optimizer is made: ``start_from`` are weights to start from,
+    ``lwf_weight`` asks for Learning without Forgetting, ``lora_rank`` trains
+    adapters alone, and ``frozen`` names parts that are not trained.
     """
+    if hparams["start_from"] is not None:
+        asr_brain.load_weights(hparams["start_from"])
+    if hparams["lwf_weight"]:
+        # Of the model as it is now, before anything is trained
+        asr_brain.distillation = LearningWithoutForgetting(
+            hparams["whisper"],
+            weight=hparams["lwf_weight"],
+            temperature=hparams["lwf_temperature"],
+        )
+    if hparams["lora_rank"] is not None:
+        # In place; scaled by 2 whatever the rank. The pool folds it.
+        AdaptedModel(
+            hparams["whisper"],
+            LoRA,
+            all_linear=True,
+            adapter_kwargs={
+                "rank": hparams["lora_rank"],
+                "alpha": 2 * hparams["lora_rank"],
+            },
+        )
+    if hparams["frozen"]:
+        freeze(hparams["modules"], hparams["frozen"])
+
+
+def transcribe_one(folder, test_sets):
+    """Has SpeechBrain's own interface transcribe a test recording."""
     domain, data = list(test_sets.items())[-1]
     row = data.data[data.data_ids[len(data.data_ids) // 2]]
     model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))
