@@ -111,12 +111,15 @@ def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:
         if any("merged" in trial for trial in trials)
     }
     if curves:
-        plot_merge_curve(curves, folder / "merge_curve.png")
+        plot_merge_curve(
+            curves, folder / "merge_curve.png", metric=results["metric"]
+        )
     for coefficient, sweeps in _sweeps(searches).items():
         plot_coefficient_sweep(
             {name: sweep_of(t, coefficient) for name, t in sweeps.items()},
             folder / f"sweep_{coefficient}.png",
             coefficient,
+            metric=results["metric"],
         )
 
 
@@ -138,7 +141,7 @@ def _parts(study, results, times):
         yield [markdown_table(*bucket_rows(shown)), ""]
     searches = _searches(results, times)
     for sweeps in _sweeps(searches).values():
-        yield [markdown_table(*sweep_rows(sweeps, study.metric)), ""]
+        yield [markdown_table(*sweep_rows(sweeps, results["metric"])), ""]
     merged = [_merge_line(row, times) for row in _merges(results)]
     if merged:
         yield [*merged, ""]

@@ -3,7 +3,7 @@
 ``results.json`` holds counts, and nothing that differs between two runs of the
 same study; times are in ``times.json`` beside it::
 
-    {"schema": 2,
+    {"schema": 2, "metric": "WER",
      "domains": [...], "tests": [...], "retention": [...],
      "modes": ["usual"], "seeds": [1986],
      "rows": [
@@ -96,6 +96,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
         rows.append(described)
     results = {
         "schema": SCHEMA,
+        "metric": study.metric,
         "domains": list(study.domains),
         "tests": list(study.tests),
         "retention": study.retention,
@@ -227,6 +228,7 @@ def flat(
         title for (_, n), title in named.items() if n in results["domains"]
     ]
     made = {
+        "metric": results["metric"],
         "in_domain": inside,
         "test_domains": list(named.values()),
         "rows": rows,
