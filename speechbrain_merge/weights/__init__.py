@@ -13,6 +13,7 @@ from speechbrain_merge.weights.compatibility import (
 )
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.folding import fold, plain_state
+from speechbrain_merge.weights.hub import local_source
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part
