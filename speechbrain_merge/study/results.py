@@ -80,6 +80,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
             "domains": list(getattr(node, "domains", ())),
             "parents": list(node.parents),
             "trainings": trainings_behind(node.name, by_name),
+            "select_on": list(getattr(node, "select_on", ())),
             # it looks at the transcripts
             "bound": getattr(node, "how", None) == "oracle",
             "about": {
