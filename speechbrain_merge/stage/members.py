@@ -36,14 +36,18 @@ Authors
 
 import inspect
 import math
-import os
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.candidate import BASE
-from speechbrain_merge.weights import digest, fold, open_weights, renamed
+from speechbrain_merge.weights import (
+    digest,
+    fold,
+    local_source,
+    open_weights,
+    renamed,
+)
 
 
 def check_one_original(experts, needed=True, option="`same_base: False`"):
@@ -127,7 +131,7 @@ def base_of(stage, members):
     if members[-1].name == BASE:
         return members[-1].path
     if stage.base is not None:
-        base = _local(stage.base)
+        base = local_source(stage.base)
         if not stage.method.needs_same_names:
             return open_weights(base)
         return renamed(fold(base), fold(members[0]))
@@ -335,18 +339,3 @@ def unweighted(method):
     if "weights" not in parameters:
         changed = {"method": unweighted(method.method)}
     return type(method)(**{**method.configuration(), **changed})
-
-
-def _local(source):
-    """A source on this machine; a name on the hub is fetched."""
-    if not isinstance(source, str) or os.path.exists(source):
-        return source
-    if source.count("/") == 1 and not source.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(
-                source, allow_patterns=["*.safetensors*", "*.bin*", "*.json"]
-            )
-        )
-    return source

@@ -36,7 +36,13 @@ from speechbrain_merge.records.once import known_record, once
 from speechbrain_merge.search import GridSearch, LayerDistances
 from speechbrain_merge.stage.merge_stage import MergeStage
 from speechbrain_merge.study.graph import GENERALIST, ORIGINAL, SCRATCH
-from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.study.trainings import without_folder
+from speechbrain_merge.weights import (
+    digest,
+    local_source,
+    open_weights,
+    write_weights,
+)
 
 logger = get_logger(__name__)
 
@@ -168,7 +174,7 @@ class Maker:
 
     def _make_load(self, node):
         """Opens weights that exist already."""
-        path = Path(node.weights)
+        path = Path(local_source(node.weights))
         if (path / "manifest.jsonl").is_file():
             candidates = read_pool(path)
             [best] = self._one(candidates)
@@ -182,7 +188,7 @@ class Maker:
         if not path.exists():
             raise ValueError(
                 f"Model '{node.name}': `load` is {node.weights}, which is "
-                "not there."
+                "neither there nor a name on the Hugging Face hub."
             )
         with open_weights(path) as weights:
             return Made(path, digest(weights))
@@ -214,8 +220,7 @@ class Maker:
 
         def fit():
             run = self._build(training, overrides)
-            if start is not None:
-                self._start(run, training, node, start)
+            plain = start is None or self._start(run, training, node, start)
             run.fit()
             pool = self._pool(run)
             folder = pool.folder / pool.run
@@ -224,6 +229,7 @@ class Maker:
             return {
                 "steps": int(run.brain.optimizer_step),
                 "pool": str(_relative(folder, self.study.folder)),
+                "plain": plain,
             }
 
         record = once(
@@ -237,7 +243,9 @@ class Maker:
         pool = self.study.folder / record["outcome"]["pool"]
         candidates = read_pool(pool)
         [candidate] = self._one(candidates)
-        if start is not None and not _began_from(candidate, start):
+        # Learning with another model's attention begins from both models
+        plain = record["outcome"]["plain"]
+        if start is not None and plain and not _began_from(candidate, start):
             raise ValueError(
                 f"Model '{node.name}' was trained from other weights than "
                 f"'{node.start}' has now: choose another folder, or delete "
@@ -248,7 +256,7 @@ class Maker:
             candidate.digest,
             candidates,
             candidate,
-            {"steps": record["outcome"]["steps"]},
+            {"steps": record["outcome"]["steps"], **_learned(candidates)},
             record["seconds"],
             record["interrupted"],
             candidate.base_digest,
@@ -359,6 +367,8 @@ class Maker:
                 **getattr(measure, "keywords", {}),
             },
         }
+        # a study may be moved
+        settings = without_folder(settings, self.study.folder)
 
         def work():
             self.run.brain.load_weights(self.made[node.of].path)
@@ -504,10 +514,12 @@ class Maker:
         return pools[0]
 
     def _start(self, run, training, node, start):
-        """Has a run begin from the weights that its node names."""
-        if "start_from" in training.words and training.key("start_from"):
-            if node.start != ORIGINAL:
-                return  # the recipe has loaded them
+        """Has a run begin from the weights that its node names.
+
+        Returns whether its modules have the names of those weights. Modules
+        with adapters or a learned attention have others, and are what `build`
+        made of them.
+        """
         modules = self._pool(run).modules
         mine = {
             f"{name}.{key}": tensor
@@ -516,9 +528,11 @@ class Maker:
         }
         with open_weights(start.path) as weights:
             same_names = set(weights.names()) == set(mine)
-        # Modules with adapters have other names, and are what `build` made
-        if same_names and digest(mine) != start.digest:
+        # Where the YAML has a key for the start, the recipe has loaded it
+        loaded = training.key("start_from") and node.start != ORIGINAL
+        if same_names and not loaded and digest(mine) != start.digest:
             run.brain.load_weights(start.path)
+        return same_names
 
     def _without_start(self, training, overrides):
         """The path of the start is no setting: its content is."""
@@ -555,6 +569,20 @@ def digest_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _learned(candidates):
+    """The coefficients that a training learned, as its checkpoints tell them.
+
+    A Brain that learns with the attention of another model puts its λ, one a
+    layer, into the meta of each checkpoint, under ``ratios``.
+    """
+    history = [
+        {"step": candidate.epoch, "coefficients": candidate.meta["ratios"]}
+        for candidate in candidates
+        if "ratios" in candidate.meta
+    ]
+    return {"learned": history} if history else {}
 
 
 def finished(folder, name: str) -> Optional[dict]:

@@ -3,7 +3,7 @@
 ``results.json`` holds counts, and nothing that differs between two runs of the
 same study; times are in ``times.json`` beside it::
 
-    {"schema": 2,
+    {"schema": 2, "metric": "WER",
      "domains": [...], "tests": [...], "retention": [...],
      "modes": ["usual"], "seeds": [1986],
      "rows": [
@@ -80,6 +80,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
             "domains": list(getattr(node, "domains", ())),
             "parents": list(node.parents),
             "trainings": trainings_behind(node.name, by_name),
+            "select_on": list(getattr(node, "select_on", ())),
             # it looks at the transcripts
             "bound": getattr(node, "how", None) == "oracle",
             "about": {
@@ -96,6 +97,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
         rows.append(described)
     results = {
         "schema": SCHEMA,
+        "metric": study.metric,
         "domains": list(study.domains),
         "tests": list(study.tests),
         "retention": study.retention,
@@ -227,6 +229,7 @@ def flat(
         title for (_, n), title in named.items() if n in results["domains"]
     ]
     made = {
+        "metric": results["metric"],
         "in_domain": inside,
         "test_domains": list(named.values()),
         "rows": rows,

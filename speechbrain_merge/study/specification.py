@@ -350,9 +350,9 @@ class _Given:
 
 
 class _Similarity:
-    """``similarity: MEASURE``, ``of: MODEL``, ``on: DOMAIN``."""
+    """``similarity: MEASURE``, ``of: MODEL``, ``domain: DOMAIN``."""
 
-    keys = {"of", "on"}
+    keys = {"of", "domain"}
 
     @staticmethod
     def group(specification, context):
@@ -368,16 +368,16 @@ class _Similarity:
                 f"{context.where('similarity')} is {measure!r}; expected a "
                 "function, by `!name:`."
             )
-        if specification.get("on") not in context.domains:
+        if specification.get("domain") not in context.domains:
             raise ValueError(
-                f"{context.where('on')}: expected one of the domains "
+                f"{context.where('domain')}: expected one of the domains "
                 f"{', '.join(context.domains)}."
             )
         yield Similarity(
             context.name,
             measure=measure,
             of=context.model(specification.get("of"), "of"),
-            domain=specification["on"],
+            domain=specification["domain"],
             **{**shown, "row": False, "tests": ()},
         )
 

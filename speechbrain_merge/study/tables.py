@@ -56,7 +56,7 @@ def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
         for key, title, wanted in means
         if wanted and any(row[key] is not None for row in summaries)
     ]
-    header = ["WER %"]
+    header = [f"{results['metric']} %"]
     header += [_sized(results, mode, name) for name in names]
     header += [title for _, title in means] + ["trainings", "training\nminutes"]
     rows = []
@@ -120,7 +120,11 @@ def comparison_rows(results: Mapping) -> tuple:
         bootstrap, and the p-values of MAPSSWE.
     """
     several = len(results["modes"]) > 1
-    header = ["compared", "difference\nof mean WER", "95 % interval"]
+    header = [
+        "compared",
+        f"difference\nof mean {results['metric']}",
+        "95 % interval",
+    ]
     header += ["blocks", "MAPSSWE p", "after Holm", "told apart"]
     rows = []
     for pair in results["comparisons"]["pairs"]:
@@ -152,7 +156,7 @@ def sequence_rows(results: Mapping) -> tuple:
     -------
     header : list of str
     rows : list of list of str
-        Backward and forward transfer in points of WER. Below 0 is forgetting;
+        Backward and forward transfer in points of the error rate. Below 0 is forgetting;
         above 0, earlier domains have helped.
     """
     header = ["sequence", "domains", "backward transfer", "forward transfer"]
@@ -347,10 +351,10 @@ def _sized(results, mode, name):
     for row in results["rows"]:
         counts = row["sets"][seed][mode].get(name)
         if counts is not None:
-            return (
-                f"{name}\n{counts['words']:g} words\n"
-                f"{counts['utterances']} utterances"
-            )
+            size = f"{counts['utterances']} utterances"
+            if results["metric"] == "WER":
+                size = f"{counts['words']:g} words\n{size}"
+            return f"{name}\n{size}"
     return name
 
 

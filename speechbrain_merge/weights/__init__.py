@@ -20,6 +20,7 @@ from speechbrain_merge.weights.head_count import (
     heads_at,
     heads_metadata,
 )
+from speechbrain_merge.weights.hub import local_source
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part

@@ -19,7 +19,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,13 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 import torchaudio
-from attention_study import run_study
 from esc50_prepare import prepare_esc50
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge import MergeMixin
-from speechbrain_merge.brain.statistics import collect_statistics
-from speechbrain_merge.evaluation import from_tracker, total, write_scores
+from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.methods import (
     learned_ratio,
     ratio_optimizer,
@@ -123,47 +120,6 @@ class ESC50Brain(MergeMixin, sb.Brain):
             ]
         self.load_weights(source)
 
-    def evaluate_domains(self, test_sets, folder):
-        """Evaluates the weights in use.
-
-        Arguments
-        ---------
-        test_sets : dict
-            Name to dataset.
-        folder : str
-            Gets the predictions ``error_NAME.txt``, the error of every clip
-            ``NAME.jsonl``, and the rates ``error.json``.
-
-        Returns
-        -------
-        dict
-            Name to ``error`` in percent, ``errors`` and ``clips``.
-        """
-        folder, rates = Path(folder), {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, test_set in test_sets.items():
-            self.test_name = f"{folder.name} on {name}"
-            self.evaluate(
-                test_set,
-                min_key="error",
-                test_loader_kwargs=self.hparams.valid_loader_kwargs,
-            )
-            scores = from_tracker(self.error_metric)
-            counts = total(scores)
-            rates[name] = {
-                "error": counts.rate,
-                "errors": counts.errors,
-                "clips": counts.utterances,
-            }
-            if if_main_process():
-                write_scores(folder / f"{name}.jsonl", scores)
-                with open(folder / f"error_{name}.txt", "w") as file:
-                    self.error_metric.write_stats(file)
-        if if_main_process():
-            text = json.dumps(rates, indent=2)
-            (folder / "error.json").write_text(text, encoding="utf-8")
-        return rates
-
 
 def dataio_prepare(hparams):
     """Makes the datasets of clips.
@@ -203,23 +159,19 @@ def dataio_prepare(hparams):
     }
 
 
-def build(hparams, run_opts):
+def prepare(hparams, run_opts):
     """Prepares one run: its manifests, its datasets and its Brain.
 
     Arguments
     ---------
     hparams : dict
-        The loaded YAML of a run.
+        The loaded YAML of a classifier.
     run_opts : dict
         SpeechBrain's run options.
 
     Returns
     -------
-    brain : ESC50Brain
-    fit : callable
-        Trains it, from where it was.
-    sets : dict
-        ``train``; ``valid``; ``valid_sets`` and ``test_sets``: name to set.
+    Run
     """
     run_on_main(
         prepare_esc50,
@@ -268,19 +220,33 @@ def build(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    # Merge stages know sets by domain; ESC-50 is one
+    # Sets are known by domain; ESC-50 is one
     (domain,) = hparams["domains"]
-    sets = {
-        "train": datasets["train"],
-        "valid": datasets["valid"],
-        "valid_sets": {domain: datasets["valid"]},
-        "test_sets": {domain: datasets["test"]},
-    }
-    return brain, fit, sets
+    return Run(
+        brain,
+        fit,
+        datasets["train"],
+        {domain: datasets["valid"]},
+        {domain: datasets["test"]},
+    )
 
 
-def load_and_build(hparams_file, overrides, run_opts):
-    """One run of a study: the classifier's YAML, with the run's own settings."""
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, with overrides of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     sb.create_experiment_directory(
@@ -288,7 +254,7 @@ def load_and_build(hparams_file, overrides, run_opts):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    return build(hparams, run_opts)
+    return prepare(hparams, run_opts)
 
 
 if __name__ == "__main__":
@@ -296,33 +262,36 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-
-    study = "merge_stages" in hparams
     sb.create_experiment_directory(
-        experiment_directory=hparams[
-            "results_folder" if study else "output_folder"
-        ],
+        experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+
     # A target, what is merged into it, and what is fine-tuned from there
-    if study:
-        run_study(hparams, run_opts, load_and_build)
+    if "study" in hparams:
+        hparams["study"].run(build, run_opts)
         sys.exit()
 
     # One classifier, and a merge of the checkpoints of its training
-    brain, fit, sets = build(hparams, run_opts)
-    fit()
+    run = prepare(hparams, run_opts)
+    run.fit()
     output_folder = Path(hparams["output_folder"])
-    brain.evaluate_domains(sets["test_sets"], output_folder / "best")
-    stage, loader_kwargs = (
-        hparams["merge_stage"],
-        hparams["valid_loader_kwargs"],
+    loader_kwargs = run.loader_kwargs("test")
+    evaluate_domains(
+        run.brain,
+        run.test_sets,
+        output_folder / "best",
+        loader_kwargs,
+        metric="error",
     )
-    if stage.needs_statistics:
-        # What such a method has to know of the candidates, data say
-        collect_statistics(brain, stage, sets["valid"], loader_kwargs)
-    brain.merge(stage, sets["valid_sets"], loader_kwargs)
-    rates = brain.evaluate_domains(sets["test_sets"], output_folder / "merged")
+    run.merge(hparams["merge_stage"])
+    rates = evaluate_domains(
+        run.brain,
+        run.test_sets,
+        output_folder / "merged",
+        loader_kwargs,
+        metric="error",
+    )
     for domain, counts in rates.items():
         logger.info(f"{domain}, merged: error {counts['error']:.2f} %")
