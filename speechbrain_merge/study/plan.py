@@ -67,14 +67,15 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from speechbrain_merge.study.axes import SEED, check_filled, expand, fill
-from speechbrain_merge.study.graph import (
+from speechbrain_merge.study.context import Context
+from speechbrain_merge.study.nodes import (
     GENERALIST,
     ORIGINAL,
     Given,
     Node,
     Original,
 )
-from speechbrain_merge.study.specification import READERS, Context
+from speechbrain_merge.study.specification import READERS
 
 COMMON = {"title", "group", "row", "tests", "test_with"}
 

@@ -33,7 +33,8 @@ from speechbrain_merge.evaluation import backward_transfer, forward_transfer
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.comparison import compare_models
-from speechbrain_merge.study.graph import ORIGINAL, trainings_behind
+from speechbrain_merge.study.graph import trainings_behind
+from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.testing import speakers
 
 SCHEMA = 2
