@@ -26,7 +26,6 @@ from typing import Any, Callable, Optional
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from torch.utils.data import ConcatDataset
 
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.brain.statistics import collect_statistics
@@ -454,9 +453,9 @@ class Maker:
             trained = self.nodes.get(candidate.run)
             domains = getattr(trained, "domains", ()) or self.study.domains
             sets = self.run.valid_sets
-            data[candidate.name] = _joined(
-                [sets[name] for name in domains if name in sets]
-            )
+            data[candidate.name] = {
+                name: sets[name] for name in domains if name in sets
+            }
         units = any(
             method.statistics_kind == "activations"
             for method in stage.needs_statistics
@@ -620,10 +619,3 @@ def _write_aligned(path, source, anchor, cost, method):
                 for which, file in cost.items()
             }
         write_weights(path, align(source, anchor, cost=cost, **options))
-
-
-def _joined(sets):
-    """One dataset of several."""
-    if len(sets) == 1:
-        return sets[0]
-    return ConcatDataset(sets)
