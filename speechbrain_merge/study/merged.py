@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
-from torch.utils.data import ConcatDataset
 
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
@@ -189,9 +188,9 @@ def _collect(maker, stage, node):
         trained = maker.nodes.get(candidate.run)
         domains = getattr(trained, "domains", ()) or maker.study.domains
         sets = maker.run.valid_sets
-        data[candidate.name] = _joined(
-            [sets[name] for name in domains if name in sets]
-        )
+        data[candidate.name] = {
+            name: sets[name] for name in domains if name in sets
+        }
     units = any(
         method.statistics_kind == "activations"
         for method in stage.needs_statistics
@@ -218,10 +217,3 @@ def _write_aligned(path, source, anchor, cost, method):
         write_weights(
             path, align(source, anchor, cost=cost, **method.alignment_options)
         )
-
-
-def _joined(sets):
-    """One dataset of several."""
-    if len(sets) == 1:
-        return sets[0]
-    return ConcatDataset(sets)

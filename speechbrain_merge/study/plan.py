@@ -41,7 +41,24 @@ Each model is one entry under ``models``. Its first key says how it is made::
             align: SL
             to: SSL
         last-year:
-            load: results/old/merged.safetensors
+            load: results/old/merged.safetensors   # or a folder, pool, hub name
+        "alike-{domain}":
+            similarity: !name:alike.measure    # called with the Run and domain
+            of: SL
+            domain: "{domain}"
+        "mam-{domain}":
+            merge: attention_merge
+            of: [bert]
+            base: SL
+            select_on: "{domain}"              # a search uses its selection set
+            layers_of:                         # a search over similar layers
+                similarity: "alike-{domain}"
+                distance: euclidean
+                numbers: [1, 2]
+                ratios: [0.1, 0.2]
+            row: False
+        mam:
+            by_domain: "mam-{domain}"          # each test set by its model
 
 Example
 -------

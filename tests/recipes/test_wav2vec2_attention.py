@@ -182,6 +182,30 @@ def test_a_target_of_other_settings_is_refused(recipe, material, mam):
         run(recipe, material, folder, "mam", target=target)
 
 
+def test_statistics_of_a_model_of_several_domains(
+    recipe, material, mam, tmp_path
+):
+    folder = tmp_path / "results"
+    shutil.copytree(mam[1], folder)
+    weighed = {
+        "merge": "fisher",
+        "of": {"runs": "target", "last": 1},
+        "tests": ["digits"],
+    }
+    results = run(
+        recipe,
+        material,
+        folder,
+        "mam",
+        ratios=RATIOS,
+        models={"weighed": weighed},
+        only=["weighed"],
+    )
+    [row] = results["rows"]
+    assert row["name"] == "weighed" and row["parents"] == ["target"]
+    assert row["about"][SEED]["selected"] == row["about"][SEED]["candidates"]
+
+
 def test_layers_by_block_and_by_data(recipe, material, tmp_path):
     folder = tmp_path / "results"
     results = run(

@@ -277,7 +277,7 @@ if __name__ == "__main__":
     run = prepare(hparams, run_opts)
     run.fit()
     output_folder = Path(hparams["output_folder"])
-    loader_kwargs = run.loader_kwargs("test")
+    loader_kwargs = hparams["valid_loader_kwargs"]
     evaluate_domains(
         run.brain,
         run.test_sets,
