@@ -13,7 +13,8 @@ says what to merge and how. ``MergeMixin`` gives the Brain the rest::
 
 Nothing that SpeechBrain owns is touched: no checkpoint is deleted or renamed,
 no metric is made up. ``evaluate`` first restores what it always restores (the
-normaliser, counters), and then the merged weights over it.
+normaliser, counters), and then the merged weights over it, whatever the recipe
+loads in its own hooks (``docs/recipe_hooks.md``).
 
 Authors
  * The speechbrain_merge authors 2026

@@ -57,6 +57,7 @@ class RecipeHooks:
             As for ``Brain.fit``. ``merge`` loads its selection set by these.
         """
         self.validation_loader.remember(valid_set, valid_loader_kwargs)
+        self._let_pools_collect(True)
         super().fit(
             epoch_counter,
             train_set,
@@ -122,6 +123,7 @@ class RecipeHooks:
         """Restores the best checkpoint, then the weights to evaluate."""
         self._restore()
         self._restored = True
+        self._let_pools_collect(False)
         with whole_checkpoints(self.checkpointer):
             super().on_evaluate_start(max_key=max_key, min_key=min_key)
         # The checkpoint brings the step counter of its training along, by
@@ -145,9 +147,7 @@ class RecipeHooks:
         """What holds while ``evaluate`` runs."""
         self._restore()
         self._restored = True
-        for pool in self._pools():
-            # until fit() begins: the modules will hold no state of a training
-            pool.collecting = False
+        self._let_pools_collect(False)
         self._set_guard("evaluate_batch", on_ready=self._ready_to_evaluate)
         outer, self._evaluating = self._evaluating, True
         try:
@@ -193,6 +193,11 @@ class RecipeHooks:
         """Gives modules with adapters their own weights back."""
         if self._own_weights is not None:
             self._own_weights.restore()
+
+    def _let_pools_collect(self, collecting):
+        """Once evaluation starts, the modules hold no state of a training."""
+        for pool in self._pools():
+            pool.collecting = collecting
 
     def _pools(self):
         """The pools among the checkpointer's recoverables."""
