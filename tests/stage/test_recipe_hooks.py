@@ -51,9 +51,11 @@ class Averaging(Recording):
         load_average(self, max_key, min_key)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """After testing the average is all that is kept."""
-        super().on_stage_end(stage, stage_loss, epoch)
-        if stage == sb.Stage.TEST:
+        """All checkpoints until testing; then the average is all there is."""
+        if stage == sb.Stage.VALID:
+            wer = self.wer_metric.summarize("error_rate")
+            self.checkpointer.save_checkpoint({"WER": wer, "epoch": epoch})
+        elif stage == sb.Stage.TEST:
             # With an epoch it looks like any checkpoint of a training
             self.checkpointer.save_and_keep_only(
                 meta={"WER": -0.1, "epoch": self.hparams.epoch_counter.current},
@@ -96,21 +98,29 @@ class OwnBatch(Averaging):
 
 
 class Smoothed(torch.nn.Module):
-    """As SGMSE's model: `eval` swaps other weights in."""
+    """As SGMSE's model: in evaluation mode it has a moving average."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
         self.smooth = copy.deepcopy(network.state_dict())
+        self.kept = None
 
     def forward(self, features, lengths):
-        """The network's."""
+        """The network's; the average moves in training."""
+        if self.training:
+            for name, tensor in self.network.state_dict().items():
+                if tensor.is_floating_point():
+                    self.smooth[name].lerp_(tensor, 0.3)
         return self.network(features, lengths)
 
     def train(self, mode=True):
-        """In evaluation mode it is another network."""
+        """Swaps."""
         if not mode:
+            self.kept = copy.deepcopy(self.network.state_dict())
             self.network.load_state_dict(self.smooth)
+        elif self.kept is not None:
+            self.network.load_state_dict(self.kept)
         return super().train(mode)
 
 
