@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
 
@@ -30,8 +31,7 @@ def described(source):
     Returns
     -------
     description : dict
-        ``evaluated`` and what is known of its error rate, in the form that
-        SpeechBrain's train loggers take as ``stats_meta``.
+        ``evaluated`` and what is known of its error rate, as text.
 
     Example
     -------
@@ -94,7 +94,11 @@ def log_evaluated(brain):
         other loggers take numbers alone.
     """
     said = described(brain.promised)
-    logger.info(", ".join(f"{key}: {value}" for key, value in said.items()))
+    line = ", ".join(f"{key}: {value}" for key, value in said.items())
+    logger.info(line)
     train_logger = getattr(brain.hparams, "train_logger", None)
-    if isinstance(train_logger, FileTrainLogger):
-        train_logger.log_stats(said, verbose=False)
+    if isinstance(train_logger, FileTrainLogger) and if_main_process():
+        # Not by `log_stats`, in which all processes wait for each other: one
+        # of them may have no batch to evaluate
+        with open(train_logger.save_file, "a", encoding="utf-8") as file:
+            print(line, file=file)

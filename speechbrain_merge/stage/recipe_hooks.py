@@ -27,6 +27,7 @@ class RecipeHooks:
     _validation = None
     _says_weights = False
     _evaluating = False
+    _training = False
     _restored = False  # whether fit() or evaluate() has loaded a checkpoint
     _guard = None
 
@@ -58,14 +59,18 @@ class RecipeHooks:
         """
         self.validation_loader.remember(valid_set, valid_loader_kwargs)
         self._let_pools_collect(True)
-        super().fit(
-            epoch_counter,
-            train_set,
-            valid_set,
-            progressbar,
-            train_loader_kwargs,
-            valid_loader_kwargs,
-        )
+        self._training = True
+        try:
+            super().fit(
+                epoch_counter,
+                train_set,
+                valid_set,
+                progressbar,
+                train_loader_kwargs,
+                valid_loader_kwargs,
+            )
+        finally:
+            self._training = False
 
     def on_fit_start(self):
         """Lets the pools keep what training starts from, then starts it."""
@@ -123,7 +128,7 @@ class RecipeHooks:
         """Restores the best checkpoint, then the weights to evaluate."""
         self._restore()
         self._restored = True
-        self._let_pools_collect(False)
+        self._let_pools_collect(self._training and not self._evaluating)
         with whole_checkpoints(self.checkpointer):
             super().on_evaluate_start(max_key=max_key, min_key=min_key)
         # The checkpoint brings the step counter of its training along, by
@@ -156,6 +161,9 @@ class RecipeHooks:
         finally:
             self._evaluating = outer
             self._lift_guard()
+            # Some evaluate each epoch; else the modules now hold no state of
+            # a training, until fit() is called again
+            self._let_pools_collect(self._training)
 
     def _ready_to_evaluate(self):
         # Not every recipe's hook calls ours, which resets the counter
@@ -195,7 +203,6 @@ class RecipeHooks:
             self._own_weights.restore()
 
     def _let_pools_collect(self, collecting):
-        """Once evaluation starts, the modules hold no state of a training."""
         for pool in self._pools():
             pool.collecting = collecting
 

@@ -9,62 +9,21 @@ import copy
 import pytest
 import speechbrain as sb
 import torch
+from averaging_recipe import (
+    TEST_SET,
+    Averaging,
+    Recording,
+    evaluate,
+    load_average,
+    train,
+    trained,
+)
 from speechbrain.utils.checkpoints import average_checkpoints
-from speechbrain.utils.train_logger import FileTrainLogger
-from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+from tiny_models import tiny_network
 
-from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
+from speechbrain_merge import MergeStage
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights
-
-TEST_SET = tiny_ctc_data(6, seed=50)
-
-
-class Recording(MergeMixin, TinyCTC):
-    """Notes with which weights each test batch is evaluated."""
-
-    def compute_forward(self, batch, stage):
-        """Notes, then computes."""
-        if stage == sb.Stage.TEST:
-            state = self.hparams.model.state_dict()
-            self.evaluated.append({n: t.clone() for n, t in state.items()})
-        return super().compute_forward(batch, stage)
-
-
-def load_average(brain, max_key=None, min_key=None):
-    """What averaging recipes do when evaluation starts."""
-    found = brain.checkpointer.find_checkpoints(
-        max_key=max_key, min_key=min_key
-    )
-    brain.hparams.model.load_state_dict(
-        average_checkpoints(found, recoverable_name="model"), strict=True
-    )
-    brain.hparams.model.eval()
-
-
-class Averaging(Recording):
-    """As LibriSpeech's transformer, CTC and transducer recipes."""
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """The latest checkpoint, then an average over it."""
-        super().on_evaluate_start()
-        load_average(self, max_key, min_key)
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """All checkpoints until testing; then the average is all there is."""
-        if stage == sb.Stage.VALID:
-            wer = self.wer_metric.summarize("error_rate")
-            self.checkpointer.save_checkpoint({"WER": wer, "epoch": epoch})
-        elif stage == sb.Stage.TEST:
-            # With an epoch it looks like any checkpoint of a training
-            self.checkpointer.save_and_keep_only(
-                meta={"WER": -0.1, "epoch": self.hparams.epoch_counter.current},
-                min_keys=["WER"],
-                num_to_keep=1,
-            )
-            self.checkpointer.delete_checkpoints(
-                num_to_keep=1, min_keys=["WER"], importance_keys=[]
-            )
 
 
 class OnItsOwn(Averaging):
@@ -122,43 +81,6 @@ class Smoothed(torch.nn.Module):
         elif self.kept is not None:
             self.network.load_state_dict(self.kept)
         return super().train(mode)
-
-
-def trained(folder, recipe, epochs=3, model=None, **arguments):
-    """A Brain that has trained and collected."""
-    model = tiny_network(0) if model is None else model
-    pool = CheckpointPool(folder / "pool", {"model": model})
-    brain = tiny_ctc_brain(
-        folder,
-        model,
-        recipe,
-        epochs=epochs,
-        recoverables={"pool": pool},
-        output_folder=str(folder),
-        train_logger=FileTrainLogger(str(folder / "train_log.txt")),
-        **arguments,
-    )
-    brain.evaluated, brain.pool = [], pool
-    train(brain)
-    return brain
-
-
-def train(brain):
-    """Training, or what is left of it."""
-    brain.fit(
-        brain.hparams.epoch_counter,
-        tiny_ctc_data(12, seed=1),
-        TEST_SET,
-        train_loader_kwargs={"batch_size": 4},
-        valid_loader_kwargs={"batch_size": 2},
-    )
-
-
-def evaluate(brain):
-    """The test loss."""
-    return brain.evaluate(
-        TEST_SET, min_key="WER", test_loader_kwargs={"batch_size": 2}
-    )
 
 
 def assert_evaluated(brain, path):
@@ -288,6 +210,24 @@ def test_a_loop_of_the_recipes_own(tmp_path):
     assert len(brain.pool.candidates()) == 4
 
 
+def test_a_recipe_that_evaluates_each_epoch(tmp_path):
+    class EachEpoch(Recording):
+        def on_evaluate_start(self, max_key=None, min_key=None):
+            """Evaluates what it is training."""
+
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            if stage == sb.Stage.VALID:
+                evaluate(self)
+            elif stage == sb.Stage.TEST:
+                self.checkpointer.save_checkpoint({"WER": -0.1, "epoch": 0})
+                return
+            super().on_stage_end(stage, stage_loss, epoch)
+
+    brain = trained(tmp_path, EachEpoch)
+    found = brain.pool.candidates()
+    assert [each.meta["epoch"] for each in found] == [1, 2, 3]
+
+
 class Replacing(Recording):
     """Puts another module in the place of the one that was filled."""
 
@@ -365,37 +305,3 @@ def test_a_hook_that_merges(tmp_path):
     assert brain.result.value == expected.value
     assert brain.result.selected == expected.selected
     assert_evaluated(brain, brain.result.path)
-
-
-def test_the_logs_say_what_is_evaluated(tmp_path, caplog):
-    brain = trained(tmp_path, Averaging)
-    evaluate(brain)
-    log = tmp_path / "train_log.txt"
-    assert not log.exists()  # as without merging
-    caplog.clear()
-    search = GreedySearch()
-    stage = MergeStage("average", [brain.pool], search=search, name="greedy")
-    result = brain.merge(stage, TEST_SET)
-    evaluate(brain)
-    members = " + ".join(result.selected)
-    (line,) = log.read_text().splitlines()
-    assert line.startswith(f"evaluated: merge 'greedy' (average) of {members}")
-    assert line.endswith(f", dev error rate: {result.value:.2f} %")
-    assert f"evaluated: merge 'greedy' (average) of {members}" in caplog.text
-    brain.merge(MergeStage("average", [brain.pool], name="all"))
-    evaluate(brain)
-    best = brain.pool.candidates()[1]
-    brain.use_weights(best)
-    evaluate(brain)
-    brain.use_weights(result.path)
-    evaluate(brain)
-    brain.use_weights(None)
-    evaluate(brain)
-    _, all_of_them, one, again, own = log.read_text().splitlines()
-    everyone = " + ".join(each.name for each in brain.pool.candidates())
-    assert f"merge 'all' (average) of {everyone}, dev error rate: not" in (
-        all_of_them
-    )
-    assert one == f"evaluated: candidate {best.name}, dev WER: {best.score:.4g}"
-    assert again == line
-    assert own == "evaluated: the recipe's own choice of weights"

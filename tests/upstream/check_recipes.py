@@ -3,10 +3,11 @@
     python tests/upstream/check_recipes.py CHECKOUT [NAME ...]
 
 with the path of a SpeechBrain checkout, and perhaps the names of a few of the
-recipes in `upstream_recipes.py`. Each diff is applied to a copy of the recipe, which then runs as
-it is: its own script, YAML, hooks and data preparation, with tiny models and
-on miniature data. Compared are, tensor by tensor, the weights with which each
-test batch is really evaluated and the merged file. Needs no network.
+recipes in `upstream_recipes.py`. Each diff is applied to a copy of the recipe,
+which then runs as it is: its own script, YAML, hooks and data preparation, with
+tiny models and on miniature data. Compared are, tensor by tensor, the weights
+with which each test batch is really evaluated and the merged file. Needs no
+network.
 
 Run by hand: the recipes are no part of this repository.
 
