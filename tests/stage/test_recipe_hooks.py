@@ -18,12 +18,13 @@ from averaging_recipe import (
     train,
     trained,
 )
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.checkpoints import average_checkpoints
 from tiny_models import tiny_network
 
 from speechbrain_merge import MergeStage
 from speechbrain_merge.search import GreedySearch
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights import open_weights, plain_state
 
 
 class OnItsOwn(Averaging):
@@ -133,6 +134,39 @@ def test_modules_that_swap_weights_in_evaluation_mode(tmp_path):
     merged = brain.merge(MergeStage("average", [brain.pool])).path
     evaluate(brain)
     assert_evaluated(brain, merged)
+
+
+def test_modules_with_lora(tmp_path):
+    """What they compute with is the merge; their own come back."""
+
+    class Adapted(Recording):
+        def on_evaluate_start(self, max_key=None, min_key=None):
+            super().on_evaluate_start(max_key, min_key)
+            (found,) = self.checkpointer.find_checkpoints(
+                min_key="WER", max_num_checkpoints=1
+            )
+            saved = torch.load(found.paramfiles["model"])
+            self.hparams.model.load_state_dict(saved, strict=False)
+
+        def compute_forward(self, batch, stage):
+            found = super().compute_forward(batch, stage)
+            if stage == sb.Stage.TEST:
+                self.evaluated[-1] = dict(plain_state(self.hparams.model))
+            return found
+
+    model = AdaptedModel(
+        tiny_network(0), LoRA, all_linear=True, adapter_kwargs={"rank": 2}
+    )
+    brain = trained(tmp_path, Adapted, model=model, learning_rate=0.1)
+    merged = brain.merge(MergeStage("average", [brain.pool])).path
+    evaluate(brain)
+    assert_evaluated(brain, merged)
+    evaluate(brain)
+    assert_evaluated(brain, merged)
+    brain.use_weights(None)
+    evaluate(brain)
+    best = min(brain.pool.candidates(), key=lambda each: each.score)
+    assert_evaluated(brain, best)
 
 
 def test_without_promise_the_recipe_does_as_ever(tmp_path):
