@@ -106,7 +106,7 @@ class Guard:
 
     def _check_after(self, name, promised):
         """The batch was not evaluated with weights of its own."""
-        changed = differing(self.brain, promised, parameters_only=True)
+        changed, _ = differing(self.brain, promised, parameters_only=True)
         if changed:
             raise RuntimeError(
                 f"{type(self.brain).__name__}.{name} changed "
@@ -131,16 +131,17 @@ def put_back(brain, source):
     RuntimeError
         Where the modules do not hold them even then.
     """
-    others = differing(brain, source)
-    if not others:
+    others, unseen = differing(brain, source)
+    if not others and not unseen:
         return
     brain.load_weights(source)
-    logger.warning(
-        f"{type(brain).__name__} loaded other weights when evaluation started "
-        f"({_listed(others)} differed): the promised ones were put back. "
-        "use_weights(None) evaluates the recipe's own choice."
-    )
-    others = differing(brain, source)
+    if others:
+        logger.warning(
+            f"{type(brain).__name__} loaded other weights when evaluation "
+            f"started ({_listed(others)} differed): the promised ones were put "
+            "back. use_weights(None) evaluates the recipe's own choice."
+        )
+    others, _ = differing(brain, source)
     if others:
         raise RuntimeError(
             f"{_listed(others)} do not keep the weights that are to be "
@@ -163,10 +164,12 @@ def differing(brain, source, parameters_only=False):
 
     Returns
     -------
-    list of str
+    others : list of str
         Compared in the dtype of the modules.
+    unseen : list of str
+        Those that the modules hold in another form, such as weight norm.
     """
-    found, held = [], {}
+    found, unseen, held = [], [], {}
     with open_weights(source) as weights:
         for name in weights.names():
             key, _, parameter = name.partition(".")
@@ -175,9 +178,11 @@ def differing(brain, source, parameters_only=False):
                     brain.module_named(key, weights.label), parameters_only
                 )
             own = held[key].get(parameter)
-            if own is not None and not _equal(own, weights[name]):
+            if own is None:
+                unseen.append(name)
+            elif not _equal(own, weights[name]):
                 found.append(name)
-    return found
+    return found, unseen
 
 
 def _held(module, parameters_only):

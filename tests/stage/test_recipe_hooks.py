@@ -169,6 +169,26 @@ def test_modules_with_lora(tmp_path):
     assert_evaluated(brain, best)
 
 
+def test_weights_in_another_form_than_the_modules_hold(tmp_path):
+    """Weight norm under its older names, which torch loads all the same."""
+    model = tiny_network(0)
+    torch.nn.utils.parametrizations.weight_norm(model.ctc_lin)
+    brain = trained(tmp_path, Averaging, model=model)
+    first = brain.pool.candidates()[0]
+    with open_weights(first) as weights:
+        state = {name: weights[name] for name in weights.names()}
+    older = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert set(older) != set(state)
+    brain.use_weights(older)
+    evaluate(brain)
+    assert_evaluated(brain, first)
+
+
 def test_without_promise_the_recipe_does_as_ever(tmp_path):
     """Evaluates its average, saves it, deletes the rest: the pool stays."""
     brain = trained(tmp_path, Averaging)
