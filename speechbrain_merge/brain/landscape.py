@@ -96,12 +96,12 @@ class Landscape:
         workers: int = 1,
     ):
         self.brain, self.workers = brain, workers
+        stage = getattr(sb.Stage, decode.upper())
+        loaders = brain.validation_loader.loaders(
+            brain, valid_set, stage, valid_loader_kwargs
+        )
         self.selection = SelectionSet(
-            brain,
-            valid_set,
-            brain._loader_kwargs(valid_loader_kwargs),
-            getattr(sb.Stage, decode.upper()),
-            tracker,
+            brain, loaders, stage=stage, tracker=tracker
         )
         self.folder = None if folder is None else Path(folder)
         self._scored = {}

@@ -76,6 +76,7 @@ class SelectionSet:
         )
         self.batches, start = [], 0
         for domain, loader in self.loaders.items():
+            _begin(loader)
             self.batches += [
                 (domain, [start + index for index in batch])
                 for batch in loader.batch_sampler
@@ -289,6 +290,17 @@ class SelectionSet:
             for (domain, _), row in zip(self.batches, counts.tolist())
         ]
         self.order = decisive_first(errors, counts[:, 2].tolist())
+
+
+def _begin(loader):
+    """Brings samplers back to their first epoch: the same batches each time.
+
+    A sampler of dynamic batches orders them anew whenever it was walked
+    through, and one that ``fit`` has used is not as it was.
+    """
+    for sampler in (loader.sampler, loader.batch_sampler):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(0)
 
 
 def _summed(counts):
