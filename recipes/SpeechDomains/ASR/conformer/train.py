@@ -293,7 +293,14 @@ def prepare(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    return Run(asr_brain, fit, train_data, valid_sets, test_sets)
+    return Run(
+        asr_brain,
+        fit,
+        train_data,
+        valid_sets,
+        test_sets,
+        test_loader_kwargs=hparams["test_loader_kwargs"],
+    )
 
 
 def build(hparams_file, overrides, run_opts):
@@ -332,14 +339,14 @@ def test_all(run, hparams, name):
     hparams : dict
         With the ``output_folder`` and the ``test_modes``.
     name : str
-        What is tested; its folder gets the rates, the alignments and the
-        errors of each utterance, of each mode.
+        What is tested. Folders ``NAME_MODE`` get the rates, the alignments and
+        the errors of each utterance.
     """
     for mode in hparams["test_modes"]:
         rates = evaluate_domains(
             run.brain,
             run.test_sets,
-            Path(hparams["output_folder"]) / name / mode,
+            Path(hparams["output_folder"]) / f"{name}_{mode}",
             run.loader_kwargs("test"),
             settings={"mode": mode},
         )
