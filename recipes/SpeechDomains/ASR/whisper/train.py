@@ -13,13 +13,7 @@ On data of your own, in DATA/csv/DOMAIN_SPLIT.csv:
 > python train.py hparams/train.yaml --data_folder DATA --domains [child_l2] \
 >     --test_domains [child_l2,digits,telephony,read] --window 30
 
-To train several experts and merge them, by the three strategies of Ducorroy and
-Riad (arXiv 2505.20477); each command goes on where it was stopped:
-> python train.py hparams/mast.yaml
-> python train.py hparams/mact.yaml
-> python train.py hparams/smact.yaml
-
-All of that in small, in about ten minutes on two cores:
+To train several experts and merge them; the other YAMLs are such studies, too:
 > python train.py hparams/demo.yaml
 
 Authors
@@ -234,19 +228,7 @@ def dataio_prepare(hparams, tokenizer):
 
 
 def prepare(hparams, run_opts):
-    """Prepares one run: its manifests, its datasets and its Brain.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded YAML of an expert.
-    run_opts : dict
-        SpeechBrain's run options.
-
-    Returns
-    -------
-    Run
-    """
+    """Prepares a run from its loaded YAML: manifests, datasets and Brain."""
     run_on_main(
         prepare_speech_domains,
         kwargs={
@@ -303,7 +285,15 @@ def prepare(hparams, run_opts):
         export_whisper(weights, hparams["whisper"], folder)
         transcribe_one(folder, test_sets)
 
-    return Run(asr_brain, fit, train_data, valid_sets, test_sets, export=export)
+    return Run(
+        asr_brain,
+        fit,
+        train_data,
+        valid_sets,
+        test_sets,
+        test_loader_kwargs=hparams["test_loader_kwargs"],
+        export=export,
+    )
 
 
 def prepare_fine_tuning(asr_brain, hparams):
