@@ -269,6 +269,7 @@ class MergeMixin:
                 "workers": stage.workers,
                 "progress": show,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
             },
         )
         return MergeResult(
@@ -290,7 +291,12 @@ class MergeMixin:
         """
         if not torch.distributed.is_initialized():
             merged = merge(
-                method, members, base, workers=stage.workers, progress=False
+                method,
+                members,
+                base,
+                workers=stage.workers,
+                progress=False,
+                dtype=stage.dtype,
             )
             self._fill(merged, merged.__getitem__, "the merge")
             return
@@ -304,6 +310,7 @@ class MergeMixin:
                 "workers": stage.workers,
                 "progress": False,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
             },
         )
         self.load_weights(trial)
@@ -387,6 +394,7 @@ class MergeMixin:
             + sorted((key, plain_settings(value)) for key, value in settings),
             "decode": stage.decode.name,
             "average": stage.average,
+            "dtype": None if stage.dtype is None else str(stage.dtype),
             "hparams": decisive_settings(vars(self.hparams)),
         }
 

@@ -50,6 +50,7 @@ from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.weights import open_weights, part
+from speechbrain_merge.weights.dtypes import RESULT_DTYPES
 
 PLANS = (".yaml", ".yml")
 
@@ -115,6 +116,11 @@ def _parser():
         action="store_true",
         help="merge experts that were fine-tuned from different weights",
     )
+    command.add_argument(
+        "--dtype",
+        choices=RESULT_DTYPES,
+        help="of the result; by default that of the experts",
+    )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
         "--dry-run", action="store_true", help="check all, merge nothing"
@@ -171,6 +177,7 @@ def run_merge(options):
                 "exclude",
                 "otherwise",
                 "different_bases",
+                "dtype",
             )
             if getattr(options, name)
         ]
@@ -199,6 +206,7 @@ def run_merge(options):
             "otherwise",
             "output",
             "different_bases",
+            "dtype",
         ):
             stage[name] = getattr(options, name)
         plan = Plan({options.output: stage})

@@ -50,7 +50,10 @@ from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
     digest,
+    float_dtype,
     open_weights,
+    promoted,
+    stored_as,
     ties_to_text,
 )
 
@@ -70,6 +73,7 @@ def merge(
     labels=None,
     hashes=None,
     metadata=None,
+    dtype=None,
 ):
     """Merges weights from anywhere, streamed.
 
@@ -90,13 +94,18 @@ def merge(
     progress : bool
         Whether to show a bar.
     labels : list of str, optional
-        Names of the experts, for coefficients and provenance. By default the
-        candidate's name or the file's path.
+        Names of the experts, one for each, for coefficients and provenance.
+        By default the candidate's name or the file's path.
     hashes : list of str, optional
         Hashes of the experts, if known already; computed otherwise, when there
         is an output to record them in.
     metadata : dict, optional
         More text entries for the output's metadata.
+    dtype : str or torch.dtype, optional
+        Of the result's floating-point tensors: ``"float32"``, ``"float16"``,
+        ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
+        they differ (experts in float32, a base in float16), they are promoted
+        to the type that holds all.
 
     Returns
     -------
@@ -128,6 +137,13 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
+    dtype = float_dtype(dtype)
+    for given, what in ((labels, "labels"), (hashes, "hashes")):
+        if given is not None and len(given) != len(experts):
+            raise ValueError(
+                f"{len(given)} `{what}` were given for {len(experts)} experts: "
+                "give one for each, in their order."
+            )
     method.check_experts(len(experts))
     with ExitStack() as stack:
         opened = [
@@ -140,7 +156,18 @@ def merge(
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
         ]
-        merged = method.merged(opened, anchor, labels, workers, progress)
+        # in the asked type before the formula, so that nothing is rounded twice
+        models = [*opened] if anchor is None else [*opened, anchor]
+        if dtype is not None:
+            models = [promoted([model], dtype)[0] for model in models]
+        merged = method.merged(
+            models[: len(opened)],
+            None if anchor is None else models[-1],
+            labels,
+            workers,
+            progress,
+        )
+        merged = stored_as(merged, dtype)
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
         tensors = _read(merged, names, method.name, workers, progress)
@@ -162,7 +189,7 @@ def merge(
             hashing.submit(digest, source) for source in sources[len(known) :]
         ]
         blank = known + [NO_HASH] * len(coming)
-        record = _describe(method, experts, base, labels, blank)
+        record = _describe(method, experts, base, labels, blank, dtype)
         notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +218,8 @@ def provenance(source):
     -------
     record : dict
         ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
-        and ``digest``), ``base``, ``versions``, ``created``.
+        and ``digest``), ``base``, ``dtype`` (where one was asked for),
+        ``versions``, ``created``.
 
     Raises
     ------
@@ -238,7 +266,7 @@ def _threads(number):
         pool.shutdown(cancel_futures=True)
 
 
-def _describe(method, experts, base, labels, hashes):
+def _describe(method, experts, base, labels, hashes, dtype):
     """The record that travels with a merged file."""
     return {
         "method": method.name,
@@ -252,6 +280,7 @@ def _describe(method, experts, base, labels, hashes):
         "base": None
         if base is None
         else {"path": _path(base), "digest": hashes[-1]},
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

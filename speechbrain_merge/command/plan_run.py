@@ -153,6 +153,7 @@ class PlanRun:
                     workers,
                     progress,
                     metadata={"plan": json.dumps(record)},
+                    dtype=stage.get("dtype"),
                 )
                 done[name] = "merged"
         return done
@@ -217,6 +218,8 @@ class PlanRun:
                 ],
                 "base": base,
             }
+            if "dtype" in self.plan.stages[name]:
+                content["dtype"] = self.plan.stages[name]["dtype"]
             text = json.dumps(content, sort_keys=True, default=str)
             self._digests[name] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[name]

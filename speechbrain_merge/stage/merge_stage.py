@@ -30,7 +30,7 @@ from speechbrain_merge.stage.members import (
     weights_of,
 )
 from speechbrain_merge.stage.remembered import extended
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, float_dtype
 
 logger = get_logger(__name__)
 
@@ -99,6 +99,10 @@ class MergeStage:
         Whether experts from different originals are refused, unless the method
         is made for them. They cannot be told apart where their pools kept no
         base.
+    dtype : str, optional
+        Of the merged weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        By default that of the experts; where experts and base differ, the one
+        that holds all.
 
     Example
     -------
@@ -130,6 +134,7 @@ class MergeStage:
         weights=None,
         extends=None,
         same_base=True,
+        dtype=None,
     ):
         if not isinstance(method, MergeMethod):
             method = create(method)
@@ -151,6 +156,7 @@ class MergeStage:
         self.runs, self.without = runs, without
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends
+        self.dtype = float_dtype(dtype)
         self.left_out = [without] if isinstance(without, str) else without or []
         self.weights = None if weights is None else dict(weights)
         if weights is not None:
