@@ -40,6 +40,7 @@ from speechbrain_merge.stage.merge_stage import (
     plain_settings,
     store_result,
 )
+from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.own_weights import OwnWeights
 from speechbrain_merge.stage.remembered import remember_merge
 from speechbrain_merge.stage.scoring import SelectionSet
@@ -252,13 +253,15 @@ class MergeMixin:
             else:
                 found = stage.search.run(
                     lambda parameters, incumbent: score(
-                        _with(method, parameters), candidates, incumbent
+                        with_coefficients(method, parameters, candidates),
+                        candidates,
+                        incumbent,
                     ),
                     journal,
                     progress=show,
                     racing=stage.racing,
                 )
-                method = _with(method, found.parameters)
+                method = with_coefficients(method, found.parameters, candidates)
         output = folder / "merged.safetensors"
         run_on_main(
             merge,
@@ -397,8 +400,3 @@ class MergeMixin:
             "dtype": None if stage.dtype is None else str(stage.dtype),
             "hparams": decisive_settings(vars(self.hparams)),
         }
-
-
-def _with(method, parameters):
-    """The same method with some parameters changed."""
-    return type(method)(**{**method.configuration(), **parameters})
