@@ -31,20 +31,18 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.half_written import whole_checkpoints
-from speechbrain_merge.search import Journal
+from speechbrain_merge.stage.context import stage_context, trial_journal
 from speechbrain_merge.stage.members import base_of
 from speechbrain_merge.stage.merge_stage import (
     MergeResult,
-    decisive_settings,
     known_result,
-    plain_settings,
     store_result,
 )
 from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.own_weights import OwnWeights
 from speechbrain_merge.stage.remembered import remember_merge
 from speechbrain_merge.stage.scoring import SelectionSet
-from speechbrain_merge.weights import digest, has_adapters, open_weights
+from speechbrain_merge.weights import has_adapters, open_weights
 
 logger = get_logger(__name__)
 
@@ -234,8 +232,7 @@ class MergeMixin:
             )
 
         if stage.search is not None:
-            ordered = method.name != "average" or method.weights is not None
-            journal = Journal(folder / "trials.jsonl", context, ordered)
+            journal = trial_journal(stage, candidates, folder.parent, context)
             if stage.search.searches == "candidates":
                 found = stage.search.run(
                     candidates,
@@ -387,16 +384,4 @@ class MergeMixin:
 
     def _context(self, stage, candidates, base):
         """All that decides what a stage comes to."""
-        settings = vars(stage.search).items() if stage.search else ()
-        method = stage.method_for(candidates, candidates)
-        return {
-            "method": {"name": method.name, **method.configuration()},
-            "candidates": [candidate.digest for candidate in candidates],
-            "base": None if base is None else digest(base),
-            "search": [type(stage.search).__name__]
-            + sorted((key, plain_settings(value)) for key, value in settings),
-            "decode": stage.decode.name,
-            "average": stage.average,
-            "dtype": None if stage.dtype is None else str(stage.dtype),
-            "hparams": decisive_settings(vars(self.hparams)),
-        }
+        return stage_context(self, stage, candidates, base)

@@ -46,7 +46,7 @@ from speechbrain_merge.passes.weight_plane import (
     squared_distances,
 )
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, open_weights
 
@@ -109,7 +109,7 @@ class Landscape:
         if folder is not None:
             about = {
                 "selection": self.selection.key(),
-                "hparams": decisive_settings(vars(brain.hparams)),
+                "hparams": decisive_settings(brain),
                 **(context or {}),
             }
             self._journal = Journal(self.folder / "points.jsonl", about)

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from numbers import Number
 from pathlib import Path
 from typing import Optional
 
@@ -282,27 +281,6 @@ class MergeResult:
         """What a search over coefficients has found, or None."""
         best = [trial for trial in self.trials if trial["accepted"]]
         return best[-1].get("parameters") if best else None
-
-
-def plain_settings(value):
-    """A search's setting as plain data."""
-    if isinstance(value, (str, Number, list, tuple, dict, type(None))):
-        return value
-    return {key: plain_settings(entry) for key, entry in vars(value).items()}
-
-
-def decisive_settings(hparams):
-    """Settings of the recipe that may change how a candidate scores.
-
-    Which of them a decoder reads cannot be known, so all numbers, switches
-    and words count; paths do not.
-    """
-    return {
-        name: value
-        for name, value in hparams.items()
-        if isinstance(value, (Number, bool))
-        or (isinstance(value, str) and os.sep not in value)
-    }
 
 
 def _fingerprint(context):
