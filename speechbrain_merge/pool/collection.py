@@ -71,6 +71,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool.candidate import MODES, Candidate
+from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     fresh_progress,
@@ -125,6 +126,9 @@ class CheckpointPool:
         (`ckpt_interval_steps`, `ckpt_interval_minutes`) as well.
     epoch_counter : EpochCounter, optional
         Tells the epoch where the recipe's meta does not.
+    partial : bool
+        Whether `modules` may leave out some that are trained, see
+        `speechbrain_merge.pool.coverage`.
 
     Example
     -------
@@ -148,6 +152,7 @@ class CheckpointPool:
         tags: Optional[list[str]] = None,
         intra_epoch: bool = False,
         epoch_counter=None,
+        partial: bool = False,
     ):
         _check_arguments(modules, run, every, keep_last, keep_best, mode)
         self.folder = Path(folder)
@@ -162,7 +167,7 @@ class CheckpointPool:
         self.base = base
         self.tags = [str(tag) for tag in tags or []]
         self.intra_epoch = intra_epoch
-        self.epoch_counter = epoch_counter
+        self.epoch_counter, self.partial = epoch_counter, partial
         self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
         self._lineage = uuid.uuid4().hex
@@ -195,11 +200,12 @@ class CheckpointPool:
         brain : speechbrain.Brain
             The Brain that is about to train.
         """
-        self._brain = brain
-        self.collecting = True
+        self._brain, self.collecting = brain, True
         resuming = False
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
+            pools = brain.checkpointer.recoverables.values()
+            check_pools(brain, [p for p in pools if isinstance(p, type(self))])
             resuming = brain.checkpointer.find_checkpoint() is not None
         self.store_base(resuming)
 

@@ -13,11 +13,12 @@ Authors
 
 from pathlib import Path
 
+from speechbrain_merge.pool.coverage import check_candidates
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.search import Journal
 from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.named_coefficients import with_coefficients
-from speechbrain_merge.weights import digest, open_weights
+from speechbrain_merge.weights import digest, fold, open_weights
 
 JOURNAL = "trials.jsonl"
 # What decides a stage's result but not the score of a single trial
@@ -42,10 +43,21 @@ def stage_context(brain, stage, candidates, base) -> dict:
     -------
     dict
         Plain values for JSON.
+
+    Raises
+    ------
+    ValueError
+        Where the candidates hold a part of what is trained.
     """
     method = stage.method_for(candidates, candidates)
-    with open_weights(candidates[0]) as weights:
-        names = weights.names()
+    # a method that goes by other names than the candidates' has its base's
+    target = candidates[0] if method.needs_same_names or base is None else base
+    with open_weights(target) as weights, fold(weights) as folded:
+        names = folded.names()
+    partial = stage.partial or any(pool.partial for pool in brain._pools())
+    beside = check_candidates(
+        brain, names, f"Merge stage '{stage.name}'", partial
+    )
     return {
         "method": [method.name, fingerprint(method.configuration())],
         "candidates": [candidate.digest for candidate in candidates],
@@ -55,6 +67,8 @@ def stage_context(brain, stage, candidates, base) -> dict:
         "average": stage.average,
         "dtype": None if stage.dtype is None else str(stage.dtype),
         "hparams": decisive_settings(brain, names),
+        # trained, but not merged: what the merge is scored with
+        "beside": {name: digest(beside[name]) for name in sorted(beside)},
     }
 
 

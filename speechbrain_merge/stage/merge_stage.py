@@ -102,6 +102,10 @@ class MergeStage:
         Of the merged weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         By default that of the experts; where experts and base differ, the one
         that holds all.
+    partial : bool
+        Whether candidates may hold a part of the trained modules only; else
+        that is refused, unless the pool says it is meant. See
+        ``speechbrain_merge.pool.coverage``.
 
     Example
     -------
@@ -134,6 +138,7 @@ class MergeStage:
         extends=None,
         same_base=True,
         dtype=None,
+        partial=False,
     ):
         if not isinstance(method, MergeMethod):
             method = create(method)
@@ -155,7 +160,7 @@ class MergeStage:
         self.runs, self.without = runs, without
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends
-        self.dtype = float_dtype(dtype)
+        self.dtype, self.partial = float_dtype(dtype), partial
         self.left_out = [without] if isinstance(without, str) else without or []
         self.weights = None if weights is None else dict(weights)
         if weights is not None:

@@ -72,7 +72,7 @@ def trained(tmp_path_factory):
             tiny_ctc_data(12, seed=number, shift=0.4 * number),
             tiny_ctc_data(6, seed=50),
             train_loader_kwargs={"batch_size": 4},
-            valid_loader_kwargs=VALID,
+            valid_loader_kwargs=dict(VALID),
         )
     brain.pool = pool
     return brain
