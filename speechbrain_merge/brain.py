@@ -270,6 +270,7 @@ class MergeMixin:
                 "progress": show,
                 "hashes": [member.digest for member in members],
                 "dtype": stage.dtype,
+                "same_base": False,
             },
         )
         return MergeResult(
@@ -297,6 +298,7 @@ class MergeMixin:
                 workers=stage.workers,
                 progress=False,
                 dtype=stage.dtype,
+                same_base=False,  # asked once for all candidates
             )
             self._fill(merged, merged.__getitem__, "the merge")
             return
@@ -311,6 +313,7 @@ class MergeMixin:
                 "progress": False,
                 "hashes": [member.digest for member in members],
                 "dtype": stage.dtype,
+                "same_base": False,
             },
         )
         self.load_weights(trial)

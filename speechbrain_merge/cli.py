@@ -114,7 +114,8 @@ def _parser():
     command.add_argument(
         "--different-bases",
         action="store_true",
-        help="merge experts that were fine-tuned from different weights",
+        help="merge experts that were fine-tuned from different weights, "
+        "or have different vocabularies or heads",
     )
     command.add_argument(
         "--dtype",

@@ -45,6 +45,7 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.weights import (
     Weights,
@@ -74,6 +75,7 @@ def merge(
     hashes=None,
     metadata=None,
     dtype=None,
+    same_base=True,
 ):
     """Merges weights from anywhere, streamed.
 
@@ -106,6 +108,11 @@ def merge(
         ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
         they differ (experts in float32, a base in float16), they are promoted
         to the type that holds all.
+    same_base : bool
+        Whether experts that do not belong together are refused, unless the
+        method is made for them: fine-tuned from different weights, with other
+        vocabularies beside them, with heads that were initialised apart. See
+        ``speechbrain_merge.belonging``.
 
     Returns
     -------
@@ -117,7 +124,8 @@ def merge(
     IncompatibleWeights
         When the experts do not fit together; before anything is written.
     ValueError
-        When the method's demands are not met, or a tensor is not finite;
+        When the method's demands are not met, the experts do not belong
+        together, or a tensor is not finite;
         nothing is left behind then.
 
     Example
@@ -156,6 +164,8 @@ def merge(
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
         ]
+        if same_base:
+            check_belonging(method, experts, base, "`same_base=False`", opened)
         # in the asked type before the formula, so that nothing is rounded twice
         models = [*opened] if anchor is None else [*opened, anchor]
         if dtype is not None:

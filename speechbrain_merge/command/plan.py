@@ -18,8 +18,9 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 
 Experts are anything that ``read_pool`` reads; paths are relative to where the
 command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
-method ``restricted``. Experts of pools that were fine-tuned from different
-weights are refused unless ``different_bases: true``. ``dtype: float16`` stores
+method ``restricted``. Experts that do not belong together (fine-tuned from
+different weights, other vocabularies beside them, heads that were initialised
+apart) are refused unless ``different_bases: true``. ``dtype: float16`` stores
 the result in another type than the experts'. Where a method wraps another, its parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
 A stage that others build on needs no ``output``: its weights are kept beside
 the plan's outputs until the plan is done. A stage whose output was made of the

@@ -13,6 +13,7 @@ Authors
 
 from pathlib import Path
 
+from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.pool.coverage import check_candidates
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.search import Journal
@@ -47,9 +48,12 @@ def stage_context(brain, stage, candidates, base) -> dict:
     Raises
     ------
     ValueError
-        Where the candidates hold a part of what is trained.
+        Where the candidates do not belong together, or hold a part of what is
+        trained.
     """
     method = stage.method_for(candidates, candidates)
+    if stage.same_base:
+        check_belonging(method, candidates, base)
     # a method that goes by other names than the candidates' has its base's
     target = candidates[0] if method.needs_same_names or base is None else base
     with open_weights(target) as weights, fold(weights) as folded:

@@ -19,12 +19,12 @@ from typing import Optional
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.stage.members import (
     base_member,
     base_of,
-    check_one_original,
     weighted,
     weights_of,
 )
@@ -95,9 +95,10 @@ class MergeStage:
         had nor left out (or of `runs`) what the other settings choose. See
         ``speechbrain_merge.stage.remerging``.
     same_base : bool
-        Whether experts from different originals are refused, unless the method
-        is made for them. They cannot be told apart where their pools kept no
-        base.
+        Whether experts that do not belong together are refused, unless the
+        method is made for them: of different originals, with different
+        vocabularies, with heads that were initialised apart. See
+        ``speechbrain_merge.belonging``.
     dtype : str, optional
         Of the merged weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         By default that of the experts; where experts and base differ, the one
