@@ -22,6 +22,7 @@ Authors
 from contextlib import ExitStack
 
 from speechbrain_merge.methods import MergeMethod
+from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.weights import fold, open_weights, part
 from speechbrain_merge.weights.kinship import strangers
 from speechbrain_merge.weights.vocabulary import vocabularies
@@ -82,8 +83,8 @@ def check_belonging(
             for weights in (opened or map(open_weights, experts))
         ]
         titles = [
-            f"{getattr(each, 'name', None) or f'expert {number}'} "
-            f"({model.label})"
+            f"{each.name if isinstance(each, Candidate) else f'expert {number}'}"
+            f" ({model.label})"
             for number, (each, model) in enumerate(zip(experts, models))
         ]
         _check_vocabularies(method, experts, models[0], titles, option)
@@ -92,12 +93,11 @@ def check_belonging(
             for number in range(1, len(models))
             if not _same_original(experts[0], experts[number])
         ]
-        if base is not None and method.needs_base:
-            if not _is_original(base, experts[0]):
-                anchor = stack.enter_context(fold(open_weights(base)))
-                models.append(anchor)
-                titles.append(f"the base ({anchor.label})")
-                pairs.append((0, len(models) - 1))
+        known = getattr(experts[0], "base_digest", None) is not None
+        if base is not None and method.needs_base and not known:
+            models.append(stack.enter_context(fold(open_weights(base))))
+            titles.append(f"the base ({models[-1].label})")
+            pairs.append((0, len(models) - 1))
         for first, second in pairs:
             found = strangers(
                 models[first],
@@ -136,7 +136,6 @@ def check_one_original(experts, needed=True, option="`same_base: False`"):
 
     Example
     -------
-    >>> from speechbrain_merge.pool import Candidate
     >>> check_one_original(
     ...     [
     ...         Candidate(
@@ -242,12 +241,14 @@ def _difference(one, other):
 
 
 def _same_original(first, second):
-    """Whether a pool says that two experts began as one."""
+    """Whether a pool says that two experts began as one.
+
+    The base may be a member of the merge. Where a pool knows what its experts
+    began as, another one is given on purpose: the first original of experts
+    that began as an average.
+    """
     code = getattr(first, "base_digest", None)
-    return code is not None and code == getattr(second, "base_digest", None)
-
-
-def _is_original(base, expert):
-    """Whether a pool says that an expert began as this base."""
-    own = getattr(expert, "base", None)
-    return own is not None and getattr(base, "path", base) == own
+    return code is not None and (
+        code == getattr(second, "base_digest", None)
+        or getattr(second, "name", None) == BASE
+    )
