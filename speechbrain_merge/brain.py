@@ -270,7 +270,7 @@ class MergeMixin:
                 "progress": show,
                 "hashes": [member.digest for member in members],
                 "dtype": stage.dtype,
-                "same_base": False,
+                "same_base": stage.same_base,
             },
         )
         return MergeResult(

@@ -199,7 +199,9 @@ def merge(
             hashing.submit(digest, source) for source in sources[len(known) :]
         ]
         blank = known + [NO_HASH] * len(coming)
-        record = _describe(method, experts, base, labels, blank, dtype)
+        record = _describe(method, experts, base, labels, blank)
+        record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
+        record["same_base"] = same_base
         notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +231,7 @@ def provenance(source):
     record : dict
         ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
         and ``digest``), ``base``, ``dtype`` (where one was asked for),
-        ``versions``, ``created``.
+        ``same_base``, ``versions``, ``created``.
 
     Raises
     ------
@@ -276,7 +278,7 @@ def _threads(number):
         pool.shutdown(cancel_futures=True)
 
 
-def _describe(method, experts, base, labels, hashes, dtype):
+def _describe(method, experts, base, labels, hashes):
     """The record that travels with a merged file."""
     return {
         "method": method.name,
@@ -290,7 +292,6 @@ def _describe(method, experts, base, labels, hashes, dtype):
         "base": None
         if base is None
         else {"path": _path(base), "digest": hashes[-1]},
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

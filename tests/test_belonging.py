@@ -10,6 +10,7 @@ import shutil
 import pytest
 import sentencepiece
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
@@ -17,8 +18,10 @@ from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 from speechbrain_merge import MergeMixin, MergeStage, merge
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.cli import main
+from speechbrain_merge.engine import provenance
 from speechbrain_merge.methods import Restricted, create
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.weights import open_weights
 from speechbrain_merge.weights.kinship import strangers
 
@@ -308,4 +311,20 @@ def test_pools_of_different_starts_given_to_the_function(tmp_path):
     experts = read_pool(tmp_path / "pool")
     with pytest.raises(ValueError, match="from different originals"):
         merge("average", experts, progress=False)
-    assert merge("average", experts, progress=False, same_base=False)
+    output = merge(
+        "average",
+        experts,
+        output=tmp_path / "m.safetensors",
+        progress=False,
+        same_base=False,
+    )
+    # the card of the merge says it as well, so that it can be made again
+    record = provenance(output)
+    assert record["same_base"] is False
+    with pytest.raises(ValueError, match="do not belong together"):
+        merge("average", [e.path for e in experts], progress=False)
+    made = load_hyperpyyaml(merge_yaml(record))
+    again = merge(**made, progress=False)
+    with open_weights(output) as merged:
+        for name in merged:
+            assert torch.equal(merged[name], again[name])

@@ -280,7 +280,13 @@ class Landscape:
             else:
                 method = Average([weight for _, _, weight in used])
                 self.brain.load_weights(
-                    merge(method, sources, workers=self.workers, progress=False)
+                    merge(
+                        method,
+                        sources,
+                        workers=self.workers,
+                        progress=False,
+                        same_base=False,  # the way between any two models
+                    )
                 )
             tally = self.selection.score()
         finally:

@@ -92,7 +92,10 @@ def check_candidates(brain, names, title: str, partial: bool = False) -> dict:
         Names the trained modules that are missing, and what to do.
     """
     held = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    modules = [brain.module_named(name, title) for name in held]
+    try:
+        modules = [brain.module_named(name, title) for name in held]
+    except ValueError:
+        return {}  # of another Brain: loading them here will say so
     missing = missing_modules(brain, modules)
     if missing and not partial:
         raise ValueError(

@@ -18,6 +18,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import functools
 from types import SimpleNamespace
 
@@ -132,8 +133,8 @@ def _varying_tensors(brain, names):
                 modules += recoverable.modules.values()
             elif isinstance(recoverable, torch.nn.Module):
                 modules.append(recoverable)
-    if hasattr(brain, "module_named"):
-        for name in dict.fromkeys(name.partition(".")[0] for name in names):
+    for name in dict.fromkeys(name.partition(".")[0] for name in names):
+        with contextlib.suppress(ValueError):  # not a module of this Brain
             modules.append(brain.module_named(name))
     return {
         id(tensor)
