@@ -127,8 +127,7 @@ class CheckpointPool:
     epoch_counter : EpochCounter, optional
         Tells the epoch where the recipe's meta does not.
     partial : bool
-        Whether `modules` may leave out some that are trained, see
-        `speechbrain_merge.pool.coverage`.
+        Whether `modules` may leave out trained ones, see `pool.coverage`.
 
     Example
     -------
@@ -161,12 +160,10 @@ class CheckpointPool:
         self.every = int(every)
         self.keep_last = keep_last
         self.keep_best = keep_best
-        self.metric = metric
-        self.mode = mode
+        self.metric, self.mode = metric, mode
         self.hyperparameters = plain(hyperparameters or {})
-        self.base = base
+        self.base, self.intra_epoch = base, intra_epoch
         self.tags = [str(tag) for tag in tags or []]
-        self.intra_epoch = intra_epoch
         self.epoch_counter, self.partial = epoch_counter, partial
         self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
@@ -204,8 +201,7 @@ class CheckpointPool:
         resuming = False
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
-            pools = brain.checkpointer.recoverables.values()
-            check_pools(brain, [p for p in pools if isinstance(p, type(self))])
+            check_pools(brain)
             resuming = brain.checkpointer.find_checkpoint() is not None
         self.store_base(resuming)
 
@@ -222,8 +218,7 @@ class CheckpointPool:
         for known, each in checkpointer.recoverables.items():
             if each is self:
                 name = known
-        # Without `optional_load`, adding a pool to a training that has begun
-        # would make its checkpoints impossible to restore
+        # Older checkpoints of a training that has begun have no pool
         checkpointer.add_recoverable(name, self, optional_load=True)
 
     @main_process_only
@@ -281,7 +276,6 @@ class CheckpointPool:
             What `save` wrote.
         end_of_epoch : bool
             Unused.
-
         """
         del end_of_epoch  # Unused
         try:

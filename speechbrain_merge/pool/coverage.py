@@ -28,21 +28,24 @@ from speechbrain.utils.logger import get_logger
 logger = get_logger(__name__)
 
 
-def check_pools(brain, pools: list):
+def check_pools(brain):
     """Refuses to train with pools that hold a part of what is trained.
 
     Arguments
     ---------
     brain : speechbrain.Brain
-        That is about to train.
-    pools : list of CheckpointPool
-        All of its pools.
+        That is about to train. Its pools are among the recoverables.
 
     Raises
     ------
     ValueError
         Names the trained modules that no pool holds, and the YAML to write.
     """
+    pools = [
+        each
+        for each in brain.checkpointer.recoverables.values()
+        if hasattr(each, "partial") and hasattr(each, "candidates")
+    ]
     held = {}
     for pool in pools:
         held.update(pool.modules)
