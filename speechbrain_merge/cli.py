@@ -50,6 +50,7 @@ from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.weights import open_weights, part
+from speechbrain_merge.weights.dtypes import RESULT_DTYPES
 
 PLANS = (".yaml", ".yml")
 
@@ -113,7 +114,13 @@ def _parser():
     command.add_argument(
         "--different-bases",
         action="store_true",
-        help="merge experts that were fine-tuned from different weights",
+        help="merge experts that were fine-tuned from different weights, "
+        "or have different vocabularies or heads",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=RESULT_DTYPES,
+        help="of the result; by default that of the experts",
     )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
@@ -171,6 +178,7 @@ def run_merge(options):
                 "exclude",
                 "otherwise",
                 "different_bases",
+                "dtype",
             )
             if getattr(options, name)
         ]
@@ -199,6 +207,7 @@ def run_merge(options):
             "otherwise",
             "output",
             "different_bases",
+            "dtype",
         ):
             stage[name] = getattr(options, name)
         plan = Plan({options.output: stage})

@@ -45,12 +45,16 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
     digest,
+    float_dtype,
     open_weights,
+    promoted,
+    stored_as,
     ties_to_text,
 )
 
@@ -70,6 +74,8 @@ def merge(
     labels=None,
     hashes=None,
     metadata=None,
+    dtype=None,
+    same_base=True,
 ):
     """Merges weights from anywhere, streamed.
 
@@ -90,13 +96,23 @@ def merge(
     progress : bool
         Whether to show a bar.
     labels : list of str, optional
-        Names of the experts, for coefficients and provenance. By default the
-        candidate's name or the file's path.
+        Names of the experts, one for each, for coefficients and provenance.
+        By default the candidate's name or the file's path.
     hashes : list of str, optional
         Hashes of the experts, if known already; computed otherwise, when there
         is an output to record them in.
     metadata : dict, optional
         More text entries for the output's metadata.
+    dtype : str or torch.dtype, optional
+        Of the result's floating-point tensors: ``"float32"``, ``"float16"``,
+        ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
+        they differ (experts in float32, a base in float16), they are promoted
+        to the type that holds all.
+    same_base : bool
+        Whether experts that do not belong together are refused, unless the
+        method is made for them: fine-tuned from different weights, with other
+        vocabularies beside them, with heads that were initialised apart. See
+        ``speechbrain_merge.belonging``.
 
     Returns
     -------
@@ -108,7 +124,8 @@ def merge(
     IncompatibleWeights
         When the experts do not fit together; before anything is written.
     ValueError
-        When the method's demands are not met, or a tensor is not finite;
+        When the method's demands are not met, the experts do not belong
+        together, or a tensor is not finite;
         nothing is left behind then.
 
     Example
@@ -128,6 +145,13 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
+    dtype = float_dtype(dtype)
+    for given, what in ((labels, "labels"), (hashes, "hashes")):
+        if given is not None and len(given) != len(experts):
+            raise ValueError(
+                f"{len(given)} `{what}` were given for {len(experts)} experts: "
+                "give one for each, in their order."
+            )
     method.check_experts(len(experts))
     with ExitStack() as stack:
         opened = [
@@ -140,7 +164,20 @@ def merge(
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
         ]
-        merged = method.merged(opened, anchor, labels, workers, progress)
+        if same_base:
+            check_belonging(method, experts, base, "`same_base=False`", opened)
+        # in the asked type before the formula, so that nothing is rounded twice
+        models = [*opened] if anchor is None else [*opened, anchor]
+        if dtype is not None:
+            models = [promoted([model], dtype)[0] for model in models]
+        merged = method.merged(
+            models[: len(opened)],
+            None if anchor is None else models[-1],
+            labels,
+            workers,
+            progress,
+        )
+        merged = stored_as(merged, dtype)
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
         tensors = _read(merged, names, method.name, workers, progress)
@@ -163,6 +200,8 @@ def merge(
         ]
         blank = known + [NO_HASH] * len(coming)
         record = _describe(method, experts, base, labels, blank)
+        record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
+        record["same_base"] = same_base
         notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +230,8 @@ def provenance(source):
     -------
     record : dict
         ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
-        and ``digest``), ``base``, ``versions``, ``created``.
+        and ``digest``), ``base``, ``dtype`` (where one was asked for),
+        ``same_base``, ``versions``, ``created``.
 
     Raises
     ------

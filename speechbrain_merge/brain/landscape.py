@@ -46,7 +46,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, open_weights
 
@@ -109,7 +109,7 @@ class Landscape:
         if folder is not None:
             about = {
                 "selection": self.selection.key(),
-                "hparams": decisive_settings(vars(brain.hparams)),
+                "hparams": decisive_settings(brain),
                 **(context or {}),
             }
             self._journal = Journal(self.folder / "points.jsonl", about)
@@ -280,7 +280,13 @@ class Landscape:
             else:
                 method = Average([weight for _, _, weight in used])
                 self.brain.load_weights(
-                    merge(method, sources, workers=self.workers, progress=False)
+                    merge(
+                        method,
+                        sources,
+                        workers=self.workers,
+                        progress=False,
+                        same_base=False,  # the way between any two models
+                    )
                 )
             tally = self.selection.score()
         finally:

@@ -30,20 +30,19 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.search import Journal
+from speechbrain_merge.stage.context import stage_context, trial_journal
 from speechbrain_merge.stage.members import base_of
 from speechbrain_merge.stage.merge_stage import (
     MergeResult,
-    decisive_settings,
     known_result,
-    plain_settings,
     store_result,
 )
+from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.own_weights import OwnWeights
 from speechbrain_merge.stage.recipe_hooks import RecipeHooks
 from speechbrain_merge.stage.remembered import remember_merge
 from speechbrain_merge.stage.scoring import SelectionSet
-from speechbrain_merge.weights import digest, has_adapters, open_weights
+from speechbrain_merge.weights import has_adapters, open_weights
 
 logger = get_logger(__name__)
 
@@ -212,8 +211,7 @@ class MergeMixin(RecipeHooks):
             )
 
         if stage.search is not None:
-            ordered = method.name != "average" or method.weights is not None
-            journal = Journal(folder / "trials.jsonl", context, ordered)
+            journal = trial_journal(stage, candidates, folder.parent, context)
             if stage.search.searches == "candidates":
                 found = stage.search.run(
                     candidates,
@@ -231,13 +229,15 @@ class MergeMixin(RecipeHooks):
             else:
                 found = stage.search.run(
                     lambda parameters, incumbent: score(
-                        _with(method, parameters), candidates, incumbent
+                        with_coefficients(method, parameters, candidates),
+                        candidates,
+                        incumbent,
                     ),
                     journal,
                     progress=show,
                     racing=stage.racing,
                 )
-                method = _with(method, found.parameters)
+                method = with_coefficients(method, found.parameters, candidates)
         output = folder / "merged.safetensors"
         run_on_main(
             merge,
@@ -248,6 +248,8 @@ class MergeMixin(RecipeHooks):
                 "workers": stage.workers,
                 "progress": show,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
+                "same_base": stage.same_base,
             },
         )
         return MergeResult(
@@ -269,7 +271,13 @@ class MergeMixin(RecipeHooks):
         """
         if not torch.distributed.is_initialized():
             merged = merge(
-                method, members, base, workers=stage.workers, progress=False
+                method,
+                members,
+                base,
+                workers=stage.workers,
+                progress=False,
+                dtype=stage.dtype,
+                same_base=False,  # asked once for all candidates
             )
             self._fill(merged, merged.__getitem__, "the merge")
             return
@@ -283,6 +291,8 @@ class MergeMixin(RecipeHooks):
                 "workers": stage.workers,
                 "progress": False,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
+                "same_base": False,
             },
         )
         self.load_weights(trial)
@@ -335,20 +345,4 @@ class MergeMixin(RecipeHooks):
 
     def _context(self, stage, candidates, base):
         """All that decides what a stage comes to."""
-        settings = vars(stage.search).items() if stage.search else ()
-        method = stage.method_for(candidates, candidates)
-        return {
-            "method": {"name": method.name, **method.configuration()},
-            "candidates": [candidate.digest for candidate in candidates],
-            "base": None if base is None else digest(base),
-            "search": [type(stage.search).__name__]
-            + sorted((key, plain_settings(value)) for key, value in settings),
-            "decode": stage.decode.name,
-            "average": stage.average,
-            "hparams": decisive_settings(vars(self.hparams)),
-        }
-
-
-def _with(method, parameters):
-    """The same method with some parameters changed."""
-    return type(method)(**{**method.configuration(), **parameters})
+        return stage_context(self, stage, candidates, base)

@@ -59,6 +59,7 @@ from speechbrain_merge.weights import (
     depth,
     fold,
     open_weights,
+    promoted,
     refold,
 )
 
@@ -161,7 +162,8 @@ class MergeMethod(torch.nn.Module):
         Returns
         -------
         merged : dict
-            New tensors in the experts' types. Names that share a tensor in
+            New tensors in the inputs' types; where floating-point types are
+            mixed, in the type that holds all. Names that share a tensor in
             the experts share one here too.
 
         Raises
@@ -216,6 +218,7 @@ class MergeMethod(torch.nn.Module):
         -------
         merged : Weights
             With the names of the first expert, and the ties that all have.
+            Where floating-point dtypes differ, the promoted ones.
 
         Raises
         ------
@@ -227,6 +230,10 @@ class MergeMethod(torch.nn.Module):
         self.check_experts(len(experts))
         folded = [fold(expert) for expert in experts]
         anchor = None if base is None else fold(base)
+        if anchor is not None and self.needs_base:
+            *folded, anchor = promoted([*folded, anchor])
+        else:
+            folded = promoted(folded)
         self.start(folded, anchor, labels, workers, progress)
         first = folded[0]
         merged = Weights(
@@ -260,6 +267,12 @@ class MergeMethod(torch.nn.Module):
             raise ValueError(
                 f"{experts[0].label} has no tensors: there is nothing to "
                 "merge. Give the state dict of a model that has weights."
+            )
+        if labels is not None and len(labels) != len(experts):
+            raise ValueError(
+                f"{len(labels)} labels were given for {len(experts)} experts "
+                f"({', '.join(map(str, labels))}): give one for each, in their "
+                "order."
             )
         # Values are looked at when they are read for the formula: looking at
         # them here too would read every model twice.

@@ -71,6 +71,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool.candidate import MODES, Candidate
+from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     fresh_progress,
@@ -125,6 +126,8 @@ class CheckpointPool:
         (`ckpt_interval_steps`, `ckpt_interval_minutes`) as well.
     epoch_counter : EpochCounter, optional
         Tells the epoch where the recipe's meta does not.
+    partial : bool
+        Whether `modules` may leave out trained ones, see `pool.coverage`.
 
     Example
     -------
@@ -148,6 +151,7 @@ class CheckpointPool:
         tags: Optional[list[str]] = None,
         intra_epoch: bool = False,
         epoch_counter=None,
+        partial: bool = False,
     ):
         _check_arguments(modules, run, every, keep_last, keep_best, mode)
         self.folder = Path(folder)
@@ -156,13 +160,11 @@ class CheckpointPool:
         self.every = int(every)
         self.keep_last = keep_last
         self.keep_best = keep_best
-        self.metric = metric
-        self.mode = mode
+        self.metric, self.mode = metric, mode
         self.hyperparameters = plain(hyperparameters or {})
-        self.base = base
+        self.base, self.intra_epoch = base, intra_epoch
         self.tags = [str(tag) for tag in tags or []]
-        self.intra_epoch = intra_epoch
-        self.epoch_counter = epoch_counter
+        self.epoch_counter, self.partial = epoch_counter, partial
         self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
         self._lineage = uuid.uuid4().hex
@@ -195,11 +197,11 @@ class CheckpointPool:
         brain : speechbrain.Brain
             The Brain that is about to train.
         """
-        self._brain = brain
-        self.collecting = True
+        self._brain, self.collecting = brain, True
         resuming = False
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
+            check_pools(brain)
             resuming = brain.checkpointer.find_checkpoint() is not None
         self.store_base(resuming)
 
@@ -216,8 +218,7 @@ class CheckpointPool:
         for known, each in checkpointer.recoverables.items():
             if each is self:
                 name = known
-        # Without `optional_load`, adding a pool to a training that has begun
-        # would make its checkpoints impossible to restore
+        # Older checkpoints of a training that has begun have no pool
         checkpointer.add_recoverable(name, self, optional_load=True)
 
     @main_process_only
@@ -275,7 +276,6 @@ class CheckpointPool:
             What `save` wrote.
         end_of_epoch : bool
             Unused.
-
         """
         del end_of_epoch  # Unused
         try:

@@ -167,6 +167,10 @@ def merge_yaml(record: Mapping) -> Optional[str]:
         ]
     if base is not None:
         lines.append(f"base: {json.dumps(base['path'], ensure_ascii=False)}")
+    if record.get("dtype") is not None:
+        lines.append(f"dtype: {json.dumps(str(record['dtype']))}")
+    if record.get("same_base") is False:
+        lines.append("same_base: False")
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ for the original, so that they do not depend on any order::
 Weights of one model and its fine-tunings lie close together, and so does their
 mean to all of them. Those of unrelated models do not, and their mean is noise.
 So experts from different originals, as the digests that pools keep tell, are
-not merged unless one says so.
+not merged unless one says so (``speechbrain_merge.belonging``).
 
 Example
 -------
@@ -48,64 +48,6 @@ from speechbrain_merge.weights import (
     open_weights,
     renamed,
 )
-
-
-def check_one_original(experts, needed=True, option="`same_base: False`"):
-    """Refuses experts that were fine-tuned from different weights.
-
-    Arguments
-    ---------
-    experts : list of Candidate
-        Those whose pool kept no base are taken on trust.
-    needed : bool
-        False refuses nothing.
-    option : str
-        How one says so, for the message.
-
-    Raises
-    ------
-    ValueError
-        Names an expert of each original, and the originals.
-
-    Example
-    -------
-    >>> check_one_original(
-    ...     [
-    ...         Candidate(
-    ...             "a/1", "a", "a", base="a/base", base_digest="0c" * 32
-    ...         ),
-    ...         Candidate(
-    ...             "b/1", "b", "b", base="b/base", base_digest="7f" * 32
-    ...         ),
-    ...     ]
-    ... )
-    Traceback (most recent call last):
-    ...
-    ValueError: the experts were fine-tuned from different originals:
-      'a/1' from a/base (sha256 0c0c0c0c0c0c)
-      'b/1' from b/base (sha256 7f7f7f7f7f7f)
-    Their mean is no model of either. Leave out those of other originals, or, if you know what you do, set `same_base: False`.
-    """
-    originals = {}
-    for expert in experts:
-        if expert.base_digest is not None:
-            originals.setdefault(expert.base_digest, []).append(expert)
-    if not needed or len(originals) < 2:
-        return
-    lines = []
-    for code, theirs in originals.items():
-        names = [f"'{expert.name}'" for expert in theirs[:3]]
-        if len(theirs) > 3:
-            names.append(f"{len(theirs) - 3} more")
-        lines.append(
-            f"  {', '.join(names)} from {theirs[0].base} (sha256 {code[:12]})"
-        )
-    raise ValueError(
-        "the experts were fine-tuned from different originals:\n"
-        + "\n".join(lines)
-        + "\nTheir mean is no model of either. Leave out those of other "
-        f"originals, or, if you know what you do, set {option}."
-    )
 
 
 def base_of(stage, members):

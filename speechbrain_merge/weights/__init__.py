@@ -12,6 +12,7 @@ from speechbrain_merge.weights.compatibility import (
     check_compatible,
 )
 from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.dtypes import float_dtype, promoted, stored_as
 from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.head_count import (
     agreed_heads,
