@@ -91,7 +91,7 @@ def check_belonging(
         pairs = [
             (0, number)
             for number in range(1, len(models))
-            if not _same_original(experts[0], experts[number])
+            if not _same_original(experts[0], experts[number], experts)
         ]
         known = getattr(experts[0], "base_digest", None) is not None
         if base is not None and method.needs_base and not known:
@@ -240,7 +240,7 @@ def _difference(one, other):
     return "they differ in their order"
 
 
-def _same_original(first, second):
+def _same_original(first, second, experts):
     """Whether a pool says that two experts began as one.
 
     The base may be a member of the merge. Where a pool knows what its experts
@@ -248,7 +248,16 @@ def _same_original(first, second):
     that began as an average.
     """
     code = getattr(first, "base_digest", None)
-    return code is not None and (
+    if code is None:
+        return False
+    # each run of a pool has its own link to the base
+    bases = [
+        expert.base
+        for expert in experts
+        if getattr(expert, "base_digest", None) == code
+    ]
+    return (
         code == getattr(second, "base_digest", None)
         or getattr(second, "name", None) == BASE
+        or str(getattr(second, "path", second)) in map(str, bases)
     )
