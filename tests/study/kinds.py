@@ -374,6 +374,7 @@ KINDS = {
                     "batch_size": 8,
                     "warmup_steps": 5,
                     "out_n_neurons": 4,
+                    "embedding_size": 16,
                 },
                 "classifier",
             ),
