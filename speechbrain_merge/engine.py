@@ -145,6 +145,7 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
+    experts = method.list_of_experts(experts)
     dtype = float_dtype(dtype)
     for given, what in ((labels, "labels"), (hashes, "hashes")):
         if given is not None and len(given) != len(experts):
