@@ -19,6 +19,7 @@ from speechbrain_merge.pool.merges import (
     find_merge,
     pools_of,
     remember,
+    time_of_merge,
 )
 from speechbrain_merge.stage.members import BASE, weights_of
 from speechbrain_merge.weights import digest
@@ -132,6 +133,7 @@ def remember_merge(stage, candidates, result):
         str(result.path),
         digest(result.path),
         result.value,
+        time=time_of_merge(pools),
     )
     for pool in pools:
         remember(pool, record)
