@@ -48,7 +48,7 @@ from speechbrain_merge.command.plan_run import PlanRun
 from speechbrain_merge.export import export_pretrained, export_whisper
 from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
-from speechbrain_merge.pool import read_merges
+from speechbrain_merge.pool import read_merges, verify_pool
 from speechbrain_merge.weights import open_weights, part
 
 PLANS = (".yaml", ".yml")
@@ -126,6 +126,11 @@ def _parser():
     )
     command.set_defaults(run=run_inspect)
     command.add_argument("file")
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="read a whole pool, and compare it with what it has on record",
+    )
 
     command = commands.add_parser("compare", help="how two models differ")
     command.set_defaults(run=run_compare)
@@ -216,6 +221,9 @@ def run_merge(options):
 
 def run_inspect(options):
     """Prints what is in a file: parts, tensors, ties, provenance."""
+    if options.verify:
+        print_verified(verify_pool(options.file))
+        return
     merges = read_merges(options.file)
     if merges:
         print_merges(merges)
@@ -256,6 +264,20 @@ def run_inspect(options):
             print("\nmerged:")
             record = json.loads(weights.metadata["merge"])
             print(json.dumps(record, indent=2, ensure_ascii=False))
+
+
+def print_verified(found):
+    """Prints what a pool has, and fails where a file is not as recorded."""
+    _table(
+        ["candidate", "SHA-256", "content"],
+        [
+            [each.name, each.digest, "changed" if each.fault else "as recorded"]
+            for each in found
+        ],
+    )
+    faults = [each.fault for each in found if each.fault]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def print_merges(merges):

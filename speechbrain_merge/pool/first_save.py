@@ -30,11 +30,11 @@ from typing import Optional
 
 from speechbrain.utils.checkpoints import PARAMFILE_EXT
 
-from speechbrain_merge.pool.half_written import damage_of
 from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.weights.damage import damage_of
 
 NOTE = ".first-save.json"
 

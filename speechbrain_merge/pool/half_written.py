@@ -12,7 +12,6 @@ Authors
 
 import contextlib
 import functools
-import zipfile
 
 import yaml
 from speechbrain.utils.checkpoints import METAFNAME
@@ -20,13 +19,12 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool.meta import finite_number
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.reading import read_json, read_text
+from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.weights.damage import damage_of
 
 logger = get_logger(__name__)
 
-ZIP = b"PK"
 META_LIMIT = 1 << 20
-_BLOCK = 4096
 
 
 def pass_over_remains(checkpointer):
@@ -189,34 +187,3 @@ def half_written(checkpoint, checkpointer):
         return f"'{last}', which is written last, is missing"
     damaged = map(damage_of, files.values())
     return next((reason for reason in damaged if reason), "")
-
-
-def damage_of(path) -> str:
-    """What shows that a file of a checkpoint was not written to its end.
-
-    Arguments
-    ---------
-    path : Path
-        A ``.ckpt`` file.
-
-    Returns
-    -------
-    str
-        Empty where nothing shows it.
-    """
-    with open(path, "rb") as file:
-        start = file.read(_BLOCK)
-    if not start:
-        return f"{path.name} is empty"
-    if not any(start):
-        return f"{path.name} is filled with zeros"
-    if start.startswith(ZIP) and not zipfile.is_zipfile(path):
-        return f"{path.name} breaks off"
-    if not start.startswith(ZIP) and zipfile.is_zipfile(path):
-        return f"the beginning of {path.name} is damaged"
-    if start.startswith(b"{") and path.stat().st_size < META_LIMIT:
-        try:
-            read_json(path)
-        except RecordError:
-            return f"{path.name} breaks off"
-    return ""

@@ -40,6 +40,7 @@ class MappedFile:
     """
 
     def __init__(self, path):
+        self.path = path
         with open(path, "rb") as file:
             # Private: should a caller write to a tensor, the file stays
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -66,6 +67,13 @@ class MappedFile:
         torch.Tensor
             Not to be changed.
         """
+        if self._map.size() < len(self._map):
+            # To look at what is gone would end the process (SIGBUS)
+            raise ValueError(
+                f"{self.path} has {self._map.size()} bytes, and had "
+                f"{len(self._map)} when it was opened: another process has "
+                "cut it short. Copy it again."
+            )
         count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=dtype)
