@@ -102,11 +102,13 @@ def export_once(source, whisper, folder, results):
     mark, key = folder / "source.json", digest(source)
     if mark.is_file() and json.loads(mark.read_text())["digest"] == key:
         return
-    export_whisper(source, whisper, folder)
     with open_weights(source) as weights:
         card = merge_card(weights.metadata, results, "Merged Whisper")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    write_record(mark, {"source": str(source), "digest": key})
+    texts = {
+        "README.md": card,
+        mark.name: json.dumps({"source": str(source), "digest": key}) + "\n",
+    }
+    export_whisper(source, whisper, folder, texts=texts)
 
 
 def transcribe_one(folder, test_sets):
