@@ -191,6 +191,11 @@ class AttentionMerge(MergeMethod):
         check_heads(heads)
         check_choice(space, "space", SPACES)
         check_switch(merge_bias, "merge_bias")
+        if include is not None and not isinstance(include, (str, list, tuple)):
+            raise ValueError(
+                "`include` must be a pattern or a list of patterns, got "
+                f"{include!r}."
+            )
         for pattern in [include] if isinstance(include, str) else include or []:
             matches("", pattern)  # a misspelt pattern stops here
         check_layer_map(layer_map)
