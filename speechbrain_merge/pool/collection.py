@@ -60,7 +60,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-import torch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -70,7 +69,8 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool import first_save
-from speechbrain_merge.pool.candidate import MODES, Candidate
+from speechbrain_merge.pool.arguments import check_arguments
+from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.half_written import has_whole_checkpoint
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
@@ -81,7 +81,7 @@ from speechbrain_merge.pool.meta import (
     plain,
     read_meta,
 )
-from speechbrain_merge.pool.records import RUN_NAME, pointer_record
+from speechbrain_merge.pool.records import pointer_record
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
     names_to_keep,
@@ -155,7 +155,7 @@ class CheckpointPool:
         intra_epoch: bool = False,
         epoch_counter=None,
     ):
-        _check_arguments(modules, run, every, keep_last, keep_best, mode)
+        check_arguments(modules, run, every, keep_last, keep_best, mode)
         # The working directory may change while the training runs
         self.folder = Path(folder).absolute()
         self.modules = dict(modules)
@@ -397,25 +397,3 @@ class CheckpointPool:
             )
             self._own_run = self._claimed.run
         return self._claimed
-
-
-def _check_arguments(modules, run, every, keep_last, keep_best, mode):
-    if not isinstance(modules, Mapping) or not modules:
-        raise ValueError("modules: expected a dict of name to torch.nn.Module")
-    for name, module in modules.items():
-        if not isinstance(module, torch.nn.Module):
-            raise ValueError(
-                f"modules: '{name}' is a {type(module).__name__}, "
-                "expected a torch.nn.Module"
-            )
-    if not RUN_NAME.fullmatch(str(run)):
-        raise ValueError(
-            f"run={run!r}: expected a name that can be a folder's, of letters, "
-            "digits and _+=.,@- without a dot in front"
-        )
-    counts = {"every": every, "keep_last": keep_last, "keep_best": keep_best}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: expected 1 or more, or None")
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r}: expected one of {MODES}")

@@ -35,7 +35,7 @@ from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
-from speechbrain_merge.weights.mapped import MappedFile
+from speechbrain_merge.weights.mapped import MappedFile, WatchedFile
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.tied import ties_from_text
 
@@ -130,7 +130,17 @@ def from_file(tensors: Mapping, path) -> Weights:
             f"{stands_for}: they repeat the same values. Save them by "
             "tensor.contiguous()."
         )
-    return weights
+    file = WatchedFile(path)
+    entries = {name: _watched(weights.entry(name), file) for name in weights}
+    return Weights(entries, weights.label, weights.metadata, weights.tied)
+
+
+def _watched(entry, file):
+    def read():
+        file.check()
+        return entry.read()
+
+    return Entry(entry.shape, entry.dtype, read)
 
 
 def check_names(names, path):
