@@ -37,6 +37,7 @@ What happens when:
 
 Example
 -------
+>>> import torch
 >>> from speechbrain.utils.checkpoints import Checkpointer
 >>> folder = getfixture("tmp_path")
 >>> model = torch.nn.Linear(2, 2)
@@ -134,6 +135,7 @@ class CheckpointPool:
 
     Example
     -------
+    >>> import torch
     >>> folder = getfixture("tmp_path") / "pool"
     >>> CheckpointPool(folder, {"model": torch.nn.Linear(2, 2)}).candidates()
     []
