@@ -56,6 +56,7 @@ from speechbrain_merge.weights import (
     promoted,
     stored_as,
     ties_to_text,
+    verify,
 )
 
 logger = get_logger(__name__)
@@ -127,6 +128,8 @@ def merge(
         When the method's demands are not met, the experts do not belong
         together, or a tensor is not finite;
         nothing is left behind then.
+    ChangedContent
+        When a candidate's content is not what its pool has on record.
 
     Example
     -------
@@ -182,8 +185,16 @@ def merge(
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
         tensors = _read(merged, names, method.name, workers, progress)
+        # on the very files that are merged, side by side with merging
+        checking = stack.enter_context(_threads(workers))
+        checks = [
+            checking.submit(verify, *each)
+            for each in _on_record(experts, opened, base, anchor)
+        ]
         if output is None:
             made = dict(tensors)
+            for check in checks:
+                check.result()
             return {name: made[tied.get(name, name)] for name in merged.names()}
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
@@ -209,6 +220,8 @@ def merge(
         with WeightWriter(output, specification, notes) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
+            for check in checks:
+                check.result()
             blank = known + [code.result() for code in coming]
             for source, code in zip(record["sources"], blank):
                 source["digest"] = code
@@ -296,6 +309,24 @@ def _describe(method, experts, base, labels, hashes):
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _on_record(experts, opened, base, anchor):
+    """Open weights with the digest that a pool has of them, name and file."""
+    known = []
+    for expert, weights in zip(experts, opened):
+        if getattr(expert, "known_digest", None) is not None:
+            known.append(
+                (weights, expert.known_digest, expert.name, expert.path)
+            )
+    if isinstance(base, (str, Path)):
+        codes = {
+            expert.base_digest
+            for expert in experts
+            if getattr(expert, "base", None) == base
+        } - {None}
+        known += [(anchor, code, str(base), base) for code in codes]
+    return known
 
 
 def _path(source):

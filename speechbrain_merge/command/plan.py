@@ -193,6 +193,11 @@ class Plan:
         stage = {key: value for key, value in content.items() if value}
         if isinstance(stage["experts"], str):
             stage["experts"] = [stage["experts"]]
+        if not isinstance(stage["experts"], list):
+            raise ValueError(
+                f"{where}`experts` are a list of files, folders and stages, "
+                f"got {stage['experts']!r}."
+            )
         output = stage.get("output")
         if output is not None and not str(output).endswith(".safetensors"):
             raise ValueError(

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from speechbrain_merge.search import Race, Tally, decisive_first
 from speechbrain_merge.search.tally import require_words
 
-
 # The columns in which the host's recipes keep transcripts
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 

@@ -36,5 +36,6 @@ from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
 from speechbrain_merge.weights.unfolding import load_plain
+from speechbrain_merge.weights.verification import ChangedContent, verify
 from speechbrain_merge.weights.weight_norm import refold
 from speechbrain_merge.weights.writer import WeightWriter, write_weights
