@@ -1,7 +1,4 @@
-"""The windowed Whisper of the SpeechDomains recipe, on a tiny real one."""
-
-import importlib
-from pathlib import Path
+"""The windowed Whisper, on a tiny real one."""
 
 import pytest
 import torch
@@ -9,9 +6,7 @@ from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
 from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 
-RECIPE = (
-    Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
-)
+from speechbrain_merge.training import windowed_whisper
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +15,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def module(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPE))
-    return importlib.import_module("windowed_whisper")
+def module():
+    return windowed_whisper
 
 
 @pytest.fixture
