@@ -1,4 +1,4 @@
-"""The merge stage: who takes part, what is asked, and what it came to.
+"""The merge stage: its members, its settings and its result.
 
 A ``MergeStage`` says what to merge and how to choose; ``MergeMixin`` of the
 Brain carries it out and returns a ``MergeResult``. What a pool remembers can be

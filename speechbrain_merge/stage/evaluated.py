@@ -1,4 +1,4 @@
-"""What is evaluated, in words: for the log and the recipe's train log.
+"""The line of the log that says which weights are evaluated.
 
 Authors
  * The speechbrain_merge authors 2026

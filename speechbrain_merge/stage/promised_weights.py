@@ -1,4 +1,4 @@
-"""Evaluation with the promised weights, whatever a recipe's hooks do.
+"""Evaluation with the weights that were asked for, whatever hooks load.
 
 Recipes override the hooks of the Brain. Fourteen of SpeechBrain's own scripts
 override ``on_evaluate_start``, and most of those load an average of their own

@@ -99,7 +99,7 @@ class SelectionSet:
         return self.brain.make_dataloader(dataset, self.stage, **kwargs)
 
     def key(self):
-        """A hash of what is in the set, to know results of old trials again.
+        """A hash of the content of the set: scores are kept under it.
 
         Returns
         -------

@@ -29,8 +29,8 @@ from speechbrain_merge.methods import create
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.pool.merges import find_merge
 from speechbrain_merge.stage.members import base_of, unweighted
+from speechbrain_merge.stage.merge_records import remember_merge
 from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage
-from speechbrain_merge.stage.remembered import remember_merge
 
 
 def remerge(

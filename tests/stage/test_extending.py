@@ -11,7 +11,7 @@ from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_merges, read_pool, select
-from speechbrain_merge.stage.remerging import remerge
+from speechbrain_merge.stage.extending import remerge
 from speechbrain_merge.weights import open_weights
 
 

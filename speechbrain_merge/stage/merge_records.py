@@ -1,8 +1,8 @@
-"""Merge stages and the merges that pools remember.
+"""The record that a merge stage leaves in its pools, and how it is extended.
 
-`remember_merge` writes down what a stage merged, `extended` makes of such a
-record, and of what is new in the pool, the members of the next merge. See
-`speechbrain_merge.stage.remerging` for the whole story.
+`remember_merge` writes down what a stage merged. `extended` reads such a record
+and adds the runs that are new in the pool: these are the members of the next
+merge. `speechbrain_merge.stage.extending` shows an example.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -105,7 +105,7 @@ def remember_merge(stage, candidates, result):
     candidates : list of Candidate
         All that took part in it.
     result : MergeResult
-        What it came to.
+        Its outcome.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
     members = [by_name[name] for name in result.selected]
