@@ -12,7 +12,7 @@
         -o folder
     speechbrain-merge methods
 
-What is wrong is said in one line, and the exit status is then 2.
+An error is reported in one line, and the exit status is then 2.
 
 Example
 -------

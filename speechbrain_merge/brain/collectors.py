@@ -1,9 +1,9 @@
-"""What is added up while a Brain goes over data: gradients, or layers' inputs.
+"""Collectors of gradients, layer inputs and activations during a pass over data.
 
 A collector is told which modules there are and which of their tensors matter,
 sees batch after batch, and gives a mean of each; or it keeps a part of what it
-sees. ``speechbrain_merge.brain.statistics`` says which batches, and writes
-down what comes of it.
+sees. ``speechbrain_merge.brain.statistics`` chooses the batches and writes the
+result to a file.
 
 Example
 -------

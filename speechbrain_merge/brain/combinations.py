@@ -1,4 +1,4 @@
-"""Several models without merging them: what a merge is compared with.
+"""Combinations of several models' outputs, which merges are compared with.
 
 Each of these decodes every utterance with each of the models, so it costs as
 much as the models together; a merged model costs as much as one.

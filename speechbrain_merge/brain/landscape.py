@@ -1,4 +1,4 @@
-"""Loss and error rate between models: is there a mountain in the way?
+"""Loss and error rate on the line and on the plane between models.
 
 Weights can be averaged where the models that lie between them are good, too.
 Along the line from one model to another, ``speechbrain_merge.evaluation.barrier``

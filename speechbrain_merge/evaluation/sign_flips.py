@@ -1,4 +1,4 @@
-r"""The exact distribution of a sum whose terms might have had the other sign.
+r"""The exact distribution of a sum when each term's sign is random.
 
 Where two systems are equally good, each of the differences between them might
 as well have gone the other way: all ``2ⁿ`` choices of signs are equally likely.

@@ -1,4 +1,4 @@
-r"""Is one system better than another, or was it luck?
+r"""Whether one system is significantly better than another.
 
 Both tests are paired: the systems are compared on the same utterances, so that
 what is hard for both does not blur the difference. The bootstrap lives in

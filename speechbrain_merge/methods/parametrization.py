@@ -1,4 +1,4 @@
-r"""Attention of a live model that is part its own and part another's, learnably.
+r"""Learnable attention merging in a live model, by parametrized weights.
 
 In learnable attention merging (L-MAM; Sundar et al., ICASSP workshops 2024,
 arXiv 2312.14378, eq. 3) a layer's projections to queries, keys and values are

@@ -1,9 +1,9 @@
-"""Going on from a whole checkpoint after a kill in the midst of saving one.
+"""Resuming from a complete checkpoint after a kill while one was being saved.
 
-SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. What is left
-of one by a kill looks like the newest, and loading it fails, at every start
-again. Here such remains are told from whole checkpoints, and passed over; they
-stay where they are.
+SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. If the process
+is killed meanwhile, the incomplete checkpoint looks like the newest one, and
+loading it fails at every later start. Here incomplete checkpoints are
+recognised and skipped; they stay where they are.
 
 Authors
  * The speechbrain_merge authors 2026

@@ -1,11 +1,11 @@
-"""What was merged from a pool, so that it can be merged again with one more.
+"""A record of each merge of a pool, so that members can be added later.
 
 A pool outlives the data that its experts were trained on. Next month there is
 one more domain: its expert joins the others in the same pool, and the average
 is formed again, of the same members and with the same weights. So each merge
 leaves a line beside the runs, in a file that is only ever added to:
 
-    <pool>/merges.jsonl        of what, how, with what weights, what came of it
+    <pool>/merges.jsonl        members, method, weights, path and error rate
     <pool>/<run>/…             the runs
 
 Members are known by the digest of their content. What a line says of a

@@ -1,4 +1,4 @@
-"""Scoring, remembering and reporting the trials of a search.
+"""Scoring, recording and reporting the trials of a search.
 
 A search proposes trials and decides; everything else that each of them needs is
 here: ask the journal before the scorer, check that an early stop was justified,

@@ -1,4 +1,4 @@
-"""Learning without Forgetting: stay close to what the original says.
+"""Learning without Forgetting: stay close to the outputs of the original.
 
 Fine-tuning on a new domain may move a model away from all that it knew. With
 the old data gone, the original model itself can still be asked: on the new

@@ -1,4 +1,4 @@
-"""Files in the place of memory: read where they lie, and let go of again.
+"""Memory-mapped files, whose memory is released after use.
 
 A mapped file costs no memory of its own: the pages of it that are looked at are
 the operating system's cache of the file. Yet they count as the process's for as

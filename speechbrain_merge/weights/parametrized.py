@@ -1,4 +1,4 @@
-"""Modules whose weights are computed from others, as the plain ones they are.
+"""Modules whose weights are computed from others, with plain weights instead.
 
 `torch.nn.utils.parametrize` puts a formula in the place of a weight: what the
 layer computes with is made anew at each use, and what is stored is what it is

@@ -1,4 +1,4 @@
-"""Where a model keeps its queries, keys and values.
+"""Where a model has its queries, keys and values.
 
 Attention is the same thing in every Transformer, and stored differently in
 each: as three matrices or as one, under a dozen names, the rows of the one

@@ -1,4 +1,4 @@
-"""What the units of a model do on some audio, to compare units by.
+"""Activations of the units of a model on some audio, to compare units by.
 
 Two units that fire alike are the same unit, whatever their weights. ``views``
 says where units are seen: in what layers give out, in what attention is given

@@ -1,7 +1,7 @@
 """Aligning one model to another, such that it computes what it did before.
 
 Two models that were trained from different starts keep the same things in
-different places, and their average is worth nothing. ``align`` finds which unit
+different places, and their average recognises nothing. ``align`` finds which unit
 of the source is most like which unit of the anchor, space by space, and moves
 the source's. With hard maps that is a symmetry of the network: the aligned
 model gives the outputs of the source, and lies as near to the anchor as was

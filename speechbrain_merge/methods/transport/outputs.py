@@ -1,4 +1,4 @@
-"""Whether two models mean the same by their outputs.
+"""Checks that the outputs of two models stand for the same labels.
 
 The rows of an output layer are labels, which do not move: models of different
 vocabularies, or of the same with the blank elsewhere, have nothing to fuse.

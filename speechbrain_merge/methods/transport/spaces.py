@@ -1,4 +1,4 @@
-"""What moves together in a model, and where in its tensors it lies.
+"""Units that are permuted together, and the axes of tensors that hold them.
 
 *Spaces* are sets of units with their sizes, *blocks* are spaces that move
 whole, and *pieces* are parts of tensors, each seen as a tensor whose every axis

@@ -2,7 +2,7 @@
 
 SpeechBrain's ``InputNormalization`` gathers the mean and deviation of the
 features while a model trains. They are no part of the model's weights, and two
-trainings come to two pairs. Models that heard features of different scales have
+trainings end with two pairs. Models that heard features of different scales have
 no average, so here the statistics are taken once, before the first training,
 and kept for every run that names the same folder.
 
