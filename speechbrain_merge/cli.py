@@ -109,7 +109,7 @@ def _parser():
     command.add_argument(
         "--otherwise",
         choices=("average", "base", "first"),
-        help="what becomes of the other parts",
+        help="how the other parts are made",
     )
     command.add_argument(
         "--different-bases",

@@ -30,7 +30,7 @@ from speechbrain_merge.evaluation import (
 
 
 def collect_posteriors(brain, evaluate: Callable) -> dict:
-    """What the weights in use give out for each utterance of a set.
+    """The posteriors of the weights in use for each utterance of a set.
 
     Arguments
     ---------

@@ -2,7 +2,7 @@
 
 To choose layers for attention merging by data (Sundar et al., 2024, arXiv
 2312.14378), the target hears utterances and the source reads their
-transcripts. What comes out of each layer is averaged over time: one vector for
+transcripts. The output of each layer is averaged over time: one vector for
 each layer and utterance. ``speechbrain_merge.search.layer_similarity`` compares
 them.
 

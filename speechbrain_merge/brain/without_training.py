@@ -21,7 +21,7 @@ def without_training(brain, stage):
     brain : speechbrain.Brain
         With ``MergeMixin``. Its modules stay in evaluation mode.
     stage : speechbrain.Stage
-        What the Brain is told that it does.
+        The stage that the Brain's hooks are called with.
     """
     if stage != sb.Stage.TRAIN:
         brain.on_stage_start(stage, epoch=None)

@@ -258,7 +258,7 @@ def _signed(number):
 
 
 def _marked(score):
-    """What was recognised, with the errors in it."""
+    """The hypothesis, with its errors marked."""
     words, heard = [], iter(score.hypothesis)
     for step in score.operations:
         if step == "D":

@@ -29,7 +29,7 @@ import numpy
 
 
 def sign_flip_p_value(differences: Sequence[int]) -> float:
-    """How often a sum is as far from zero when signs are drawn by lot.
+    """The share of all sign patterns whose sum is at least as far from zero.
 
     Arguments
     ---------

@@ -204,7 +204,7 @@ def holm(
 def _segment_differences(first, second, minimum_correct):
     """Errors of second minus first in each segment of one utterance.
 
-    The utterance is laid out as gap, word, gap, word, ..., gap: insertions are
+    The utterance is a sequence of gap, word, gap, word, ..., gap: insertions are
     errors in a gap. A segment is a run of places with errors, cut wherever
     enough error-free words lie between two such places.
     """

@@ -370,7 +370,7 @@ def _check_target(target):
 
 
 def _take_plain(owner, state_dict, prefix, *_):
-    """Lets plain weights be loaded: they become the target, and λ is 0."""
+    """Loads plain weights as the target's, and sets λ to 0."""
     for name, formulas in getattr(owner, "parametrizations", {}).items():
         if prefix + name not in state_dict:
             continue

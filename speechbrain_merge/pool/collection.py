@@ -268,7 +268,7 @@ class CheckpointPool:
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
-        """Takes up the counters of a checkpoint. Changes nothing on the disk.
+        """Loads the counters of a checkpoint. Changes nothing on the disk.
 
         Arguments
         ---------

@@ -28,7 +28,7 @@ def whole_checkpoints(checkpointer):
     ---------
     checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
         Of a Brain. A checkpoint that lacks what is not written last, such as
-        one of another YAML, is no remains; loading it fails as ever.
+        one of another YAML, counts as complete; loading it fails as usual.
 
     Example
     -------

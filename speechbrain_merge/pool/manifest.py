@@ -39,7 +39,7 @@ LOCK = ".lock"
 
 @dataclass
 class Contents:
-    """What a manifest says, read to its end."""
+    """The content of a manifest, all records taken together."""
 
     base: Optional[dict] = None
     """Record of the base, or None."""
@@ -98,7 +98,7 @@ class Manifest:
         return found
 
     def read(self) -> Contents:
-        """What the records add up to.
+        """The content of the manifest, all records taken together.
 
         Returns
         -------

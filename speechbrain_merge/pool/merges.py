@@ -150,7 +150,7 @@ class MergeRecord:
 
 
 def read_merges(pool) -> list[MergeRecord]:
-    """The merges that a pool remembers.
+    """The merges that are recorded in a pool.
 
     Arguments
     ---------
@@ -171,7 +171,7 @@ def read_merges(pool) -> list[MergeRecord]:
 
 
 def remember(pool, record: MergeRecord):
-    """Adds a merge to what a pool remembers, unless it is the last of its name.
+    """Records a merge in a pool, unless it is the last one of its name.
 
     Arguments
     ---------
@@ -214,7 +214,7 @@ def find_merge(pools: Iterable, name: str) -> MergeRecord:
     if not named:
         known = dict.fromkeys(merge.name for merge in merges)
         raise ValueError(
-            f"no merge '{name}' is remembered in "
+            f"there is no record of a merge '{name}' in "
             f"{', '.join(map(str, pools)) or 'any pool'}. "
             f"There is: {', '.join(known) or 'none'}."
         )

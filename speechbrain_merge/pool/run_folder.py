@@ -99,7 +99,7 @@ def candidate_of(record: dict, path: Path, run: str) -> Candidate:
 
 
 def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
-    """What names a candidate, as far as its progress is known.
+    """The end of a candidate's name: its epoch and step, or its number.
 
     Arguments
     ---------
@@ -225,7 +225,7 @@ class RunFolder:
         return claimed
 
     def read(self) -> Contents:
-        """What the manifest adds up to."""
+        """The content of the manifest, all records taken together."""
         return self.manifest.read()
 
     def candidates(self) -> list[Candidate]:
@@ -292,7 +292,7 @@ class RunFolder:
         self.manifest.append(record)
 
     def pass_over(self, record: dict):
-        """Remembers weights that are not stored.
+        """Records weights that are not stored.
 
         Arguments
         ---------
@@ -362,7 +362,7 @@ class RunFolder:
         return False
 
     def _remove_remains(self):
-        """Removes what a killed process left, by the names that pools give."""
+        """Removes files that a killed process left, if they have a pool's names."""
         contents = self.read()
         named = {record["file"] for record in contents.candidates.values()}
         if contents.base is not None:

@@ -65,7 +65,7 @@ def record_coefficients(path, step, coefficients):
 
 
 def read_coefficients(path):
-    """What ``record_coefficients`` wrote, by rising step, each step once.
+    """Reads what ``record_coefficients`` wrote: each step once, in order.
 
     Arguments
     ---------

@@ -51,7 +51,7 @@ logger = get_logger(__name__)
 
 @dataclasses.dataclass
 class SearchResult:
-    """What a search over candidates found.
+    """The result of a search over candidates.
 
     Arguments
     ---------
@@ -141,8 +141,8 @@ class TrialRunner:
             The best so far. None: the trial is scored in full.
         **content : dict
             What goes into the trial's key: ``digests``, ``weights``,
-            ``parameters``, as the search knows them. A journal that knows
-            better what a proposal comes to looks at that instead.
+            ``parameters``, as the search knows them. A journal with a
+            function ``content`` uses that instead.
 
         Returns
         -------

@@ -21,7 +21,7 @@ SHOWN = 20  # members of a merge that are named
 
 
 def described(source):
-    """What a source of weights is.
+    """Describes a source of weights in words.
 
     Arguments
     ---------

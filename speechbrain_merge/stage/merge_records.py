@@ -138,7 +138,7 @@ def remember_merge(stage, candidates, result):
 
 
 def _shares(method, members):
-    """What each member weighs in an average; None where that says nothing."""
+    """The share of each member in an average; None for other methods."""
     weights = method.get("weights")
     if isinstance(weights, dict) and list(weights) == ["experts"]:
         weights = [weights["experts"].get(each.name) for each in members]

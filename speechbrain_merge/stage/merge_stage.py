@@ -90,7 +90,7 @@ class MergeStage:
         the base; see ``speechbrain_merge.stage.members``. By default the
         method's, which are equal ones.
     extends : str, optional
-        Name of a merge that the candidates' pool remembers: its members take
+        Name of a merge recorded in the candidates' pool: its members take
         part as they were, with their weights, and of the runs that it neither
         had nor left out (or of `runs`) what the other settings choose. See
         ``speechbrain_merge.stage.extending``.
@@ -245,7 +245,7 @@ class MergeStage:
 
 @dataclasses.dataclass
 class MergeResult:
-    """What a merge stage came to.
+    """The result of a merge stage.
 
     Arguments
     ---------

@@ -92,7 +92,7 @@ def open_file(path) -> Weights:
 
 
 def load_torch(path):
-    """What a torch file holds: tensors mapped, nothing executed.
+    """Loads a torch file: tensors are mapped, and nothing is executed.
 
     Arguments
     ---------

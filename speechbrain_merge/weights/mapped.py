@@ -79,7 +79,7 @@ class MappedFile:
 
 
 def release(tensor: torch.Tensor):
-    """Lets go of the memory of a tensor that lies in a mapped file.
+    """Releases the memory of a tensor that lies in a mapped file.
 
     The tensor stays as it is, and can be read again. What does not lie in a
     mapped file is left alone.

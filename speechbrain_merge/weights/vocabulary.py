@@ -41,7 +41,7 @@ _ARROW = " => "
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the numbers of a model stand for.
+    """The tokens that the numbers of a model's outputs stand for.
 
     Arguments
     ---------

@@ -96,7 +96,7 @@ def unit_activations(
 
 
 class UnitActivations:
-    """What the units do in passes that somebody else makes.
+    """Collects activations while the caller runs the model.
 
     Arguments
     ---------
@@ -180,7 +180,7 @@ class UnitActivations:
 
 
 def _hook(waiting, view):
-    """What keeps what a view shows until the lengths are known."""
+    """A hook that keeps the output of a view until lengths are known."""
     if not view.given:
         return view.module.register_forward_hook(
             lambda module, args, output: waiting.append((view, output.detach()))

@@ -321,7 +321,7 @@ def _pinned(found, streams):
 
 
 def _warn_of_outputs(found, label):
-    """Says which spaces cannot move since a file has no output layer."""
+    """Warns of spaces that cannot move since a file has no output layer."""
     names = [
         name
         for name, space in found.spaces.items()

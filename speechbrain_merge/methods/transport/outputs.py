@@ -70,7 +70,7 @@ def check_same_outputs(source, anchor, *hyperparameters):
 
 
 def _known(weights):
-    """What the metadata of weights says of hyperparameters."""
+    """The hyperparameters in the metadata of weights."""
     known = dict(weights.metadata)
     for key in ("hyperparameters", "meta"):
         try:
