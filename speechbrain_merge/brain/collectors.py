@@ -1,4 +1,4 @@
-"""Collectors of gradients, layer inputs and activations during a pass over data.
+"""Collectors of gradients, layer inputs and activations, for passes over data.
 
 A collector is told which modules there are and which of their tensors matter,
 sees batch after batch, and gives a mean of each; or it keeps a part of what it

@@ -204,8 +204,8 @@ def holm(
 def _segment_differences(first, second, minimum_correct):
     """Errors of second minus first in each segment of one utterance.
 
-    The utterance is a sequence of gap, word, gap, word, ..., gap: insertions are
-    errors in a gap. A segment is a run of places with errors, cut wherever
+    The utterance is a sequence of gap, word, gap, word, ..., gap: insertions
+    are errors in a gap. A segment is a run of places with errors, cut wherever
     enough error-free words lie between two such places.
     """
     errors = [

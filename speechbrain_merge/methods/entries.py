@@ -2,8 +2,9 @@
 
 Integers and the running statistics of normalisation layers do not enter the
 formula of a method. All other entries are computed in float32 at least; the
-result is checked for NaN and infinity, and stored in the dtype of the experts. The mean is taken often enough, and
-over enough experts, that it is worth being exact: sums are in float64.
+result is checked for NaN and infinity, and stored in the dtype of the experts.
+The mean is taken often enough, and over enough experts, that it is worth being
+exact: sums are in float64.
 
 Example
 -------

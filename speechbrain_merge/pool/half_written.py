@@ -1,8 +1,8 @@
 """Resuming from a complete checkpoint after a kill while one was being saved.
 
-SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. If the process
-is killed meanwhile, the incomplete checkpoint looks like the newest one, and
-loading it fails at every later start. Here incomplete checkpoints are
+SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. If the
+process is killed meanwhile, the incomplete checkpoint looks like the newest
+one, and loading it fails at every later start. Here incomplete checkpoints are
 recognised and skipped; they stay where they are.
 
 Authors

@@ -214,7 +214,7 @@ def find_merge(pools: Iterable, name: str) -> MergeRecord:
     if not named:
         known = dict.fromkeys(merge.name for merge in merges)
         raise ValueError(
-            f"there is no record of a merge '{name}' in "
+            f"no merge '{name}' is recorded in "
             f"{', '.join(map(str, pools)) or 'any pool'}. "
             f"There is: {', '.join(known) or 'none'}."
         )

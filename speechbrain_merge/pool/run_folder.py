@@ -362,7 +362,7 @@ class RunFolder:
         return False
 
     def _remove_remains(self):
-        """Removes files that a killed process left, if they have a pool's names."""
+        """Removes files of a pool's names that a killed process left."""
         contents = self.read()
         named = {record["file"] for record in contents.candidates.values()}
         if contents.base is not None:

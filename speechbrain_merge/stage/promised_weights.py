@@ -54,7 +54,7 @@ class Guard:
         self._used = {}
 
     def set(self):
-        """Guards the methods: the weights are checked before the first batch."""
+        """Guards the methods: weights are checked before the first batch."""
         self._used = parameters_in_use(self.brain)
         # Attributes of the instance go before whatever the recipe's class
         # makes of these methods

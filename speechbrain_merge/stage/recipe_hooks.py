@@ -149,7 +149,7 @@ class RecipeHooks:
 
     @contextlib.contextmanager
     def _evaluation(self):
-        """The context of ``evaluate``: weights are checked, checkpoints kept."""
+        """The context of ``evaluate``: checked weights, kept checkpoints."""
         self._restore()
         self._restored = True
         self._let_pools_collect(False)

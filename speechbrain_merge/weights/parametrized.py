@@ -1,10 +1,11 @@
 """Modules whose weights are computed from others, with plain weights instead.
 
 `torch.nn.utils.parametrize` replaces a weight by a formula: the weight is
-computed at each use, and the tensors that it is computed from are stored. Weight
-norm is such a formula, and users can write others. A formula whose result can
-permanently replace it has an attribute ``foldable = True``; then a pool stores
-the result under the original name of the weight, and `fold` returns it.
+computed at each use, and the tensors that it is computed from are stored.
+Weight norm is such a formula, and users can write others. A formula whose
+result can permanently replace it has an attribute ``foldable = True``; then a
+pool stores the result under the original name of the weight, and `fold` returns
+it.
 
 Weight norm is not among these: it is folded by `fold` alone, from the stored
 tensors, and stored in a pool as it is.

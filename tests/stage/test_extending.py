@@ -227,7 +227,7 @@ def test_the_command_line_shows_what_was_merged(brain, pool, capsys):
 def test_what_cannot_be_repeated_is_said(brain, pool, tmp_path):
     with pytest.raises(ValueError, match="no record of a merge"):
         remerge(pool, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="no record of a merge 'aode'"):
+    with pytest.raises(ValueError, match="no merge 'aode' is recorded"):
         brain.merge(stage(pool, extends="aode"))
     brain.merge(stage(pool))
     with pytest.raises(ValueError, match="no run noise. There is: child"):
