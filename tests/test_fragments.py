@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def include(folder, name, *lines):
 
 def test_every_method_has_one():
     assert METHODS == REGISTERED
+
+
+def test_the_readme_says_what_each_is_for():
+    text = (FRAGMENTS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.yaml\) \|", text, re.MULTILINE)
+    assert all(title == name for title, name in rows)
+    assert sorted(name for _, name in rows) == sorted([*METHODS, *POLICIES])
+
+
+def test_the_readme_says_which_need_a_base():
+    text = (FRAGMENTS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*\((\w+)\.yaml\) \| (.*?) \|", text, re.MULTILINE)
+    said = {name for name, base in rows if base.startswith("yes")}
+    assert said == {name for name in METHODS if find(name).needs_base}
 
 
 @pytest.mark.parametrize("name", METHODS)

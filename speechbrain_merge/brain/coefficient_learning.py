@@ -264,7 +264,7 @@ def _row(step, total, method, labels):
 
 
 def _about(brain, method, experts, base, batches):
-    """All that decides what is learned, but the number of steps."""
+    """Everything that decides the outcome, except the number of steps."""
     return {
         "method": method.configuration(),
         "experts": [
@@ -284,7 +284,7 @@ def _path(folder, about):
 
 
 def _resume(path, method, optimizer, steps):
-    """Takes up a state that is there; the history so far."""
+    """Loads the state of an earlier run; returns the history so far."""
     if not path.exists():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)

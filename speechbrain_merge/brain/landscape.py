@@ -1,4 +1,4 @@
-"""Loss and error rate between models: is there a mountain in the way?
+"""Loss and error rate on the line and on the plane between models.
 
 Weights can be averaged where the models that lie between them are good, too.
 Along the line from one model to another, ``speechbrain_merge.evaluation.barrier``
@@ -246,7 +246,7 @@ class Landscape:
         return tqdm(places, desc=f"landscape ({title})", disable=hidden)
 
     def _point(self, members, weights):
-        """What a weighted average of the models is like."""
+        """Loss and error rate of a weighted average of the models."""
         used = [
             (source, code, weight)
             for (_, source, code), weight in zip(members, weights)
@@ -328,12 +328,12 @@ def _height(points, measure):
 
 
 def _titles(members):
-    """What a result says of its models."""
+    """The models' entries in a result."""
     return [{"name": title, "digest": code} for title, _, code in members]
 
 
 def _measured(tally, loss):
-    """What a result says of a point."""
+    """A point's entry in a result."""
     counts = tally.to_dict()
     return {
         "loss": loss,

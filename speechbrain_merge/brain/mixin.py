@@ -32,6 +32,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.engine import merge
 from speechbrain_merge.stage.context import stage_context, trial_journal
 from speechbrain_merge.stage.members import base_of
+from speechbrain_merge.stage.merge_records import remember_merge
 from speechbrain_merge.stage.merge_stage import (
     MergeResult,
     known_result,
@@ -40,7 +41,6 @@ from speechbrain_merge.stage.merge_stage import (
 from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.own_weights import OwnWeights
 from speechbrain_merge.stage.recipe_hooks import RecipeHooks
-from speechbrain_merge.stage.remembered import remember_merge
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import has_adapters, open_weights
 
@@ -344,5 +344,5 @@ class MergeMixin(RecipeHooks):
         return Path(output) / "merge" / stage.name
 
     def _context(self, stage, candidates, base):
-        """All that decides what a stage comes to."""
+        """All that decides the outcome of a stage."""
         return stage_context(self, stage, candidates, base)

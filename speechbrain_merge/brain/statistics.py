@@ -1,4 +1,4 @@
-"""What data say of an expert: a pass of the Brain that merge methods build on.
+"""Statistics of an expert on data, which some merge methods need.
 
 Some methods need to know more of an expert than its weights: Fisher merging,
 how much its loss depends on each of them; RegMean, what its layers get to see;

@@ -256,7 +256,7 @@ def shared_out(rank, number, common_fraction):
 
 
 class OutsideOf:
-    """What matrices do outside some directions of their output.
+    """Matrices without their part in some directions of the output.
 
     Arguments
     ---------

@@ -193,7 +193,7 @@ def load_results(path) -> dict:
 
 
 def metric_of(results: dict) -> str:
-    """What the rates of results are, for titles and axes.
+    """The name of the error rate, for titles and axes.
 
     Arguments
     ---------

@@ -152,7 +152,7 @@ def results_rows(results: dict) -> tuple:
 
 
 def results_table(results: dict, form: str = "markdown") -> str:
-    """The main table with what one needs to know to make it again.
+    """The main table, with the settings that are needed to reproduce it.
 
     Arguments
     ---------

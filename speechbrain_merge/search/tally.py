@@ -1,4 +1,4 @@
-"""Exact error counts of one trial, the currency of every search.
+"""A tally: the counted errors and words of one trial, as exact numbers.
 
 A search decides by comparing two error rates on the same selection set. Held as
 floats, a tie could look like a win by rounding, and the outcome could depend on

@@ -1,8 +1,8 @@
-"""The merge stage: who takes part, what is asked, and what it came to.
+"""The merge stage: its members, its settings and its result.
 
 A ``MergeStage`` says what to merge and how to choose; ``MergeMixin`` of the
-Brain carries it out and returns a ``MergeResult``. What a pool remembers can be
-merged again (``remerge``), with a domain more or less.
+Brain carries it out and returns a ``MergeResult``. A recorded merge can be
+repeated with domains added or left out (``remerge``).
 
 Authors
  * The speechbrain_merge authors 2026

@@ -27,7 +27,7 @@ _OF_THE_STAGE = ("method", "candidates", "search")
 
 
 def stage_context(brain, stage, candidates, base) -> dict:
-    """All that decides what a stage comes to, but the selection data.
+    """All that decides the outcome of a stage, but the selection data.
 
     Arguments
     ---------

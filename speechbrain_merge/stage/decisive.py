@@ -1,4 +1,4 @@
-"""What in a recipe decides how weights score, besides the weights.
+"""The settings of a recipe that decide how weights score.
 
 Two scores can only be compared, and a result only be used again, where the
 recipe decodes in the same way. Which of its settings a recipe's decoder reads

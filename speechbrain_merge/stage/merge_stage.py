@@ -1,7 +1,7 @@
-"""What a merge stage is asked to do, and what it came to.
+"""The settings of a merge stage, and its result.
 
 A ``MergeStage`` is plain data that a YAML builds: what to merge, how, and by
-which measure to choose. What it came to, a ``MergeResult``, is kept beside the
+which measure to choose. Its outcome, a ``MergeResult``, is kept beside the
 merged weights with a fingerprint of everything that decided it, so that the
 same question is not worked out twice.
 
@@ -28,7 +28,7 @@ from speechbrain_merge.stage.members import (
     weighted,
     weights_of,
 )
-from speechbrain_merge.stage.remembered import extended
+from speechbrain_merge.stage.merge_records import extended
 from speechbrain_merge.weights import digest, float_dtype
 
 logger = get_logger(__name__)
@@ -90,10 +90,10 @@ class MergeStage:
         the base; see ``speechbrain_merge.stage.members``. By default the
         method's, which are equal ones.
     extends : str, optional
-        Name of a merge that the candidates' pool remembers: its members take
+        Name of a merge recorded in the candidates' pool: its members take
         part as they were, with their weights, and of the runs that it neither
         had nor left out (or of `runs`) what the other settings choose. See
-        ``speechbrain_merge.stage.remerging``.
+        ``speechbrain_merge.stage.extending``.
     same_base : bool
         Whether experts that do not belong together are refused, unless the
         method is made for them: of different originals, with different
@@ -245,7 +245,7 @@ class MergeStage:
 
 @dataclasses.dataclass
 class MergeResult:
-    """What a merge stage came to.
+    """The result of a merge stage.
 
     Arguments
     ---------

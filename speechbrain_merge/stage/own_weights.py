@@ -1,4 +1,4 @@
-"""What modules with adapters held before other weights were put into them.
+"""The own weights of modules with adapters, kept while others are loaded.
 
 A recipe that trains LoRA has a frozen model, which no checkpoint of
 SpeechBrain's `AdaptedModel` contains: it saves what was trained alone, and

@@ -40,7 +40,7 @@ class RecipeHooks:
         train_loader_kwargs={},
         valid_loader_kwargs={},
     ):
-        """Trains as ever, and remembers how the validation set is loaded.
+        """Trains, and records how the validation set is loaded.
 
         Arguments
         ---------
@@ -90,7 +90,7 @@ class RecipeHooks:
         progressbar=None,
         test_loader_kwargs={},
     ):
-        """Evaluates as ever, with the weights that ``use_weights`` names.
+        """Evaluates with the weights that ``use_weights`` names.
 
         Whatever the recipe's hooks load when evaluation starts, the first
         batch finds the promised weights in the modules. While these are
@@ -149,7 +149,7 @@ class RecipeHooks:
 
     @contextlib.contextmanager
     def _evaluation(self):
-        """What holds while ``evaluate`` runs."""
+        """The context of ``evaluate``: checked weights, kept checkpoints."""
         self._restore()
         self._restored = True
         self._let_pools_collect(False)

@@ -126,7 +126,7 @@ class SelectionSet:
         require_words(words, self.average)
 
     def key(self):
-        """A hash of what is in the set, to know results of old trials again.
+        """A hash of the content of the set: scores are kept under it.
 
         Returns
         -------

@@ -152,7 +152,7 @@ class Maker:
             return Made(path, digest(weights))
 
     def _make_by_domain(self, node):
-        """Nothing: its tests are those of other models."""
+        """Makes no weights: its tests are those of other models."""
         content = {
             domain: self.made[name].digest
             for domain, name in node.experts.items()
@@ -160,7 +160,7 @@ class Maker:
         return Made(None, digest_of(content))
 
     def _make_combine(self, node):
-        """Nothing: its models decode side by side when it is tested."""
+        """Makes no weights: its models decode side by side in tests."""
         members = [self.made[name].digest for name in node.members]
         return Made(None, digest_of([node.how, members]))
 

@@ -1,8 +1,8 @@
-"""Merge stages and the merges that pools remember.
+"""The record that a merge stage leaves in its pools, and how it is extended.
 
-`remember_merge` writes down what a stage merged, `extended` makes of such a
-record, and of what is new in the pool, the members of the next merge. See
-`speechbrain_merge.stage.remerging` for the whole story.
+`remember_merge` writes down what a stage merged. `extended` reads such a record
+and adds the runs that are new in the pool: these are the members of the next
+merge. `speechbrain_merge.stage.extending` shows an example.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -114,7 +114,7 @@ def remember_merge(stage, candidates, result):
     candidates : list of Candidate
         All that took part in it.
     result : MergeResult
-        What it came to.
+        Its outcome.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
     members = [by_name[name] for name in result.selected]
@@ -148,7 +148,7 @@ def remember_merge(stage, candidates, result):
 
 
 def _shares(method, members):
-    """What each member weighs in an average; None where that says nothing."""
+    """The share of each member in an average; None for other methods."""
     weights = method.get("weights")
     if isinstance(weights, dict) and list(weights) == ["experts"]:
         weights = [weights["experts"].get(each.name) for each in members]
