@@ -81,5 +81,5 @@ def test_policies_are_stages_of_a_pool(tmp_path, name):
     )
     assert isinstance(stage, MergeStage)
     assert stage.candidates == ["save/pool"]
-    assert stage.per_run == ("all" if name == "mast" else "best")
+    assert stage.select.per_run == ("all" if name == "mast" else "best")
     assert (stage.search is not None) == (name == "smact")

@@ -12,7 +12,7 @@ search use whatever was scored already, as do all searches that share a file,
 and a changed dev set or method uses nothing.
 
 What was merged is known to the caller, who gives ``content``, a function from a
-proposal of the search to plain data (``speechbrain_merge.stage.context`` has
+proposal of the search to plain data (``speechbrain_merge.stage.job`` has
 that of a merge stage). Without it, what the search says of its trials counts:
 digests, or coefficients.
 

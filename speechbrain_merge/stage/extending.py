@@ -24,13 +24,14 @@ Authors
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.pool.merges import find_merge
-from speechbrain_merge.stage.members import base_of, unweighted
+from speechbrain_merge.stage.job import resolve
+from speechbrain_merge.stage.members import unweighted
 from speechbrain_merge.stage.merge_records import remember_merge
-from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage
+from speechbrain_merge.stage.merge_stage import MergeStage
+from speechbrain_merge.stage.result import MergeResult
 
 
 def remerge(
@@ -143,25 +144,10 @@ def remerge(
         without=without,
         weights=weights,
         with_base=with_base,
-    ).resolved()
-    members = stage.chosen()
-    method = stage.method_for(members, members)
-    path = merge(
-        method,
-        members,
-        base_of(stage, members),
-        output,
-        workers,
-        progress,
-        hashes=[member.digest for member in members],
+        workers=workers,
     )
-    names = [member.name for member in members]
-    result = MergeResult(
-        path,
-        name,
-        names,
-        names,
-        {"name": method.name, **method.configuration()},
-    )
-    remember_merge(stage, members, result)
+    output = Path(output)
+    job = resolve(stage, output.parent)
+    result = job.result(job.merge(output=output, progress=progress))
+    remember_merge(job, result)
     return result

@@ -180,8 +180,8 @@ class Maker:
         settings = without_folder(settings, self.study.folder)
 
         def work():
-            self.run.brain.load_weights(self.made[node.of].path)
-            found = measure(self.run, node.domain)
+            with self.run.brain.borrowed_weights(self.made[node.of].path):
+                found = measure(self.run, node.domain)
             return [distance.to_dict() for distance in found]
 
         record = once(path, settings, work, again=True)
@@ -218,7 +218,7 @@ class Maker:
 
     def pool_of(self, run):
         """The pool of a run."""
-        pools = run.brain._pools()
+        pools = run.brain.pools()
         if not pools:
             raise ValueError(
                 "The YAML of a training has no CheckpointPool among the "

@@ -8,14 +8,14 @@ Authors
 
 import contextlib
 
-from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.half_written import whole_checkpoints
-from speechbrain_merge.stage.evaluated import log_evaluated
-from speechbrain_merge.stage.promised_weights import (
+from speechbrain_merge.brain.evaluated import log_evaluated
+from speechbrain_merge.brain.promised_weights import (
     Guard,
     untouched_checkpoints,
 )
-from speechbrain_merge.stage.validation_loader import ValidationLoader
+from speechbrain_merge.brain.validation_loader import ValidationLoader
+from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool.half_written import whole_checkpoints
 
 
 class RecipeHooks:
@@ -23,7 +23,7 @@ class RecipeHooks:
 
     promised = None  # what use_weights() was given
     scoring = False  # whether candidates are scored just now
-    _own_weights = None
+    own_weights = None  # of modules with adapters, while others are in them
     _validation = None
     _says_weights = False
     _evaluating = False
@@ -77,7 +77,7 @@ class RecipeHooks:
         self._lift_guard()
         self._restore()
         self._restored = True
-        for pool in self._pools():
+        for pool in self.pools():
             pool.begin(self)
         with whole_checkpoints(self.checkpointer):
             super().on_fit_start()
@@ -199,15 +199,20 @@ class RecipeHooks:
 
     def _restore(self):
         """Gives modules with adapters their own weights back."""
-        if self._own_weights is not None:
-            self._own_weights.restore()
+        if self.own_weights is not None:
+            self.own_weights.restore()
 
     def _let_pools_collect(self, collecting):
-        for pool in self._pools():
+        for pool in self.pools():
             pool.collecting = collecting
 
-    def _pools(self):
-        """The pools among the checkpointer's recoverables."""
+    def pools(self) -> list:
+        """The pools among the checkpointer's recoverables.
+
+        Returns
+        -------
+        list of CheckpointPool
+        """
         if self.checkpointer is None:
             return []
         return [

@@ -6,8 +6,8 @@ selection set, between its own ``on_stage_start`` and nothing: ``on_stage_end``,
 where recipes do all of the above, is never called. The errors are read from
 the metric that the recipe fills anyway.
 
-The batches of a selection set are made once and stay the same for every trial;
-only their order changes, so that decisive ones come first and a trial that has
+Every trial is scored on the same batches (``speechbrain_merge.brain.batches``).
+Only their order changes, so that decisive ones come first and a trial that has
 lost stops early (``speechbrain_merge.search.racing``). Under ``torchrun`` the
 batches are shared out over the processes and the counts summed.
 
@@ -15,137 +15,67 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import hashlib
-import json
+from typing import Optional
 
-import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
-from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from speechbrain_merge.search import Race, Tally, decisive_first
 from speechbrain_merge.search.tally import require_words
 
-# The columns in which the host's recipes keep transcripts
-TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 
-
-class SelectionSet:
-    """The utterances that candidates are compared on, in fixed batches.
+class Scorer:
+    """Counts the errors that a Brain makes on fixed batches.
 
     Arguments
     ---------
     brain : speechbrain.Brain
-        Whose ``evaluate_batch`` scores.
-    data : Dataset, DataLoader or dict
-        The utterances; a dict names one such set for each domain.
-    loader_kwargs : dict, optional
-        As for ``Brain.evaluate``.
-    stage : speechbrain.Stage
-        What ``evaluate_batch`` is told: with ``VALID``, recipes decode with
-        their quick search, with ``TEST`` with their best.
+        Whose ``evaluate_batch`` scores. It is told the stage of the batches:
+        with ``VALID``, recipes decode with their quick search, with ``TEST``
+        with their best.
+    batches : FixedBatches
+        The utterances that candidates are compared on.
     tracker : str
         Name of the attribute in which the recipe keeps its
         ``ErrorRateStats``.
     average : str
         ``"micro"`` pools the errors of all domains, ``"macro"`` averages the
         domains' error rates.
-
-    Raises
-    ------
-    ValueError
-        When there is no utterance to compare on.
     """
 
     def __init__(
         self,
         brain,
-        data,
-        loader_kwargs=None,
-        stage=sb.Stage.VALID,
-        tracker="wer_metric",
-        average="micro",
+        batches,
+        tracker: str = "wer_metric",
+        average: str = "micro",
     ):
-        self.brain, self.stage, self.tracker = brain, stage, tracker
-        self.average = average
-        domains = data if isinstance(data, dict) else {None: data}
-        self.loaders = {
-            domain: self._loader(dataset, loader_kwargs or {})
-            for domain, dataset in domains.items()
-        }
-        self.dataset = ConcatDataset(
-            [loader.dataset for loader in self.loaders.values()]
-        )
-        self.batches, start = [], 0
-        for domain, loader in self.loaders.items():
-            _begin(loader)
-            self.batches += [
-                (domain, [start + index for index in batch])
-                for batch in loader.batch_sampler
-            ]
-            start += len(loader.dataset)
-        if not self.batches:
-            raise ValueError(
-                "The selection set has no utterance: candidates cannot be "
-                "compared. Check the CSV of the validation data."
-            )
-        self._check_transcripts()
-        self.seconds = self._seconds()
-        self.order = list(range(len(self.batches)))
-        self.loss = None
+        self.brain, self.batches = brain, batches
+        self.tracker, self.average = tracker, average
+        self.stage = batches.stage
+        known = batches.words()
+        if known is not None:
+            require_words(known, average)
+        self.seconds = batches.seconds()
+        self.order = list(range(len(batches)))
 
-    def _loader(self, dataset, loader_kwargs):
-        """A loader to learn from how the recipe batches and collates."""
-        if isinstance(dataset, DataLoader):
-            return dataset
-        kwargs = dict(loader_kwargs, ckpt_prefix=None)
-        return self.brain.make_dataloader(dataset, self.stage, **kwargs)
-
-    def _check_transcripts(self):
-        """Refuses sets without words, where the data tell, before decoding."""
-        words = {}
-        for domain, loader in self.loaders.items():
-            rows = getattr(loader.dataset, "data", None)
-            ids = getattr(loader.dataset, "data_ids", None)
-            if not isinstance(rows, dict) or not isinstance(ids, list):
-                return
-            columns = [
-                name
-                for name in TRANSCRIPTS
-                if ids and all(name in rows[one] for one in ids)
-            ]
-            if not columns:
-                return
-            said = [rows[one][columns[0]] for one in ids]
-            words[domain] = sum(
-                len(text.split() if isinstance(text, str) else text)
-                for text in said
-            )
-        require_words(words, self.average)
-
-    def key(self):
-        """A hash of the content of the set: scores are kept under it.
+    def key(self) -> str:
+        """A hash of the batches and of how they are scored.
 
         Returns
         -------
-        key : str
+        str
         """
-        content = []
-        for domain, loader in self.loaders.items():
-            data = getattr(loader.dataset, "data", None)
-            ids = getattr(loader.dataset, "data_ids", len(loader.dataset))
-            rows = None
-            if isinstance(data, dict) and isinstance(ids, list):
-                rows = [str(sorted(data[one].items())) for one in ids]
-            content.append([domain, ids, rows])
-        content.append([self.stage.name, self.average, self.tracker])
-        content.append([batch for _, batch in self.batches])
-        text = json.dumps(content, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return self.batches.key(self.average, self.tracker)
 
-    def score(self, incumbent=None, accept="lt", progress=False):
+    def score(
+        self,
+        incumbent: Optional[Tally] = None,
+        accept: str = "lt",
+        progress: bool = False,
+    ) -> Tally:
         """Decodes the set, as far as it takes to decide.
 
         Arguments
@@ -162,8 +92,8 @@ class SelectionSet:
         Returns
         -------
         tally : Tally
-            Exact counts, complete unless the race was lost. The recipe's mean
-            loss of an utterance is then in ``loss``, and None if it was lost.
+            Exact counts, complete unless the race was lost, and the recipe's
+            mean loss of an utterance if they are.
         """
         brain, race = self.brain, Race(incumbent, accept)
         step = brain.step
@@ -185,9 +115,7 @@ class SelectionSet:
         brain.step = step
         counts = _summed(counts)
         done = bool((counts[:, 3] > 0).all())
-        self.loss = None
         if done:
-            self.loss = float(counts[:, 4].sum() / counts[:, 2].sum())
             self._reorder(counts)
         return self._tally(counts, complete=done)
 
@@ -208,50 +136,13 @@ class SelectionSet:
         walk = mine + [(mine or self.order)[0]] * len(idle)
         shares = mine + idle
         bar = tqdm(
-            self.load(walk),
+            self.batches.load(walk),
             total=steps,
             desc="score",
             leave=False,
             disable=not (progress and if_main_process()),
         )
         yield from zip(bar, shares)
-
-    def load(self, indices):
-        """Loads batches in a given order, with the recipe's own collation.
-
-        Arguments
-        ---------
-        indices : list of int
-            Places in ``batches``.
-
-        Returns
-        -------
-        loader : DataLoader
-        """
-        loader = next(iter(self.loaders.values()))
-        return DataLoader(
-            self.dataset,
-            batch_sampler=[self.batches[index][1] for index in indices],
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
-        )
-
-    def _seconds(self):
-        """Audio of each batch in seconds, where the data tell durations."""
-        durations = []
-        for loader in self.loaders.values():
-            data = getattr(loader.dataset, "data", None)
-            for index in range(len(loader.dataset)):
-                seconds = 0.0
-                if isinstance(data, dict):
-                    row = data[loader.dataset.data_ids[index]]
-                    seconds = float(row.get("duration", 0.0))
-                durations.append(seconds)
-        return [
-            sum(durations[index] for index in batch)
-            for _, batch in self.batches
-        ]
 
     def _scores(self):
         """What the recipe's metric has counted so far."""
@@ -289,45 +180,38 @@ class SelectionSet:
     def _tally(self, counts, complete):
         """The tally of all batches counted so far."""
         domains = {}
-        for (domain, _), row in zip(self.batches, counts.tolist()):
+        for (domain, _), row in zip(self.batches.places, counts.tolist()):
             if row[3]:
                 errors, words = domains.get(domain, (0, 0))
                 domains[domain] = (errors + int(row[0]), words + int(row[1]))
+        utterances = float(counts[:, 2].sum())
         extent = {
             "complete": complete,
-            "utterances": int(counts[:, 2].sum()),
+            "loss": float(counts[:, 4].sum()) / utterances
+            if complete
+            else None,
+            "utterances": int(utterances),
             "seconds": sum(
                 seconds
                 for seconds, row in zip(self.seconds, counts.tolist())
                 if row[3]
             ),
         }
-        if None in self.loaders:
+        if None in self.batches.loaders:
             return Tally(*domains.get(None, (0, 0)), **extent)
         return Tally.of_domains(domains, self.average, **extent)
 
     def _reorder(self, counts):
         """Decisive batches first, as the trial just scored shows them."""
         words = {}
-        for (domain, _), row in zip(self.batches, counts.tolist()):
+        for (domain, _), row in zip(self.batches.places, counts.tolist()):
             words[domain] = words.get(domain, 0) + int(row[1])
         weight = words if self.average == "macro" else dict.fromkeys(words, 1)
         errors = [
             row[0] / max(weight[domain], 1)
-            for (domain, _), row in zip(self.batches, counts.tolist())
+            for (domain, _), row in zip(self.batches.places, counts.tolist())
         ]
         self.order = decisive_first(errors, counts[:, 2].tolist())
-
-
-def _begin(loader):
-    """Brings samplers back to their first epoch: the same batches each time.
-
-    A sampler of dynamic batches orders them anew whenever it was walked
-    through, and one that ``fit`` has used is not as it was.
-    """
-    for sampler in (loader.sampler, loader.batch_sampler):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(0)
 
 
 def _summed(counts):
