@@ -72,13 +72,13 @@ class LayerScaled(MergeMethod):
         self.method.check_experts(number)
 
     def prepare(self, experts, base):
-        """Prepares the method."""
-        self.prepare_inner(self.method, experts, base)
+        """The method, prepared."""
+        return self.prepared_inner(self.method, experts, base)
 
     def merge_tensor(self, name, experts, base):
         """Scales what the method does to one tensor."""
         linear = {"depth": [self.first, self.last]}
         factor = resolve(linear, name, 1, depths=self.depths)[0]
-        merged = self.method.merge_tensor(name, experts, base)
+        merged = self.found.merge_tensor(name, experts, base)
         # exact at both ends: the base at 0, the method's own at 1
         return torch.lerp(base, merged, factor)

@@ -91,28 +91,29 @@ class Restricted(MergeMethod):
         self.method.check_experts(number)
 
     def prepare(self, experts, base):
-        """Prepares the method on the chosen part of the models."""
+        """The names that are chosen, and the method, prepared for these."""
         names = experts[0].names()
         ties = common_ties(experts)
         together = {name: [name] for name in names if name not in ties}
         for alias, kept in ties.items():
             together[kept].append(alias)
-        self._chosen = {
+        chosen = {
             name
             for same in together.values()
             if self.chooses(*same)
             for name in same
         }
-        if not self._chosen:
+        if not chosen:
             raise ValueError(
                 f"No tensor matches include={self.include!r}, "
                 f"exclude={self.exclude!r}. Names are like {names[:5]}."
             )
-        self.prepare_inner(
+        method = self.prepared_inner(
             self.method,
-            [self._part(expert) for expert in experts],
-            None if base is None else self._part(base),
+            [_part(expert, chosen) for expert in experts],
+            None if base is None else _part(base, chosen),
         )
+        return chosen, method
 
     def chooses(self, *names):
         """Whether a tensor is merged by the method.
@@ -136,27 +137,12 @@ class Restricted(MergeMethod):
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor by the method or plainly."""
-        if name in self._chosen:
-            return self.method.merge_tensor(name, experts, base)
+        chosen, method = self.found
+        if name in chosen:
+            return method.merge_tensor(name, experts, base)
         if self.otherwise == "average":
             return mean(experts)
         return base if self.otherwise == "base" else experts[0]
-
-    def _part(self, weights):
-        """The chosen part of open weights."""
-        return Weights(
-            {
-                name: weights.entry(name)
-                for name in weights.names()
-                if name in self._chosen
-            },
-            weights.label,
-            tied={
-                alias: kept
-                for alias, kept in weights.tied.items()
-                if alias in self._chosen and kept in self._chosen
-            },
-        )
 
 
 def check_method(method):
@@ -189,6 +175,23 @@ def check_method(method):
             f"{method!r}."
         )
     return method
+
+
+def _part(weights, chosen):
+    """The chosen part of open weights."""
+    return Weights(
+        {
+            name: weights.entry(name)
+            for name in weights.names()
+            if name in chosen
+        },
+        weights.label,
+        tied={
+            alias: kept
+            for alias, kept in weights.tied.items()
+            if alias in chosen and kept in chosen
+        },
+    )
 
 
 def _check_patterns(patterns, name):
