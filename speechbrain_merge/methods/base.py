@@ -18,17 +18,34 @@ Example
 >>> Average()(experts)
 {'w': tensor([2., 4.])}
 
-A new method is a class with one formula:
+A new method is a function of one tensor of each expert
+(``speechbrain_merge.methods.plain_function``):
+
+>>> from speechbrain_merge.methods import create, merge_method
+>>> @merge_method("median")
+... def median(experts):
+...     "The median of the experts, entry by entry."
+...     return torch.stack(experts).median(dim=0).values
+>>> create("median")(experts)
+{'w': tensor([1., 2.])}
+
+or, where it needs to see the whole models first, a class: ``prepare`` returns
+what it found there, and ``merge_tensor`` reads it as ``self.found``.
 
 >>> from speechbrain_merge.methods import MergeMethod, register
->>> @register("median")
-... class Median(MergeMethod):
-...     "The median of the experts, entry by entry."
+>>> @register("longest")
+... class Longest(MergeMethod):
+...     "The expert with the longest weights, as a whole."
+...
+...     def prepare(self, experts, base):
+...         names = experts[0].names()
+...         lengths = [sum(e[n].norm() ** 2 for n in names) for e in experts]
+...         return lengths.index(max(lengths))
 ...
 ...     def merge_tensor(self, name, experts, base):
-...         return torch.stack(experts).median(dim=0).values
->>> Median()(experts)
-{'w': tensor([1., 2.])}
+...         return experts[self.found]
+>>> Longest()(experts)
+{'w': tensor([3., 6.])}
 
 Authors
  * The speechbrain_merge authors 2026

@@ -1,0 +1,237 @@
+"""A plain function is a merge method, by whatever door it is reached."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+
+from speechbrain_merge import CheckpointPool, MergeMixin
+from speechbrain_merge.engine import merge, provenance
+from speechbrain_merge.methods import (
+    Restricted,
+    available,
+    create,
+    merge_method,
+)
+from speechbrain_merge.weights import open_weights, write_weights
+
+
+@merge_method("median")
+def median(experts):
+    "The median of the experts, entry by entry."
+    return torch.stack(experts).median(dim=0).values
+
+
+@merge_method("median_change")
+def median_change(experts, base, scale=1.0, *, spare="bias", name=None):
+    """The base and the median of the task vectors; no change in some."""
+    if name.endswith(spare):
+        return base
+    return base + scale * (median.formula(experts) - base)
+
+
+class MergingCTC(MergeMixin, TinyCTC):
+    """The tiny recipe, with merging."""
+
+
+def models(dtype=torch.float32):
+    """A base and three experts, with integers and tied weights."""
+    made = []
+    for seed in range(4):
+        draw = torch.Generator().manual_seed(seed)
+        made.append(
+            {
+                "layer.weight": torch.randn(5, 3, generator=draw).to(dtype),
+                "layer.bias": torch.randn(5, generator=draw).to(dtype),
+                "steps": torch.tensor(seed),
+            }
+        )
+        made[-1]["tied.weight"] = made[-1]["layer.weight"]
+    return made[0], made[1:]
+
+
+def test_in_memory():
+    base, experts = models()
+    before = [{k: t.clone() for k, t in model.items()} for model in experts]
+    merged = median()(experts)
+    stacked = torch.stack([expert["layer.bias"] for expert in experts])
+    assert torch.equal(merged["layer.bias"], stacked.sort(dim=0).values[1])
+    assert merged["steps"] == 1  # no formula sees an integer
+    assert merged["tied.weight"] is merged["layer.weight"]
+    changed = create("median_change", scale=0.5)(experts, base)
+    assert torch.equal(changed["layer.bias"], base["layer.bias"])
+    middle = merged["layer.weight"]
+    torch.testing.assert_close(
+        changed["layer.weight"], (base["layer.weight"] + middle) / 2
+    )
+    for model, kept in zip(experts, before):
+        assert all(torch.equal(model[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_files_and_memory_agree_to_the_bit(tmp_path, dtype):
+    base, experts = models(dtype)
+    paths = [tmp_path / f"{index}.safetensors" for index in range(4)]
+    for path, model in zip(paths, [base, *experts]):
+        write_weights(path, model)
+    method = median_change(0.3)
+    output = tmp_path / "merged.safetensors"
+    merge(method, paths[1:], paths[0], output, workers=2, progress=False)
+    in_memory = method(experts, base)
+    with open_weights(output) as streamed:
+        assert streamed.tied == {"tied.weight": "layer.weight"}
+        for name, tensor in in_memory.items():
+            assert streamed[name].dtype == tensor.dtype
+            assert torch.equal(streamed[name], tensor), name
+    said = provenance(output)
+    assert said["method"] == "median_change"
+    assert said["parameters"] == {"scale": 0.3, "spare": "bias"}
+    again = create(said["method"], **said["parameters"])
+    assert torch.equal(
+        again(experts, base)["layer.weight"], in_memory["layer.weight"]
+    )
+
+
+def test_it_is_a_method_like_the_others():
+    base, experts = models()
+    assert "median" in available()
+    assert repr(median()) == "median()"
+    assert repr(median_change(2.0)) == "median_change(scale=2.0, spare='bias')"
+    inside = Restricted("median", include="*.bias", otherwise="first")
+    assert torch.equal(
+        inside(experts)["layer.weight"], experts[0]["layer.weight"]
+    )
+    copied = pickle.loads(pickle.dumps(median_change(scale=2.0)))
+    assert copied.configuration() == {"scale": 2.0, "spare": "bias"}
+    from_yaml = load_hyperpyyaml(
+        "method: !new:speechbrain_merge.methods.Restricted\n"
+        "    method: {method: median_change, scale: 0.5}\n"
+        "    include: '*.weight'\n"
+    )["method"]
+    assert from_yaml.method.scale == 0.5 and from_yaml.needs_base
+
+
+def test_a_stage_in_yaml_names_it(tmp_path):
+    """With a Brain that trained, by the words ``method: median``."""
+    torch.manual_seed(0)
+    model = tiny_network(0)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    brain = tiny_ctc_brain(
+        tmp_path / "run",
+        model,
+        MergingCTC,
+        epochs=3,
+        recoverables={"pool": pool},
+        output_folder=str(tmp_path / "run"),
+    )
+    brain.fit(
+        brain.hparams.epoch_counter,
+        tiny_ctc_data(12, seed=1),
+        tiny_ctc_data(10, seed=50),
+        train_loader_kwargs={"batch_size": 4},
+        valid_loader_kwargs={"batch_size": 2},
+    )
+    stage = load_hyperpyyaml(
+        "merge_stage: !new:speechbrain_merge.MergeStage\n"
+        "    method: median\n"
+        f"    candidates: {tmp_path / 'pool'}\n"
+    )["merge_stage"]
+    result = brain.merge(stage)
+    assert provenance(result.path)["method"] == "median"
+    expected = median()([candidate.path for candidate in pool.candidates()])
+    with open_weights(result.path) as weights:
+        for name in weights.names():
+            assert torch.equal(weights[name], expected[name]), name
+
+
+def test_a_package_brings_it_by_its_entry_point(tmp_path):
+    """Found by its name on the command line, with nobody importing it."""
+    package = tmp_path / "their_merges.py"
+    package.write_text(
+        "from speechbrain_merge.methods import merge_method\n"
+        "@merge_method('smallest')\n"
+        "def smallest(experts, above=0.0):\n"
+        "    return min(experts, key=lambda one: one.norm()).clamp(min=above)\n"
+    )
+    info = tmp_path / "their_merges-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: their-merges\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[speechbrain_merge.methods]\nsmallest = their_merges\n"
+    )
+    for name, value in (("one", -1.0), ("two", 2.0)):
+        write_weights(
+            tmp_path / f"{name}.safetensors", {"w": torch.tensor([value, 1])}
+        )
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1));"
+        "from speechbrain_merge.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", script, str(tmp_path), "merge", "smallest"),
+            *("one.safetensors", "two.safetensors"),
+            *("--parameters", "{above: 0}", "-o", "merged.safetensors"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    with open_weights(tmp_path / "merged.safetensors") as merged:
+        assert merged["w"].tolist() == [0.0, 1.0]
+
+
+def no_experts(weights):
+    return weights[0]
+
+
+def any_number(*experts):
+    return experts[0]
+
+
+def open_ended(experts, **more):
+    return experts[0]
+
+
+def with_workers(experts, workers=2):
+    return experts[0]
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (no_experts, "no argument `experts`"),
+        (any_number, r"`\*experts` cannot be a parameter"),
+        (open_ended, r"`\*\*more` cannot be a parameter"),
+        (with_workers, "`workers` has the name of something"),
+    ],
+)
+def test_a_function_that_is_no_formula(function, message):
+    with pytest.raises(ValueError, match=message):
+        merge_method("no_formula")(function)
+    assert "no_formula" not in available()
+
+
+def test_wrong_use():
+    base, experts = models()
+    with pytest.raises(ValueError, match="give `base`"):
+        median_change()(experts)
+    with pytest.raises(ValueError, match="it takes: scale, spare"):
+        create("median_change", scales=1)
+    with pytest.raises(ValueError, match="already registered by"):
+
+        @merge_method("average")
+        def mine(experts):
+            return experts[0]
+
+    @merge_method("wrong_shape")
+    def wrong_shape(experts):
+        return experts[0].sum()
+
+    with pytest.raises(ValueError, match="'wrong_shape' made .* out of layer"):
+        wrong_shape()(experts)
