@@ -106,7 +106,7 @@ class Landscape:
         self.folder = None if folder is None else Path(folder)
         self._scored = {}
         self._journal = None
-        if folder is not None:
+        if self.folder is not None:
             about = {
                 "selection": self.selection.key(),
                 "hparams": decisive_settings(vars(brain.hparams)),

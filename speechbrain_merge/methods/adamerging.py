@@ -90,6 +90,8 @@ class AdaMerging(MergeMethod):
     needs_base = True
     piecewise = True
     shows_faults = True
+    # Experts by groups; see ``make_coefficients``
+    coefficients: Optional[torch.nn.Parameter]
 
     def __init__(
         self, scale=0.3, by="layer", lambda_param="clamp", learned=None

@@ -35,13 +35,9 @@ def configuration(method: Any) -> dict[str, Any]:
     values = {}
     for parameter in inspect.signature(type(method)).parameters:
         value = getattr(method, parameter)
-        if isinstance(value, torch.nn.Module) and hasattr(
-            value, "configuration"
-        ):
-            value = {
-                "method": value.name,
-                "parameters": value.configuration(),
-            }
+        if isinstance(value, torch.nn.Module):
+            # a method in a method
+            value = {"method": value.name, "parameters": configuration(value)}
         elif isinstance(value, torch.Tensor):
             value = value.tolist()
         values[parameter] = value

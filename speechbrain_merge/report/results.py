@@ -57,6 +57,7 @@ Authors
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain_merge.evaluation import forgetting, macro_average, rate_of
@@ -64,7 +65,7 @@ from speechbrain_merge.evaluation import forgetting, macro_average, rate_of
 SCHEMA = 1
 
 
-def check_results(results: dict) -> None:
+def check_results(results: Mapping) -> None:
     """Raise where results are not as the module describes them.
 
     Arguments
@@ -191,7 +192,7 @@ def load_results(path) -> dict:
     return results
 
 
-def domains_in_order(results: dict) -> tuple:
+def domains_in_order(results: Mapping) -> tuple:
     """Sets in domain, out of domain, and those on which models may forget.
 
     Arguments
@@ -217,7 +218,7 @@ def domains_in_order(results: dict) -> tuple:
     return inside, outside, list(results.get("retention", outside))
 
 
-def summarize_results(results: dict) -> list[dict]:
+def summarize_results(results: Mapping) -> list[dict]:
     """The numbers of each row that tables and pictures show.
 
     Arguments

@@ -50,7 +50,7 @@ from speechbrain_merge.study.extras import (
     measure_costs,
     walk_landscapes,
 )
-from speechbrain_merge.study.graph import check_known, with_ancestors
+from speechbrain_merge.study.graph import Train, check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
 from speechbrain_merge.study.plan import plan_models
@@ -304,7 +304,7 @@ class Study:
         """Raises where a model asks for what its training does not have."""
         for nodes in self.plans.values():
             for node in nodes:
-                if node.kind != "train":
+                if not isinstance(node, Train):
                     continue
                 training = self.trainings[node.training]
                 where = f"Model '{node.name}'"

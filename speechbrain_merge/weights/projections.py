@@ -31,11 +31,11 @@ Authors
 """
 
 import re
-from collections.abc import Mapping
 from typing import Optional
 
 import torch
 
+from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.parts import part
 
 LAYOUTS = ("interleaved", "stacked")
@@ -89,15 +89,15 @@ def projection_layout(name: str) -> str:
     )
 
 
-def layout_of(name: str, weights: Mapping, heads: Optional[int] = None):
+def layout_of(name: str, weights: Weights, heads: Optional[int] = None):
     """How the rows of a fused projection are ordered, by what lies beside it.
 
     Arguments
     ---------
     name : str
         The name of the tensor.
-    weights : Mapping
-        The model: open weights.
+    weights : Weights
+        The model, open.
     heads : int, optional
         Number of heads, where nothing beside it tells.
 

@@ -18,7 +18,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from numbers import Real
+from typing import Union
 
 import torch
 
@@ -69,7 +69,9 @@ def head_scores(moves: list, heads: int) -> torch.Tensor:
     return size.reshape(heads, -1).square().sum(dim=1).sqrt()
 
 
-def chosen_heads(choice, scores: torch.Tensor) -> list:
+def chosen_heads(
+    choice: Union[float, list, tuple], scores: torch.Tensor
+) -> list:
     """The heads that are merged.
 
     Arguments
@@ -89,7 +91,7 @@ def chosen_heads(choice, scores: torch.Tensor) -> list:
     ValueError
         Where there is no such head.
     """
-    if not isinstance(choice, Real):
+    if isinstance(choice, (list, tuple)):
         beyond = [head for head in choice if head >= len(scores)]
         if beyond:
             raise ValueError(
