@@ -286,10 +286,9 @@ class MergeMethod(torch.nn.Module):
             label=f"merge by {self.name}",
             tied=common_ties(folded),
         )
-        weight_norm = set(first.names()) != set(experts[0].names()) and not any(
-            "lora" in name or "adapter" in name for name in experts[0].names()
-        )
-        return refold(merged, like=experts[0]) if weight_norm else merged
+        if first.folded == {"weight norm"}:
+            return refold(merged, like=experts[0])
+        return merged
 
     def prepared(
         self,
