@@ -2,9 +2,10 @@
 
 A recipe names a method in YAML (``!new:speechbrain_merge.methods.Average``) or
 as a word on a command line (``average``). The registry is what turns the word
-into the method. Another package adds its own methods in two ways: by importing
-``register`` as a decorator, or, without anybody importing it, through the
-entry-point group ``speechbrain_merge.methods``.
+into the method. Another package adds its own methods with the decorator
+``register`` for a class, or ``merge_method`` for a plain function. They are
+known when that package is imported, or, without anybody importing it, through
+the entry-point group ``speechbrain_merge.methods``.
 
 Example
 -------

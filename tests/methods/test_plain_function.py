@@ -1,8 +1,10 @@
 """A plain function is a merge method, by whatever door it is reached."""
 
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +18,12 @@ from speechbrain_merge.methods import (
     available,
     create,
     merge_method,
+    registry,
 )
+from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.weights import open_weights, write_weights
+
+ROOT = Path(__file__).parents[2]
 
 
 @merge_method("median")
@@ -184,6 +190,35 @@ def test_a_package_brings_it_by_its_entry_point(tmp_path):
     assert done.returncode == 0, done.stderr
     with open_weights(tmp_path / "merged.safetensors") as merged:
         assert merged["w"].tolist() == [0.0, 1.0]
+
+
+def test_a_study_names_it():
+    models = {
+        "{domain}": {"train": "{domain}"},
+        "middle": {"merge": "median", "of": "{each}"},
+        "changed": {"merge": {"median_change": {"scale": 2}}, "of": "{each}"},
+    }
+    plan = plan_models(models, ["a", "b", "c"], ["expert"])
+    by_name = {node.name: node for node in plan}
+    assert isinstance(by_name["middle"].method, median)
+    assert by_name["changed"].method.scale == 2
+
+
+def test_the_page_of_the_docs(monkeypatch):
+    # its methods are there for this test only
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    text = (ROOT / "docs" / "own_method.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shown = {}
+    for block in blocks:
+        if "@" in block:  # those that define a method
+            exec(block, shown)
+    base = {"w": torch.zeros(2)}
+    experts = [{"w": torch.full((2,), value)} for value in (1.0, 2.0, 5.0)]
+    for name, value in (("median_change", 1.0), ("heaviest", 2.5)):
+        merged = create(name, scale=0.5)(experts, base)
+        assert merged["w"].tolist() == [value, value]
+    assert "Heaviest" in shown and "median" in shown
 
 
 def no_experts(weights):

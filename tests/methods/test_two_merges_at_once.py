@@ -6,7 +6,7 @@ import pytest
 import torch
 from methods.method_table import ROWS, Row
 
-from speechbrain_merge.methods import available, create
+from speechbrain_merge.methods import MergeMethod, available, create
 from speechbrain_merge.methods.registry import find
 from speechbrain_merge.weights import open_weights
 
@@ -177,3 +177,23 @@ def test_transport_merges_again_with_the_same_statistics():
     first = method(experts)
     assert method.configuration() == before
     assert_equal(method(experts), first)
+
+
+def test_a_method_may_still_keep_what_it_found_on_itself():
+    """``self`` is a copy for one merge, in ``prepare`` as later."""
+
+    class Heaviest(MergeMethod):
+        def prepare(self, experts, base):
+            sizes = [sum(e[n].norm() for n in e) for e in experts]
+            self.chosen = sizes.index(max(sizes))
+
+        def merge_tensor(self, name, experts, base):
+            return experts[self.chosen]
+
+    method = Heaviest()
+    small, large = ({"w": torch.full((2,), size)} for size in (1.0, 2.0))
+    models = [open_weights(small), open_weights(large)]
+    first, second = method.merged(models), method.merged(models[::-1])
+    assert torch.equal(first["w"], large["w"])
+    assert torch.equal(second["w"], large["w"])
+    assert not hasattr(method, "chosen")
