@@ -88,9 +88,7 @@ def compare(first, second, base=None, layers: bool = False) -> list:
         models = [stack.enter_context(fold(first))]
         for source in (second,) if base is None else (second, base):
             other = stack.enter_context(fold(source))
-            if set(other.names()) != set(models[0].names()):
-                other = renamed(other, models[0])
-            models.append(other)
+            models.append(renamed(other, models[0]))
         check_compatible(models, finite=False, same_dtype=False)
         sums = {}
         for name in models[0].names():

@@ -51,7 +51,11 @@ from speechbrain_merge.methods.bounds import BOUNDS, bounded, value_of
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base, merged_names
+from speechbrain_merge.methods.task_vectors import (
+    add_to_base,
+    merged_names,
+    scaled_sum,
+)
 from speechbrain_merge.weights import common_ties, fold, part
 
 GRAINS = ("expert", "layer", "tensor")
@@ -228,13 +232,9 @@ class AdaMerging(MergeMethod):
             scales = bounded(coefficients, self.lambda_param)[:, column]
             scales = scales.tolist()
 
-        def change(vectors, where):
-            total = vectors[0].mul_(scales[0])
-            for vector, scale in zip(vectors[1:], scales[1:]):
-                total.add_(vector, alpha=scale)
-            return total
-
-        return add_to_base(change, experts, base)
+        return add_to_base(
+            lambda vectors, where: scaled_sum(vectors, scales), experts, base
+        )
 
     def _check_fit(self, learned, names, number):
         """Raises unless learned coefficients are for such models."""

@@ -33,7 +33,7 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.methods.randomness import uniform
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base
+from speechbrain_merge.methods.task_vectors import add_to_base, scaled_sum
 from speechbrain_merge.methods.thresholds import at_least
 from speechbrain_merge.methods.whole_model import (
     majority_sign,
@@ -123,10 +123,7 @@ class DARE(MergeMethod):
         def change(vectors, where):
             sparse = self._drop(name, where, vectors)
             if self.combine == "linear":
-                total = sparse[0].mul_(scales[0])
-                for vector, scale in zip(sparse[1:], scales[1:]):
-                    total.add_(vector, alpha=scale)
-                return total
+                return scaled_sum(sparse, scales)
             thresholds, tie = self.found
             trimmed = [
                 at_least(vector, threshold)

@@ -100,6 +100,28 @@ def flat_task_vectors(experts, base, where):
     return [expert[where].to(needed) - anchor for expert in experts]
 
 
+def scaled_sum(
+    vectors: list[torch.Tensor], scales: list[float]
+) -> torch.Tensor:
+    """``Σ λ_t τ_t`` of one piece; changes the first vector.
+
+    Arguments
+    ---------
+    vectors : list of torch.Tensor
+        Of one shape and type.
+    scales : list of float
+        One a vector.
+
+    Returns
+    -------
+    total : torch.Tensor
+    """
+    total = vectors[0].mul_(scales[0])
+    for vector, scale in zip(vectors[1:], scales[1:]):
+        total.add_(vector, alpha=scale)
+    return total
+
+
 def add_to_base(formula, experts, base):
     """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
 

@@ -35,6 +35,7 @@ from typing import Optional
 
 import torch
 
+from speechbrain_merge.weights.head_count import attention_heads, heads_at
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.parts import part
 
@@ -90,7 +91,7 @@ def projection_layout(name: str) -> str:
 
 
 def layout_of(name: str, weights: Weights, heads: Optional[int] = None):
-    """How the rows of a fused projection are ordered, by what lies beside it.
+    """How the rows of a fused projection are ordered, and by how many heads.
 
     Arguments
     ---------
@@ -99,7 +100,9 @@ def layout_of(name: str, weights: Weights, heads: Optional[int] = None):
     weights : Weights
         The model, open.
     heads : int, optional
-        Number of heads, where nothing beside it tells.
+        Number of heads, where neither the model says it
+        (``speechbrain_merge.weights.head_count``) nor anything beside the
+        projection.
 
     Returns
     -------
@@ -117,7 +120,8 @@ def layout_of(name: str, weights: Weights, heads: Optional[int] = None):
     # only self-attention whose rows are interleaved has this bias
     if beside in weights and part(name).role == "attention":
         return "interleaved", weights.shape(beside)[1]
-    return projection_layout(name), heads
+    told = heads_at(attention_heads(weights), name, part(name).stack)
+    return projection_layout(name), told or heads
 
 
 def split_projection(
