@@ -36,11 +36,13 @@ Authors
 import json
 import math
 import platform
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Optional, Union
 
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -61,16 +63,16 @@ NO_HASH = "0" * 64
 
 
 def merge(
-    method,
-    experts,
-    base=None,
-    output=None,
-    workers=1,
-    progress=True,
-    labels=None,
-    hashes=None,
-    metadata=None,
-):
+    method: Union[MergeMethod, str],
+    experts: Sequence[Any],
+    base: Optional[Any] = None,
+    output: Union[str, Path, None] = None,
+    workers: int = 1,
+    progress: bool = True,
+    labels: Optional[list[str]] = None,
+    hashes: Optional[list[str]] = None,
+    metadata: Optional[dict] = None,
+) -> Any:
     """Merges weights from anywhere, streamed.
 
     Arguments
@@ -179,7 +181,7 @@ def merge(
     return output
 
 
-def provenance(source):
+def provenance(source: Union[str, Path]) -> dict:
     """What a merged file says of its making.
 
     Arguments

@@ -46,7 +46,7 @@ from speechbrain_merge.methods.task_singular_vectors import (
 )
 
 
-def floor_of(spectrum, boost, energy):
+def floor_of(spectrum: torch.Tensor, boost: float, energy: str) -> float:
     """The singular value that weaker ones are raised to.
 
     The first at which the sum over the strongest reaches a part ``boost`` of the

@@ -178,7 +178,7 @@ class IsoCTS(MatrixMethod):
         )
 
 
-def shared_out(rank, number, common_fraction):
+def shared_out(rank: int, number: int, common_fraction: float) -> int:
     """How many directions each expert gives.
 
     Arguments

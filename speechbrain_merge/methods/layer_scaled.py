@@ -29,6 +29,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Union
+
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
@@ -60,14 +62,19 @@ class LayerScaled(MergeMethod):
 
     needs_base = True
 
-    def __init__(self, method, first, last):
+    def __init__(
+        self,
+        method: Union[MergeMethod, str, dict],
+        first: float,
+        last: float,
+    ):
         super().__init__()
         check_number(first, "first")
         check_number(last, "last")
         self.method = check_method(method)
         self.first, self.last = first, last
 
-    def check_experts(self, number):
+    def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)
 

@@ -22,14 +22,20 @@ Authors
 import difflib
 import inspect
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 ENTRY_POINT_GROUP = "speechbrain_merge.methods"
 
-_METHODS = {}
-_DISCOVERED = []
+if TYPE_CHECKING:
+    from speechbrain_merge.methods.base import MergeMethod
+
+Method = TypeVar("Method", bound="type[MergeMethod]")
+
+_METHODS: "dict[str, type[MergeMethod]]" = {}
+_DISCOVERED: list[bool] = []
 
 
-def register(name):
+def register(name: str) -> Callable[[Method], Method]:
     """Makes a ``MergeMethod`` available under a name.
 
     Arguments
@@ -61,7 +67,7 @@ def register(name):
     {'w': tensor([1.])}
     """
 
-    def decorator(cls):
+    def decorator(cls: Method) -> Method:
         """Stores the class under the name."""
         known = _METHODS.get(name)
         if known is not None and known.__qualname__ != cls.__qualname__:
@@ -76,7 +82,7 @@ def register(name):
     return decorator
 
 
-def available():
+def available() -> list[str]:
     """The names of all methods, those of other packages included.
 
     Returns
@@ -91,7 +97,7 @@ def available():
     return sorted(_METHODS)
 
 
-def find(name):
+def find(name: str) -> "type[MergeMethod]":
     """The class of a method.
 
     Arguments
@@ -123,7 +129,7 @@ def find(name):
     return _METHODS[name]
 
 
-def create(name, **parameters):
+def create(name: str, **parameters: Any) -> "MergeMethod":
     """Makes a method from its name and parameters.
 
     Arguments

@@ -30,6 +30,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Union
+
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.methods.registry import create, register
@@ -70,7 +72,13 @@ class Restricted(MergeMethod):
     {'layer.weight': tensor([3.]), 'layer.bias': tensor([1.5000])}
     """
 
-    def __init__(self, method, include=None, exclude=None, otherwise="average"):
+    def __init__(
+        self,
+        method: Union[MergeMethod, str, dict],
+        include: Union[str, list[str], None] = None,
+        exclude: Union[str, list[str], None] = None,
+        otherwise: str = "average",
+    ):
         super().__init__()
         check_choice(otherwise, "otherwise", ("average", "base", "first"))
         for patterns, name in ((include, "include"), (exclude, "exclude")):
@@ -86,7 +94,7 @@ class Restricted(MergeMethod):
         self.otherwise = otherwise
         self.needs_base = self.method.needs_base or otherwise == "base"
 
-    def check_experts(self, number):
+    def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)
 
@@ -115,7 +123,7 @@ class Restricted(MergeMethod):
         )
         return chosen, method
 
-    def chooses(self, *names):
+    def chooses(self, *names: str) -> bool:
         """Whether a tensor is merged by the method.
 
         Arguments
@@ -145,7 +153,7 @@ class Restricted(MergeMethod):
         return base if self.otherwise == "base" else experts[0]
 
 
-def check_method(method):
+def check_method(method: Union[MergeMethod, str, dict]) -> MergeMethod:
     """A method that was given as such or by its registered name.
 
     Arguments

@@ -23,11 +23,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from typing import Union
+from typing import Optional, Union
 
 import torch
 
 from speechbrain_merge.methods.factorization import (
+    Singular,
     all_stronger,
     orthogonalize,
     strongest,
@@ -77,7 +78,9 @@ class Orthogonalizer:
         return orthogonalize(matrix, self.how, self.polynomials, ladder)
 
 
-def kept(shape, number, rank_fraction=None):
+def kept(
+    shape: tuple, number: int, rank_fraction: Optional[float] = None
+) -> int:
     """How many singular vectors each expert keeps.
 
     Arguments
@@ -106,7 +109,14 @@ def kept(shape, number, rank_fraction=None):
     return max(1, int(rank * rank_fraction + 1e-9))
 
 
-def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
+def side_by_side(
+    strong: list[Singular],
+    lifted: list[torch.Tensor],
+    orthogonal: Orthogonalizer,
+    threads: int,
+    ladder: tuple,
+    noise: float,
+) -> torch.Tensor:
     """``U_⊥ diag(σ) V_⊥ᵀ`` of the experts' singular vectors together.
 
     Directions that experts share are made no stronger by the orthonormal
@@ -160,7 +170,9 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
         return (left * torch.cat(lifted).to(dtype)) @ right.T
 
 
-def real_directions(columns, values, ladder, noise):
+def real_directions(
+    columns: torch.Tensor, values: torch.Tensor, ladder: tuple, noise: float
+) -> Optional[torch.Tensor]:
     """The directions in which singular vectors are more than noise.
 
     Arguments

@@ -25,14 +25,16 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Callable, Optional
+
 import torch
 
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.running_statistics import is_statistic
-from speechbrain_merge.weights import common_ties
+from speechbrain_merge.weights import Weights, common_ties
 
 
-def merged_names(experts):
+def merged_names(experts: list[Weights]) -> list[str]:
     """The names that a formula merges: floats, each tie once, no statistics.
 
     Arguments
@@ -56,7 +58,9 @@ def merged_names(experts):
     ]
 
 
-def precision(weights, names=None):
+def precision(
+    weights: Weights, names: Optional[list[str]] = None
+) -> torch.dtype:
     """The type that whole-model arithmetic needs: float64 if any tensor does.
 
     Arguments
@@ -77,7 +81,9 @@ def precision(weights, names=None):
     return needed
 
 
-def flat_task_vectors(experts, base, where):
+def flat_task_vectors(
+    experts: list[torch.Tensor], base: torch.Tensor, where: slice
+) -> list[torch.Tensor]:
     """The same piece of every task vector.
 
     Arguments
@@ -122,7 +128,11 @@ def scaled_sum(
     return total
 
 
-def add_to_base(formula, experts, base):
+def add_to_base(
+    formula: Callable[[list[torch.Tensor], slice], torch.Tensor],
+    experts: list[torch.Tensor],
+    base: torch.Tensor,
+) -> torch.Tensor:
     """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
 
     Arguments
