@@ -21,6 +21,7 @@ Authors
 
 import difflib
 import inspect
+import sys
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -70,7 +71,7 @@ def register(name: str) -> Callable[[Method], Method]:
     def decorator(cls: Method) -> Method:
         """Stores the class under the name."""
         known = _METHODS.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
+        if known is not None and _origin(known) != _origin(cls):
             raise ValueError(
                 f"Merge method '{name}' is already registered by "
                 f"{known.__module__}.{known.__qualname__}; choose another name."
@@ -80,6 +81,13 @@ def register(name: str) -> Callable[[Method], Method]:
         return cls
 
     return decorator
+
+
+def _origin(cls: type) -> tuple[str, str]:
+    """Where a class is written; a script has several names as a module."""
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None) or cls.__module__
+    return file, cls.__qualname__
 
 
 def available() -> list[str]:

@@ -18,6 +18,7 @@ from speechbrain_merge.methods import (
     available,
     create,
     merge_method,
+    register,
     registry,
 )
 from speechbrain_merge.study.plan import plan_models
@@ -26,18 +27,18 @@ from speechbrain_merge.weights import open_weights, write_weights
 ROOT = Path(__file__).parents[2]
 
 
-@merge_method("median")
-def median(experts):
+@merge_method("middle")
+def middle(experts):
     "The median of the experts, entry by entry."
     return torch.stack(experts).median(dim=0).values
 
 
-@merge_method("median_change")
-def median_change(experts, base, scale=1.0, *, spare="bias", name=None):
+@merge_method("middle_change")
+def middle_change(experts, base, scale=1.0, *, spare="bias", name=None):
     """The base and the median of the task vectors; no change in some."""
     if name.endswith(spare):
         return base
-    return base + scale * (median.formula(experts) - base)
+    return base + scale * (middle.formula(experts) - base)
 
 
 class MergingCTC(MergeMixin, TinyCTC):
@@ -63,16 +64,16 @@ def models(dtype=torch.float32):
 def test_in_memory():
     base, experts = models()
     before = [{k: t.clone() for k, t in model.items()} for model in experts]
-    merged = median()(experts)
+    merged = middle()(experts)
     stacked = torch.stack([expert["layer.bias"] for expert in experts])
     assert torch.equal(merged["layer.bias"], stacked.sort(dim=0).values[1])
     assert merged["steps"] == 1  # no formula sees an integer
     assert merged["tied.weight"] is merged["layer.weight"]
-    changed = create("median_change", scale=0.5)(experts, base)
+    changed = create("middle_change", scale=0.5)(experts, base)
     assert torch.equal(changed["layer.bias"], base["layer.bias"])
-    middle = merged["layer.weight"]
+    value = merged["layer.weight"]
     torch.testing.assert_close(
-        changed["layer.weight"], (base["layer.weight"] + middle) / 2
+        changed["layer.weight"], (base["layer.weight"] + value) / 2
     )
     for model, kept in zip(experts, before):
         assert all(torch.equal(model[name], kept[name]) for name in kept)
@@ -84,7 +85,7 @@ def test_files_and_memory_agree_to_the_bit(tmp_path, dtype):
     paths = [tmp_path / f"{index}.safetensors" for index in range(4)]
     for path, model in zip(paths, [base, *experts]):
         write_weights(path, model)
-    method = median_change(0.3)
+    method = middle_change(0.3)
     output = tmp_path / "merged.safetensors"
     merge(method, paths[1:], paths[0], output, workers=2, progress=False)
     in_memory = method(experts, base)
@@ -94,7 +95,7 @@ def test_files_and_memory_agree_to_the_bit(tmp_path, dtype):
             assert streamed[name].dtype == tensor.dtype
             assert torch.equal(streamed[name], tensor), name
     said = provenance(output)
-    assert said["method"] == "median_change"
+    assert said["method"] == "middle_change"
     assert said["parameters"] == {"scale": 0.3, "spare": "bias"}
     again = create(said["method"], **said["parameters"])
     assert torch.equal(
@@ -104,25 +105,25 @@ def test_files_and_memory_agree_to_the_bit(tmp_path, dtype):
 
 def test_it_is_a_method_like_the_others():
     base, experts = models()
-    assert "median" in available()
-    assert repr(median()) == "median()"
-    assert repr(median_change(2.0)) == "median_change(scale=2.0, spare='bias')"
-    inside = Restricted("median", include="*.bias", otherwise="first")
+    assert "middle" in available()
+    assert repr(middle()) == "middle()"
+    assert repr(middle_change(2.0)) == "middle_change(scale=2.0, spare='bias')"
+    inside = Restricted("middle", include="*.bias", otherwise="first")
     assert torch.equal(
         inside(experts)["layer.weight"], experts[0]["layer.weight"]
     )
-    copied = pickle.loads(pickle.dumps(median_change(scale=2.0)))
+    copied = pickle.loads(pickle.dumps(middle_change(scale=2.0)))
     assert copied.configuration() == {"scale": 2.0, "spare": "bias"}
     from_yaml = load_hyperpyyaml(
         "method: !new:speechbrain_merge.methods.Restricted\n"
-        "    method: {method: median_change, scale: 0.5}\n"
+        "    method: {method: middle_change, scale: 0.5}\n"
         "    include: '*.weight'\n"
     )["method"]
     assert from_yaml.method.scale == 0.5 and from_yaml.needs_base
 
 
 def test_a_stage_in_yaml_names_it(tmp_path):
-    """With a Brain that trained, by the words ``method: median``."""
+    """With a Brain that trained, by the words ``method: middle``."""
     torch.manual_seed(0)
     model = tiny_network(0)
     pool = CheckpointPool(tmp_path / "pool", {"model": model})
@@ -143,12 +144,12 @@ def test_a_stage_in_yaml_names_it(tmp_path):
     )
     stage = load_hyperpyyaml(
         "merge_stage: !new:speechbrain_merge.MergeStage\n"
-        "    method: median\n"
+        "    method: middle\n"
         f"    candidates: {tmp_path / 'pool'}\n"
     )["merge_stage"]
     result = brain.merge(stage)
-    assert provenance(result.path)["method"] == "median"
-    expected = median()([candidate.path for candidate in pool.candidates()])
+    assert provenance(result.path)["method"] == "middle"
+    expected = middle()([candidate.path for candidate in pool.candidates()])
     with open_weights(result.path) as weights:
         for name in weights.names():
             assert torch.equal(weights[name], expected[name]), name
@@ -195,18 +196,18 @@ def test_a_package_brings_it_by_its_entry_point(tmp_path):
 def test_a_study_names_it():
     models = {
         "{domain}": {"train": "{domain}"},
-        "middle": {"merge": "median", "of": "{each}"},
-        "changed": {"merge": {"median_change": {"scale": 2}}, "of": "{each}"},
+        "middle": {"merge": "middle", "of": "{each}"},
+        "changed": {"merge": {"middle_change": {"scale": 2}}, "of": "{each}"},
     }
     plan = plan_models(models, ["a", "b", "c"], ["expert"])
     by_name = {node.name: node for node in plan}
-    assert isinstance(by_name["middle"].method, median)
+    assert isinstance(by_name["middle"].method, middle)
     assert by_name["changed"].method.scale == 2
 
 
 def test_the_page_of_the_docs(monkeypatch):
     # its methods are there for this test only
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "_METHODS", {})
     text = (ROOT / "docs" / "own_method.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     shown = {}
@@ -252,17 +253,29 @@ def test_a_function_that_is_no_formula(function, message):
     assert "no_formula" not in available()
 
 
+def test_two_packages_cannot_have_one_name():
+    """Even where both call the function the same; one may be read again."""
+    elsewhere = {"__name__": "their_package", "merge_method": merge_method}
+    source = "@merge_method('middle')\ndef middle(experts): return experts[0]"
+    with pytest.raises(ValueError, match="'middle' is already registered by"):
+        exec(source, elsewhere)
+    again = merge_method("middle")(middle.formula)
+    assert isinstance(create("middle"), again)
+    register("middle")(middle)  # as it was, for the other tests
+
+
 def test_wrong_use():
     base, experts = models()
     with pytest.raises(ValueError, match="give `base`"):
-        median_change()(experts)
+        middle_change()(experts)
     with pytest.raises(ValueError, match="it takes: scale, spare"):
-        create("median_change", scales=1)
-    with pytest.raises(ValueError, match="already registered by"):
+        create("middle_change", scales=1)
+    for taken in ("average", "middle"):
+        with pytest.raises(ValueError, match="already registered by"):
 
-        @merge_method("average")
-        def mine(experts):
-            return experts[0]
+            @merge_method(taken)
+            def mine(experts):
+                return experts[0]
 
     @merge_method("wrong_shape")
     def wrong_shape(experts):
