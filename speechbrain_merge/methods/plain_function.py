@@ -113,14 +113,15 @@ def merge_method(name: str) -> Callable[[Callable], type[FunctionMethod]]:
     def decorator(function: Callable) -> type[FunctionMethod]:
         """The class of methods with this formula."""
         parameters = dict(inspect.signature(function).parameters)
-        _check_arguments(function, parameters)
+        where = f"{function.__module__}.{function.__qualname__}"
+        _check_arguments(where, parameters)
         base = parameters.get("base")
         own = [parameters[each] for each in parameters if each not in INPUTS]
         made = type(
             function.__name__,
             (FunctionMethod,),
             {
-                "__doc__": function.__doc__,
+                "__doc__": function.__doc__ or f"The function {where}.",
                 "__module__": function.__module__,
                 "__qualname__": function.__qualname__,
                 "__signature__": inspect.Signature(own),
@@ -134,9 +135,8 @@ def merge_method(name: str) -> Callable[[Callable], type[FunctionMethod]]:
     return decorator
 
 
-def _check_arguments(function: Callable, parameters: dict) -> None:
+def _check_arguments(where: str, parameters: dict) -> None:
     """Raises a ValueError unless a method can call a function."""
-    where = f"{function.__module__}.{function.__qualname__}"
     if "experts" not in parameters:
         raise ValueError(
             f"{where} has no argument `experts`: a merge method's function "

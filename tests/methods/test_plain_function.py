@@ -1,5 +1,6 @@
 """A plain function is a merge method, by whatever door it is reached."""
 
+import inspect
 import pickle
 import re
 import subprocess
@@ -107,6 +108,7 @@ def test_it_is_a_method_like_the_others():
     base, experts = models()
     assert "middle" in available()
     assert repr(middle()) == "middle()"
+    assert inspect.getdoc(middle).startswith("The median of")
     assert repr(middle_change(2.0)) == "middle_change(scale=2.0, spare='bias')"
     inside = Restricted("middle", include="*.bias", otherwise="first")
     assert torch.equal(
@@ -281,5 +283,6 @@ def test_wrong_use():
     def wrong_shape(experts):
         return experts[0].sum()
 
+    assert inspect.getdoc(wrong_shape).endswith("wrong_shape.")
     with pytest.raises(ValueError, match="'wrong_shape' made .* out of layer"):
         wrong_shape()(experts)
