@@ -45,11 +45,14 @@ from math import prod
 from speechbrain_merge.command.comparison import compare
 from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
 from speechbrain_merge.command.plan_run import PlanRun
+from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.export import export_pretrained, export_whisper
 from speechbrain_merge.methods import available
 from speechbrain_merge.methods.registry import find
-from speechbrain_merge.pool import read_merges
+from speechbrain_merge.pool import read_merges, verify_pool
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights, part
+from speechbrain_merge.weights.dtypes import RESULT_DTYPES
 
 PLANS = (".yaml", ".yml")
 
@@ -70,8 +73,16 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if options.traceback:
+            raise
         text = " ".join(str(error).split())
+        if not isinstance(error, (ValueError, OSError)):
+            # One that this package did not foresee
+            text = (
+                f"{type(error).__name__}: {text}. (To see where, write "
+                "`speechbrain-merge --traceback` in front.)"
+            )
         print(f"speechbrain-merge {options.command}: {text}", file=sys.stderr)
         return 2
     return 0
@@ -82,6 +93,11 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="speechbrain-merge",
         description="Merges speech recognisers from a shell.",
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="show where an error comes from, for a report of a defect",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -113,7 +129,13 @@ def _parser():
     command.add_argument(
         "--different-bases",
         action="store_true",
-        help="merge experts that were fine-tuned from different weights",
+        help="merge experts that were fine-tuned from different weights, "
+        "or have different vocabularies or heads",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=RESULT_DTYPES,
+        help="of the result; by default that of the experts",
     )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
@@ -126,6 +148,11 @@ def _parser():
     )
     command.set_defaults(run=run_inspect)
     command.add_argument("file")
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="read a whole pool, and compare it with what it has on record",
+    )
 
     command = commands.add_parser("compare", help="how two models differ")
     command.set_defaults(run=run_compare)
@@ -171,6 +198,7 @@ def run_merge(options):
                 "exclude",
                 "otherwise",
                 "different_bases",
+                "dtype",
             )
             if getattr(options, name)
         ]
@@ -199,6 +227,7 @@ def run_merge(options):
             "otherwise",
             "output",
             "different_bases",
+            "dtype",
         ):
             stage[name] = getattr(options, name)
         plan = Plan({options.output: stage})
@@ -216,6 +245,9 @@ def run_merge(options):
 
 def run_inspect(options):
     """Prints what is in a file: parts, tensors, ties, provenance."""
+    if options.verify:
+        print_verified(verify_pool(options.file))
+        return
     merges = read_merges(options.file)
     if merges:
         print_merges(merges)
@@ -236,12 +268,12 @@ def run_inspect(options):
             f"{weights.label}\n{len(own)} tensors, {sum(sizes.values())} "
             f"weights ({', '.join(types)}), {size} bytes\n"
         )
-        _table(
+        print_table(
             ["part", "tensors", "weights"],
             [[row, tensors[row], parts[row]] for row in parts],
         )
         print()
-        _table(
+        print_table(
             ["tensor", "shape", "type"],
             [
                 [name, str(list(weights.shape(name))), _type(weights, name)]
@@ -251,11 +283,25 @@ def run_inspect(options):
         if weights.tied:
             print()
             rows = [[alias, kept] for alias, kept in weights.tied.items()]
-            _table(["tied", "to"], rows)
+            print_table(["tied", "to"], rows)
         if "merge" in weights.metadata:
             print("\nmerged:")
-            record = json.loads(weights.metadata["merge"])
+            record = parse_json(weights.metadata["merge"], weights.label)
             print(json.dumps(record, indent=2, ensure_ascii=False))
+
+
+def print_verified(found):
+    """Prints what a pool has, and fails where a file is not as recorded."""
+    print_table(
+        ["candidate", "SHA-256", "content"],
+        [
+            [each.name, each.digest, "changed" if each.fault else "as recorded"]
+            for each in found
+        ],
+    )
+    faults = [each.fault for each in found if each.fault]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def print_merges(merges):
@@ -270,25 +316,25 @@ def print_merges(merges):
                     when,
                     merge.method["name"],
                     member.name,
-                    _number(member.weight, "{:.4f}"),
+                    number_cell(member.weight, "{:.4f}"),
                 ]
             )
-    _table(["merge", "made", "method", "member", "weight"], rows)
+    print_table(["merge", "made", "method", "member", "weight"], rows)
 
 
 def run_compare(options):
     """Prints how two models differ, part by part."""
     rows = compare(options.first, options.second, options.base, options.layers)
     what = "task vectors" if options.base else "weights"
-    _table(
+    print_table(
         [f"part ({what})", "weights", "cosine", "distance", "sign conflicts"],
         [
             [
                 row.part,
                 row.entries,
-                _number(row.cosine, "{:.4f}"),
-                _number(row.distance, "{:.4f}"),
-                _number(row.conflicts, "{:.1%}"),
+                number_cell(row.cosine, "{:.4f}"),
+                number_cell(row.distance, "{:.4f}"),
+                number_cell(row.conflicts, "{:.1%}"),
             ]
             for row in rows
         ],
@@ -312,9 +358,17 @@ def run_export(options):
         from huggingface_hub.constants import HF_HUB_CACHE
         from speechbrain.integrations.huggingface.whisper import Whisper
 
-        whisper = Whisper(
-            options.whisper, str(HF_HUB_CACHE), language=options.language
-        )
+        try:
+            whisper = Whisper(
+                options.whisper, str(HF_HUB_CACHE), language=options.language
+            )
+        except Exception as error:
+            # transformers raises whatever comes of a missing file
+            raise ValueError(
+                f"--whisper {options.whisper}: cannot be opened as a Whisper "
+                "with its configuration, tokenizer and feature extractor "
+                f"({type(error).__name__}: {error})."
+            ) from error
         folder = export_whisper(
             options.source, whisper, options.output, options.module
         )
@@ -333,38 +387,12 @@ def run_methods(options):
         method = find(name)
         summary = (inspect.getdoc(method) or "").partition("\n")[0]
         rows.append([name, "base" if method.needs_base else "", summary])
-    _table(["method", "needs", ""], rows)
+    print_table(["method", "needs", ""], rows)
 
 
 def _type(weights, name):
     """The type of a tensor, in a word."""
     return str(weights.dtype(name)).removeprefix("torch.")
-
-
-def _number(value, form):
-    """A number, or a dash where there is none."""
-    return "-" if value is None else form.format(value)
-
-
-def _table(head, rows):
-    """Prints columns: words to the left, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    numeric = [
-        bool(rows) and all(_is_number(row[column]) for row in rows)
-        for column in range(len(head))
-    ]
-    for row in cells:
-        line = "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric)
-        )
-        print(line.rstrip())
-
-
-def _is_number(cell):
-    """Whether a cell belongs to the right of its column."""
-    return str(cell).strip("%-").replace(".", "", 1).isdigit() or cell == "-"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ Authors
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
@@ -44,16 +44,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import torch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
     digest,
+    float_dtype,
     open_weights,
+    promoted,
+    stored_as,
     ties_to_text,
+    verify,
 )
 
 logger = get_logger(__name__)
@@ -64,7 +71,7 @@ NO_HASH = "0" * 64
 
 def merge(
     method: Union[MergeMethod, str],
-    experts: Sequence[Any],
+    experts: Iterable[Any],
     base: Optional[Any] = None,
     output: Union[str, Path, None] = None,
     workers: int = 1,
@@ -72,6 +79,8 @@ def merge(
     labels: Optional[list[str]] = None,
     hashes: Optional[list[str]] = None,
     metadata: Optional[dict] = None,
+    dtype: Union[str, torch.dtype, None] = None,
+    same_base: bool = True,
 ) -> Any:
     """Merges weights from anywhere, streamed.
 
@@ -92,13 +101,23 @@ def merge(
     progress : bool
         Whether to show a bar.
     labels : list of str, optional
-        Names of the experts, for coefficients and provenance. By default the
-        candidate's name or the file's path.
+        Names of the experts, one for each, for coefficients and provenance.
+        By default the candidate's name or the file's path.
     hashes : list of str, optional
         Hashes of the experts, if known already; computed otherwise, when there
         is an output to record them in.
     metadata : dict, optional
         More text entries for the output's metadata.
+    dtype : str or torch.dtype, optional
+        Of the result's floating-point tensors: ``"float32"``, ``"float16"``,
+        ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
+        they differ (experts in float32, a base in float16), they are promoted
+        to the type that holds all.
+    same_base : bool
+        Whether experts that do not belong together are refused, unless the
+        method is made for them: fine-tuned from different weights, with other
+        vocabularies beside them, with heads that were initialised apart. See
+        ``speechbrain_merge.belonging``.
 
     Returns
     -------
@@ -110,8 +129,11 @@ def merge(
     IncompatibleWeights
         When the experts do not fit together; before anything is written.
     ValueError
-        When the method's demands are not met, or a tensor is not finite;
+        When the method's demands are not met, the experts do not belong
+        together, or a tensor is not finite;
         nothing is left behind then.
+    ChangedContent
+        When a candidate's content is not what its pool has on record.
 
     Example
     -------
@@ -130,6 +152,14 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
+    experts = list_of_experts(experts, method.name)
+    dtype = float_dtype(dtype)
+    for given, what in ((labels, "labels"), (hashes, "hashes")):
+        if given is not None and len(given) != len(experts):
+            raise ValueError(
+                f"{len(given)} `{what}` were given for {len(experts)} experts: "
+                "give one for each, in their order."
+            )
     method.check_experts(len(experts))
     with ExitStack() as stack:
         opened = [
@@ -142,12 +172,33 @@ def merge(
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
         ]
-        merged = method.merged(opened, anchor, labels, workers, progress)
+        if same_base:
+            check_belonging(method, experts, base, "`same_base=False`", opened)
+        # in the asked type before the formula, so that nothing is rounded twice
+        models = [*opened] if anchor is None else [*opened, anchor]
+        if dtype is not None:
+            models = [promoted([model], dtype)[0] for model in models]
+        merged = method.merged(
+            models[: len(opened)],
+            None if anchor is None else models[-1],
+            labels,
+            workers,
+            progress,
+        )
+        merged = stored_as(merged, dtype)
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
         tensors = _read(merged, names, method.name, workers, progress)
+        # on the very files that are merged, side by side with merging
+        checking = stack.enter_context(_threads(workers))
+        checks = [
+            checking.submit(verify, *each)
+            for each in _on_record(experts, opened, base, anchor)
+        ]
         if output is None:
             made = dict(tensors)
+            for check in checks:
+                check.result()
             return {name: made[tied.get(name, name)] for name in merged.names()}
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
@@ -165,12 +216,16 @@ def merge(
         ]
         blank = known + [NO_HASH] * len(coming)
         record = _describe(method, experts, base, labels, blank)
+        record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
+        record["same_base"] = same_base
         notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with WeightWriter(output, specification, notes) as writer:
             for name, tensor in tensors:
                 writer.write(name, tensor)
+            for check in checks:
+                check.result()
             blank = known + [code.result() for code in coming]
             for source, code in zip(record["sources"], blank):
                 source["digest"] = code
@@ -193,7 +248,8 @@ def provenance(source: Union[str, Path]) -> dict:
     -------
     record : dict
         ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
-        and ``digest``), ``base``, ``versions``, ``created``.
+        and ``digest``), ``base``, ``dtype`` (where one was asked for),
+        ``same_base``, ``versions``, ``created``.
 
     Raises
     ------
@@ -257,6 +313,24 @@ def _describe(method, experts, base, labels, hashes):
         "versions": _versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _on_record(experts, opened, base, anchor):
+    """Open weights with the digest that a pool has of them, name and file."""
+    known = []
+    for expert, weights in zip(experts, opened):
+        if getattr(expert, "known_digest", None) is not None:
+            known.append(
+                (weights, expert.known_digest, expert.name, expert.path)
+            )
+    if isinstance(base, (str, Path)):
+        codes = {
+            expert.base_digest
+            for expert in experts
+            if getattr(expert, "base", None) == base
+        } - {None}
+        known += [(anchor, code, str(base), base) for code in codes]
+    return known
 
 
 def _path(source):

@@ -12,37 +12,46 @@ recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
 
 A folder appears under its name when it is whole. What it was merged from is in
-its ``merge.json``; only a folder that has one is ever replaced.
+its ``merge.json``. A folder that is there already is replaced in one step if it
+is an earlier export that no one has touched since; any other is left alone.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
 import json
-import os
 import shutil
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Optional
 
 import torch
 import yaml
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.checked import anything, fields, mapped
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.paths import plain_name
+from speechbrain_merge.records.reading import parse_json, read_yaml
 from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
 logger = get_logger(__name__)
 
 RECORD = "merge.json"
 
+_hparams = fields(
+    {"pretrainer": fields({"loadables": mapped(anything())})},
+)
+
 _WHISPER_HPARAMS = """\
 # A Whisper merged by speechbrain_merge, for
 #   from speechbrain.inference.ASR import WhisperASR
 #   model = WhisperASR.from_hparams(source=folder, savedir=folder)
-# Moved it? Change `whisper_folder`, or pass overrides={{"whisper_folder": ...}}.
+# Moved it? Change `whisper_folder`, or pass overrides={"whisper_folder": ...}.
 
-whisper_folder: {folder}
-language: {language}
-task: {task}
+SETTINGS
 sample_rate: 16000
 min_decode_ratio: 0.0
 max_decode_ratio: 1.0
@@ -65,11 +74,13 @@ modules:
 
 # The weights come with whisper_folder, so there is nothing else to load.
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables: {{}}
+    loadables: {}
 """
 
 
-def export_whisper(source, whisper, folder, module="whisper"):
+def export_whisper(
+    source, whisper, folder, module="whisper", texts: Optional[Mapping] = None
+):
     """Writes a merged Whisper as a SpeechBrain and Hugging Face folder.
 
     Arguments
@@ -84,6 +95,8 @@ def export_whisper(source, whisper, folder, module="whisper"):
         The folder to write. An earlier export there is replaced.
     module : str
         Name of the module in ``source``.
+    texts : dict, optional
+        More files of the folder, name to text: a card as ``README.md``.
 
     Returns
     -------
@@ -94,7 +107,7 @@ def export_whisper(source, whisper, folder, module="whisper"):
     IncompatibleWeights
         When the weights are not those of this architecture.
     FileExistsError
-        When the folder has something else in it.
+        When the folder has something in it that no export wrote there.
     """
     if whisper.tokenizer is None:
         raise ValueError(
@@ -110,22 +123,28 @@ def export_whisper(source, whisper, folder, module="whisper"):
         if name.startswith("model.")
     }
     _check_fit(inner, whisper.model.state_dict(), module)
-    with _whole_folder(folder, source) as target:
+    with _export_folder(folder, source, texts) as target:
         whisper.model.save_pretrained(target, state_dict=inner)
         whisper.tokenizer.save_pretrained(target)
         whisper.feature_extractor.save_pretrained(target)
         _save_what_transformers_forgets(whisper, target)
-        text = _WHISPER_HPARAMS.format(
-            folder=json.dumps(str(folder)),
-            language=json.dumps(whisper.language),
-            task=json.dumps(whisper.task),
+        settings = {
+            "whisper_folder": str(folder),
+            "language": whisper.language,
+            "task": whisper.task,
+        }
+        text = _WHISPER_HPARAMS.replace(
+            "SETTINGS\n",
+            yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         )
         (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
     logger.info(f"Merged model exported to {folder}.")
     return folder
 
 
-def export_pretrained(source, hparams_file, folder, files=()):
+def export_pretrained(
+    source, hparams_file, folder, files=(), texts: Optional[Mapping] = None
+):
     """Writes merged weights as a SpeechBrain pretrained folder.
 
     Arguments
@@ -140,6 +159,8 @@ def export_pretrained(source, hparams_file, folder, files=()):
         The folder to write. An earlier export there is replaced.
     files : list of str or Path
         More files that the loadables need (tokenizer.ckpt, normalizer.ckpt).
+    texts : dict, optional
+        More files of the folder, name to text: a card as ``README.md``.
 
     Returns
     -------
@@ -151,11 +172,22 @@ def export_pretrained(source, hparams_file, folder, files=()):
         When the YAML does not load a merged module, or loads one for which
         there is no file.
     FileExistsError
-        When the folder has something else in it.
+        When the folder has something in it that no export wrote there.
     """
     folder = Path(folder).resolve()
     with open_weights(source) as weights:
         modules = sorted({name.partition(".")[0] for name in weights.names()})
+    for module in modules:
+        # It becomes the name of a file: "/etc/x.weight" is of no module
+        plain_name(module, f"the name of a module in {source}")
+    names = [Path(file).name for file in files]
+    names += [f"{module}.ckpt" for module in modules]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(
+            f"two files of {folder} would have the name "
+            f"{', '.join(sorted(twice))}: give each loadable one file"
+        )
     loadables = _loadables(hparams_file)
     given = set(modules) | {Path(file).stem for file in files}
     if set(modules) - loadables or loadables - given:
@@ -165,7 +197,7 @@ def export_pretrained(source, hparams_file, folder, files=()):
             f"{sorted(given - set(modules))}. Every merged module must be "
             "loaded, and every loadable have a file."
         )
-    with _whole_folder(folder, source) as target:
+    with _export_folder(folder, source, texts) as target:
         for module in modules:
             torch.save(_module_state(source, module), target / f"{module}.ckpt")
         for file in files:
@@ -218,33 +250,19 @@ def _check_fit(state, expected, module):
 
 
 @contextmanager
-def _whole_folder(folder, source):
+def _export_folder(folder, source, texts):
     """Gives a folder to fill, which takes its place when it is complete."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / RECORD).exists():
-            raise FileExistsError(
-                f"{folder} is not empty and not an earlier export (it has no "
-                f"{RECORD}): nothing was written. Choose another folder."
-            )
-    target = folder.with_name(f"{folder.name}.tmp")
-    replaced = folder.with_name(f"{folder.name}.old")
-    for remains in (target, replaced):
-        shutil.rmtree(remains, ignore_errors=True)
-    target.mkdir(parents=True)
-    try:
+    with open_weights(source) as weights:
+        record = {"weights": weights.label, **weights.metadata}
+    if "merge" in record:
+        where = f"{record['weights']}, metadata 'merge'"
+        record["merge"] = parse_json(record["merge"], where)
+    with whole_folder(folder) as target:
         yield target
-        with open_weights(source) as weights:
-            record = {"weights": weights.label, **weights.metadata}
-        if "merge" in record:
-            record["merge"] = json.loads(record["merge"])
-        text = json.dumps(record, indent=2)
-        (target / RECORD).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            os.rename(folder, replaced)
-        os.rename(target, folder)
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+        content = {RECORD: json.dumps(record, indent=2) + "\n", **(texts or {})}
+        for name, text in content.items():
+            path = target / plain_name(name, "texts")
+            path.write_text(text, encoding="utf-8")
 
 
 def _loadables(hparams_file):
@@ -261,10 +279,15 @@ def _loadables(hparams_file):
         return loader.construct_scalar(node)
 
     Plain.add_multi_constructor("!", construct)
-    with open(hparams_file, encoding="utf-8") as file:
-        content = yaml.load(file, Loader=Plain)
-    pretrainer = content.get("pretrainer") or {}
-    return set(pretrainer.get("loadables") or {})
+    content = read_yaml(hparams_file, Plain)
+    try:
+        found = _hparams(content, str(hparams_file))
+    except RecordError as error:
+        raise RecordError(
+            f"{error}. Expected the YAML for inference, with `pretrainer` and "
+            "its `loadables`."
+        ) from None
+    return set(found["pretrainer"]["loadables"])
 
 
 def _save_what_transformers_forgets(whisper, folder):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from sandbox import run_in_sandbox
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
@@ -182,20 +184,81 @@ def test_replacing_an_export(merged_whisper, tmp_path):
     folder.mkdir()  # an empty one is as good as none
     export_whisper(path, whisper, folder)
     first = (folder / "model.safetensors").read_bytes()
-    (folder / "old.txt").write_text("of the earlier export")
     with open_weights(path) as weights:
         other = {name: weights[name] + 1 for name in weights}
+    export_whisper(other, whisper, folder, texts={"README.md": "a card"})
+    second = (folder / "model.safetensors").read_bytes()
+    assert second != first
+    assert (folder / "README.md").read_text() == "a card"
     export_whisper(other, whisper, folder)
-    assert (folder / "model.safetensors").read_bytes() != first
-    assert not (folder / "old.txt").exists()
+    assert not (folder / "README.md").exists()
     assert [each.name for each in tmp_path.iterdir()] == ["mine"]
+    # What a person put into it is not replaced with it
+    (folder / "notes.txt").write_text("heard on Monday")
+    with pytest.raises(FileExistsError, match="mine holds .*: 'notes.txt'"):
+        export_whisper(path, whisper, folder)
+    assert (folder / "notes.txt").read_text() == "heard on Monday"
+    assert (folder / "model.safetensors").read_bytes() == second
     # but never a folder of something else
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="not an earlier export"):
+    with pytest.raises(FileExistsError, match="'thesis.tex'. Nothing was"):
         export_whisper(path, whisper, theirs)
     assert [each.name for each in theirs.iterdir()] == ["thesis.tex"]
+    (theirs / "merge.json").write_text("{}")  # of whatever it is
+    with pytest.raises(FileExistsError, match="'thesis.tex'"):
+        export_whisper(path, whisper, theirs)
+
+
+def test_folders_of_like_names_are_a_persons_own(merged_whisper, tmp_path):
+    _, path, hub = merged_whisper
+    whisper = Whisper(hub, hub + "/cache", language="french")
+    for name in ("model.old", "model.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("years of work")
+    for _ in range(2):
+        export_whisper(path, whisper, tmp_path / "model")
+    for name in ("model.old", "model.tmp"):
+        assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
+
+
+def test_two_exports_at_once_leave_a_whole_one(merged_whisper, tmp_path):
+    _, path, hub = merged_whisper
+    script = tmp_path / "export.py"
+    script.write_text(
+        "import sys\n"
+        "from speechbrain.integrations.huggingface.whisper import Whisper\n"
+        "from speechbrain_merge.export import export_whisper\n"
+        "path, hub, folder = sys.argv[1:]\n"
+        "whisper = Whisper(hub, hub + '/cache', language='french')\n"
+        "for _ in range(5):\n"
+        "    export_whisper(path, whisper, folder)\n"
+    )
+    folder = tmp_path / "export"
+    command = [sys.executable, script, path, hub, folder]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
+    names = {each.name for each in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "merge.json"} < names
+    assert {each.name for each in tmp_path.iterdir()} == {"export", "export.py"}
+    Whisper(str(folder), str(tmp_path / "cache"), language="french")
+
+
+def test_settings_are_written_by_a_yaml_library(merged_whisper, tmp_path):
+    _, path, hub = merged_whisper
+    whisper = Whisper(hub, hub + "/cache", language="french")
+    name = "a: !apply:os.getpid [] #'\n\"{x}"
+    folder = export_whisper(path, whisper, tmp_path / name)
+    again = Whisper(str(folder), str(tmp_path), language="french")
+    assert again.tokenizer is not None
+    text = (folder / "hyperparams.yaml").read_text()
+    settings = yaml.safe_load(text.partition("sample_rate")[0])
+    assert settings == {
+        "whisper_folder": str(folder),
+        "language": "french",
+        "task": "transcribe",
+    }
 
 
 def test_wrong_weights(merged_whisper, tmp_path):
@@ -307,18 +370,67 @@ def test_a_ctc_model_transcribes(merged_ctc):
 
 def test_wrong_pretrained_exports(merged_ctc):
     folder, path, _, _ = merged_ctc
-    yaml, target = folder / "inference.yaml", folder / "exported"
+    hparams, target = folder / "inference.yaml", folder / "exported"
     with pytest.raises(ValueError, match="every loadable have a file"):
-        export_pretrained(path, yaml, target)  # the tokenizer's is missing
-    text = yaml.read_text().replace("ctc_lin: !ref <ctc_lin>\n        t", "t")
-    yaml.write_text(text)
+        export_pretrained(path, hparams, target)  # the tokenizer's is missing
+    text = hparams.read_text().replace(
+        "ctc_lin: !ref <ctc_lin>\n        t", "t"
+    )
+    hparams.write_text(text)
     with pytest.raises(ValueError, match="Every merged module must be"):
-        export_pretrained(path, yaml, target, [folder / "tokenizer.ckpt"])
+        export_pretrained(path, hparams, target, [folder / "tokenizer.ckpt"])
     with pytest.raises(FileNotFoundError):
         export_pretrained(path, folder / "no.yaml", target)
     with pytest.raises(FileNotFoundError):
-        export_pretrained(folder / "no.safetensors", yaml, target)
-    yaml.write_text(ENCODER_ASR.format(hub="hub"))
+        export_pretrained(folder / "no.safetensors", hparams, target)
+    hparams.write_text(ENCODER_ASR.format(hub="hub"))
     with pytest.raises(FileNotFoundError):
-        export_pretrained(path, yaml, target, [Path("nowhere/tokenizer.ckpt")])
+        export_pretrained(
+            path, hparams, target, [Path("nowhere/tokenizer.ckpt")]
+        )
     assert not target.exists() and not list(folder.glob("exported*"))
+
+
+def test_a_malformed_yaml_is_named(merged_ctc):
+    folder, path, _, _ = merged_ctc
+    wrong = folder / "wrong.yaml"
+    for text in ("", "a: [", "[1]", "pretrainer: 3", "pretrainer: {}"):
+        wrong.write_text(text)
+        with pytest.raises(ValueError, match="wrong.yaml"):
+            export_pretrained(path, wrong, folder / "exported")
+
+
+def test_two_loadables_of_one_name_are_refused(merged_ctc):
+    folder, path, _, _ = merged_ctc
+    (folder / "more").mkdir()
+    (folder / "more" / "ctc_lin.ckpt").write_text("another")
+    files = [folder / "tokenizer.ckpt", folder / "more" / "ctc_lin.ckpt"]
+    with pytest.raises(ValueError, match="the name ctc_lin.ckpt"):
+        export_pretrained(
+            path, folder / "inference.yaml", folder / "exported", files
+        )
+
+
+def test_the_name_of_a_tensor_is_no_path(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from speechbrain_merge.export import export_pretrained
+folder = Path(sys.argv[1])
+(folder / "outside").mkdir()
+for number, name in enumerate([f"{folder}/outside/x", "../outside/x", "a/b"]):
+    source = folder / f"{number}.safetensors"
+    save_file({f"{name}.weight": torch.ones(2)}, source)
+    hparams = folder / "inference.yaml"
+    hparams.write_text(f"pretrainer:\\n    loadables: {{'{name}': x}}\\n")
+    try:
+        export_pretrained(source, hparams, folder / "exported")
+    except ValueError as error:
+        print(error)
+assert list((folder / "outside").iterdir()) == []
+assert not (folder / "exported").exists()
+"""
+    output = run_in_sandbox(code, tmp_path)
+    assert output.count("expected the plain name of a file") == 3

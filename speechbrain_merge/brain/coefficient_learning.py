@@ -63,7 +63,7 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_whole,
 )
-from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest
 
@@ -273,7 +273,7 @@ def _about(brain, method, experts, base, batches):
         ],
         "base": digest(base),
         "data": batches.key(),
-        "hparams": decisive_settings(vars(brain.hparams)),
+        "hparams": decisive_settings(brain),
     }
 
 

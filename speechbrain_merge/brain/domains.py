@@ -181,7 +181,8 @@ def evaluate_domains(
         Name to dataset.
     folder : str or Path
         Gets the errors of every utterance, ``<set>.jsonl``, the alignments
-        ``wer_<set>.txt``, and the rates of all sets, ``wer.json``.
+        ``wer_<set>.txt``, and the rates of all sets, ``wer.json``. Where the
+        metric is not WER, its name in lower case stands for ``wer``.
     loader_kwargs : dict, optional
         Options of the loader.
     **options
@@ -190,19 +191,24 @@ def evaluate_domains(
     Returns
     -------
     dict
-        Set to its rates: see ``rates_of``.
+        Set to its rates: see ``rates_of``; the rate is under the name of the
+        metric in lower case.
     """
     folder, rates = Path(folder), {}
+    metric = options.get("metric", "WER").lower()
     run_on_main(folder.mkdir, kwargs={"parents": True, "exist_ok": True})
     for name, test_set in test_sets.items():
         label = f"{folder.name} on {name}"
         scores = evaluate_set(brain, test_set, loader_kwargs, label, **options)
-        rates[name] = rates_of(scores)
+        counts = rates_of(scores)
+        rates[name] = {metric: counts.pop("wer"), **counts}
         run_on_main(write_scores, args=[folder / f"{name}.jsonl", scores])
-        metric = getattr(brain, _tracker(options))
-        run_on_main(write_alignments, args=[folder / f"wer_{name}.txt", metric])
+        stats = getattr(brain, options.get("tracker") or f"{metric}_metric")
+        run_on_main(
+            write_alignments, args=[folder / f"{metric}_{name}.txt", stats]
+        )
     text = json.dumps(rates, indent=2) + "\n"
-    run_on_main(write_whole, args=[folder / "wer.json", text])
+    run_on_main(write_whole, args=[folder / f"{metric}.json", text])
     return rates
 
 
@@ -218,9 +224,3 @@ def write_alignments(path, metric) -> None:
     """
     with open(path, "w", encoding="utf-8") as file:
         metric.write_stats(file)
-
-
-def _tracker(options):
-    """The name of the tracker that options of ``evaluate_set`` name."""
-    metric = options.get("metric", "WER")
-    return options.get("tracker") or f"{metric.lower()}_metric"

@@ -46,7 +46,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, open_weights
 
@@ -96,12 +96,12 @@ class Landscape:
         workers: int = 1,
     ):
         self.brain, self.workers = brain, workers
+        stage = getattr(sb.Stage, decode.upper())
+        loaders = brain.validation_loader.loaders(
+            brain, valid_set, stage, valid_loader_kwargs
+        )
         self.selection = SelectionSet(
-            brain,
-            valid_set,
-            brain._loader_kwargs(valid_loader_kwargs),
-            getattr(sb.Stage, decode.upper()),
-            tracker,
+            brain, loaders, stage=stage, tracker=tracker
         )
         self.folder = None if folder is None else Path(folder)
         self._scored = {}
@@ -109,7 +109,7 @@ class Landscape:
         if self.folder is not None:
             about = {
                 "selection": self.selection.key(),
-                "hparams": decisive_settings(vars(brain.hparams)),
+                "hparams": decisive_settings(brain),
                 **(context or {}),
             }
             self._journal = Journal(self.folder / "points.jsonl", about)
@@ -280,7 +280,13 @@ class Landscape:
             else:
                 method = Average([weight for _, _, weight in used])
                 self.brain.load_weights(
-                    merge(method, sources, workers=self.workers, progress=False)
+                    merge(
+                        method,
+                        sources,
+                        workers=self.workers,
+                        progress=False,
+                        same_base=False,  # the way between any two models
+                    )
                 )
             tally = self.selection.score()
         finally:

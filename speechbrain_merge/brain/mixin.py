@@ -13,7 +13,8 @@ says what to merge and how. ``MergeMixin`` gives the Brain the rest::
 
 Nothing that SpeechBrain owns is touched: no checkpoint is deleted or renamed,
 no metric is made up. ``evaluate`` first restores what it always restores (the
-normaliser, counters), and then the merged weights over it.
+normaliser, counters), and then the merged weights over it, whatever the recipe
+loads in its own hooks (``docs/recipe_hooks.md``).
 
 Authors
  * The speechbrain_merge authors 2026
@@ -29,53 +30,29 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.engine import merge
-from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.half_written import whole_checkpoints
-from speechbrain_merge.search import Journal
+from speechbrain_merge.stage.context import stage_context, trial_journal
 from speechbrain_merge.stage.members import base_of
 from speechbrain_merge.stage.merge_stage import (
     MergeResult,
-    decisive_settings,
     known_result,
-    plain_settings,
     store_result,
 )
+from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.own_weights import OwnWeights
+from speechbrain_merge.stage.recipe_hooks import RecipeHooks
 from speechbrain_merge.stage.remembered import remember_merge
 from speechbrain_merge.stage.scoring import SelectionSet
-from speechbrain_merge.weights import digest, has_adapters, open_weights
+from speechbrain_merge.weights import has_adapters, open_weights
 
 logger = get_logger(__name__)
 
 
-class MergeMixin:
+class MergeMixin(RecipeHooks):
     """Adds the merge stage to a Brain: ``class ASR(MergeMixin, sb.Brain)``.
 
     It must stand before ``sb.Brain``, since it extends what the Brain does
     when training and evaluation start.
     """
-
-    _weights_in_use = None
-    _own_weights = None
-
-    def on_fit_start(self):
-        """Lets the pools keep what training starts from, then starts it."""
-        self._restore()
-        for pool in self._pools():
-            pool.begin(self)
-        with whole_checkpoints(self.checkpointer):
-            super().on_fit_start()
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Restores the best checkpoint, then the weights to evaluate."""
-        self._restore()
-        with whole_checkpoints(self.checkpointer):
-            super().on_evaluate_start(max_key=max_key, min_key=min_key)
-        # The checkpoint brings the step counter of its training along, by
-        # which evaluate() would then divide the test loss.
-        self.step = 0
-        if self._weights_in_use is not None:
-            self.load_weights(self._weights_in_use)
 
     def use_weights(self, source):
         """Says which weights ``evaluate`` evaluates from now on.
@@ -83,10 +60,10 @@ class MergeMixin:
         Arguments
         ---------
         source : Candidate, str, Path or None
-            A merged file, a candidate, the base of a pool. ``None``: the best
-            checkpoint, as without merging.
+            A merged file, a candidate, the base of a pool. ``None``: what the
+            recipe itself would evaluate, as without merging.
         """
-        self._weights_in_use = source
+        self.promised, self._says_weights = source, True
 
     def load_weights(self, source):
         """Loads weights into the Brain's modules, strictly.
@@ -105,6 +82,8 @@ class MergeMixin:
         ValueError
             When names or shapes do not match the modules.
         """
+        if not self._evaluating:
+            self._lift_guard()  # these are wanted now, and no others
         with open_weights(source) as weights:
             self._fill(weights.names(), weights.__getitem__, weights.label)
 
@@ -123,7 +102,8 @@ class MergeMixin:
             The selection set; a dict names one for each domain. Needed when
             the stage has a search.
         valid_loader_kwargs : dict, optional
-            As for ``fit``. By default the recipe's ``valid_loader_kwargs``.
+            As for ``fit``. By default what ``fit`` was given, or else what
+            the YAML says (``valid_loader_kwargs``, ``valid_dataloader_opts``).
 
         Returns
         -------
@@ -152,23 +132,22 @@ class MergeMixin:
                 )
             selection = SelectionSet(
                 self,
-                valid_set,
-                self._loader_kwargs(valid_loader_kwargs),
-                stage.decode,
-                stage.tracker,
-                stage.average,
+                self.validation_loader.loaders(
+                    self, valid_set, stage.decode, valid_loader_kwargs
+                ),
+                stage=stage.decode,
+                tracker=stage.tracker,
+                average=stage.average,
             )
             context["selection"] = selection.key()
         # One process looks, and all hear the same: another might look when the
         # first one has begun to write already.
         known = run_on_main(known_result, args=[folder, context])
         if known is None:
-            try:
+            with self._candidates_scored():
                 result = self._search(
                     stage, candidates, base, selection, folder, context
                 )
-            finally:
-                self._restore()
             result.seconds = time.perf_counter() - started
             run_on_main(store_result, args=[folder, result, context])
         else:
@@ -195,7 +174,7 @@ class MergeMixin:
         valid_set : Dataset, DataLoader or dict
             The utterances.
         valid_loader_kwargs : dict, optional
-            As for ``fit``. By default the recipe's ``valid_loader_kwargs``.
+            As for ``fit``. By default as for ``merge``.
         tracker : str
             The Brain's attribute that holds the ``ErrorRateStats``.
         decode : str
@@ -208,16 +187,15 @@ class MergeMixin:
         stage = getattr(sb.Stage, decode.upper())
         selection = SelectionSet(
             self,
-            valid_set,
-            self._loader_kwargs(valid_loader_kwargs),
-            stage,
-            tracker,
+            self.validation_loader.loaders(
+                self, valid_set, stage, valid_loader_kwargs
+            ),
+            stage=stage,
+            tracker=tracker,
         )
-        try:
+        with self._candidates_scored():
             self.load_weights(source)
             return selection.score(progress=not self.noprogressbar)
-        finally:
-            self._restore()
 
     def _search(self, stage, candidates, base, selection, folder, context):
         """Searches if asked to, and writes the merged weights."""
@@ -233,8 +211,7 @@ class MergeMixin:
             )
 
         if stage.search is not None:
-            ordered = method.name != "average" or method.weights is not None
-            journal = Journal(folder / "trials.jsonl", context, ordered)
+            journal = trial_journal(stage, candidates, folder.parent, context)
             if stage.search.searches == "candidates":
                 found = stage.search.run(
                     candidates,
@@ -252,13 +229,15 @@ class MergeMixin:
             else:
                 found = stage.search.run(
                     lambda parameters, incumbent: score(
-                        _with(method, parameters), candidates, incumbent
+                        with_coefficients(method, parameters, candidates),
+                        candidates,
+                        incumbent,
                     ),
                     journal,
                     progress=show,
                     racing=stage.racing,
                 )
-                method = _with(method, found.parameters)
+                method = with_coefficients(method, found.parameters, candidates)
         output = folder / "merged.safetensors"
         run_on_main(
             merge,
@@ -269,6 +248,8 @@ class MergeMixin:
                 "workers": stage.workers,
                 "progress": show,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
+                "same_base": stage.same_base,
             },
         )
         return MergeResult(
@@ -290,7 +271,13 @@ class MergeMixin:
         """
         if not torch.distributed.is_initialized():
             merged = merge(
-                method, members, base, workers=stage.workers, progress=False
+                method,
+                members,
+                base,
+                workers=stage.workers,
+                progress=False,
+                dtype=stage.dtype,
+                same_base=False,  # asked once for all candidates
             )
             self._fill(merged, merged.__getitem__, "the merge")
             return
@@ -304,6 +291,8 @@ class MergeMixin:
                 "workers": stage.workers,
                 "progress": False,
                 "hashes": [member.digest for member in members],
+                "dtype": stage.dtype,
+                "same_base": False,
             },
         )
         self.load_weights(trial)
@@ -325,11 +314,6 @@ class MergeMixin:
             else:
                 module.load_state_dict(state, strict=True)
 
-    def _restore(self):
-        """Gives modules with adapters their own weights back."""
-        if self._own_weights is not None:
-            self._own_weights.restore()
-
     def module_named(self, name, label="the source"):
         """A module by the name that candidates know it by."""
         owners = [getattr(self, "modules", {})]
@@ -347,22 +331,6 @@ class MergeMixin:
             f"not have; it has {known}."
         )
 
-    def _pools(self):
-        """The pools among the checkpointer's recoverables."""
-        if self.checkpointer is None:
-            return []
-        return [
-            recoverable
-            for recoverable in self.checkpointer.recoverables.values()
-            if isinstance(recoverable, CheckpointPool)
-        ]
-
-    def _loader_kwargs(self, given):
-        """How to load the selection set: as given, or as recipes call it."""
-        if given is None:
-            return getattr(self.hparams, "valid_loader_kwargs", None)
-        return given
-
     def _stage_folder(self, stage):
         """Where the results of a stage go."""
         if stage.folder is not None:
@@ -377,20 +345,4 @@ class MergeMixin:
 
     def _context(self, stage, candidates, base):
         """All that decides what a stage comes to."""
-        settings = vars(stage.search).items() if stage.search else ()
-        method = stage.method_for(candidates, candidates)
-        return {
-            "method": {"name": method.name, **method.configuration()},
-            "candidates": [candidate.digest for candidate in candidates],
-            "base": None if base is None else digest(base),
-            "search": [type(stage.search).__name__]
-            + sorted((key, plain_settings(value)) for key, value in settings),
-            "decode": stage.decode.name,
-            "average": stage.average,
-            "hparams": decisive_settings(vars(self.hparams)),
-        }
-
-
-def _with(method, parameters):
-    """The same method with some parameters changed."""
-    return type(method)(**{**method.configuration(), **parameters})
+        return stage_context(self, stage, candidates, base)

@@ -27,6 +27,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
+from speechbrain_merge.brain.statistics import collect_statistics
+
 # Under which names upstream's recipes keep the options of their loaders
 LOADER_OPTIONS = {
     "valid": (
@@ -104,3 +106,24 @@ class Run:
             if hasattr(hparams, name):
                 return dict(getattr(hparams, name))
         return {} if split == "valid" else self.loader_kwargs("valid")
+
+    def merge(self, stage: Any) -> Any:
+        """Merges candidates, and has the Brain evaluate what came of it.
+
+        A search uses the run's selection sets; a method that needs statistics
+        of its candidates collects them there.
+
+        Arguments
+        ---------
+        stage : MergeStage
+            What to merge, such as the checkpoints of the run's own training.
+
+        Returns
+        -------
+        MergeResult
+        """
+        loader_kwargs = self.loader_kwargs("valid")
+        if stage.needs_statistics:
+            data = {each.name: self.valid_sets for each in stage.chosen()}
+            collect_statistics(self.brain, stage, data, loader_kwargs)
+        return self.brain.merge(stage, self.valid_sets, loader_kwargs)

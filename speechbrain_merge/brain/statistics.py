@@ -51,7 +51,7 @@ from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )
-from speechbrain_merge.stage.merge_stage import decisive_settings
+from speechbrain_merge.stage.decisive import decisive_settings
 from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
@@ -262,7 +262,7 @@ def _collect(
         "limit": limit,
         "stage": stage.name,
         **options,
-        "hparams": decisive_settings(vars(brain.hparams)),
+        "hparams": decisive_settings(brain),
     }
     if hasattr(collector, "reading"):
         about["reading"] = collector.reading

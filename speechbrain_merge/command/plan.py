@@ -18,9 +18,10 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 
 Experts are anything that ``read_pool`` reads; paths are relative to where the
 command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
-method ``restricted``. Experts of pools that were fine-tuned from different
-weights are refused unless ``different_bases: true``. Where a method wraps
-another, its parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
+method ``restricted``. Experts that do not belong together (fine-tuned from
+different weights, other vocabularies beside them, heads that were initialised
+apart) are refused unless ``different_bases: true``. ``dtype: float16`` stores
+the result in another type than the experts'. Where a method wraps another, its parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
 A stage that others build on needs no ``output``: its weights are kept beside
 the plan's outputs until the plan is done. A stage whose output was made of the
 same content in the same way is not made again.
@@ -57,6 +58,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
+from speechbrain_merge.weights import float_dtype
 
 KEYS = (
     "method",
@@ -68,6 +70,7 @@ KEYS = (
     "otherwise",
     "output",
     "different_bases",
+    "dtype",
 )
 
 
@@ -133,7 +136,7 @@ class Plan:
     stages : dict
         Name to a dict with ``method`` and ``experts``, and optionally
         ``parameters``, ``base``, ``include``, ``exclude``, ``otherwise``,
-        ``output``, ``different_bases``.
+        ``output``, ``different_bases``, ``dtype``.
     label : str
         What errors call the plan, e.g. its path.
 
@@ -190,11 +193,20 @@ class Plan:
         stage = {key: value for key, value in content.items() if value}
         if isinstance(stage["experts"], str):
             stage["experts"] = [stage["experts"]]
+        if not isinstance(stage["experts"], list):
+            raise ValueError(
+                f"{where}`experts` are a list of files, folders and stages, "
+                f"got {stage['experts']!r}."
+            )
         output = stage.get("output")
         if output is not None and not str(output).endswith(".safetensors"):
             raise ValueError(
                 f"{where}`output` must end in .safetensors, got '{output}'."
             )
+        try:
+            float_dtype(stage.get("dtype"))
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
         return stage
 
     def _method(self, name, stage):

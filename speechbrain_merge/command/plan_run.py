@@ -38,10 +38,10 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.stage.members import check_one_original
 from speechbrain_merge.weights import (
     check_compatible,
     digest,
@@ -154,6 +154,8 @@ class PlanRun:
                     workers,
                     progress,
                     metadata={"plan": json.dumps(record)},
+                    dtype=stage.get("dtype"),
+                    same_base=not stage.get("different_bases"),
                 )
                 done[name] = "merged"
         return done
@@ -186,15 +188,17 @@ class PlanRun:
         read = [
             each for each in self._experts(name) if not isinstance(each, str)
         ]
-        if method.needs_same_base:
-            check_one_original(
-                read,
-                not self.plan.stages[name].get("different_bases"),
-                "`different_bases: true` (--different-bases)",
-            )
         opened = [fold(each) for each in read]
         if opened:
             check_compatible(opened, finite=False)
+            if not self.plan.stages[name].get("different_bases"):
+                known = base is None or base in self.plan.stages
+                check_belonging(
+                    method,
+                    read,
+                    None if known else renamed(fold(base), opened[0]),
+                    "`different_bases: true` (--different-bases)",
+                )
             if base is not None and base not in self.plan.stages:
                 renamed(fold(base), opened[0]).close()
         for weights in opened:
@@ -218,6 +222,8 @@ class PlanRun:
                 ],
                 "base": base,
             }
+            if "dtype" in self.plan.stages[name]:
+                content["dtype"] = self.plan.stages[name]["dtype"]
             text = json.dumps(content, sort_keys=True, default=str)
             self._digests[name] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[name]

@@ -50,13 +50,14 @@ from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.bounds import BOUNDS, bounded, value_of
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice
+from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
     merged_names,
     scaled_sum,
 )
-from speechbrain_merge.weights import common_ties, fold, part
+from speechbrain_merge.weights import common_ties, part
 
 GRAINS = ("expert", "layer", "tensor")
 OTHERS = "others"
@@ -174,8 +175,9 @@ class AdaMerging(MergeMethod):
             When coefficients were learned for other models than these.
         """
         with ExitStack() as stack:
-            opened = [stack.enter_context(fold(expert)) for expert in experts]
-            anchor = stack.enter_context(fold(base))
+            opened, anchor = plain_models(experts, base)
+            for model in [*opened, *([] if anchor is None else [anchor])]:
+                stack.enter_context(model)
             groups, values, _ = self.prepared(opened, anchor, labels).found
         if values is not self.coefficients:
             self.groups, self._start = groups, values

@@ -68,13 +68,13 @@ from speechbrain_merge.methods.entries import (
 )
 from speechbrain_merge.methods.first_pass import each
 from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.weights import (
     Entry,
     Weights,
     check_compatible,
     common_ties,
     depth,
-    fold,
     open_weights,
     refold,
 )
@@ -101,12 +101,6 @@ class MergeMethod(torch.nn.Module):
     to that merge: ``labels``, ``depths``, ``workers``, ``show_progress`` and
     ``found``. The method itself stays as it was made, and may serve several
     merges at once.
-
-    Example
-    -------
-    >>> from speechbrain_merge.methods import Average
-    >>> Average(weights=[1, 3])([{"w": torch.zeros(1)}, {"w": torch.ones(1)}])
-    {'w': tensor([0.7500])}
     """
 
     name: str = ""
@@ -200,7 +194,8 @@ class MergeMethod(torch.nn.Module):
         Returns
         -------
         merged : dict
-            New tensors in the experts' types. Names that share a tensor in
+            New tensors in the inputs' types; where floating-point types are
+            mixed, in the type that holds all. Names that share a tensor in
             the experts share one here too.
 
         Raises
@@ -261,6 +256,7 @@ class MergeMethod(torch.nn.Module):
         -------
         merged : Weights
             With the names of the first expert, and the ties that all have.
+            Where floating-point dtypes differ, the promoted ones.
 
         Raises
         ------
@@ -270,8 +266,7 @@ class MergeMethod(torch.nn.Module):
             When the method's demands are not met.
         """
         self.check_experts(len(experts))
-        folded = [fold(expert) for expert in experts]
-        anchor = None if base is None else fold(base)
+        folded, anchor = plain_models(experts, base, self.needs_base)
         method = self.prepared(folded, anchor, labels, workers, progress)
         first = folded[0]
         merged = Weights(
@@ -317,6 +312,12 @@ class MergeMethod(torch.nn.Module):
             raise ValueError(
                 f"{experts[0].label} has no tensors: there is nothing to "
                 "merge. Give the state dict of a model that has weights."
+            )
+        if labels is not None and len(labels) != len(experts):
+            raise ValueError(
+                f"{len(labels)} labels were given for {len(experts)} experts "
+                f"({', '.join(map(str, labels))}): give one for each, in their "
+                "order."
             )
         # Values are looked at when they are read for the formula: looking at
         # them here too would read every model twice.

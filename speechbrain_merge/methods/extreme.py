@@ -56,7 +56,8 @@ class Extreme(MergeMethod):
 
     def __init__(self, keep="most", reference="zero", scale=1):
         super().__init__()
-        check_choice(keep, "keep", ("most", "least"))
+        if keep not in ("most", "least"):
+            raise ValueError(f"`keep` is 'most' or 'least', got {keep!r}.")
         check_choice(reference, "reference", ("zero", "base"))
         check_number(scale, "scale")
         if reference == "zero" and scale != 1:

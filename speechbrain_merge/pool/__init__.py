@@ -22,3 +22,4 @@ from speechbrain_merge.pool.candidate import Candidate, rank, select
 from speechbrain_merge.pool.collection import CheckpointPool
 from speechbrain_merge.pool.merges import MergeRecord, read_merges
 from speechbrain_merge.pool.reading import read_pool
+from speechbrain_merge.pool.verification import verify_pool

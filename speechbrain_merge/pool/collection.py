@@ -37,6 +37,7 @@ What happens when:
 
 Example
 -------
+>>> import torch
 >>> from speechbrain.utils.checkpoints import Checkpointer
 >>> folder = getfixture("tmp_path")
 >>> model = torch.nn.Linear(2, 2)
@@ -54,14 +55,12 @@ Authors
 """
 
 import json
-import re
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-import torch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -70,21 +69,30 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.pool.candidate import MODES, Candidate
+from speechbrain_merge.pool import first_save
+from speechbrain_merge.pool.arguments import check_arguments
+from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.pool.coverage import check_pools
+from speechbrain_merge.pool.half_written import has_whole_checkpoint
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
+    finite_number,
     fresh_progress,
     is_from_testing,
     is_intra_epoch,
     plain,
     read_meta,
 )
+from speechbrain_merge.pool.records import pointer_record
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
     names_to_keep,
     run_folders,
     slot_of,
 )
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights import digest, heads_metadata, plain_state
 
 logger = get_logger(__name__)
@@ -125,9 +133,12 @@ class CheckpointPool:
         (`ckpt_interval_steps`, `ckpt_interval_minutes`) as well.
     epoch_counter : EpochCounter, optional
         Tells the epoch where the recipe's meta does not.
+    partial : bool
+        Whether `modules` may leave out trained ones, see `pool.coverage`.
 
     Example
     -------
+    >>> import torch
     >>> folder = getfixture("tmp_path") / "pool"
     >>> CheckpointPool(folder, {"model": torch.nn.Linear(2, 2)}).candidates()
     []
@@ -148,27 +159,29 @@ class CheckpointPool:
         tags: Optional[list[str]] = None,
         intra_epoch: bool = False,
         epoch_counter=None,
+        partial: bool = False,
     ):
-        _check_arguments(modules, run, every, keep_last, keep_best, mode)
-        self.folder = Path(folder)
+        check_arguments(modules, run, every, keep_last, keep_best, mode)
+        # The working directory may change while the training runs
+        self.folder = Path(folder).absolute()
         self.modules = dict(modules)
         self.run = str(run)
         self.every = int(every)
         self.keep_last = keep_last
         self.keep_best = keep_best
-        self.metric = metric
-        self.mode = mode
+        self.metric, self.mode = metric, mode
         self.hyperparameters = plain(hyperparameters or {})
-        self.base = base
+        self.base, self.intra_epoch = base, intra_epoch
         self.tags = [str(tag) for tag in tags or []]
-        self.intra_epoch = intra_epoch
-        self.epoch_counter = epoch_counter
+        self.epoch_counter, self.partial = epoch_counter, partial
         self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
         self._lineage = uuid.uuid4().hex
         self._saves = 0
         self._own_run = self.run  # unless another training has it
         self._claimed = None
+        self._begun = False  # Whether a checkpoint tells who this is
+        self._saves_at = None  # Folder of the checkpoints, if there is none
 
     def candidates(self) -> list[Candidate]:
         """All candidates of the pool, of this run and of others.
@@ -195,12 +208,14 @@ class CheckpointPool:
         brain : speechbrain.Brain
             The Brain that is about to train.
         """
-        self._brain = brain
-        self.collecting = True
+        self._brain, self.collecting = brain, True
         resuming = False
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
-            resuming = brain.checkpointer.find_checkpoint() is not None
+            check_pools(brain)
+            resuming = has_whole_checkpoint(brain.checkpointer)
+            if not resuming:
+                self._saves_at = Path(brain.checkpointer.checkpoints_dir)
         self.store_base(resuming)
 
     def attach(self, checkpointer, name: str = "pool"):
@@ -216,8 +231,7 @@ class CheckpointPool:
         for known, each in checkpointer.recoverables.items():
             if each is self:
                 name = known
-        # Without `optional_load`, adding a pool to a training that has begun
-        # would make its checkpoints impossible to restore
+        # Older checkpoints of a training that has begun have no pool
         checkpointer.add_recoverable(name, self, optional_load=True)
 
     @main_process_only
@@ -263,7 +277,7 @@ class CheckpointPool:
             "candidate": name,
             "note": note,
         }
-        Path(path).write_text(json.dumps(pointer) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(pointer) + "\n")
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
@@ -275,18 +289,18 @@ class CheckpointPool:
             What `save` wrote.
         end_of_epoch : bool
             Unused.
-
         """
         del end_of_epoch  # Unused
         try:
-            pointer = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{path} was not written to its end: the training was killed "
-                "while it saved this checkpoint. Delete the folder "
-                f"{Path(path).parent} to resume from the one before."
-            ) from error
+            pointer = pointer_record(read_json(path), str(path))
+        except RecordError as error:
+            raise RecordError(
+                f"{error}. Was the training killed while it saved this "
+                f"checkpoint? Delete the folder {Path(path).parent} to resume "
+                "from the one before."
+            ) from None
         self._lineage = pointer["lineage"]
+        self._begun = True
         self._saves = pointer["saves"]
         if pointer["asked_run"] == self.run and self._claimed is None:
             self._own_run = pointer["run"]
@@ -301,20 +315,22 @@ class CheckpointPool:
         if is_from_testing(meta):
             return None, f"passed over {checkpoint.name}, saved in testing"
         run = self._claim()
+        if self._begun:
+            first_save.end(run.folder)
         contents = run.read()
         tensors = self._tensors()
         content = digest(tensors)
         if content in contents.digests:
             known = contents.digests[content]
             # Trained again after resuming, or saved again after a test
-            self._saves = known["saves"]
+            self._saves = known.get("saves", self._saves)
             self._prune(run)  # A kill may have come between store and prune
             name = known["name"] if known["event"] == "candidate" else None
             return name, f"knows the weights of {checkpoint.name}"
         self._saves += 1
         record = {
             **self._progress(checkpoint, meta),
-            "time": meta.get("unixtime", time.time()),
+            "time": finite_number(meta.get("unixtime")) or time.time(),
             "meta": meta,
             "digest": content,
             "saves": self._saves,
@@ -332,6 +348,9 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
+        if not self._begun:
+            first_save.begin(run.folder, self._lineage, checkpoint)
+            self._begun = True
         run.store(record, tensors, heads_metadata(self.modules))
         self._prune(run)
         return record["name"], f"stored {record['name']}"
@@ -370,30 +389,13 @@ class CheckpointPool:
     def _claim(self):
         """The run that this training alone writes; claimed at first use."""
         if self._claimed is None:
-            self._claimed = RunFolder.claim(
-                self.folder, self.run, self._own_run, self._lineage
+            self._claimed, self._lineage = RunFolder.claim(
+                self.folder,
+                self.run,
+                self._own_run,
+                self._lineage,
+                begun=self._begun,
+                saves_at=self._saves_at,
             )
             self._own_run = self._claimed.run
         return self._claimed
-
-
-def _check_arguments(modules, run, every, keep_last, keep_best, mode):
-    if not isinstance(modules, Mapping) or not modules:
-        raise ValueError("modules: expected a dict of name to torch.nn.Module")
-    for name, module in modules.items():
-        if not isinstance(module, torch.nn.Module):
-            raise ValueError(
-                f"modules: '{name}' is a {type(module).__name__}, "
-                "expected a torch.nn.Module"
-            )
-    if not re.fullmatch(r"[\w+=,@-][\w+=.,@-]*", str(run)):
-        raise ValueError(
-            f"run={run!r}: expected a name that can be a folder's, of letters, "
-            "digits and _+=.,@- without a dot in front"
-        )
-    counts = {"every": every, "keep_last": keep_last, "keep_best": keep_best}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: expected 1 or more, or None")
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r}: expected one of {MODES}")

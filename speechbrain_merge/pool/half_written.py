@@ -2,8 +2,9 @@
 
 SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. What is left
 of one by a kill looks like the newest, and loading it fails, at every start
-again. Here such remains are told from whole checkpoints, and passed over; they
-stay where they are.
+again; and where the kill came while ``CKPT.yaml`` itself was written, no
+checkpoint of the folder can be listed any more. Here such remains are told from
+whole checkpoints, and passed over; they stay where they are.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -11,13 +12,103 @@ Authors
 
 import contextlib
 import functools
-import zipfile
 
+import yaml
+from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.meta import finite_number
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.weights.damage import damage_of
 
 logger = get_logger(__name__)
 
-ZIP = b"PK"
+META_LIMIT = 1 << 20
+
+
+def pass_over_remains(checkpointer):
+    """From now on a checkpointer lists only checkpoints whose meta is whole.
+
+    Otherwise one empty ``CKPT.yaml`` ends every resumption, and every later
+    saving that has to choose which checkpoints to keep.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
+        Of a Brain. Done once for each.
+    """
+    if checkpointer is None or hasattr(checkpointer, "passed_over"):
+        return
+    checkpointer.passed_over = set()
+    listing = checkpointer._list_checkpoint_dirs
+
+    def list_whole():
+        whole = []
+        for folder in listing():
+            reason = torn_meta(folder)
+            if not reason:
+                whole.append(folder)
+            elif folder not in checkpointer.passed_over:
+                checkpointer.passed_over.add(folder)
+                logger.warning(
+                    f"{folder} is passed over: {reason}. A kill came while it "
+                    "was written; it may be deleted."
+                )
+        return whole
+
+    checkpointer._list_checkpoint_dirs = list_whole
+
+
+def has_whole_checkpoint(checkpointer) -> bool:
+    """Whether there is a checkpoint that a training can go on from.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        Of a Brain.
+
+    Returns
+    -------
+    bool
+    """
+    pass_over_remains(checkpointer)
+    return any(
+        not half_written(each, checkpointer)
+        for each in checkpointer.list_checkpoints()
+    )
+
+
+def torn_meta(folder) -> str:
+    """Why the ``CKPT.yaml`` of a checkpoint was not written to its end.
+
+    Arguments
+    ---------
+    folder : Path
+        A checkpoint.
+
+    Returns
+    -------
+    str
+        Empty where it was; also for metas with Python objects in them, which
+        are whole, and which SpeechBrain itself refuses.
+    """
+    try:
+        text = read_text(folder / METAFNAME, META_LIMIT)
+        events = list(yaml.parse(text))
+    except (RecordError, OSError, yaml.YAMLError, RecursionError) as error:
+        return f"its {METAFNAME} cannot be read ({_short(error)})"
+    keys = [each.value for each in events if isinstance(each, yaml.ScalarEvent)]
+    if "unixtime" not in keys[:-1]:
+        return f"its {METAFNAME} has no time"
+    time = yaml.safe_load(keys[keys.index("unixtime") + 1] or "null")
+    if finite_number(time) is None:
+        return f"the time in its {METAFNAME} is no number"
+    return ""
+
+
+def _short(error):
+    return " ".join(str(error).split())[:200]
 
 
 @contextlib.contextmanager
@@ -53,6 +144,7 @@ def whole_checkpoints(checkpointer):
     if checkpointer is None:
         yield
         return
+    pass_over_remains(checkpointer)
 
     def is_whole(checkpoint):
         reason = half_written(checkpoint, checkpointer)
@@ -93,11 +185,5 @@ def half_written(checkpoint, checkpointer):
     last = "brain" if "brain" in names else names[-1]
     if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
-    for path in files.values():
-        with open(path, "rb") as file:
-            start = file.read(len(ZIP))
-        if not start:
-            return f"{path.name} is empty"
-        if start == ZIP and not zipfile.is_zipfile(path):
-            return f"{path.name} breaks off"
-    return ""
+    damaged = map(damage_of, files.values())
+    return next((reason for reason in damaged if reason), "")

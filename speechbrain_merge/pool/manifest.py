@@ -11,8 +11,16 @@ Events: `base` (the weights that the run started from), `base removed`,
 Example
 -------
 >>> manifest = Manifest(getfixture("tmp_path") / "run")
->>> manifest.append({"event": "candidate", "name": "a", "file": "a.st"})
->>> manifest.append({"event": "candidate", "name": "b", "file": "b.st"})
+>>> for name in "ab":
+...     manifest.append(
+...         {
+...             "event": "candidate",
+...             "name": name,
+...             "file": f"{name}.safetensors",
+...             "digest": "0" * 64,
+...             "meta": {"WER": 9.5},
+...         }
+...     )
 >>> manifest.append({"event": "removed", "name": "a"})
 >>> with open(manifest.path, "a") as file:
 ...     _ = file.write('{"event": "cand')  # killed here
@@ -23,14 +31,16 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import fcntl
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.records import event_record
+from speechbrain_merge.records.files import try_lock
+from speechbrain_merge.records.log import Log
 
 logger = get_logger(__name__)
 
@@ -51,51 +61,27 @@ class Contents:
     """Digest to record of all weights that were ever seen."""
     lineages: set = field(default_factory=set)
     """The trainings that candidates came from."""
+    removed: dict = field(default_factory=dict)
+    """File name to digest of what was taken back, and may be deleted."""
 
 
-class Manifest:
+class Manifest(Log):
     """The manifest of one run of a pool.
 
     Arguments
     ---------
     folder : str or Path
         The folder of the run. Created at the first writing.
-    file : str
-        Its name there.
     """
 
     FILE = "manifest.jsonl"
 
-    def __init__(self, folder, file: str = FILE):
-        self.folder = Path(folder)
-        self.path = self.folder / file
-
-    def records(self) -> list[dict]:
-        """All whole lines.
-
-        Returns
-        -------
-        list of dict
-
-        Raises
-        ------
-        ValueError
-            Where a line before the last is no JSON: someone edited the file.
-        """
-        if not self.path.is_file():
-            return []
-        lines = self.path.read_bytes().split(b"\n")
-        found = []
-        # What follows the last line end is empty, or torn
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                found.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.path}, line {number} is not JSON ({error}). Repair "
-                    "or delete that line; the weights are not affected."
-                ) from error
-        return found
+    def __init__(self, folder):
+        super().__init__(
+            Path(folder) / self.FILE,
+            event_record,
+            "Repair or delete that line; the weights are not affected.",
+        )
 
     def read(self) -> Contents:
         """What the records add up to.
@@ -116,32 +102,15 @@ class Manifest:
                 contents.digests[record.get("digest")] = record
             elif event == "passed":
                 contents.digests.setdefault(record["digest"], record)
-            elif event == "base removed":
+            elif event == "base removed" and contents.base is not None:
+                contents.removed[contents.base["file"]] = contents.base[
+                    "digest"
+                ]
                 contents.base = None
-            elif event == "removed":
-                contents.candidates.pop(name, None)
+            elif event == "removed" and name in contents.candidates:
+                gone = contents.candidates.pop(name)
+                contents.removed[gone["file"]] = gone["digest"]
         return contents
-
-    def append(self, record: dict):
-        """Adds a line and has it on the disk before returning.
-
-        Arguments
-        ---------
-        record : dict
-            Plain values.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        with open(self.path, "ab+") as file:
-            whole = _whole_length(file)
-            if whole < file.seek(0, os.SEEK_END):
-                logger.warning(f"{self.path}: cut off a torn last line")
-                file.truncate(whole)
-            file.write(json.dumps(record).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            _sync_folder(self.folder)
 
 
 _held = {}
@@ -151,7 +120,8 @@ def hold(folder) -> bool:
     """Makes this process the only writer of a run, until it ends.
 
     The lock is the operating system's: it goes with the process, however that
-    ends, and is not inherited by data loading workers.
+    ends. Other descriptors of the lock file may come and go, as when the
+    process copies its own pool, and data loading workers do not inherit it.
 
     Arguments
     ---------
@@ -165,42 +135,37 @@ def hold(folder) -> bool:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
     key = (os.getpid(), folder.resolve())
     if key in _held:
-        return True
-    # Never closed: closing any descriptor of the file would release the lock
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+        if path.exists() and os.path.samestat(
+            os.fstat(_held[key]), os.stat(path)
+        ):
+            return True
+        os.close(_held.pop(key))  # the folder was made anew since
+    # Never closed in this process: that would give the lock back
+    descriptor = os.open(
+        path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+    )
+    locked = try_lock(descriptor)
+    if locked is False:
         os.close(descriptor)
         return False
-    except OSError as error:
+    if locked is None:
         # Some cluster file systems have no locks, and training must go on
         logger.warning(
-            f"{folder} cannot be locked ({error}). See to it that no two "
-            "trainings use the same run of a pool at the same time."
+            f"{folder} cannot be locked on this file system. See to it that no "
+            "two trainings use the same run of a pool at the same time."
         )
     _held[key] = descriptor
     return True
 
 
-def _whole_length(file):
-    """Length of the file up to its last line end."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 4096)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _sync_folder(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
+def _let_go():
+    """In a forked child: the lock stays with the parent alone."""
+    for descriptor in _held.values():
         os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -14,7 +14,7 @@ candidate that was pruned since is still true, but the merge cannot be repeated.
 Example
 -------
 >>> pool = getfixture("tmp_path")
->>> member = Member("digits/epoch-0002", "digits", "5e1f", weight=1.0)
+>>> member = Member("digits/epoch-0002", "digits", "5e" * 32, weight=1.0)
 >>> remember(pool, MergeRecord("aode", {"name": "average"}, (member,)))
 >>> [(merge.name, merge.runs) for merge in read_merges(pool)]
 [('aode', ['digits'])]
@@ -23,11 +23,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import fcntl
+import errno
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
@@ -36,10 +37,16 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import plain
+from speechbrain_merge.pool.records import merge_record
+from speechbrain_merge.records.files import try_lock
+from speechbrain_merge.records.log import Log
 
 logger = get_logger(__name__)
 
 FILE = "merges.jsonl"
+
+TICK = 1e-3
+"""Seconds between two merges of a pool, at least."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class MergeRecord:
     value : float, optional
         Error rate on the selection set in percent, if it was scored.
     time : float
-        Seconds since 1970.
+        Seconds since 1970; `remember` sees to it that a later merge has a
+        later time, also where the clock was set back.
     """
 
     name: str
@@ -165,13 +173,19 @@ def read_merges(pool) -> list[MergeRecord]:
     found = []
     for line in _log(getattr(pool, "folder", pool)).records():
         line["members"] = tuple(Member(**each) for each in line["members"])
-        line["left_out"] = tuple(line["left_out"])
+        line["left_out"] = tuple(line.get("left_out", ()))
+        if found:
+            # The order of the lines counts: a clock may have been set back
+            line["time"] = max(line["time"], found[-1].time + TICK)
         found.append(MergeRecord(**line))
     return found
 
 
 def remember(pool, record: MergeRecord):
     """Adds a merge to what a pool remembers, unless it is the last of its name.
+
+    A pool that may not be written, such as a colleague's, remembers nothing: a
+    warning says so, since the merge itself is done.
 
     Arguments
     ---------
@@ -180,13 +194,42 @@ def remember(pool, record: MergeRecord):
     record : MergeRecord
         What was merged.
     """
-    with _alone(Path(pool)):
-        merges = read_merges(pool)
-        line = plain(asdict(record))
-        last = [asdict(each) for each in merges if each.name == record.name]
-        if last and plain({**last[-1], "time": record.time}) == line:
-            return
-        _log(pool).append(line)
+    try:
+        with _alone(Path(pool)):
+            merges = read_merges(pool)
+            last = [asdict(each) for each in merges if each.name == record.name]
+            if merges:
+                later = max(record.time, merges[-1].time + TICK)
+                record = replace(record, time=later)
+            line = plain(asdict(record))
+            if last and plain({**last[-1], "time": record.time}) == line:
+                return
+            _log(pool).append(line)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        logger.warning(
+            f"{pool} may not be written ({error.strerror}), so it will not "
+            f"remember the merge '{record.name}'. The merge itself is not "
+            "affected; to repeat it with one more run, copy the pool first."
+        )
+
+
+def time_of_merge(pools: Iterable) -> float:
+    """A time for a merge that is about to be remembered in some pools.
+
+    Arguments
+    ---------
+    pools : iterable of str or Path
+        The pools.
+
+    Returns
+    -------
+    float
+        Now, or later than all merges that they remember.
+    """
+    times = [each.time + TICK for pool in pools for each in read_merges(pool)]
+    return max([time.time(), *times])
 
 
 def find_merge(pools: Iterable, name: str) -> MergeRecord:
@@ -243,17 +286,26 @@ def pools_of(candidates: Iterable) -> list[Path]:
 
 
 def _log(pool):
-    return Manifest(pool, FILE)
+    return Log(
+        Path(pool) / FILE,
+        merge_record,
+        "Repair or delete that line; the weights are not affected.",
+    )
 
 
 @contextmanager
 def _alone(pool):
     """One process at a time, for as long as it takes to add a line."""
     pool.mkdir(parents=True, exist_ok=True)
-    with open(pool / ".merges.lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-        except OSError as error:
+    descriptor = os.open(
+        pool / ".merges.lock",
+        os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o666,
+    )
+    try:
+        if try_lock(descriptor, wait=True) is None:
             # Some cluster file systems have no locks, and a merge is done
-            logger.warning(f"{pool} cannot be locked ({error})")
+            logger.warning(f"{pool} cannot be locked on this file system")
         yield
+    finally:
+        os.close(descriptor)

@@ -20,6 +20,7 @@ Authors
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Optional
 
@@ -28,6 +29,9 @@ import yaml
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.records.errors import RecordError, shown
+from speechbrain_merge.records.reading import read_text, read_yaml
 
 logger = get_logger(__name__)
 
@@ -51,7 +55,13 @@ def _numpy_number(loader, node):
 
 
 def _numpy_dtype(loader, node):
-    return numpy.dtype(loader.construct_mapping(node, deep=True)["args"][0])
+    name = loader.construct_mapping(node, deep=True)["args"][0]
+    # Plain numbers alone: a dtype may also describe structures of any size
+    if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[bfiu]\d", name):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"expected the dtype of a number, got {shown(name)}"
+        )
+    return numpy.dtype(name)
 
 
 def _unreadable(loader, suffix, node):
@@ -100,12 +110,9 @@ def read_meta(folder) -> dict:
 
 
 def _load_yaml(path):
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_MetaLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    found = read_yaml(path, _MetaLoader)
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is empty or not written to its end")
+        raise RecordError(f"{path} is empty or not written to its end")
     return found
 
 
@@ -128,18 +135,34 @@ def read_progress(folder, meta: dict, ignored=()) -> tuple:
     step : int or None
         From the meta, else the optimizer steps that the Brain saved.
     """
-    epoch, step = meta.get("epoch"), meta.get("step")
+    epoch, step = _progress(meta.get("epoch")), _progress(meta.get("step"))
     for name in COUNTER_FILES:
         path = Path(folder) / name
         if epoch is None and path.is_file() and name not in ignored:
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
-            epoch = int(text) if text.isdecimal() else None
+            epoch = _progress(_text_of(path))
     path = Path(folder) / BRAIN_FILE
     if step is None and path.is_file() and BRAIN_FILE not in ignored:
         brain = _load_yaml(path)
         # Older Brains saved `step` alone, which starts anew in each epoch
-        step = brain.get("optimizer_step")
+        step = _progress(brain.get("optimizer_step"))
     return epoch, step
+
+
+def _progress(value):
+    """A count of epochs or steps; None where the value is none."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+        return int(value)
+    number = finite_number(value)
+    if number is None or number != int(number) or abs(number) >= 1e15:
+        return None
+    return int(number)
+
+
+def _text_of(path):
+    try:
+        return read_text(path, 1000).strip()
+    except RecordError:
+        return None
 
 
 def fresh_progress(folder, meta: dict) -> tuple:

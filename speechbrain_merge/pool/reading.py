@@ -21,7 +21,6 @@ Authors
 
 import dataclasses
 import glob
-import json
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -33,17 +32,20 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import (
+    finite_number,
     is_from_testing,
     is_intra_epoch,
     read_meta,
     read_progress,
 )
+from speechbrain_merge.pool.records import candidate_record
+from speechbrain_merge.pool.recovery import METADATA
 from speechbrain_merge.pool.run_folder import (
-    METADATA,
     RunFolder,
     candidate_of,
     run_folders,
 )
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
 
@@ -190,10 +192,10 @@ class _Reading:
         for path in _checkpoints(folder):
             try:
                 whole.append((_from_checkpoint(path), _modules(path)))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self.broken.append((path, f"half-written? {error}"))
         expected = set().union(*(modules for _, modules in whole))
-        for candidate, modules in sorted(whole, key=lambda each: each[0].time):
+        for candidate, modules in _in_order(whole):
             if expected - modules:
                 missing = ", ".join(sorted(expected - modules))
                 self.broken.append(
@@ -263,7 +265,7 @@ def _from_checkpoint(path):
         epoch=epoch,
         step=step,
         meta=meta,
-        time=float(meta.get("unixtime", 0.0)),
+        time=finite_number(meta.get("unixtime")),
     )
 
 
@@ -273,8 +275,40 @@ def _from_file(path):
         metadata = weights.metadata
     if METADATA not in metadata:
         return Candidate(name=path.stem, path=path, run="")
-    candidate = candidate_of(json.loads(metadata[METADATA]), path, "")
+    where = f"{path}, metadata '{METADATA}'"
+    record = candidate_record(parse_json(metadata[METADATA], where), where)
+    candidate = candidate_of(record, path, "")
     return dataclasses.replace(candidate, name=path.stem)
+
+
+def _in_order(checkpoints):
+    """Checkpoints of a training in the order in which they were saved.
+
+    By epoch and step where every one tells, else by time: a clock may have
+    been set back in between.
+    """
+    steps = [(each.epoch, each.step) for each, _ in checkpoints]
+    epochs = [epoch for epoch, _ in steps]
+    if None not in epochs and len(set(epochs)) == len(epochs):
+        key = _epoch_of
+    elif not any(None in each for each in steps):
+        key = _step_of
+    else:
+        key = _time_of
+    # sorted() keeps the order of the names among equals
+    return sorted(checkpoints, key=lambda each: key(each[0]))
+
+
+def _epoch_of(candidate):
+    return candidate.epoch
+
+
+def _step_of(candidate):
+    return candidate.step, candidate.epoch
+
+
+def _time_of(candidate):
+    return candidate.time or 0.0
 
 
 def _modules(path):

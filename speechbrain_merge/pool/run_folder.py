@@ -7,7 +7,7 @@ line that takes them back first, and then they are deleted.
 Example
 -------
 >>> import torch
->>> run = RunFolder.claim(getfixture("tmp_path"), "seed-1")
+>>> run, _ = RunFolder.claim(getfixture("tmp_path"), "seed-1")
 >>> run.store_base({"model.weight": torch.zeros(2)})
 >>> name = run.new_name("epoch-0001", run.read())
 >>> record = {"name": name, "epoch": 1, "meta": {"WER": 9.5}}
@@ -24,29 +24,25 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.pool import first_save
 from speechbrain_merge.pool.candidate import Candidate, rank
 from speechbrain_merge.pool.manifest import Contents, Manifest, hold
+from speechbrain_merge.pool.recovery import (
+    BASE_FILE,
+    METADATA,
+    clear_up,
+    own_record,
+    strays_of,
+)
 from speechbrain_merge.weights import digest, write_weights
 
 logger = get_logger(__name__)
-
-BASE_FILE = "base.safetensors"
-
-METADATA = "candidate"
-"""Key of a candidate's record in the metadata of its file."""
-
-OWN_FILE = re.compile(
-    r"\.?(base|(epoch|save)-\d{4,}(-step-\d{6,})?(-\d+)?)\.safetensors"
-    r"(\.[0-9a-f-]+\.partial)?"
-)
-"""Names of the files that a pool writes, finished or not."""
 
 
 def run_folders(pool) -> list["RunFolder"]:
@@ -188,7 +184,9 @@ class RunFolder:
         run: str,
         own_run: Optional[str] = None,
         lineage: Optional[str] = None,
-    ) -> "RunFolder":
+        begun: bool = True,
+        saves_at: Optional[Path] = None,
+    ) -> tuple:
         """The run that a training may write, alone.
 
         Arguments
@@ -201,18 +199,30 @@ class RunFolder:
             The name that this training got earlier, if it is resumed.
         lineage : str, optional
             What tells this training from others, also over resumptions.
+        begun : bool
+            Whether a checkpoint has told the lineage. A training without one
+            may be one that was killed in its first save.
+        saves_at : Path, optional
+            Where it saves its checkpoints, if there is none yet.
 
         Returns
         -------
-        RunFolder
+        run : RunFolder
             Of the first free one of `own_run`, `<run>-2`, `<run>-3`, … Free is
             what no other process writes, and no other training has filled.
+        lineage : str
+            As given, or that of the training which this one was.
         """
         for name in itertools.chain([own_run or run], _numbered(run)):
             claimed = cls(Path(pool) / name)
             if not hold(claimed.folder):
                 why = "is being written by another process"
-            elif claimed.read().lineages - {lineage}:
+            elif not begun and claimed.lineages() == {
+                killed := first_save.killed_in_it(claimed.folder, saves_at)
+            }:
+                lineage = killed
+                break
+            elif claimed.lineages() - {lineage}:
                 why = "holds a training that this one does not continue"
             else:
                 break
@@ -221,8 +231,8 @@ class RunFolder:
                 "collected under another name. Give each training its own "
                 "run=, or delete the folder of the run if it is of no use."
             )
-        claimed._remove_remains()
-        return claimed
+        clear_up(claimed)
+        return claimed, lineage
 
     def read(self) -> Contents:
         """What the manifest adds up to."""
@@ -246,6 +256,20 @@ class RunFolder:
             for record in contents.candidates.values()
         ]
 
+    def lineages(self) -> set:
+        """The trainings that candidates here came from.
+
+        Returns
+        -------
+        set of str
+            Also of candidates that the manifest does not name, because it was
+            lost: they carry their own record.
+        """
+        strays = [own_record(path, self.run) for path in strays_of(self)]
+        return self.read().lineages | {
+            record.get("lineage") for record in strays if record is not None
+        }
+
     def new_name(self, slot: str, contents: Contents) -> str:
         """A name that this run never gave before.
 
@@ -262,7 +286,12 @@ class RunFolder:
             The slot, with a number behind it where it was taken before.
         """
         names = itertools.chain([slot], _numbered(slot))
-        return next(name for name in names if name not in contents.names)
+        return next(
+            name
+            for name in names
+            if name not in contents.names
+            and not os.path.lexists(self.folder / f"{name}.safetensors")
+        )
 
     def store(self, record: dict, tensors: dict, more=None):
         """Stores a candidate.
@@ -315,7 +344,9 @@ class RunFolder:
         self.manifest.append(
             {"event": "removed", "name": record["name"], "why": why}
         )
-        (self.folder / record["file"]).unlink(missing_ok=True)
+        others = self.read().candidates.values()
+        if record["file"] not in {each["file"] for each in others}:
+            (self.folder / record["file"]).unlink(missing_ok=True)
 
     def store_base(self, tensors: dict):
         """Stores what the run starts from, unless it is there already.
@@ -360,19 +391,6 @@ class RunFolder:
                     return False
                 return True
         return False
-
-    def _remove_remains(self):
-        """Removes what a killed process left, by the names that pools give."""
-        contents = self.read()
-        named = {record["file"] for record in contents.candidates.values()}
-        if contents.base is not None:
-            named.add(contents.base["file"])
-        for path in self.folder.iterdir():
-            if OWN_FILE.fullmatch(path.name) and path.name not in named:
-                logger.warning(
-                    f"{path}: removed, no line of its manifest names it"
-                )
-                path.unlink()
 
 
 def _numbered(name):

@@ -31,7 +31,7 @@ Authors
 """
 
 from speechbrain_merge.evaluation import normalised_gain
-from speechbrain_merge.report.results import summarize_results
+from speechbrain_merge.report.results import metric_of, summarize_results
 from speechbrain_merge.report.tables import NOTHING, mark_best
 
 
@@ -54,7 +54,8 @@ def benchmark_rows(results: dict) -> tuple:
     reference = results.get("reference")
     compared = f"difference to\n{reference} [95 %]" if reference else None
     header = ["model", "chosen"]
-    header += ["in-domain\nWER %", "out-of-domain\nWER %", "mean\nWER %"]
+    means = ("in-domain", "out-of-domain", "mean")
+    header += [f"{mean}\n{metric_of(results)} %" for mean in means]
     header += [compared] if compared else []
     header += ["forgetting\n%", "gain kept\n%"]
     header += ["merge\ns", "peak\nMB", "trials", "decoded\nmin"]

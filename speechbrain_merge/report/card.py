@@ -26,15 +26,58 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import inspect
 import json
+import math
 from collections.abc import Mapping
 from typing import Optional
 
+import yaml
+
 from speechbrain_merge import methods
 from speechbrain_merge.methods.registry import available, find
+from speechbrain_merge.records.checked import (
+    anything,
+    fields,
+    listed,
+    mapped,
+    number,
+    optional,
+    text,
+)
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
 from speechbrain_merge.report.results import check_results
 from speechbrain_merge.report.tables import markdown_table, results_table
+
+_model = fields(
+    {},
+    {
+        "label": optional(text()),
+        "path": optional(text()),
+        "digest": optional(text(200)),
+        "weight": number(),
+    },
+)
+_provenance = fields(
+    {"method": text(200)},
+    {
+        "parameters": optional(mapped(anything())),
+        "sources": optional(listed(_model)),
+        "base": optional(_model),
+        "created": optional(text(100)),
+        "versions": optional(mapped(text(100))),
+    },
+)
+"""What a merged file says of its making."""
+
+_PLAIN = "tag:yaml.org,2002:"
+
+_LOADING = """\
+The weights are data. An exported folder may also hold `hyperparams.yaml`, from
+which SpeechBrain builds a model: loading it calls what the file names, so it
+can run any code. Load a folder only if you trust who made it, or read its
+`hyperparams.yaml` first."""
 
 
 def merge_card(
@@ -102,6 +145,7 @@ def merge_card(
             '    merge(**load_hyperpyyaml(yaml), output="merged.safetensors")',
             "```",
         ]
+    lines += ["", "## Before you load it", "", _LOADING]
     if results is not None:
         check_results(results)
         lines += ["", "## Results", "", results_table(results)]
@@ -123,7 +167,8 @@ def merge_yaml(record: Mapping) -> Optional[str]:
     Returns
     -------
     str
-        None where a method is not registered here, or a source has no path.
+        None where a method is not registered here, has parameters that it does
+        not take, or where a source has no path.
 
     Example
     -------
@@ -137,8 +182,8 @@ def merge_yaml(record: Mapping) -> Optional[str]:
     method: !new:speechbrain_merge.methods.TIES
         density: 0.3
     experts:
-        - "a.safetensors"
-        - "b.safetensors"
+    - "a.safetensors"
+    - "b.safetensors"
     base: "base.safetensors"
     """
     sources = record.get("sources") or []
@@ -150,37 +195,40 @@ def merge_yaml(record: Mapping) -> Optional[str]:
         return None
     if any(name not in available() for name in _methods_in(record)):
         return None
-    lines = _method_yaml(
-        "method", record["method"], record.get("parameters") or {}, ""
-    )
-    lines.append("experts:")
-    lines += [
-        f"    - {json.dumps(source['path'], ensure_ascii=False)}"
-        for source in sources
-    ]
+    method = _method_node(record["method"], record.get("parameters") or {})
+    if method is None:
+        return None
+    content = {"method": method, "experts": places[: len(sources)]}
     labels = [source.get("label") for source in sources]
-    if None not in labels and labels != places[: len(labels)]:
+    if None not in labels and labels != content["experts"]:
         # coefficients may be given by these names
-        lines.append("labels:")
-        lines += [
-            f"    - {json.dumps(label, ensure_ascii=False)}" for label in labels
-        ]
+        content["labels"] = labels
     if base is not None:
-        lines.append(f"base: {json.dumps(base['path'], ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
+        content["base"] = base["path"]
+    if record.get("dtype") is not None:
+        content["dtype"] = str(record["dtype"])
+    if record.get("same_base") is False:
+        content["same_base"] = False
+    # Written by a YAML library: names and values come from a stranger's file
+    return yaml.serialize(
+        _node(content),
+        Dumper=yaml.SafeDumper,
+        indent=4,
+        width=math.inf,
+    )
 
 
 def _record(metadata):
     """The record of the merge, wherever it is in the metadata."""
     record = metadata.get("merge", metadata)
     if isinstance(record, str):
-        record = json.loads(record)
+        record = parse_json(record, "the metadata 'merge'")
     if not isinstance(record, Mapping) or "method" not in record:
         raise ValueError(
             'there is no record of a merge: expected "merge" in the metadata '
             f'of a merged file, or a dict with "method"; got {metadata!r}'
         )
-    return record
+    return _provenance(record, "the record of the merge")
 
 
 def _opening(method, sources, record):
@@ -235,20 +283,44 @@ def _inner(recorded):
     return name, {**beside, **recorded.get("parameters", {})}
 
 
-def _method_yaml(key, name, parameters, indent):
-    """Lines of YAML that make a method, and those inside it."""
+def _method_node(name, parameters):
+    """YAML that makes a method, and those inside it; None where it cannot."""
     cls = find(name)
+    known = inspect.signature(cls).parameters
+    if not all(isinstance(each, str) and each in known for each in parameters):
+        return None
     home = (
         methods.__name__
         if getattr(methods, cls.__name__, None) is cls
         else cls.__module__
     )
-    lines = [f"{indent}{key}: !new:{home}.{cls.__qualname__}"]
+    content = {}
     for parameter, value in parameters.items():
         if isinstance(value, Mapping) and "method" in value:
-            lines += _method_yaml(parameter, *_inner(value), indent + "    ")
-        else:
-            # JSON is YAML
-            text = json.dumps(value, ensure_ascii=False)
-            lines.append(f"{indent}    {parameter}: {text}")
-    return lines
+            value = _method_node(*_inner(value))
+            if value is None:
+                return None
+        content[parameter] = value
+    node = _node(content)
+    node.tag = f"!new:{home}.{cls.__qualname__}"
+    return node
+
+
+def _node(value):
+    """Plain data as YAML, its text in quotes.
+
+    Without them HyperPyYAML takes "(1, 2)" for a tuple.
+    """
+    if isinstance(value, yaml.Node):
+        return value
+    if isinstance(value, Mapping):
+        pairs = [(_node(key), _node(each)) for key, each in value.items()]
+        for key, _ in pairs:
+            key.style = None if key.value.isidentifier() else key.style
+        return yaml.MappingNode(f"{_PLAIN}map", pairs, flow_style=False)
+    if isinstance(value, (list, tuple)):
+        entries = [_node(each) for each in value]
+        return yaml.SequenceNode(f"{_PLAIN}seq", entries, flow_style=False)
+    if isinstance(value, str):
+        return yaml.ScalarNode(f"{_PLAIN}str", value, style='"')
+    return yaml.representer.SafeRepresenter().represent_data(value)

@@ -12,7 +12,11 @@ from speechbrain_merge.report.figure import (
     style,
 )
 from speechbrain_merge.report.pareto import label_points
-from speechbrain_merge.report.results import domains_in_order, summarize_results
+from speechbrain_merge.report.results import (
+    domains_in_order,
+    metric_of,
+    summarize_results,
+)
 
 # From here on a linear axis would press most models into a corner
 WIDE = 4
@@ -76,7 +80,7 @@ def plot_forgetting(results, path):
             label=group or "model",
         )
     axes.margins(0.12)
-    axes.set_xlabel("mean WER over all test sets (%)")
+    axes.set_xlabel(f"mean {metric_of(results)} over all test sets (%)")
     axes.set_ylabel("forgetting (%)")
     add_legend(figure, axes, columns=6)
     # names are put where there is room, once all else has its place

@@ -13,7 +13,9 @@ from speechbrain_merge.report.figure import (
 )
 
 
-def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
+def plot_merge_curve(
+    searches, path, lines=None, title=None, limits=None, metric="WER"
+):
     """Error rate against the number of merged candidates.
 
     The figure of Ducorroy and Riad (arXiv 2505.20477): a curve for each
@@ -35,6 +37,8 @@ def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
         Of the picture.
     limits : tuple of float, optional
         Lowest and highest error rate to show, in percent.
+    metric : str
+        What the rates are, for the axis.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def plot_merge_curve(searches, path, lines=None, title=None, limits=None):
             label="single candidates",
         )
     axes.set_xlabel("merged candidates")
-    axes.set_ylabel("WER on the selection sets (%)")
+    axes.set_ylabel(f"{metric} on the selection sets (%)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     # room beneath the lowest mark
     axes.margins(y=0.09)

@@ -12,7 +12,11 @@ from speechbrain_merge.report.figure import (
     new_figure,
     save_figure,
 )
-from speechbrain_merge.report.results import domains_in_order, summarize_results
+from speechbrain_merge.report.results import (
+    domains_in_order,
+    metric_of,
+    summarize_results,
+)
 
 # so many points are drawn larger, and without those far out
 MANY = 12
@@ -91,8 +95,8 @@ def plot_pareto(results, path):
         shown.add(group)
         names.setdefault(place, []).append(name)
     axes.margins(0.14)
-    axes.set_xlabel("mean WER in domain (%)")
-    axes.set_ylabel("mean WER out of domain (%)")
+    axes.set_xlabel(f"mean {metric_of(results)} in domain (%)")
+    axes.set_ylabel(f"mean {metric_of(results)} out of domain (%)")
     add_legend(figure, axes, columns=5)
     # names are put where there is room, once all else has its place
     figure.draw_without_rendering()

@@ -15,7 +15,11 @@ from speechbrain_merge.report.figure import (
     new_figure,
     save_figure,
 )
-from speechbrain_merge.report.results import domains_in_order, summarize_results
+from speechbrain_merge.report.results import (
+    domains_in_order,
+    metric_of,
+    summarize_results,
+)
 from speechbrain_merge.report.tables import pooled_buckets
 
 
@@ -79,7 +83,11 @@ def plot_domains(results, path):
     bar.ax.set_yticklabels(["1/4", "1/2", "same", "2 x", "4 x"])
     bar.set_label(f"against {_reference(summaries)['name']}", fontsize=9)
     bar.outline.set_visible(False)
-    axes.set_title("WER (%)", fontsize=10, pad=20 if inside and outside else 6)
+    axes.set_title(
+        f"{metric_of(results)} (%)",
+        fontsize=10,
+        pad=20 if inside and outside else 6,
+    )
     _turn_where_crowded(figure, axes.get_xticklabels())
     return save_figure(figure, path)
 
@@ -150,7 +158,7 @@ def plot_buckets(results, path, names=None):
         [f"{label} s\nn = {counts[label].utterances}" for label in labels],
     )
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("WER (%)")
+    axes.set_ylabel(f"{metric_of(results)} (%)")
     axes.set_xlabel("duration of the utterance")
     add_legend(figure, axes, columns=4)
     return save_figure(figure, path)

@@ -14,6 +14,7 @@ decoding anything::
           "sets": {"digits": {"errors": 9, "words": 100, "utterances": 40,
                               "buckets": {"(0, 5]": {"errors": …}, …}}, …}},
          …],
+     "metric": "error",              optional: what the rates are, "WER" if not
      "seed": 1, "command": "python …"}    optional, and any other keys
 
 A set that is in ``test_domains`` and not in ``in_domain`` is out of domain, and
@@ -190,6 +191,26 @@ def load_results(path) -> dict:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return results
+
+
+def metric_of(results: Mapping) -> str:
+    """What the rates of results are, for titles and axes.
+
+    Arguments
+    ---------
+    results : dict
+        Results of a study.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> metric_of({"metric": "error"}), metric_of({})
+    ('error', 'WER')
+    """
+    return results.get("metric", "WER")
 
 
 def domains_in_order(results: Mapping) -> tuple:

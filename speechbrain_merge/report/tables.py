@@ -20,7 +20,11 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from speechbrain_merge.evaluation import ErrorCounts
-from speechbrain_merge.report.results import domains_in_order, summarize_results
+from speechbrain_merge.report.results import (
+    domains_in_order,
+    metric_of,
+    summarize_results,
+)
 
 # stands where a number does not exist
 NOTHING = "–"
@@ -121,7 +125,7 @@ def results_rows(results: Mapping) -> tuple:
     inside, outside, retention = domains_in_order(results)
     summaries = summarize_results(results)
     sizes = results["rows"][0]["sets"]
-    header = ["WER %"]
+    header = [f"{metric_of(results)} %"]
     header += [_sized(name, sizes[name]) for name in inside + outside]
     means = [("in_domain", "in-domain\nmean", inside)]
     means.append(("out_of_domain", "out-of-domain\nmean", outside))
@@ -208,7 +212,7 @@ def bucket_rows(results: dict) -> tuple:
         A range without utterances is left empty.
     """
     table = pooled_buckets(results)
-    header = ["WER % by duration in s"]
+    header = [f"{metric_of(results)} % by duration in s"]
     header += [
         f"{label} (n = {counts.utterances})"
         for label, counts in next(iter(table.values())).items()

@@ -3,10 +3,18 @@
 Scoring a trial is the expensive step of a search: a merge and a decoding of the
 selection set. Each one is written down, one JSON line a trial, synced to disk
 before the search goes on. A search started again finds its old trials by what
-they were, not by when they ran: the key of a trial is a hash over the digests
-and weights of the candidates, the merge method with its parameters, and the
-selection set. So a longer pool, another order or another search reuse whatever
-was already scored, and a changed dev set or method reuses nothing.
+they were, not by when they ran or who asked: the key of a trial is a hash over
+what was merged (the digests of the candidates, the method with the parameters
+that it had in this trial, the base where the method uses one) and over how that
+was scored (the selection set, the settings of decoding). It does not know the
+search nor the other candidates. So a longer pool, another order or another
+search use whatever was scored already, as do all searches that share a file,
+and a changed dev set or method uses nothing.
+
+What was merged is known to the caller, who gives ``content``, a function from a
+proposal of the search to plain data (``speechbrain_merge.stage.context`` has
+that of a merge stage). Without it, what the search says of its trials counts:
+digests, or coefficients.
 
 A kill in the middle of a line leaves a line without its end. It is ignored when
 the journal is read, and cut off before the next line is written; the trial is
@@ -35,10 +43,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -125,6 +134,9 @@ class Journal:
         Goes into every key, see ``trial_key``.
     ordered : bool
         See ``trial_key``.
+    content : callable, optional
+        ``content(proposal) -> dict``: what a search's proposal comes to, as
+        plain JSON values. It takes the place of what the search says.
 
     Raises
     ------
@@ -137,9 +149,11 @@ class Journal:
         path: Union[str, os.PathLike],
         context: Optional[Mapping] = None,
         ordered: bool = False,
+        content: Optional[Callable] = None,
     ):
         self.path = Path(path)
         self.context = dict(context or {})
+        self.content = content
         self.ordered = ordered
         self._tallies: dict[str, list[Tally]] = {}
         self._details: dict[str, dict] = {}
@@ -174,6 +188,25 @@ class Journal:
         return trial_key(
             self.context, digests, weights, parameters, self.ordered
         )
+
+    def key_of(self, proposal: Any, **content: Any) -> str:
+        """The key of what a search proposes.
+
+        Arguments
+        ---------
+        proposal : object
+            What the search would have scored.
+        **content : dict
+            What the search says of it, as for ``key``.
+
+        Returns
+        -------
+        str
+        """
+        if self.content is None:
+            return self.key(**content)
+        about = {"context": self.context, "trial": self.content(proposal)}
+        return hashlib.sha256(_canonical(about).encode()).hexdigest()
 
     def find(
         self, key: str, incumbent: Optional[Tally] = None, accept: str = "lt"
@@ -286,6 +319,8 @@ def _append(path: Path, line: bytes):
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with open(path, "ab+") as file:
+        # Another process may share the file: what it is writing is not torn
+        fcntl.flock(file, fcntl.LOCK_EX)
         _cut_torn_line(file)
         # A single write: a kill leaves a part of this line or nothing of it.
         file.write(line)

@@ -141,8 +141,8 @@ class TrialRunner:
             The best so far. None: the trial is scored in full.
         **content : dict
             What goes into the trial's key: ``digests``, ``weights``,
-            ``parameters``. Not computed from ``proposal``, as only the search
-            knows what it means.
+            ``parameters``, as the search knows them. A journal that knows
+            better what a proposal comes to looks at that instead.
 
         Returns
         -------
@@ -156,7 +156,7 @@ class TrialRunner:
         against = incumbent if self.racing else None
         known, key = None, ""
         if self.journal is not None:
-            key = self.journal.key(**content)
+            key = self.journal.key_of(proposal, **content)
             known = self.journal.find(key, against, self.accept)
         seconds = 0.0
         if known is not None:

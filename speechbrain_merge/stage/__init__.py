@@ -8,8 +8,5 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.stage.merge_stage import (
-    MergeResult,
-    MergeStage,
-    decisive_settings,
-)
+from speechbrain_merge.stage.decisive import decisive_settings
+from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage

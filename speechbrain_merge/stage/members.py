@@ -17,7 +17,7 @@ for the original, so that they do not depend on any order::
 Weights of one model and its fine-tunings lie close together, and so does their
 mean to all of them. Those of unrelated models do not, and their mean is noise.
 So experts from different originals, as the digests that pools keep tell, are
-not merged unless one says so.
+not merged unless one says so (``speechbrain_merge.belonging``).
 
 Example
 -------
@@ -36,72 +36,18 @@ Authors
 
 import inspect
 import math
-import os
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.candidate import BASE
-from speechbrain_merge.weights import digest, fold, open_weights, renamed
-
-
-def check_one_original(experts, needed=True, option="`same_base: False`"):
-    """Refuses experts that were fine-tuned from different weights.
-
-    Arguments
-    ---------
-    experts : list of Candidate
-        Those whose pool kept no base are taken on trust.
-    needed : bool
-        False refuses nothing.
-    option : str
-        How one says so, for the message.
-
-    Raises
-    ------
-    ValueError
-        Names an expert of each original, and the originals.
-
-    Example
-    -------
-    >>> check_one_original(
-    ...     [
-    ...         Candidate(
-    ...             "a/1", "a", "a", base="a/base", base_digest="0c" * 32
-    ...         ),
-    ...         Candidate(
-    ...             "b/1", "b", "b", base="b/base", base_digest="7f" * 32
-    ...         ),
-    ...     ]
-    ... )
-    Traceback (most recent call last):
-    ...
-    ValueError: the experts were fine-tuned from different originals:
-      'a/1' from a/base (sha256 0c0c0c0c0c0c)
-      'b/1' from b/base (sha256 7f7f7f7f7f7f)
-    Their mean is no model of either. Leave out those of other originals, or, if you know what you do, set `same_base: False`.
-    """
-    originals = {}
-    for expert in experts:
-        if expert.base_digest is not None:
-            originals.setdefault(expert.base_digest, []).append(expert)
-    if not needed or len(originals) < 2:
-        return
-    lines = []
-    for code, theirs in originals.items():
-        names = [f"'{expert.name}'" for expert in theirs[:3]]
-        if len(theirs) > 3:
-            names.append(f"{len(theirs) - 3} more")
-        lines.append(
-            f"  {', '.join(names)} from {theirs[0].base} (sha256 {code[:12]})"
-        )
-    raise ValueError(
-        "the experts were fine-tuned from different originals:\n"
-        + "\n".join(lines)
-        + "\nTheir mean is no model of either. Leave out those of other "
-        f"originals, or, if you know what you do, set {option}."
-    )
+from speechbrain_merge.weights import (
+    digest,
+    fold,
+    local_source,
+    open_weights,
+    renamed,
+)
 
 
 def base_of(stage, members):
@@ -127,7 +73,7 @@ def base_of(stage, members):
     if members[-1].name == BASE:
         return members[-1].path
     if stage.base is not None:
-        base = _local(stage.base)
+        base = local_source(stage.base)
         if not stage.method.needs_same_names:
             return open_weights(base)
         return renamed(fold(base), fold(members[0]))
@@ -335,18 +281,3 @@ def unweighted(method):
     if "weights" not in parameters:
         changed = {"method": unweighted(method.method)}
     return type(method)(**{**method.configuration(), **changed})
-
-
-def _local(source):
-    """A source on this machine; a name on the hub is fetched."""
-    if not isinstance(source, str) or os.path.exists(source):
-        return source
-    if source.count("/") == 1 and not source.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(
-                source, allow_patterns=["*.safetensors*", "*.bin*", "*.json"]
-            )
-        )
-    return source

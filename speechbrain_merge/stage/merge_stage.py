@@ -13,24 +13,23 @@ import dataclasses
 import hashlib
 import json
 import os
-from numbers import Number
 from pathlib import Path
 from typing import Optional
 
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.stage.members import (
     base_member,
     base_of,
-    check_one_original,
     weighted,
     weights_of,
 )
 from speechbrain_merge.stage.remembered import extended
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, float_dtype
 
 logger = get_logger(__name__)
 
@@ -96,9 +95,18 @@ class MergeStage:
         had nor left out (or of `runs`) what the other settings choose. See
         ``speechbrain_merge.stage.remerging``.
     same_base : bool
-        Whether experts from different originals are refused, unless the method
-        is made for them. They cannot be told apart where their pools kept no
-        base.
+        Whether experts that do not belong together are refused, unless the
+        method is made for them: of different originals, with different
+        vocabularies, with heads that were initialised apart. See
+        ``speechbrain_merge.belonging``.
+    dtype : str, optional
+        Of the merged weights: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        By default that of the experts; where experts and base differ, the one
+        that holds all.
+    partial : bool
+        Whether candidates may hold a part of the trained modules only; else
+        that is refused, unless the pool says it is meant. See
+        ``speechbrain_merge.pool.coverage``.
 
     Example
     -------
@@ -130,6 +138,8 @@ class MergeStage:
         weights=None,
         extends=None,
         same_base=True,
+        dtype=None,
+        partial=False,
     ):
         if not isinstance(method, MergeMethod):
             method = create(method)
@@ -151,6 +161,7 @@ class MergeStage:
         self.runs, self.without = runs, without
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends
+        self.dtype, self.partial = float_dtype(dtype), partial
         self.left_out = [without] if isinstance(without, str) else without or []
         self.weights = None if weights is None else dict(weights)
         if weights is not None:
@@ -276,27 +287,6 @@ class MergeResult:
         """What a search over coefficients has found, or None."""
         best = [trial for trial in self.trials if trial["accepted"]]
         return best[-1].get("parameters") if best else None
-
-
-def plain_settings(value):
-    """A search's setting as plain data."""
-    if isinstance(value, (str, Number, list, tuple, dict, type(None))):
-        return value
-    return {key: plain_settings(entry) for key, entry in vars(value).items()}
-
-
-def decisive_settings(hparams):
-    """Settings of the recipe that may change how a candidate scores.
-
-    Which of them a decoder reads cannot be known, so all numbers, switches
-    and words count; paths do not.
-    """
-    return {
-        name: value
-        for name, value in hparams.items()
-        if isinstance(value, (Number, bool))
-        or (isinstance(value, str) and os.sep not in value)
-    }
 
 
 def _fingerprint(context):

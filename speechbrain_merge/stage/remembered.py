@@ -9,6 +9,7 @@ Authors
 """
 
 import copy
+import os
 from numbers import Real
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from speechbrain_merge.pool.merges import (
     find_merge,
     pools_of,
     remember,
+    time_of_merge,
 )
 from speechbrain_merge.stage.members import BASE, weights_of
 from speechbrain_merge.weights import digest
@@ -78,7 +80,14 @@ def extended(stage):
     ]
     if stage.with_base is None:
         result.with_base = record.with_base
-    if stage.base is None:
+    if stage.base is None and record.base is not None:
+        if not os.path.exists(record.base):
+            # A name in a file is not looked up on a hub: anyone may have
+            # written the file, and anyone may have put a model there
+            raise ValueError(
+                f"merge '{record.name}' had the base {record.base!r}, which is "
+                "not on this machine. Give it to the merge stage as `base`."
+            )
         result.base = record.base
     if record.weights is not None:
         names = {member.name for member in members}
@@ -132,6 +141,7 @@ def remember_merge(stage, candidates, result):
         str(result.path),
         digest(result.path),
         result.value,
+        time=time_of_merge(pools),
     )
     for pool in pools:
         remember(pool, record)

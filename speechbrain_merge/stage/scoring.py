@@ -26,6 +26,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from speechbrain_merge.search import Race, Tally, decisive_first
+from speechbrain_merge.search.tally import require_words
+
+# The columns in which the host's recipes keep transcripts
+TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 
 
 class SelectionSet:
@@ -76,6 +80,7 @@ class SelectionSet:
         )
         self.batches, start = [], 0
         for domain, loader in self.loaders.items():
+            _begin(loader)
             self.batches += [
                 (domain, [start + index for index in batch])
                 for batch in loader.batch_sampler
@@ -86,6 +91,7 @@ class SelectionSet:
                 "The selection set has no utterance: candidates cannot be "
                 "compared. Check the CSV of the validation data."
             )
+        self._check_transcripts()
         self.seconds = self._seconds()
         self.order = list(range(len(self.batches)))
         self.loss = None
@@ -96,6 +102,28 @@ class SelectionSet:
             return dataset
         kwargs = dict(loader_kwargs, ckpt_prefix=None)
         return self.brain.make_dataloader(dataset, self.stage, **kwargs)
+
+    def _check_transcripts(self):
+        """Refuses sets without words, where the data tell, before decoding."""
+        words = {}
+        for domain, loader in self.loaders.items():
+            rows = getattr(loader.dataset, "data", None)
+            ids = getattr(loader.dataset, "data_ids", None)
+            if not isinstance(rows, dict) or not isinstance(ids, list):
+                return
+            columns = [
+                name
+                for name in TRANSCRIPTS
+                if ids and all(name in rows[one] for one in ids)
+            ]
+            if not columns:
+                return
+            said = [rows[one][columns[0]] for one in ids]
+            words[domain] = sum(
+                len(text.split() if isinstance(text, str) else text)
+                for text in said
+            )
+        require_words(words, self.average)
 
     def key(self):
         """A hash of what is in the set, to know results of old trials again.
@@ -289,6 +317,17 @@ class SelectionSet:
             for (domain, _), row in zip(self.batches, counts.tolist())
         ]
         self.order = decisive_first(errors, counts[:, 2].tolist())
+
+
+def _begin(loader):
+    """Brings samplers back to their first epoch: the same batches each time.
+
+    A sampler of dynamic batches orders them anew whenever it was walked
+    through, and one that ``fit`` has used is not as it was.
+    """
+    for sampler in (loader.sampler, loader.batch_sampler):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(0)
 
 
 def _summed(counts):

@@ -30,6 +30,7 @@ from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
 from speechbrain_merge.study.graph import check_known
+from speechbrain_merge.study.merged import base_of, members_of
 from speechbrain_merge.study.results import flat, write_times
 from speechbrain_merge.weights import open_weights
 
@@ -224,10 +225,10 @@ def measure_costs(study, makers: Mapping, results: Mapping) -> None:
 def _cost(node, maker):
     """What one merge costs, measured in a process of its own."""
     made = maker.made[node.name]
-    members = {member.name: member for member in maker._members(node)}
+    members = {member.name: member for member in members_of(maker, node)}
     chosen = [members[name] for name in made.about["selected"]]
     parameters = dict(made.about["method"])
-    base = maker._base(node)
+    base = base_of(maker, node)
     target = maker.folder / "cost" / f"{node.name}.json"
     what = {
         "method": parameters.pop("name"),

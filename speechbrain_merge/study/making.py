@@ -12,67 +12,27 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import copy
-import dataclasses
-import gc
-import hashlib
-import json
-import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Callable
 
 from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-from torch.utils.data import ConcatDataset
 
 from speechbrain_merge.brain.run import Run
-from speechbrain_merge.brain.statistics import collect_statistics
-from speechbrain_merge.methods.transport import align
-from speechbrain_merge.pool import Candidate, read_pool, select
-from speechbrain_merge.records.once import known_record, once
-from speechbrain_merge.search import GridSearch, LayerDistances
-from speechbrain_merge.stage.merge_stage import MergeStage
-from speechbrain_merge.study.graph import ORIGINAL, SCRATCH
-from speechbrain_merge.weights import digest, open_weights, write_weights
-
-logger = get_logger(__name__)
-
-
-@dataclasses.dataclass
-class Made:
-    """A model that exists.
-
-    Arguments
-    ---------
-    path : Path
-        Its weights.
-    digest : str
-        The digest of their content, whatever file holds them.
-    candidates : list of Candidate
-        Of a training: all that its pool holds.
-    candidate : Candidate, optional
-        Of a training: the one that stands for the model.
-    about : dict
-        More that results show: steps of a training, the trials of a search.
-    seconds : float
-        How long making it took.
-    interrupted : bool
-        Whether it was stopped and went on, so that it took longer.
-    base_digest : str, optional
-        The digest of the weights that it was fine-tuned from.
-    """
-
-    path: Optional[Path]
-    digest: str
-    candidates: list = dataclasses.field(default_factory=list)
-    candidate: Optional[Candidate] = None
-    about: dict = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-    interrupted: bool = False
-    base_digest: Optional[str] = None
+from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.records.once import once
+from speechbrain_merge.study.made import Made, digest_of
+from speechbrain_merge.study.merged import FOLDER, make_aligned, make_merged
+from speechbrain_merge.study.nodes import ORIGINAL
+from speechbrain_merge.study.trained import make_trained
+from speechbrain_merge.study.trainings import without_folder
+from speechbrain_merge.weights import (
+    digest,
+    local_source,
+    open_weights,
+    write_weights,
+)
 
 
 class Maker:
@@ -116,7 +76,7 @@ class Maker:
             "domains": list(self.study.domains),
             "tests": list(self.study.tests),
         }
-        run = self._build(training, training.overrides(values, {}))
+        run = self.prepare(training, training.overrides(values, {}))
         missing = [t for t in self.study.tests if t not in run.test_sets]
         if missing:
             raise ValueError(
@@ -141,7 +101,11 @@ class Maker:
             node = self.nodes[name]
             for parent in node.parents:
                 self.make(parent)
-            self.made[name] = getattr(self, f"_make_{node.kind}")(node)
+            make = _OTHERS.get(node.kind)
+            if make is not None:
+                self.made[name] = make(self, node)
+            else:
+                self.made[name] = getattr(self, f"_make_{node.kind}")(node)
         return self.made[name]
 
     def _make_original(self, node):
@@ -149,7 +113,7 @@ class Maker:
         path = self.folder / f"{ORIGINAL}.safetensors"
         tensors = {
             f"{name}.{key}": tensor
-            for name, module in self._pool(self.run).modules.items()
+            for name, module in self.pool_of(self.run).modules.items()
             for key, tensor in module.state_dict().items()
         }
         content = digest(tensors)
@@ -162,16 +126,16 @@ class Maker:
                     "choose another folder."
                 )
         else:
-            run_on_main(path.parent.mkdir, kwargs=_MAKE)
+            run_on_main(path.parent.mkdir, kwargs=FOLDER)
             run_on_main(write_weights, args=[path, tensors, {"format": "pt"}])
         return Made(path, content)
 
     def _make_load(self, node):
         """Opens weights that exist already."""
-        path = Path(node.weights)
+        path = Path(local_source(node.weights))
         if (path / "manifest.jsonl").is_file():
             candidates = read_pool(path)
-            [best] = self._one(candidates)
+            [best] = self.standing_for(candidates)
             return Made(
                 best.path,
                 best.digest,
@@ -182,158 +146,10 @@ class Maker:
         if not path.exists():
             raise ValueError(
                 f"Model '{node.name}': `load` is {node.weights}, which is "
-                "not there."
+                "neither there nor a name on the Hugging Face hub."
             )
         with open_weights(path) as weights:
             return Made(path, digest(weights))
-
-    def _make_train(self, node):
-        """Trains a model."""
-        training = self.study.trainings[node.training]
-        home = self.folder / "models" / node.name
-        values = {
-            "seed": self.seed + node.seed_offset,
-            "output_folder": str(home),
-            "run": node.name,
-            "domains": list(node.domains),
-            "tests": [],  # a training need not know them
-        }
-        start = None if node.start == SCRATCH else self.made[node.start]
-        if start is not None and node.start != ORIGINAL:
-            values["start_from"] = str(start.path)
-        overrides = training.overrides(values, node.settings)
-        decisive = training.decisive(
-            {**overrides, **self._without_start(training, overrides)},
-            self.study.folder,
-        )
-        settings = {
-            "training": str(training.hparams),
-            "yaml": decisive,
-            "weights of its start": None if start is None else start.digest,
-        }
-
-        def fit():
-            run = self._build(training, overrides)
-            if start is not None:
-                self._start(run, training, node, start)
-            run.fit()
-            pool = self._pool(run)
-            folder = pool.folder / pool.run
-            if not self.study.keep_checkpoints:
-                self._remove_checkpoints(run, home)
-            return {
-                "steps": int(run.brain.optimizer_step),
-                "pool": str(_relative(folder, self.study.folder)),
-            }
-
-        record = once(
-            home / "finished.json",
-            settings,
-            fit,
-            advice=f"delete {home} to train it again.",
-        )
-        # A Brain and what it holds refer to one another
-        gc.collect()
-        pool = self.study.folder / record["outcome"]["pool"]
-        candidates = read_pool(pool)
-        [candidate] = self._one(candidates)
-        if start is not None and candidate.base_digest not in (
-            None,
-            start.digest,
-        ):
-            raise ValueError(
-                f"Model '{node.name}' was trained from other weights than "
-                f"'{node.start}' has now: choose another folder, or delete "
-                f"{home} to train it again."
-            )
-        return Made(
-            candidate.path,
-            candidate.digest,
-            candidates,
-            candidate,
-            {"steps": record["outcome"]["steps"]},
-            record["seconds"],
-            record["interrupted"],
-            candidate.base_digest,
-        )
-
-    def _make_merge(self, node):
-        """Merges models, with a search where one is asked for."""
-        candidates = self._members(node)
-        options = dict(node.options)
-        if node.layers_of is not None:
-            options["search"] = self._layer_search(node.layers_of)
-        stage = MergeStage(
-            copy.deepcopy(node.method),
-            candidates,
-            base=self._base(node),
-            metric=self.study.metric,
-            mode=self.study.mode,
-            tracker=self.study.tracker,
-            folder=self.folder / "merge",
-            name=node.name,
-            **{**options, "search": copy.deepcopy(options.get("search"))},
-        )
-        valid_sets = self._selection(node)
-        if stage.needs_statistics:
-            self._collect(stage, node)
-        result = self.run.brain.merge(
-            stage,
-            valid_sets if stage.search is not None else None,
-            self.run.loader_kwargs("valid"),
-        )
-        with open_weights(result.path) as weights:
-            content = digest(weights)
-        bases = {self.made[name].base_digest for name in node.members}
-        about = {
-            "method": json.loads(json.dumps(result.method, default=str)),
-            "candidates": result.candidates,
-            "selected": result.selected,
-            "value": result.value,
-            "chosen": result.coefficients,
-            "trials": result.trials,
-            "savings": result.savings,
-        }
-        return Made(
-            Path(result.path),
-            content,
-            about=about,
-            seconds=round(result.seconds, 1),
-            base_digest=bases.pop() if len(bases) == 1 else None,
-        )
-
-    def _make_align(self, node):
-        """Permutes the units of a model to match those of another."""
-        source, anchor = self.made[node.source], self.made[node.anchor]
-        path = self.folder / "aligned" / f"{node.name}.safetensors"
-        settings = {
-            "source": source.digest,
-            "anchor": anchor.digest,
-            "method": node.method.configuration(),
-        }
-        cost = node.method.cost
-        if cost == "activations":
-            stage = MergeStage(
-                copy.deepcopy(node.method),
-                [self._candidate(node.anchor), self._candidate(node.source)],
-                same_base=False,
-                name=node.name,
-            )
-            seen = self._collect(stage, node)
-            cost = dict(zip(("anchor", "source"), seen.values()))
-
-        def write():
-            run_on_main(path.parent.mkdir, kwargs=_MAKE)
-            run_on_main(
-                _write_aligned,
-                args=[path, source.path, anchor.path, cost, node.method],
-            )
-            return {"weights": str(_relative(path, self.study.folder))}
-
-        record = once(path.with_suffix(".json"), settings, write, again=True)
-        with open_weights(path) as weights:
-            content = digest(weights)
-        return Made(path, content, seconds=record["seconds"])
 
     def _make_by_domain(self, node):
         """Nothing: its tests are those of other models."""
@@ -360,6 +176,8 @@ class Maker:
                 **getattr(measure, "keywords", {}),
             },
         }
+        # a study may be moved
+        settings = without_folder(settings, self.study.folder)
 
         def work():
             self.run.brain.load_weights(self.made[node.of].path)
@@ -374,105 +192,20 @@ class Maker:
             seconds=record["seconds"],
         )
 
-    def _members(self, node):
-        """The candidates of a merge."""
-        if not node.from_runs:
-            return [self._candidate(name) for name in node.members]
-        candidates = []
-        # in the order in which a pool of all of them would list them
-        for name in sorted(node.members):
-            candidates += self.made[name].candidates
-        return select(
-            candidates,
-            metric=self.study.metric,
-            mode=self.study.mode,
-            **node.chosen,
-        )
-
-    def _candidate(self, name):
-        """A model as a candidate of a merge, by its name in the study."""
-        made = self.made[name]
-        known = {"known_digest": made.digest, "base_digest": made.base_digest}
-        if made.candidate is not None:
-            return dataclasses.replace(made.candidate, name=name)
-        return Candidate(name, made.path, name, **known)
-
-    def _base(self, node):
-        """The base of a merge: as the YAML says, or what experts came from."""
-        if node.base is not None:
-            return self.made[node.base].path
-        if not node.method.needs_base:
-            return None
-        origins = [self.nodes[name].origin for name in node.members]
-        origin = next((name for name in origins if name), ORIGINAL)
-        if origin in (SCRATCH, None) or origin not in self.made:
-            return None
-        return self.made[origin].path
-
-    def _selection(self, node):
-        """The selection sets of a merge's search."""
-        wanted = node.select_on or tuple(self.study.domains)
-        valid_sets = self.run.valid_sets
-        missing = [name for name in wanted if name not in valid_sets]
-        if missing and node.options.get("search") is not None:
-            raise ValueError(
-                f"Model '{node.name}': there is no selection set for "
-                f"{', '.join(missing)}; `build` gives "
-                f"{', '.join(valid_sets) or 'none'}."
-            )
-        return {name: valid_sets[name] for name in wanted if name in valid_sets}
-
-    def _layer_search(self, asked):
-        """A search over the layers that a similarity found closest."""
-        found = [
-            LayerDistances(each["distance"], tuple(each["values"]))
-            for each in self.made[asked["similarity"]].about["distances"]
-            if each["distance"] == asked["distance"]
-        ]
-        if not found:
-            raise ValueError(
-                f"`layers_of`: '{asked['similarity']}' measured no distance "
-                f"'{asked['distance']}'."
-            )
-        layers = [found[0].closest(number) for number in asked["numbers"]]
-        return GridSearch(
-            grid={"layers": layers, "ratio": list(asked["ratios"])}
-        )
-
-    def _collect(self, stage, node):
-        """Statistics of each member, on the data of its own domains."""
-        data = {}
-        for candidate in stage.chosen():
-            trained = self.nodes.get(candidate.run)
-            domains = getattr(trained, "domains", ()) or self.study.domains
-            sets = self.run.valid_sets
-            data[candidate.name] = _joined(
-                [sets[name] for name in domains if name in sets]
-            )
-        units = any(
-            method.statistics_kind == "activations"
-            for method in stage.needs_statistics
-        )
-        return collect_statistics(
-            self.run.brain,
-            stage,
-            data,
-            self.run.loader_kwargs("valid"),
-            folder=self.folder / "statistics",
-            # what units do is seen without augmentation
-            decode="valid" if units else None,
-        )
-
-    def _one(self, candidates):
+    def standing_for(self, candidates):
         """The candidate that stands for a training."""
+        metric = self.study.metric
+        if not any(metric in candidate.meta for candidate in candidates):
+            # another kind of training, such as one without transcripts
+            metric = candidates[0].metric
         return select(
             candidates,
             per_run=self.study.checkpoint,
-            metric=self.study.metric,
+            metric=metric,
             mode=self.study.mode,
         )
 
-    def _build(self, training, overrides):
+    def prepare(self, training, overrides):
         """A run of the recipe, as `build` of the recipe prepares it."""
         build = training.build or self.build
         run = build(str(training.hparams), dict(overrides), self.run_opts)
@@ -483,7 +216,7 @@ class Maker:
             )
         return run
 
-    def _pool(self, run):
+    def pool_of(self, run):
         """The pool of a run."""
         pools = run.brain._pools()
         if not pools:
@@ -494,98 +227,9 @@ class Maker:
             )
         return pools[0]
 
-    def _start(self, run, training, node, start):
-        """Has a run begin from the weights that its node names."""
-        if "start_from" in training.words and training.key("start_from"):
-            if node.start != ORIGINAL:
-                return  # the recipe has loaded them
-        modules = self._pool(run).modules
-        mine = {
-            f"{name}.{key}": tensor
-            for name, module in modules.items()
-            for key, tensor in module.state_dict().items()
-        }
-        with open_weights(start.path) as weights:
-            same_names = set(weights.names()) == set(mine)
-        # Modules with adapters have other names, and are what `build` made
-        if same_names and digest(mine) != start.digest:
-            run.brain.load_weights(start.path)
 
-    def _without_start(self, training, overrides):
-        """The path of the start is no setting: its content is."""
-        key = training.key("start_from")
-        return {key: None} if key in overrides else {}
-
-    def _remove_checkpoints(self, run, home):
-        """Removes the checkpoints of a finished training of this study."""
-        checkpointer = run.brain.checkpointer
-        folder = Path(checkpointer.checkpoints_dir).absolute()
-        if home.absolute() in folder.parents:
-            run_on_main(shutil.rmtree, args=[folder, True])
-
-
-_MAKE = {"parents": True, "exist_ok": True}
-
-
-def digest_of(value: Any) -> str:
-    """A hash of plain data.
-
-    Arguments
-    ---------
-    value : object
-        Plain data.
-
-    Returns
-    -------
-    str
-
-    Example
-    -------
-    >>> digest_of({"a": 1}) == digest_of({"a": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def finished(folder, name: str) -> Optional[dict]:
-    """The record of a training, if it is finished.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the seed.
-    name : str
-        The model.
-
-    Returns
-    -------
-    dict or None
-    """
-    return known_record(folder / "models" / name / "finished.json")
-
-
-def _relative(path, folder):
-    """A path as seen from the study's folder, where it lies in it."""
-    path, folder = Path(path).absolute(), Path(folder).absolute()
-    return path.relative_to(folder) if folder in path.parents else path
-
-
-def _write_aligned(path, source, anchor, cost, method):
-    """Writes a model aligned to another, with the options of the method."""
-    with ExitStack() as stack:
-        if isinstance(cost, dict):
-            cost = {
-                which: stack.enter_context(open_weights(file))
-                for which, file in cost.items()
-            }
-        write_weights(
-            path, align(source, anchor, cost=cost, **method.alignment_options)
-        )
-
-
-def _joined(sets):
-    """One dataset of several."""
-    if len(sets) == 1:
-        return sets[0]
-    return ConcatDataset(sets)
+_OTHERS = {
+    "train": make_trained,
+    "merge": make_merged,
+    "align": make_aligned,
+}

@@ -41,7 +41,24 @@ Each model is one entry under ``models``. Its first key says how it is made::
             align: SL
             to: SSL
         last-year:
-            load: results/old/merged.safetensors
+            load: results/old/merged.safetensors   # or a folder, pool, hub name
+        "alike-{domain}":
+            similarity: !name:alike.measure    # called with the Run and domain
+            of: SL
+            domain: "{domain}"
+        "mam-{domain}":
+            merge: attention_merge
+            of: [bert]
+            base: SL
+            select_on: "{domain}"              # a search uses its selection set
+            layers_of:                         # a search over similar layers
+                similarity: "alike-{domain}"
+                distance: euclidean
+                numbers: [1, 2]
+                ratios: [0.1, 0.2]
+            row: False
+        mam:
+            by_domain: "mam-{domain}"          # each test set by its model
 
 Example
 -------
@@ -67,8 +84,15 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from speechbrain_merge.study.axes import SEED, check_filled, expand, fill
-from speechbrain_merge.study.graph import ORIGINAL, Given, Node, Original
-from speechbrain_merge.study.specification import READERS, Context
+from speechbrain_merge.study.context import Context
+from speechbrain_merge.study.nodes import (
+    GENERALIST,
+    ORIGINAL,
+    Given,
+    Node,
+    Original,
+)
+from speechbrain_merge.study.specification import READERS
 
 COMMON = {"title", "group", "row", "tests", "test_with"}
 
@@ -111,7 +135,7 @@ def plan_models(
     """
     if len(set(domains)) < len(domains):
         raise ValueError(f"`domains` are {domains}: one is there twice.")
-    original = Original(ORIGINAL, ORIGINAL, "generalist")
+    original = Original(ORIGINAL, ORIGINAL, GENERALIST)
     planned = {ORIGINAL: original}
     for pattern, given in models.items():
         if not isinstance(given, Mapping):
@@ -147,7 +171,7 @@ def _original(given, tests):
             f"{where}: unknown keys {', '.join(unknown)}; expected "
             f"{', '.join(sorted(COMMON))} or load."
         )
-    shown = _shown(given, ORIGINAL, "generalist", tests, where)
+    shown = _shown(given, ORIGINAL, GENERALIST, tests, where)
     if "load" in given:
         return Given(ORIGINAL, weights=str(given["load"]), **shown)
     return Original(ORIGINAL, **shown)

@@ -21,16 +21,22 @@ from speechbrain_merge.report import (
     benchmark_rows,
     bucket_rows,
     markdown_table,
-    plot_coefficient_sweep,
     plot_domains,
     plot_forgetting,
     plot_merge_curve,
     plot_pareto,
     summarize_results,
-    sweep_of,
     text_table,
 )
 from speechbrain_merge.study.results import flat, write_results
+from speechbrain_merge.study.searches import (
+    draw_searches,
+    layer_rows,
+    layered_of,
+    searches_of,
+    selected_on,
+    sweeps_of,
+)
 from speechbrain_merge.study.tables import (
     comparison_rows,
     csv_text,
@@ -38,6 +44,7 @@ from speechbrain_merge.study.tables import (
     main_rows,
     sequence_rows,
     sweep_rows,
+    training_rows,
 )
 from speechbrain_merge.study.testing import scores_path
 
@@ -82,7 +89,7 @@ def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:
     folder : Path
         Gets ``domains.png`` (all models on all sets), ``experts.png`` (the
         start and the experts), ``forgetting.png``, ``pareto.png``,
-        ``merge_curve.png`` and ``sweep_NAME.png``.
+        ``merge_curve.png`` and those of ``study/searches.py``.
     results : dict
         See ``study/results.py``.
     times : dict
@@ -104,20 +111,16 @@ def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:
         inside = shown["in_domain"]
         if inside and len(inside) < len(shown["test_domains"]):
             plot_pareto(shown, folder / "pareto.png")
-    searches = _searches(results, times)
     curves = {
         name: trials
-        for name, trials in searches.items()
+        for name, trials in searches_of(results, times).items()
         if any("merged" in trial for trial in trials)
     }
     if curves:
-        plot_merge_curve(curves, folder / "merge_curve.png")
-    for coefficient, sweeps in _sweeps(searches).items():
-        plot_coefficient_sweep(
-            {name: sweep_of(t, coefficient) for name, t in sweeps.items()},
-            folder / f"sweep_{coefficient}.png",
-            coefficient,
+        plot_merge_curve(
+            curves, folder / "merge_curve.png", metric=results["metric"]
         )
+    draw_searches(folder, results, times)
 
 
 def _parts(study, results, times):
@@ -136,9 +139,17 @@ def _parts(study, results, times):
         for counts in row["sets"].values()
     ) and len(shown["rows"]):
         yield [markdown_table(*bucket_rows(shown)), ""]
-    searches = _searches(results, times)
-    for sweeps in _sweeps(searches).values():
-        yield [markdown_table(*sweep_rows(sweeps, study.metric)), ""]
+    header, trainings = training_rows(results, times)
+    if trainings:
+        yield [markdown_table(header, trainings), ""]
+    metric = results["metric"]
+    for (_, domains), sweeps in sweeps_of(results, times).items():
+        header, rows = sweep_rows(sweeps, metric)
+        header[0] = selected_on(domains, metric)
+        yield [markdown_table(header, rows), ""]
+    for domains, searches in layered_of(results, times).items():
+        table = layer_rows(searches, domains, metric)
+        yield [markdown_table(*table), ""]
     merged = [_merge_line(row, times) for row in _merges(results)]
     if merged:
         yield [*merged, ""]
@@ -224,31 +235,6 @@ def _merge_line(row, times):
             f"; racing saved {100 * saved['fraction']:.0f} % of the decoding"
         )
     return words + "."
-
-
-def _searches(results, times):
-    """The trials of each search of the first seed."""
-    searches = {}
-    for row in _merges(results):
-        seed = next(iter(row["about"]))
-        trials = times.get(row["name"], {}).get(seed, {}).get("trials")
-        if trials:
-            searches[row["title"]] = trials
-    return searches
-
-
-def _sweeps(searches):
-    """Searches over one coefficient with several values, by its name."""
-    sweeps = {}
-    for name, trials in searches.items():
-        if not all("parameters" in trial for trial in trials):
-            continue
-        varied = sorted(
-            {key for trial in trials for key in trial["parameters"]}
-        )
-        if len(varied) == 1 and len(trials) > 1:
-            sweeps.setdefault(varied[0], {})[name] = trials
-    return sweeps
 
 
 def _with_costs(results, times):

@@ -3,7 +3,7 @@
 ``results.json`` holds counts, and nothing that differs between two runs of the
 same study; times are in ``times.json`` beside it::
 
-    {"schema": 2,
+    {"schema": 2, "metric": "WER",
      "domains": [...], "tests": [...], "retention": [...],
      "modes": ["usual"], "seeds": [1986],
      "rows": [
@@ -33,7 +33,8 @@ from speechbrain_merge.evaluation import backward_transfer, forward_transfer
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.comparison import compare_models
-from speechbrain_merge.study.graph import ORIGINAL, trainings_behind
+from speechbrain_merge.study.graph import trainings_behind
+from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.testing import speakers
 
 SCHEMA = 2
@@ -80,6 +81,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
             "domains": list(getattr(node, "domains", ())),
             "parents": list(node.parents),
             "trainings": trainings_behind(node.name, by_name),
+            "select_on": list(getattr(node, "select_on", ())),
             # it looks at the transcripts
             "bound": getattr(node, "how", None) == "oracle",
             "about": {
@@ -96,6 +98,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
         rows.append(described)
     results = {
         "schema": SCHEMA,
+        "metric": study.metric,
         "domains": list(study.domains),
         "tests": list(study.tests),
         "retention": study.retention,
@@ -227,6 +230,7 @@ def flat(
         title for (_, n), title in named.items() if n in results["domains"]
     ]
     made = {
+        "metric": results["metric"],
         "in_domain": inside,
         "test_domains": list(named.values()),
         "rows": rows,

@@ -50,9 +50,10 @@ from speechbrain_merge.study.extras import (
     measure_costs,
     walk_landscapes,
 )
-from speechbrain_merge.study.graph import Train, check_known, with_ancestors
+from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
+from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
 from speechbrain_merge.study.results import gather

@@ -56,7 +56,7 @@ def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
         for key, title, wanted in means
         if wanted and any(row[key] is not None for row in summaries)
     ]
-    header = ["WER %"]
+    header = [f"{results['metric']} %"]
     header += [_sized(results, mode, name) for name in names]
     header += [title for _, title in shown] + ["trainings", "training\nminutes"]
     rows = []
@@ -120,7 +120,11 @@ def comparison_rows(results: Mapping) -> tuple:
         bootstrap, and the p-values of MAPSSWE.
     """
     several = len(results["modes"]) > 1
-    header = ["compared", "difference\nof mean WER", "95 % interval"]
+    header = [
+        "compared",
+        f"difference\nof mean {results['metric']}",
+        "95 % interval",
+    ]
     header += ["blocks", "MAPSSWE p", "after Holm", "told apart"]
     rows = []
     for pair in results["comparisons"]["pairs"]:
@@ -152,7 +156,7 @@ def sequence_rows(results: Mapping) -> tuple:
     -------
     header : list of str
     rows : list of list of str
-        Backward and forward transfer in points of WER. Below 0 is forgetting;
+        Backward and forward transfer in points of the error rate. Below 0 is forgetting;
         above 0, earlier domains have helped.
     """
     header = ["sequence", "domains", "backward transfer", "forward transfer"]
@@ -167,6 +171,42 @@ def sequence_rows(results: Mapping) -> tuple:
             cells.append(f"{mean:+.1f}")
         rows.append([name, ", ".join(found[0]["domains"]), *cells])
     return header, rows
+
+
+def training_rows(results: Mapping, times: Mapping) -> tuple:
+    """Header and cells of what each training of a study took.
+
+    Arguments
+    ---------
+    results : dict
+        See ``study/results.py``.
+    times : dict
+        The content of ``times.json``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        Steps of the optimizer, and minutes, in the mean of the seeds.
+
+    Example
+    -------
+    >>> model = {"name": "a", "title": "A", "kind": "train"}
+    >>> model.update(parents=["b"], about={"7": {"steps": 40}})
+    >>> times = {"a": {"7": {"seconds": 90, "interrupted": True}}}
+    >>> training_rows({"rows": [model], "models": {}}, times)
+    (['training', 'made from', 'steps', 'minutes'], [['A', 'b', '40', '> 1.5']])
+    """
+    rows = []
+    for row in [*results["rows"], *results["models"].values()]:
+        if row["kind"] != "train":
+            continue
+        steps = [about["steps"] for about in row["about"].values()]
+        minutes = _training_minutes({**row, "trainings": [row["name"]]}, times)
+        cells = [", ".join(row["parents"]) or NOTHING]
+        cells += [f"{statistics.fmean(steps):g}", minutes]
+        rows.append([row["title"], *cells])
+    return ["training", "made from", "steps", "minutes"], rows
 
 
 def sweep_rows(sweeps: Mapping, metric: str) -> tuple:
@@ -311,10 +351,10 @@ def _sized(results, mode, name):
     for row in results["rows"]:
         counts = row["sets"][seed][mode].get(name)
         if counts is not None:
-            return (
-                f"{name}\n{counts['words']:g} words\n"
-                f"{counts['utterances']} utterances"
-            )
+            size = f"{counts['utterances']} utterances"
+            if results["metric"] == "WER":
+                size = f"{counts['words']:g} words\n{size}"
+            return f"{name}\n{size}"
     return name
 
 

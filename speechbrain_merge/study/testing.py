@@ -29,7 +29,8 @@ from speechbrain_merge.brain.domains import (
 from speechbrain_merge.evaluation import write_scores
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
-from speechbrain_merge.study.making import Maker, digest_of
+from speechbrain_merge.study.made import digest_of
+from speechbrain_merge.study.making import Maker
 from speechbrain_merge.study.trainings import without_folder
 
 logger = get_logger(__name__)

@@ -8,6 +8,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from speechbrain_merge.training.balanced import balanced_sampler
 from speechbrain_merge.training.clipping import ClipAllGroups
 from speechbrain_merge.training.distillation import LearningWithoutForgetting
 from speechbrain_merge.training.freezing import freeze
@@ -16,6 +17,7 @@ from speechbrain_merge.training.layerwise_decay import (
     layerwise_groups,
 )
 from speechbrain_merge.training.sampling import RunSampler
+from speechbrain_merge.training.schedules import learning_rate_schedule
 from speechbrain_merge.training.slanted_triangular import (
     SlantedTriangularScheduler,
 )

@@ -12,6 +12,7 @@ from speechbrain_merge.weights.compatibility import (
     check_compatible,
 )
 from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.dtypes import float_dtype, promoted, stored_as
 from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.head_count import (
     agreed_heads,
@@ -20,6 +21,7 @@ from speechbrain_merge.weights.head_count import (
     heads_at,
     heads_metadata,
 )
+from speechbrain_merge.weights.hub import local_source
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.parts import Part, depth, matches, part
@@ -34,5 +36,6 @@ from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
 from speechbrain_merge.weights.unfolding import load_plain
+from speechbrain_merge.weights.verification import ChangedContent, verify
 from speechbrain_merge.weights.weight_norm import refold
 from speechbrain_merge.weights.writer import WeightWriter, write_weights

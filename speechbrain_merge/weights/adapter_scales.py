@@ -13,13 +13,34 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Optional
 
 import torch
+
+from speechbrain_merge.records.checked import (
+    anything,
+    fields,
+    mapped,
+    number,
+    optional,
+    text as text_of,
+)
+from speechbrain_merge.records.errors import shown
+from speechbrain_merge.records.reading import parse_json
+
+_config = fields(
+    {"lora_alpha": number(-1e9, 1e9)},
+    {
+        "alpha_pattern": optional(mapped(number(-1e9, 1e9), limit=10_000)),
+        "peft_type": optional(text_of(100)),
+        "init_lora_weights": anything(),
+    },
+)
+_MOST_WAYS = 10**8
+"""Ways to match a pattern that a regular expression may try."""
 
 # What wrapping a layer or a model puts into names, and what stands there
 # without it
@@ -140,7 +161,8 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
     >>> scale_of_config(text, "encoder.q_proj", 4, "an adapter").value
     4.0
     """
-    config = json.loads(text)
+    where = f"{label}, adapter_config.json"
+    config = _config(parse_json(text, where), where)
     start = str(config.get("init_lora_weights", "")).lower()
     special = [key for key in _VARIANTS if config.get(key)]
     if config.get("peft_type") != "LORA" or special:
@@ -157,13 +179,39 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
     alpha = config["lora_alpha"]
     # PEFT's own rule: a pattern has to match the end of the layer's name
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", target):
+        if _matches(pattern, target, where):
             alpha = own
             break
     return Scale(
         scale_value(alpha, rank, bool(config.get("use_rslora"))),
         bool(config.get("fan_in_fan_out")),
     )
+
+
+def _matches(pattern, target, where):
+    """PEFT's rule, for patterns that cannot take for ever.
+
+    A quantifier on a group (``(a+)+``) may try exponentially many ways to
+    match; each ``.*`` multiplies them by the length of the name, and each
+    alternative by two.
+    """
+    plain = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)
+    repeats = len(re.findall(r"[*+{]", plain)) + 1
+    ways = len(target) ** repeats // math.factorial(repeats)
+    ways <<= min(len(re.findall(r"[?|]", plain)), 100)
+    if re.search(r"\)[*+{]|\(\?", plain) or ways > _MOST_WAYS:
+        raise ValueError(
+            f"{where}, key 'alpha_pattern': {shown(pattern)} is more than a "
+            "pattern of names, and may take for ever to match. Fold the "
+            "adapter with PEFT itself: model.merge_and_unload()."
+        )
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", target)
+    except re.error as error:
+        raise ValueError(
+            f"{where}, key 'alpha_pattern': {shown(pattern)} is no regular "
+            f"expression: {error}"
+        ) from None
 
 
 def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:

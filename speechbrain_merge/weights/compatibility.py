@@ -1,9 +1,10 @@
 """Can these models be merged? Ask before a byte is merged, and answer in full.
 
 Models can be merged tensor by tensor where they have the same names, with the
-same shapes and dtypes, and only finite values. Where they do not, the error
-lists every file and tensor at fault at once, judged by what most models have,
-so that a single odd expert is the one that is named.
+same shapes and kinds of dtype, and only finite values. Floating-point dtypes
+may be mixed: merging promotes them. Where models do not fit, the error lists
+every file and tensor at fault at once, judged by what most models have, so that
+a single odd expert is the one that is named.
 
 Example
 -------
@@ -55,7 +56,7 @@ def check_compatible(
     experts: list,
     base: Optional[Weights] = None,
     finite: bool = True,
-    same_dtype: bool = True,
+    same_dtype: bool = False,
 ):
     """Raise one error for all that keeps these models from being merged.
 
@@ -69,8 +70,8 @@ def check_compatible(
         Whether to read all tensors and look for NaN and infinity. The rest
         needs no reading.
     same_dtype : bool
-        Whether float dtypes have to agree. Without, float16 and float32 may
-        be mixed, as merging computes in float32 anyway.
+        Whether floating-point dtypes have to agree. By default they may be
+        mixed, since a merge promotes them (`weights.dtypes.promoted`).
 
     Raises
     ------

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.writer import tensor_bytes
@@ -58,7 +59,9 @@ def digest(source) -> str:
         for name in sorted(weights):
             shape = list(weights.shape(name))
             result.update(f"{name}\0{weights.dtype(name)}\0{shape}\0".encode())
-            result.update(tensor_bytes(weights[name]))
+            tensor = weights[name]
+            result.update(tensor_bytes(tensor))
+            release(tensor)
     return result.hexdigest()
 
 

@@ -1,15 +1,27 @@
-"""The dtypes that a safetensors file can hold, and their names in it.
+"""Dtypes: those that a file can hold, and how mixed ones come together.
+
+A safetensors file knows the dtypes of ``DTYPE_NAMES``. Models that are merged
+need not agree in their floating-point dtypes: a base in float16 and experts in
+float32 are promoted to float32, tensor by tensor, as PyTorch promotes numbers.
+Nothing is lost that way, and the result has the promoted dtype.
 
 Example
 -------
 >>> DTYPE_NAMES[torch.bfloat16]
 'BF16'
+>>> common_dtype([torch.float16, torch.bfloat16])
+torch.float32
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
+from functools import reduce
+from typing import Optional, Union
+
 import torch
+
+from speechbrain_merge.weights.mapping import Entry, Weights
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -31,3 +43,169 @@ DTYPE_NAMES = {
     torch.float8_e5m2: "F8_E5M2",
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
 }
+
+RESULT_DTYPES = ("float64", "float32", "float16", "bfloat16")
+"""What `dtype` of a merge may say."""
+
+
+def float_dtype(
+    value: Union[str, torch.dtype, None], name: str = "dtype"
+) -> Optional[torch.dtype]:
+    """The floating-point dtype that a setting names.
+
+    Arguments
+    ---------
+    value : str, torch.dtype or None
+        ``"float32"``, ``torch.float32``, ….
+    name : str
+        What errors call the setting.
+
+    Returns
+    -------
+    dtype : torch.dtype or None
+        None where nothing is set.
+
+    Raises
+    ------
+    ValueError
+        When it names no dtype that merged weights can have.
+
+    Example
+    -------
+    >>> float_dtype("bfloat16")
+    torch.bfloat16
+    """
+    if value is None:
+        return None
+    word = str(value).removeprefix("torch.")
+    if word not in RESULT_DTYPES:
+        raise ValueError(
+            f"`{name}` is {value!r}: expected one of "
+            f"{', '.join(RESULT_DTYPES)}, or nothing, to keep the inputs' dtype."
+        )
+    return getattr(torch, word)
+
+
+def common_dtype(dtypes) -> torch.dtype:
+    """The floating-point dtype that can hold the values of all.
+
+    Arguments
+    ---------
+    dtypes : list of torch.dtype
+        Floating-point dtypes.
+
+    Returns
+    -------
+    dtype : torch.dtype
+        The dtype itself where all are the same.
+    """
+    different = list(dict.fromkeys(dtypes))
+    if len(different) == 1:
+        return different[0]
+    # PyTorch promotes no float8; float16 holds the values of all of them
+    wide = [
+        torch.float16 if dtype.itemsize == 1 else dtype for dtype in different
+    ]
+    return reduce(torch.promote_types, wide)
+
+
+def promoted(
+    models: list, at_least: Optional[torch.dtype] = None
+) -> list[Weights]:
+    """Models that agree in the floating-point dtype of each tensor.
+
+    Arguments
+    ---------
+    models : list of Weights
+        Open models.
+    at_least : torch.dtype, optional
+        A floating-point dtype that takes part in each promotion.
+
+    Returns
+    -------
+    models : list of Weights
+        Those that differ from the others convert a tensor when it is read;
+        the others are the very same objects. Closing one closes its source.
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import open_weights
+    >>> half = open_weights({"w": torch.ones(1).half()})
+    >>> single = open_weights({"w": torch.ones(1)})
+    >>> [model["w"].dtype for model in promoted([half, single])]
+    [torch.float32, torch.float32]
+    """
+    dtypes = {}
+    for model in models:
+        for name in model.names():
+            if model.dtype(name).is_floating_point:
+                dtypes.setdefault(name, []).append(model.dtype(name))
+    wanted = {
+        name: common_dtype(found if at_least is None else [*found, at_least])
+        for name, found in dtypes.items()
+    }
+    return [stored_as(model, wanted) for model in models]
+
+
+def stored_as(
+    weights: Weights, dtype: Union[torch.dtype, dict, None]
+) -> Weights:
+    """Weights whose floating-point tensors are given in another dtype.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+    dtype : torch.dtype or dict, optional
+        One for all, or by name. None changes nothing.
+
+    Returns
+    -------
+    weights : Weights
+        A value that the dtype cannot hold raises a ValueError when its tensor
+        is read.
+    """
+
+    def wanted(name):
+        found = weights.dtype(name)
+        if dtype is None or not found.is_floating_point:
+            return found
+        return dtype.get(name, found) if isinstance(dtype, dict) else dtype
+
+    names = weights.names()
+    if all(wanted(name) == weights.dtype(name) for name in names):
+        return weights
+    entries = {}
+    for name in names:
+        entry = weights.entry(name)
+        if wanted(name) != entry.dtype:
+            entry = _converted(
+                entry, wanted(name), f"{weights.label}: '{name}'"
+            )
+        entries[name] = entry
+    return Weights(
+        entries,
+        weights.label,
+        weights.metadata,
+        weights.tied,
+        weights.close,
+        weights.folded,
+    )
+
+
+def _converted(entry, dtype, title):
+    """An entry that is read in another dtype."""
+
+    def read():
+        tensor = entry.read()
+        converted = tensor.to(dtype)
+        if not torch.isfinite(converted.sum(dtype=torch.float32)) and (
+            (torch.isinf(converted) & ~torch.isinf(tensor)).any()
+        ):
+            raise ValueError(
+                f"{title} has values up to {tensor.abs().max().item():.6g}, "
+                f"more than {dtype} can hold: choose a wider `dtype`."
+            )
+        return converted
+
+    return Entry(entry.shape, dtype, read)

@@ -22,9 +22,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
-from speechbrain_merge.weights.mapped import MappedFile
+from speechbrain_merge.weights.mapped import MappedFile, WatchedFile
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.tied import ties_from_text
 
 TORCH_SUFFIXES = (".ckpt", ".pt", ".bin", ".pth")
 SAFETENSORS_SUFFIX = ".safetensors"
+
+LONGEST_NAME = 1000
+"""Characters in the name of a tensor."""
+
+EXPANSION = 4
+"""How many times its own size the tensors of a file may stand for."""
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _ZIP_START = b"PK\x03\x04"
@@ -83,12 +90,75 @@ def open_file(path) -> Weights:
     if path.suffix == SAFETENSORS_SUFFIX:
         weights = _open_safetensors(path)
     else:
-        weights = from_tensors(
-            find_state_dict(load_torch(path), path), label=str(path)
-        )
+        weights = from_file(find_state_dict(load_torch(path), path), path)
     if not len(weights):
         raise ValueError(f"{path} holds no tensors")
     return weights
+
+
+def from_file(tensors: Mapping, path) -> Weights:
+    """Weights over the mapped tensors of a torch file.
+
+    Arguments
+    ---------
+    tensors : dict
+        Name to tensor.
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    ValueError
+        Where a name is too long, or the tensors stand for far more values
+        than the file has: a view can repeat one value as often as it likes.
+    """
+    weights = from_tensors(tensors, str(path))
+    check_names(weights, path)
+    stored = Path(path).stat().st_size
+    stands_for = sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in tensors.items()
+        if name not in weights.tied
+    )
+    if stands_for > EXPANSION * stored + (1 << 24):
+        raise ValueError(
+            f"{path} has {stored} bytes, and its tensors stand for "
+            f"{stands_for}: they repeat the same values. Save them by "
+            "tensor.contiguous()."
+        )
+    file = WatchedFile(path)
+    entries = {name: _watched(weights.entry(name), file) for name in weights}
+    return Weights(entries, weights.label, weights.metadata, weights.tied)
+
+
+def _watched(entry, file):
+    def read():
+        file.check()
+        return entry.read()
+
+    return Entry(entry.shape, entry.dtype, read)
+
+
+def check_names(names, path):
+    """Refuses names that no parameter has.
+
+    Arguments
+    ---------
+    names : iterable of str
+        Of tensors.
+    path : Path
+        The file, for the error.
+    """
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            raise ValueError(
+                f"{path} has a tensor with a name of {len(name)} characters, "
+                f"expected {LONGEST_NAME} at most: {name[:60]}…"
+            )
 
 
 def load_torch(path):
@@ -115,6 +185,8 @@ def load_torch(path):
             f"{path} was not written by torch.save. SpeechBrain keeps counters "
             "and the like in text files of that name: choose a model's file."
         )
+    if start == _ZIP_START:
+        _check_archive(path)
     try:
         return torch.load(
             path,
@@ -131,7 +203,18 @@ def load_torch(path):
             "could run code. Save only tensors: "
             f"torch.save(module.state_dict(), ...). torch says: {reason}"
         ) from error
-    except (RuntimeError, EOFError, LookupError, struct.error) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+        struct.error,
+    ) as error:
         raise ValueError(
             f"{path} cannot be read to its end: it is cut short, damaged or no "
             "torch file. Copy it again, or choose another checkpoint. "
@@ -218,6 +301,31 @@ def find_state_dict(content, path) -> dict:
     return hook_on_loading_state_dict_checkpoint(dict(content))
 
 
+def _check_archive(path):
+    """Refuses archives that torch would not have written.
+
+    torch stores each tensor as it is, one after the other. Compressed, a few
+    megabytes could stand for as much memory as one likes, and a mapped tensor
+    would be made of the compressed bytes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch says what is wrong
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise ValueError(
+                f"{path}: '{entry.filename}' in it is compressed or encrypted, "
+                "which torch.save does not do. Load the file by torch.load, "
+                "and save it again, if you trust it."
+            )
+    if sum(each.file_size for each in entries) > path.stat().st_size:
+        raise ValueError(
+            f"{path}: the parts of it overlap, which torch.save does not do"
+        )
+
+
 def _start_of(path):
     with open(path, "rb") as file:
         return file.read(len(_ZIP_START))
@@ -238,8 +346,9 @@ def _open_safetensors(path):
         ) from error
     with open(path, "rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
-        header = json.loads(raw.read(length))
+        header = parse_json(raw.read(length), f"the header of {path}")
     metadata = header.pop("__metadata__", {})
+    check_names(header, path)
     unknown = sorted(
         {entry["dtype"] for entry in header.values()} - set(_DTYPES)
     )

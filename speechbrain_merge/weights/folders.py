@@ -23,7 +23,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,13 +33,18 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.checked import fields, file_name, mapped
+from speechbrain_merge.records.paths import inside
+from speechbrain_merge.records.reading import read_json, read_text
+from speechbrain_merge.weights.damage import damage_of
 from speechbrain_merge.weights.files import (
+    from_file,
     is_state_dict,
     is_torch_file,
     load_torch,
     open_file,
 )
-from speechbrain_merge.weights.mapping import Weights, from_tensors, under
+from speechbrain_merge.weights.mapping import Weights, under
 
 logger = get_logger(__name__)
 
@@ -54,6 +58,9 @@ HUGGING_FACE_FILES = (
     "adapter_model.bin",
 )
 ADAPTER_CONFIG = "adapter_config.json"
+CONFIG_LIMIT = 4 << 20
+
+_index = fields({"weight_map": mapped(file_name)})
 
 
 def open_folder(path, recoverable=None) -> Weights:
@@ -114,17 +121,19 @@ def _open_recoverables(path):
     ties = {}
     left_out = []
     for file in sorted(path.glob(f"*{PARAMFILE_EXT}")):
-        if file.stat().st_size == 0:
+        damage = damage_of(file)
+        if damage:
+            # Half of a checkpoint is not a smaller model
             raise ValueError(
-                f"{file} is empty: the checkpoint was not written to its end. "
-                "Choose another one."
+                f"{file} is empty or damaged ({damage}): the checkpoint was "
+                "not written to its end. Choose another one."
             )
         content = load_torch(file) if is_torch_file(file) else None
         if not is_state_dict(content):
             left_out.append(file.name)
             continue
-        one = from_tensors(
-            hook_on_loading_state_dict_checkpoint(dict(content)), str(file)
+        one = from_file(
+            hook_on_loading_state_dict_checkpoint(dict(content)), file
         )
         for name in one:
             entries[f"{file.stem}.{name}"] = one.entry(name)
@@ -145,15 +154,16 @@ def _open_hugging_face(path, name):
         weights = open_file(path / name)
         if (path / ADAPTER_CONFIG).is_file() and name.startswith("adapter"):
             # Folding needs the rank and the scale, which are not in the file
-            weights.metadata["adapter_config"] = (
-                path / ADAPTER_CONFIG
-            ).read_text(encoding="utf-8")
+            weights.metadata["adapter_config"] = read_text(
+                path / ADAPTER_CONFIG, CONFIG_LIMIT
+            )
         return weights
-    index = json.loads((path / name).read_text(encoding="utf-8"))
-    wanted = index["weight_map"]
+    wanted = _index(read_json(path / name), str(path / name))["weight_map"]
     with ExitStack() as opened:
         shards = {
-            file: opened.enter_context(open_file(path / file))
+            file: opened.enter_context(
+                open_file(inside(path, file, str(path / name)))
+            )
             for file in sorted(set(wanted.values()))
         }
         missing = [

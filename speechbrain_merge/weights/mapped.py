@@ -21,6 +21,7 @@ Authors
 
 import math
 import mmap
+import os
 import weakref
 
 import torch
@@ -28,6 +29,48 @@ import torch
 # Address of the first byte of each file that is mapped now, and one past the
 # last. A file is mapped for as long as a tensor of it lives.
 _MAPPED = {}
+
+
+class WatchedFile:
+    """A file that is mapped by someone else, such as torch.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    def check(self):
+        """Raises a ValueError where the file was cut short meanwhile.
+
+        To look at mapped memory that the file does not have any more would
+        end the process (SIGBUS).
+        """
+        check_length(self.path, os.fstat(self._descriptor).st_size, self._size)
+
+
+def check_length(path, now: int, before: int):
+    """Refuses a mapped file that was cut short since it was opened.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, for the error.
+    now, before : int
+        Its length, and that when it was mapped.
+    """
+    if now < before:
+        raise ValueError(
+            f"{path} has {now} bytes, and had {before} when it was opened: "
+            "another process has cut it short. Copy it again."
+        )
 
 
 class MappedFile:
@@ -40,6 +83,7 @@ class MappedFile:
     """
 
     def __init__(self, path):
+        self.path = path
         with open(path, "rb") as file:
             # Private: should a caller write to a tensor, the file stays
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -66,6 +110,7 @@ class MappedFile:
         torch.Tensor
             Not to be changed.
         """
+        check_length(self.path, self._map.size(), len(self._map))
         count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=dtype)

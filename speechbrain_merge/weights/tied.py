@@ -27,6 +27,9 @@ Authors
 import json
 from collections.abc import Iterable, Mapping
 
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import parse_json
+
 
 def find_ties(tensors: Mapping) -> dict:
     """Which names share the very same values in memory.
@@ -138,8 +141,8 @@ def ties_from_text(text: str, label: str) -> dict:
         Where the text is not such an object.
     """
     try:
-        ties = json.loads(text)
-    except json.JSONDecodeError:
+        ties = parse_json(text, label)
+    except RecordError:
         ties = None
     if not isinstance(ties, dict) or not all(
         isinstance(kept, str) and kept not in ties for kept in ties.values()

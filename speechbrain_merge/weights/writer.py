@@ -9,7 +9,8 @@ however many threads, each written where it belongs. Nothing waits in memory.
 The file grows under a temporary name beside its target, is synced to the disk,
 and then takes the target's place in one step. After a crash at any instant the
 target is either what it was before, or the new file whole. The temporary name
-ends in ``.partial``, which nothing here opens.
+ends in ``.partial``, which nothing here opens; what a killed process left under
+such a name is removed when the same file is written again.
 
 Inside, tensors are laid out from the widest dtype to the narrowest, so that
 each one starts at a multiple of its element size without gaps (which the
@@ -33,18 +34,20 @@ import json
 import math
 import os
 import threading
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
 import torch
 
+from speechbrain_merge.records.files import (
+    create_temporary,
+    remove_stale,
+    sync_folder,
+)
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import ties_from_text, ties_to_text
-
-TEMPORARY_SUFFIX = ".partial"
 
 
 class WeightWriter:
@@ -89,13 +92,8 @@ class WeightWriter:
         if self.path.is_dir():
             raise ValueError(f"{self.path} is a folder: name a file in it")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(
-            f".{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            f"{TEMPORARY_SUFFIX}"
-        )
-        self._file = os.open(
-            self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666
-        )
+        remove_stale(self.path.parent, self.path.name)
+        self._temporary, self._file = create_temporary(self.path)
         try:
             _write_at(self._file, memoryview(self._header), 0)
         except BaseException:
@@ -181,7 +179,7 @@ class WeightWriter:
             self._discard()
             raise
         self._close()
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _opened(self) -> int:
         """The file; raises a ValueError where it is not open."""
@@ -327,12 +325,3 @@ def _write_at(file, data, offset):
         count = os.pwrite(file, data, offset)
         data = data[count:]
         offset += count
-
-
-def _sync_folder(folder):
-    # Without this the new name may be lost by a power cut
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,7 @@ def test_scale_of_extreme_is_a_number(scale, reference):
         ("restricted", {"include": "encoder"}, "needs 'method' as well"),
         (None, {}, "named by a word.*None"),
         (["ties"], {}, "named by a word"),
-        ("extreme", {"keep": "all"}, "'most', 'least'; got 'all'"),
+        ("extreme", {"keep": "all"}, "'most' or 'least', got 'all'"),
     ],
 )
 def test_create_says_what_is_missing(name, parameters, message):

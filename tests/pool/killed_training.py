@@ -105,12 +105,10 @@ def remove_half_written_checkpoints(folder):
 def check_finished(folder):
     """A training that ended leaves two candidates and no remains."""
     candidates = check(folder)
-    run = candidates[-1].run
-    assert [c.epoch for c in candidates if c.run == run] == [2, 3], candidates
-    # Killed in its very first save, a training cannot know itself again
-    assert run == "run" or [c.epoch for c in candidates] == [1, 2, 3]
-    names = {path.name for path in (folder / "pool" / run).iterdir()}
-    kept = {c.path.name for c in candidates if c.run == run}
+    # Killed in its very first save as well, a training knows itself again
+    assert [(c.run, c.epoch) for c in candidates] == [("run", 2), ("run", 3)]
+    names = {path.name for path in (folder / "pool" / "run").iterdir()}
+    kept = {c.path.name for c in candidates}
     assert names == kept | {".lock", "manifest.jsonl", "base.safetensors"}
 
 

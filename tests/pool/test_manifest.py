@@ -10,7 +10,14 @@ from speechbrain_merge.pool.manifest import Manifest, hold
 
 
 def candidate(name):
-    return {"event": "candidate", "name": name, "digest": name, "lineage": 1}
+    return {
+        "event": "candidate",
+        "name": name,
+        "file": f"{name}.safetensors",
+        "digest": "0" * 64,
+        "lineage": "1",
+        "meta": {},
+    }
 
 
 def test_a_line_torn_anywhere_is_passed_over_and_cut_off(tmp_path):
@@ -19,7 +26,8 @@ def test_a_line_torn_anywhere_is_passed_over_and_cut_off(tmp_path):
         manifest.append(candidate(name))
     whole = manifest.path.read_bytes()
     start = whole.index(b"\n") + 1
-    for end in range(start, len(whole)):
+    # The line end is the last byte: without it, the line is still whole
+    for end in range(start, len(whole) - 1):
         manifest.path.write_bytes(whole[:end])
         assert list(manifest.read().candidates) == ["a"]
         manifest.append(candidate("c"))
@@ -46,7 +54,9 @@ def test_a_manifest_that_is_one_torn_line(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     manifest = Manifest(tmp_path)
-    manifest.path.write_text('{"event": "passed", "digest": "x"}\noops\n')
+    manifest.append(candidate("a"))
+    with open(manifest.path, "a") as file:
+        file.write("oops\n")
     with pytest.raises(ValueError, match="manifest.jsonl, line 2 is not JSON"):
         manifest.read()
 

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -78,8 +79,11 @@ def train(monkeypatch):
     forget()
 
 
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+
+
 def prepared(train, data, folder, yaml="train", build=None, **overrides):
-    """One run, built as train.py builds it."""
+    """One run, built as a study builds it."""
     overrides = {
         "data_folder": str(data),
         "results_folder": str(folder),
@@ -88,38 +92,16 @@ def prepared(train, data, folder, yaml="train", build=None, **overrides):
         **STEPS,
         **overrides,
     }
-    with open(RECIPE / "hparams" / f"{yaml}.yaml") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
-    run_opts = {"device": "cpu", "noprogressbar": True}
-    return (build or train.build)(hparams, run_opts)
+    path = str(RECIPE / "hparams" / f"{yaml}.yaml")
+    return (build or train.build)(path, overrides, RUN_OPTS)
 
 
-def command(data, results):
-    """The command line of a small study."""
-    own = {**SHAPE, **STEPS, "domains": ["tones"]}
-    tests = {"test_domains": ["tones"], "modes": ["offline", "streaming"]}
-    arguments = {
-        "data_folder": data,
-        "results_folder": results,
-        "seeds": [7],
-        "test_domains": ["tones"],
-        "expert_overrides": {**own, **tests},
-        "pretrain_overrides": own,
-        "parents": {
-            "SL": {"pretrained": False},
-            "SSL": {"pretrained": True, "number_of_epochs": 2},
-        },
-        "landscape": {"points": 3, "plane_points": 2},
-        "fine_tunings": {
-            "MFT": {"number_of_epochs": 1, "steps_per_epoch": 2},
-            "FFT": {"number_of_epochs": 1},
-        },
-    }
+def command(hparams, arguments):
+    """A command line of the recipe."""
     return [
         sys.executable,
         "train.py",
-        "hparams/otf.yaml",
+        f"hparams/{hparams}.yaml",
         "--device=cpu",
         "--noprogressbar",
         *(
@@ -127,6 +109,28 @@ def command(data, results):
             for name, value in arguments.items()
         ),
     ]
+
+
+def fusions(data, results, **more):
+    """The command line of a small study of fusion."""
+    own = {"with": {**SHAPE, **STEPS}}
+    arguments = {
+        "data_folder": data,
+        "output_folder": results,
+        "seeds": [7],
+        "domains": ["tones"],
+        "pretrain_domains": ["tones"],
+        "moderate": {"number_of_epochs": 1, "steps_per_epoch": 2},
+        "models": {
+            "SSL": {"with": {"number_of_epochs": 2}},
+            "direct+FFT": {"with": {"number_of_epochs": 1}},
+        },
+        "study": {
+            "trainings": {"expert": own, "pretrain": own},
+            "landscapes": {"fusion": {"points": 3, "plane_points": 2}},
+        },
+    }
+    return command("otf", {**arguments, **more})
 
 
 def run(arguments):
@@ -145,13 +149,21 @@ def weights(path):
         return {name: opened[name].clone() for name in opened.names()}
 
 
-def rates_of(folder):
-    """The rates of all rows."""
+def rates_of(folder, seed="7"):
+    """The rates of all rows: name to mode to set to counts."""
     results = json.loads((folder / "results.json").read_text())
-    return {
-        (row["name"], row["group"]): row["rates"]
-        for row in results["seeds"]["7"]["rows"]
-    }
+    return {row["name"]: row["sets"][seed] for row in results["rows"]}
+
+
+def pool_of(results, name, seed="7"):
+    """The candidates of a training of a study."""
+    return read_pool(results / f"seed-{seed}/models/{name}/pool/{name}")
+
+
+def best_of(results, name, seed="7"):
+    """The candidate that stands for a training."""
+    [best] = select(pool_of(results, name, seed), best=1)
+    return best
 
 
 @pytest.fixture(scope="module")
@@ -159,53 +171,51 @@ def study(data, tmp_path_factory):
     """The results folder of a study that broke off and went on to its end."""
     results = tmp_path_factory.mktemp("study") / "results"
     # something stands where the first fine-tuning goes
-    obstacle = results / "seed-7/SL+MFT"
+    obstacle = results / "seed-7/models/SL+MFT"
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("")
     done = subprocess.run(
-        command(data, results), cwd=RECIPE, capture_output=True, text=True
+        fusions(data, results), cwd=RECIPE, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "seed-7/SL+MFT" in done.stdout + done.stderr
+    assert "seed-7/models/SL+MFT" in done.stdout + done.stderr
     obstacle.unlink()
     assert (results / "seed-7/merge/aligned/merged.safetensors").is_file()
     assert not (results / "results.json").exists()
-    printed = run(command(data, results))
+    printed = run(fusions(data, results))
     for name in ("SL", "pretrained", "SSL"):
-        assert f"seed-7/{name} is finished" in printed
+        assert f"seed-7/models/{name} is done already" in printed
     return results
 
 
 def test_a_study_from_one_command(study):
     names = {
-        (name, tuning)
+        name + tuning
         for name in ("SL", "SSL", "oracle", "selection", "ensemble", *FUSIONS)
-        for tuning in ("", "MFT")
+        for tuning in ("", "+MFT")
     }
     rows = rates_of(study)
-    assert set(rows) == names | {("direct", "FFT")}
+    assert set(rows) == names | {"direct+FFT"}
     for rates in rows.values():
         for mode in ("offline", "streaming"):
             assert rates[mode]["tones"]["utterances"] == 4
-    for tuning in ("", "MFT"):
-        for mode in ("offline", "streaming"):
-            errors = {
-                name: rows[name, tuning][mode]["tones"]["errors"]
-                for name in ("SL", "SSL", "oracle", "selection")
-            }
-            assert errors["oracle"] <= min(errors["SL"], errors["SSL"])
+    for tuning, mode in itertools.product(
+        ("", "+MFT"), ("offline", "streaming")
+    ):
+        errors = {
+            name: rows[name + tuning][mode]["tones"]["errors"]
+            for name in ("SL", "SSL", "oracle", "selection")
+        }
+        assert errors["oracle"] <= min(errors["SL"], errors["SSL"])
     folder = study / "seed-7"
-    parents = [
-        weights(select(read_pool(folder / "pool" / name), best=1)[0].path)
-        for name in ("SL", "SSL")
-    ]
+    parents = [weights(best_of(study, name).path) for name in ("SL", "SSL")]
     direct = weights(folder / "merge/direct/merged.safetensors")
     assert direct.keys() == parents[0].keys() == parents[1].keys()
     for name, merged in direct.items():
         mean = (parents[0][name] + parents[1][name]) / 2
         torch.testing.assert_close(merged, mean, rtol=0, atol=1e-6)
     # every training started from what it says
-    (pretrained,) = read_pool(folder / "pool/pretrained")
+    (pretrained,) = pool_of(study, "pretrained")
     starts = {
         "SSL": weights(pretrained.path),
         "SL+MFT": parents[0],
@@ -214,19 +224,48 @@ def test_a_study_from_one_command(study):
         "aligned+MFT": weights(folder / "merge/aligned/merged.safetensors"),
     }
     for name, start in starts.items():
-        base = weights(read_pool(folder / "pool" / name)[0].base)
+        base = weights(pool_of(study, name)[0].base)
         assert all(torch.equal(base[key], start[key]) for key in start), name
-    first = weights(read_pool(folder / "pool/SL")[0].base)
+    first = weights(pool_of(study, "SL")[0].base)
     name = "Transformer.encoder.layers.0.convolution_module.conv.weight"
     assert not torch.equal(first[name], starts["SSL"][name])
+    # parameters drawn at random differ, too, where no pretraining was
+    assert not torch.equal(
+        first["ctc_lin.w.weight"], parents[0]["ctc_lin.w.weight"]
+    )
+    other = weights(pool_of(study, "SSL")[0].base)
+    assert not torch.equal(first["ctc_lin.w.weight"], other["ctc_lin.w.weight"])
+
+
+def test_tables_and_pictures_of_a_study(study):
     text = (study / "results.md").read_text()
-    assert "| direct + FFT |" in text and "| oracle | **" not in text
-    assert "- aligned+MFT against SL+MFT" in text
-    assert (study / "models.png").stat().st_size > 5000
+    assert "Tested offline:" in text and "Tested streaming:" in text
+    assert "| direct+FFT |" in text and "| oracle | **" not in text
+    assert "| aligned+MFT against SL+MFT, streaming |" in text
+    assert "| training | made from | steps | minutes |" in text
+    assert "| SSL | pretrained | 4 |" in text
+    assert (study / "domains.png").stat().st_size > 5000
+    results = json.loads((study / "results.json").read_text())
+    pairs = results["comparisons"]["pairs"]
+    assert len(pairs) == 2 * 2 * len(FUSIONS)
+    assert {pair["mode"] for pair in pairs} == {"offline", "streaming"}
+    for pair in pairs:
+        assert pair["low"] <= pair["difference"] <= pair["high"]
+        assert 0 <= pair["p"] <= pair["holm"] <= 1
+    barriers = results["barriers"]["fusion"]["7"]
+    assert set(barriers) == {
+        "direct",
+        "SL-aligned",
+        "SL-by_activations",
+        "SL-literally",
+    }
+    times = json.loads((study / "times.json").read_text())
+    assert times["pretrained"]["7"]["seconds"] > 0
     # aligned by permutations, a model computes what it did before
+    folder = study / "seed-7/landscapes/fusion"
     lines = {
-        name: json.loads((folder / f"landscape/{name}.json").read_text())
-        for name in ("direct", "aligned", "by_activations", "literally")
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in barriers
     }
     losses = {
         name: [point["loss"] for point in line["points"]]
@@ -234,11 +273,11 @@ def test_a_study_from_one_command(study):
     }
     for end in (0, -1):
         direct = losses["direct"][end]
-        for name in ("aligned", "by_activations", "literally"):
+        for name in ("SL-aligned", "SL-by_activations", "SL-literally"):
             assert losses[name][end] == pytest.approx(direct, abs=1e-4)
-    assert lines["aligned"]["distance"] < lines["direct"]["distance"]
+    assert lines["SL-aligned"]["distance"] < lines["direct"]["distance"]
     for picture in ("between", "since_start", "plane"):
-        path = folder / f"landscape/loss_{picture}.png"
+        path = folder / f"loss_{picture}.png"
         assert path.stat().st_size > 5000
 
 
@@ -251,14 +290,18 @@ def test_a_finished_study_does_nothing_again(study, data):
         }
 
     before, rates = files(), rates_of(study)
-    printed = run(command(data, study))
+    printed = run(fusions(data, study))
     assert files() == before and rates_of(study) == rates
-    assert printed.count("is finished") >= 8
-    changed = command(data, study)
-    changed[-1] = '--fine_tunings={"MFT": {"lr": 0.1}}'
+    assert printed.count("is done already") >= 10
+    moderate = {"number_of_epochs": 1, "steps_per_epoch": 2, "lr": 0.1}
+    changed = fusions(data, study, moderate=moderate)
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "other settings (lr, number_of_epochs)" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert "models/direct+FFT/finished.json" not in said
+    assert "models/SL+MFT/finished.json" in said
+    assert "this was done with other settings (" in said
+    assert "yaml.lr, " in said and "yaml.number_of_epochs" not in said
 
 
 def test_a_broken_training_ends_where_it_would_have(train, data, tmp_path):
@@ -268,8 +311,9 @@ def test_a_broken_training_ends_where_it_would_have(train, data, tmp_path):
     ends = []
     for name in ("whole", "broken"):
         settings = {"number_of_epochs": 3, "lr": 0.01, "warmup_steps": 1}
-        brain, fit, *_ = prepared(train, data, tmp_path / name, **settings)
+        run = prepared(train, data, tmp_path / name, **settings)
         if name == "broken":
+            brain = run.brain
             start = brain.on_stage_start
 
             def cut(stage, epoch=None, start=start):
@@ -279,67 +323,138 @@ def test_a_broken_training_ends_where_it_would_have(train, data, tmp_path):
 
             brain.on_stage_start = cut
             with pytest.raises(PowerCut):
-                fit()
-            brain, fit, *_ = prepared(train, data, tmp_path / name, **settings)
-        fit()
-        pool = read_pool(tmp_path / name / "pool/expert")
+                run.fit()
+            run = prepared(train, data, tmp_path / name, **settings)
+        run.fit()
+        pool = read_pool(tmp_path / name / "expert/pool/expert")
         assert [candidate.epoch for candidate in pool] == [1, 2, 3]
         ends.append(weights(pool[-1].path))
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
 
 
-def test_a_study_that_cannot_be_run_is_refused_before_it_begins(train):
-    study = {
-        "parents": {"SL": {}, "SSL": {}},
-        "fused": ["SSL", "SL"],
-        "fusions": {"direct": None},
-        "fine_tunings": {"MFT": {}},
-        "fine_tuned": {"SL": ["MFT"], "SSL": ["MFT"], "direct": ["MFT"]},
-        "combined": [None, "MFT"],
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (
+            {"models": {"direct": {"of": ["SSL", "LS"]}}},
+            "'direct': `of`: there is no model 'LS'",
+        ),
+        (
+            {"models": {"direct+FFT": {"from": "SL+MFT"}}},
+            r"'direct\+FFT': `from`: there is no model 'SL\+MFT'",
+        ),
+        (
+            {"models": {"ensemble+MFT": {"of": ["SL+MFT", "SSL+FFT"]}}},
+            r"'ensemble\+MFT': `of`: there is no model 'SSL\+FFT'",
+        ),
+        (
+            {"models": {"direct": {"same_base": True}}},
+            "'direct'.*different models.*SSL from pretrained, SL from SL",
+        ),
+        (
+            {"models": {"SSL": {"with": {"number_of_epochs": 1, "epoch": 2}}}},
+            "'SSL': `with`: hparams/train.yaml has no key `epoch`",
+        ),
+        ({"compare": [["SL", "LS"]]}, "`compare`: there is no model 'LS'"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
+    train, tmp_path, monkeypatch, overrides, message
+):
+    monkeypatch.chdir(RECIPE)
+    places = {"data_folder": "nowhere", "output_folder": str(tmp_path)}
+    with open("hparams/otf.yaml") as file:
+        load_hyperpyyaml(file, places)
+    with open("hparams/otf.yaml") as file:
+        with pytest.raises(ValueError, match=message):
+            load_hyperpyyaml(file, {**places, **overrides})
+
+
+def test_the_scale_of_the_features_is_of_the_domains_that_are_named(
+    train, data, tmp_path
+):
+    pretrain = importlib.import_module("pretrain")
+    found, runs = {}, {"train": train.build, "pretrain": pretrain.build}
+    for first, domain in itertools.product(runs, ("tones", "others")):
+        folder = tmp_path / f"{first}-{domain}"
+        # whichever run comes first, and whatever it is trained on
+        made = prepared(
+            train,
+            data,
+            folder,
+            first,
+            runs[first],
+            domains=["others"],
+            normalizer_domains=[domain],
+        )
+        found[first, domain] = made.brain.modules.normalize.glob_mean
+        assert sorted(path.name for path in folder.glob("normalizer*")) == [
+            "normalizer"
+        ]
+    for domain in ("tones", "others"):
+        assert torch.equal(found["train", domain], found["pretrain", domain])
+    assert not torch.equal(found["train", "tones"], found["train", "others"])
+
+
+def test_of_two_runs_that_measure_at_the_same_time_the_first_counts(
+    train, data, tmp_path
+):
+    features = importlib.import_module("features")
+    settings = {
+        "data_folder": str(data),
+        "results_folder": str(tmp_path),
+        "domains": ["tones"],
+        **SHAPE,
     }
-    otf = importlib.import_module("otf")
-    otf.check_study(study)
-    wrong = {
-        "fused": ["SSL", "LS"],
-        "fine_tuned": {"direct": ["FFT"]},
-        "combined": ["FFT"],
-    }
-    for key, value in wrong.items():
-        with pytest.raises(ValueError, match=f"`{key}`"):
-            otf.check_study({**study, key: value})
-    with pytest.raises(ValueError, match="'SL' of `combined`.*MFT"):
-        otf.check_study({**study, "fine_tuned": {"SSL": ["MFT"]}})
+    with open(RECIPE / "hparams/train.yaml") as file:
+        hparams = load_hyperpyyaml(file, settings)
+    folder = Path(hparams["normalizer_folder"])
+    kept = []
+    for _ in range(2):
+        features.take_statistics(hparams, folder)
+        kept.append(
+            {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        )
+    assert kept[0] == kept[1] and len(kept[0]) >= 2
+    assert [path.name for path in tmp_path.glob("normalizer*")] == [
+        "normalizer"
+    ]
 
 
 def test_one_infinite_chunk_is_offline(train, data, tmp_path):
-    brain, _, _, test_sets = prepared(train, data, tmp_path)
+    run = prepared(train, data, tmp_path)
+    brain = run.brain
     loader = brain.make_dataloader(
-        test_sets["tones"], train.sb.Stage.TEST, batch_size=2
+        run.test_sets["tones"], train.sb.Stage.TEST, batch_size=2
     )
     brain.modules.eval()
     with torch.no_grad():
         for batch in loader:
             offline, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
-            brain.mode = "streaming"
+            brain.prepare_test("streaming")
             chunked, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
             brain.hparams.test_chunks = DynChunkTrainConfig(1000)
             infinite, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
             brain.hparams.test_chunks = DynChunkTrainConfig(4, 1)
             short, _ = brain.compute_forward(batch, train.sb.Stage.TEST)
             brain.hparams.test_chunks = DynChunkTrainConfig(16, 4)
-            brain.mode = "offline"
+            # selection sets are always heard as a whole
+            valid, _ = brain.compute_forward(batch, train.sb.Stage.VALID)
+            brain.prepare_test("offline")
             torch.testing.assert_close(infinite, offline)
+            torch.testing.assert_close(valid, offline)
             assert (chunked - offline).abs().max() > 1e-3
             assert (short - chunked).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="'chunks'; expected offline or str"):
+        brain.prepare_test("chunks")
 
 
 def test_chunks_as_they_come_are_heard_as_masked_ones(train, data, tmp_path):
-    brain, _, _, test_sets = prepared(
-        train, data, tmp_path, num_encoder_layers=2
-    )
+    run = prepared(train, data, tmp_path, num_encoder_layers=2)
+    brain, speech = run.brain, run.test_sets["tones"][3]["sig"]
     encoder, chunks = brain.modules.encoder.eval(), DynChunkTrainConfig(8, 2)
-    feats = brain.hparams.compute_features(test_sets["tones"][3]["sig"][None])
+    feats = brain.hparams.compute_features(speech[None])
     feats = brain.modules.CNN.eval()(brain.modules.normalize.eval()(feats))
     with torch.no_grad():
         masked = encoder(feats, dynchunktrain_config=chunks)
@@ -355,22 +470,26 @@ def test_chunks_as_they_come_are_heard_as_masked_ones(train, data, tmp_path):
 
 
 def test_merge_stages_over_the_candidates_of_a_run(train, data, tmp_path):
-    brain, fit, _, test_sets = prepared(
+    run = prepared(
         train, data, tmp_path, number_of_epochs=3, lr=0.01, warmup_steps=1
     )
-    fit()
-    pool = read_pool(tmp_path / "pool/expert")
+    run.fit()
+    brain, pool_folder = run.brain, tmp_path / "expert/pool/expert"
+    pool = read_pool(pool_folder)
     assert [candidate.epoch for candidate in pool] == [1, 2, 3]
     train.check_units(pool, vars(brain.hparams))
     members = [weights(candidate.path) for candidate in pool]
     rates = {}
     for method in ("average", "ties"):
-        stage = MergeStage(method, [tmp_path / "pool/expert"])
+        stage = MergeStage(method, [pool_folder])
         result = brain.merge(stage)
         merged = weights(result.path)
-        tests = importlib.import_module("testing")
-        folder = tmp_path / method
-        rates[method] = tests.test_domains(brain, test_sets, folder)
+        hparams = vars(brain.hparams)
+        train.test_all(run, hparams, method)
+        rates[method] = {
+            path.parent.name.partition("_")[2]: json.loads(path.read_text())
+            for path in tmp_path.glob(f"expert/{method}_*/wer.json")
+        }
         for name, tensor in merged.items():
             # what was evaluated is the merge
             module, _, rest = name.partition(".")
@@ -380,6 +499,8 @@ def test_merge_stages_over_the_candidates_of_a_run(train, data, tmp_path):
                 mean = sum(member[name] for member in members) / 3
                 torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
     assert rates["ties"].keys() == {"offline", "streaming"}
+    for domains in rates["ties"].values():
+        assert domains["tones"]["utterances"] == 4
     other = {**vars(brain.hparams), "characters": "AB"}
     with pytest.raises(ValueError, match="expert/epoch-0001.*`characters`"):
         train.check_units(pool, other)
@@ -387,21 +508,22 @@ def test_merge_stages_over_the_candidates_of_a_run(train, data, tmp_path):
 
 def test_a_recogniser_starts_from_a_pretrained_encoder(train, data, tmp_path):
     pretrain = importlib.import_module("pretrain")
-    brain, fit = prepared(
+    run = prepared(
         train, data, tmp_path, "pretrain", pretrain.build, number_of_epochs=2
     )
+    brain, pool_folder = run.brain, tmp_path / "pretrained/pool/pretrained"
     codebook = brain.modules.quantizer.CB.clone()
     before = {k: v.clone() for k, v in brain.modules.CNN.state_dict().items()}
-    fit()
+    run.fit()
     assert torch.equal(brain.modules.quantizer.CB, codebook)
-    (pretrained,) = read_pool(tmp_path / "pool/pretrained")
+    (pretrained,) = read_pool(pool_folder)
     found = weights(pretrained.path)
     assert {name.partition(".")[0] for name in found} == {"CNN", "Transformer"}
     assert any(not torch.equal(found[f"CNN.{k}"], v) for k, v in before.items())
 
-    overrides = {"start_from": str(tmp_path / "pool/pretrained")}
-    started, *_ = prepared(train, data, tmp_path, **overrides)
-    fresh, *_ = prepared(train, data, tmp_path)
+    overrides = {"start_from": str(pool_folder)}
+    started = prepared(train, data, tmp_path, **overrides).brain
+    fresh = prepared(train, data, tmp_path).brain
     for name, tensor in found.items():
         module, _, rest = name.partition(".")
         held = started.module_named(module).state_dict()[rest]
@@ -419,7 +541,8 @@ def test_a_recogniser_starts_from_a_pretrained_encoder(train, data, tmp_path):
 
 def test_masked_frames_are_unknown_to_the_encoder(train, data, tmp_path):
     pretrain = importlib.import_module("pretrain")
-    brain, _ = prepared(train, data, tmp_path, "pretrain", pretrain.build)
+    build = pretrain.build
+    brain = prepared(train, data, tmp_path, "pretrain", build).brain
     brain.modules.eval()
     mask, seconds = torch.arange(40, 60), torch.arange(16000) / 16000
     wavs = 0.3 * torch.sin(2 * torch.pi * 880 * seconds).repeat(2, 1)
@@ -449,8 +572,9 @@ def test_wrong_characters_are_named(train):
 
 def test_merge_stage_with_every_method(train, data, tmp_path):
     settings = {"number_of_epochs": 2, "lr": 0.01, "warmup_steps": 1}
-    brain, fit, valid, _ = prepared(train, data, tmp_path, **settings)
-    fit()
+    run = prepared(train, data, tmp_path, **settings)
+    run.fit()
+    brain, valid = run.brain, run.valid_sets["tones"]
     loader_kwargs = {"batch_size": 2}
     needs = {
         "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
@@ -460,7 +584,7 @@ def test_merge_stage_with_every_method(train, data, tmp_path):
     for method in METHODS:
         stage = MergeStage(
             create(method, **needs.get(method, {})),
-            candidates=[tmp_path / "pool/expert"],
+            candidates=[tmp_path / "expert/pool/expert"],
             folder=tmp_path / "merge",
         )
         if stage.needs_statistics:
@@ -478,7 +602,7 @@ def test_a_trained_model_aligned_to_another_hears_real_speech_alike(
 ):
     trained, logits = [], []
     for seed in (1, 2):
-        brain, fit, _, test_sets = prepared(
+        run = prepared(
             train,
             shared_speech,
             tmp_path / "results",
@@ -495,8 +619,9 @@ def test_a_trained_model_aligned_to_another_hears_real_speech_alike(
             lr=0.01,
             warmup_steps=1,
         )
-        fit()
-        best = read_pool(tmp_path / f"results/pool/seed-{seed}")[-1]
+        run.fit()
+        folder = tmp_path / f"results/seed-{seed}"
+        best = read_pool(folder / f"pool/seed-{seed}")[-1]
         start = weights(best.base)
         trained.append(
             {key: value.double() for key, value in weights(best.path).items()}
@@ -507,8 +632,9 @@ def test_a_trained_model_aligned_to_another_hears_real_speech_alike(
     distance = sum((own[k] - trained[0][k]).square().sum() for k in own)
     before = sum((trained[1][k] - trained[0][k]).square().sum() for k in own)
     assert distance < before
+    brain = run.brain
     loader = brain.make_dataloader(
-        test_sets["digits"], train.sb.Stage.TEST, batch_size=4
+        run.test_sets["digits"], train.sb.Stage.TEST, batch_size=4
     )
     brain.modules.eval().double()
     # SpeechBrain's attention asks for float32, which would not do for 1e-9
@@ -542,63 +668,94 @@ def test_a_trained_model_aligned_to_another_hears_real_speech_alike(
     assert (logits[2] - logits[0]).abs().max() > 1e-3
 
 
-def continual(data, results):
+def continual(data, results, **more):
     """The command line of a small study of continual learning."""
+    own = {**SHAPE, "batch_size": 2, "cut_fraction": 0.5}
     arguments = {
         "data_folder": data,
-        "results_folder": results,
+        "output_folder": results,
         "domains": ["tones", "others"],
+        "generalist_domains": ["tones", "others"],
         "test_domains": ["tones", "others"],
+        "retention": ["others"],
         "epochs": 1,
         "steps_per_epoch": 2,
         "generalist_epochs": 2,
-        "generalist": {"domains": ["tones", "others"]},
-        "expert_overrides": {**SHAPE, "batch_size": 2, "cut_fraction": 0.5},
+        "study": {"trainings": {"expert": {"with": own}}},
     }
-    return [
-        sys.executable,
-        "train.py",
-        "hparams/aode.yaml",
-        "--device=cpu",
-        "--noprogressbar",
-        *(
-            f"--{name}={value if isinstance(value, Path) else json.dumps(value)}"
-            for name, value in arguments.items()
-        ),
-    ]
+    return command("aode", {**arguments, **more})
 
 
 def test_domain_experts_of_a_generalist_from_scratch(data, tmp_path):
     results = tmp_path / "results"
     printed = run(continual(data, results))
-    assert "| AoDE 3rd + original |" in (results / "results.md").read_text()
+    text = (results / "results.md").read_text()
+    assert "| AoDE 3rd + generalist |" in text
     found = json.loads((results / "results.json").read_text())
-    rows = {row["model"]: row for row in found["rows"]}
+    rows = rates_of(results, "1986")
     for row in rows.values():
-        for rates in row["sets"].values():
+        for rates in row["offline"].values():
             assert rates["utterances"] == 4
+    oracle = rows["oracle-expert"]["offline"]
     for domain in ("tones", "others"):
-        expert, oracle = rows[domain], rows["oracle-expert"]
-        assert oracle["sets"][domain] == expert["sets"][domain]
+        assert oracle[domain] == rows[domain]["offline"][domain]
     # all starts from the generalist, and it was trained
-    (generalist,) = select(read_pool(results / "pool/generalist"), best=1)
-    original = weights(results / "original.safetensors")
+    generalist = best_of(results, "generalist", "1986")
     start, best = weights(generalist.base), weights(generalist.path)
-    assert original.keys() == best.keys()
-    assert all(torch.equal(original[key], best[key]) for key in best)
-    assert not all(torch.equal(original[key], start[key]) for key in start)
-    pools = [
-        select(read_pool(results / f"pool/{name}"), best=1)[0]
-        for name in ("tones", "others")
-    ]
+    assert start.keys() == best.keys()
+    assert not all(torch.equal(start[key], best[key]) for key in start)
+    pools = [best_of(results, name, "1986") for name in ("tones", "others")]
     assert {one.base_digest for one in pools} == {generalist.digest}
     experts = [weights(one.path) for one in pools]
-    merged = weights(results / "merged/aode.safetensors")
+    merge = results / "seed-1986/merge"
+    merged = weights(merge / "aode/merged.safetensors")
+    with_it = weights(merge / "aode-generalist/merged.safetensors")
     for name, tensor in merged.items():
-        mean = (experts[0][name] + experts[1][name]) / 2
-        torch.testing.assert_close(tensor, mean, rtol=0, atol=1e-6)
-    again = run(continual(data, results))
-    assert again.count("is finished") == printed.count("Going into epoch 1") + (
-        len(list(results.glob("merged/*.json")))
+        total = experts[0][name] + experts[1][name]
+        torch.testing.assert_close(tensor, total / 2, rtol=0, atol=1e-6)
+        mean = (total + best[name]) / 3
+        torch.testing.assert_close(with_it[name], mean, rtol=0, atol=1e-6)
+    # it is what all are compared with, and what all have in common
+    described = {row["name"]: row for row in found["rows"]}
+    assert described["generalist"]["group"] == "generalist"
+    assert described["generalist"]["trainings"] == []
+    assert described["aode"]["trainings"] == ["others", "tones"]
+    [header] = [line for line in text.splitlines() if "| forgetting" in line]
+    column = header.split(" | ").index("forgetting<br>%")
+    line = next(
+        line for line in text.splitlines() if line.startswith("| generalist |")
     )
+    assert line.split(" | ")[column] == "0.0"
+    again = run(continual(data, results))
+    trainings = printed.count("Going into epoch 1")
+    assert again.count("is done already") == trainings == 11
     assert json.loads((results / "results.json").read_text()) == found
+
+
+def test_one_model_from_a_pretrained_encoder_by_the_commands_of_the_readme(
+    data, tmp_path
+):
+    own = {
+        "data_folder": data,
+        "results_folder": tmp_path,
+        "domains": ["tones"],
+        **SHAPE,
+        **STEPS,
+    }
+    before = command("pretrain", own)
+    before[1] = "pretrain.py"
+    run(before)
+    start = tmp_path / "pretrained/pool/pretrained"
+    more = {"start_from": start, "number_of_epochs": 2, "run_name": "ssl"}
+    printed = run(command("train", {**own, **more}))
+    assert "from scratch: ctc_lin" in printed
+    folder = tmp_path / "ssl"
+    assert len(read_pool(folder / "pool/ssl")) == 2
+    for name in ("expert", "average"):
+        for mode in ("offline", "streaming"):
+            assert f"{name}, {mode}, tones: WER " in printed
+            tested = folder / f"{name}_{mode}"
+            rates = json.loads((tested / "wer.json").read_text())
+            assert rates["tones"]["utterances"] == 4
+            errors = (tested / "tones.jsonl").read_text()
+            assert errors.count("\n") == 4

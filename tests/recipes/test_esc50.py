@@ -1,6 +1,7 @@
 """The ESC-50 recipe on generated clips, with a tiny BEATs and a tiny ViT."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy
@@ -11,13 +12,19 @@ from hyperpyyaml import load_hyperpyyaml
 from tiny_domains import recipe_module
 from tiny_models import tiny_beats, tiny_vit
 
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.evaluation import read_scores
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import open_weights
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes/ESC50/classification"
+RECIPE = Path(__file__).resolve().parents[2] / "recipes/ESC50/merging"
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
-SMALL = {"number_of_epochs": 2, "batch_size": 4, "warmup_steps": 1}
+SMALL = {
+    "number_of_epochs": 2,
+    "batch_size": 4,
+    "warmup_steps": 1,
+    "embedding_size": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,7 @@ def material(tmp_path_factory):
 
 
 def build(recipe, material, results, **more):
-    """The Brain of a small run, as the recipe makes it."""
+    """A small run, as the recipe prepares it."""
     overrides = {
         "results_folder": str(results),
         "data_folder": str(material / "ESC-50"),
@@ -64,47 +71,61 @@ def build(recipe, material, results, **more):
         **SMALL,
         **more,
     }
-    return recipe.load_and_build(
-        str(RECIPE / "hparams/train.yaml"), overrides, RUN_OPTS
-    )
+    return recipe.build(str(RECIPE / "hparams/train.yaml"), overrides, RUN_OPTS)
 
 
 def test_folds_classes_and_rates(recipe, material, tmp_path):
-    brain, _, sets = build(recipe, material, tmp_path)
-    folds = {
-        split: {row["fold"] for row in sets[split].data.values()}
-        for split in ("train", "valid")
+    run = build(recipe, material, tmp_path)
+    sets = {
+        "train": run.train_set,
+        "valid": run.valid_sets["esc50"],
+        "test": run.test_sets["esc50"],
     }
-    assert folds == {"train": {1, 2, 3}, "valid": {4}}
-    clip = sets["test_sets"]["esc50"][0]
+    folds = {
+        split: {row["fold"] for row in data.data.values()}
+        for split, data in sets.items()
+    }
+    assert folds == {"train": {1, 2, 3}, "valid": {4}, "test": {5}}
+    clip = sets["test"][0]
     # half a second of 44.1 kHz at 16 kHz, as loud as it can be
     assert clip["sig"].shape == (8000,)
     assert clip["sig"].abs().max() == 1
-    rates = brain.evaluate_domains(sets["test_sets"], tmp_path / "tested")
-    assert rates["esc50"]["clips"] == 4
+    rates = evaluate_domains(
+        run.brain,
+        run.test_sets,
+        tmp_path / "tested",
+        run.loader_kwargs("test"),
+        metric="error",
+    )
+    assert rates["esc50"]["utterances"] == 4
     scores = read_scores(tmp_path / "tested" / "esc50.jsonl")
     wrong = sum(score.reference != score.hypothesis for score in scores)
     assert rates["esc50"]["errors"] == wrong
     assert rates["esc50"]["error"] == 100 * wrong / 4
+    stored = json.loads((tmp_path / "tested" / "error.json").read_text())
+    assert stored == rates
+    assert (tmp_path / "tested" / "error_esc50.txt").is_file()
 
 
-def test_the_paper_s_rows_from_one_command(recipe, material, tmp_path):
+def test_the_paper_s_rows_from_one_command(
+    recipe, material, tmp_path, monkeypatch
+):
     overrides = {
-        "results_folder": str(tmp_path),
+        "output_folder": str(tmp_path),
         "data_folder": str(material / "ESC-50"),
         "beats_path": str(material / "beats.pt"),
         "vit_hub": str(material / "vit"),
-        "target": {"run_name": "target", "lr": 0.01},
         "ratios": [0.0, 0.3],
         "blocks": ["0", "0-1"],
-        "fine_tuning_overrides": {"layer_map": None, "lr_ratio": 0.02},
+        "study": {
+            "trainings": {"classifier": {"with": {**SMALL, "lr_ratio": 0.02}}}
+        },
+        "models": {"target": {"with": {"lr": 0.01}}},
     }
-
-    with open(RECIPE / "hparams/mam.yaml") as file:
-        study = load_hyperpyyaml(file, overrides)
-    study["model_hparams"] = str(RECIPE / "hparams/train.yaml")
-    study["model_overrides"].update(SMALL)
-    results = recipe.run_study(study, RUN_OPTS, recipe.load_and_build)
+    monkeypatch.chdir(RECIPE)
+    with open("hparams/mam.yaml") as file:
+        study = load_hyperpyyaml(file, overrides)["study"]
+    results = study.run(recipe.build, RUN_OPTS)
     rows = {row["name"]: row for row in results["rows"]}
     assert list(rows) == [
         "target",
@@ -115,40 +136,50 @@ def test_the_paper_s_rows_from_one_command(recipe, material, tmp_path):
         "mam_fine_tuned",
         "lmam",
     ]
-    assert all(row["rates"]["clips"] == 4 for row in rows.values())
-    merges = results["merges"]["esc50"]
+    for row in rows.values():
+        counts = row["sets"]["1234"]["usual"]["esc50"]
+        assert counts["utterances"] == 4
+        scores = read_scores(tmp_path / counts["scores"])
+        wrong = sum(score.reference != score.hypothesis for score in scores)
+        assert counts["errors"] == wrong and len(scores) == 4
+    times = json.loads((tmp_path / "times.json").read_text())
     assert [
         (trial["parameters"]["layers"], trial["parameters"]["ratio"])
-        for trial in merges["mam_layers"]["trials"]
+        for trial in times["mam_layers"]["1234"]["trials"]
     ] == [("0", 0.0), ("0", 0.3), ("0-1", 0.0), ("0-1", 0.3)]
+    pools = {
+        name: read_pool(tmp_path / "seed-1234/models" / name / "pool" / name)
+        for name in ("target", "lmam")
+    }
     with (
-        open_weights(rows["target"]["source"]) as target,
-        open_weights(rows["lmam"]["source"]) as learned,
+        open_weights(pools["target"][-1].path) as target,
+        open_weights(pools["lmam"][-1].path) as learned,
         open_weights(material / "vit") as vit,
     ):
         assert set(learned.names()) == set(target.names())
         name = "embedding_model.encoder.layers.1.self_attn.q_proj.weight"
         assert not torch.equal(learned[name], target[name])
         assert any(vit.shape(each) == target.shape(name) for each in vit)
-    history = [row["coefficients"] for row in results["ratios"]["esc50"]]
-    assert len(history) == 3 and len(history[0]) == 2
+    learned = rows["lmam"]["about"]["1234"]["learned"]
+    history = [row["coefficients"] for row in learned]
+    assert len(history) == 2 and len(history[0]) == 2
     assert all(abs(ratio - 0.1) > 1e-3 for ratio in history[0].values())
-    pool = read_pool(tmp_path / "pool" / "target")
+    pool = pools["target"]
     assert [each.score for each in pool] == [e.meta["error"] for e in pool]
     table = (tmp_path / "results.md").read_text()
-    assert "| test error % | esc50 |" in table
-    assert "| esc50, dev error % | λ = 0 | 0.3 |" in table
-    assert "| mam layers, layers 0-1 |" in table
-    for picture in ("ratio_esc50.png", "learned_esc50.png"):
+    assert "| error % | esc50<br>4 utterances |" in table
+    assert "| selection sets, error % | ratio 0 | 0.3 |" in table
+    assert "| mam_layers, layers 0-1 |" in table
+    assert "WER" not in table
+    for picture in ("sweep_ratio.png", "learned_lmam.png"):
         assert (tmp_path / picture).stat().st_size > 5000
 
 
 def test_one_classifier_and_its_merge(recipe, material, tmp_path):
-    brain, fit, sets = build(recipe, material, tmp_path, lr=0.01)
-    fit()
-    stage = brain.hparams.merge_stage
-    result = brain.merge(stage, sets["valid_sets"])
-    first, second = read_pool(tmp_path / "pool" / "classifier")
+    run = build(recipe, material, tmp_path, lr=0.01)
+    run.fit()
+    result = run.merge(run.brain.hparams.merge_stage)
+    first, second = read_pool(tmp_path / "classifier/pool/classifier")
     with (
         open_weights(result.path) as merged,
         open_weights(first.path) as one,

@@ -5,6 +5,7 @@ import gzip
 import importlib
 import json
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -410,3 +411,30 @@ def test_without_debian_tools_the_way_out_is_named(
         recipe("embedded_speech_prepare").unpack_packages(
             ["flite"], tmp_path / "packages"
         )
+
+
+def test_manifests_that_several_jobs_prepare_are_never_seen_in_part(
+    prepare, tmp_path
+):
+    for split in ("train", "valid", "test"):
+        write_domain(tmp_path, "read", split, [1.0] * 4000)
+    folder = tmp_path / "manifests"
+    options = {"train_domains": ["read"], "test_domains": ["read"]}
+    prepare.prepare_speech_domains(tmp_path, folder, **options)
+    done, found = threading.Event(), set()
+
+    def look():
+        while not done.is_set():
+            for name in ("train.csv", "valid_read.csv", "test_read.csv"):
+                found.add(len(read_durations(folder / name)))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(10):
+        # another job that has not seen them yet
+        (folder / "manifests.json").unlink()
+        prepare.prepare_speech_domains(tmp_path, folder, **options)
+    done.set()
+    reader.join()
+    assert found == {4000}
+    assert not list(folder.glob("*.partial"))

@@ -16,7 +16,7 @@ from tiny_models import (
 )
 
 from speechbrain_merge import MergeStage
-from speechbrain_merge.brain.statistics import collect_statistics
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.methods import available, create
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
@@ -62,8 +62,8 @@ def overrides(material, results, hub="wav2vec2", **more):
 
 
 def build(recipe, material, results, **more):
-    """The Brain of a small run, as the recipe makes it."""
-    return recipe.load_and_build(
+    """A small run, as the recipe prepares it."""
+    return recipe.build(
         str(RECIPE / "hparams/train.yaml"),
         overrides(material, results, **more),
         RUN_OPTS,
@@ -74,14 +74,15 @@ def build(recipe, material, results, **more):
 def trained(recipe, material, tmp_path_factory):
     """A trained model, with its pool of two candidates."""
     results = tmp_path_factory.mktemp("results")
-    brain, fit, sets = build(recipe, material, results)
-    fit()
-    return brain, sets, results
+    run = build(recipe, material, results)
+    run.fit()
+    return run, results
 
 
 def test_training_collects_and_tests_every_domain(trained):
-    brain, sets, results = trained
-    pool = read_pool(results / "pool" / "model")
+    run, results = trained
+    brain = run.brain
+    pool = read_pool(results / "model" / "pool" / "model")
     assert [each.epoch for each in pool] == [1, 2]
     with open_weights(pool[-1].path) as weights:
         names = weights.names()
@@ -90,15 +91,18 @@ def test_training_collects_and_tests_every_domain(trained):
     # a blank and the characters, of which spaces part words
     assert brain.modules.ctc_lin.w.out_features == 29
     assert brain.tokenizer.encode_sequence("A B") == [3, 1, 4]
-    rates = brain.evaluate_domains(sets["test_sets"], results / "tested")
+    rates = evaluate_domains(
+        brain, run.test_sets, results / "tested", run.loader_kwargs("test")
+    )
     for domain in DOMAINS:
         assert rates[domain]["utterances"] == 4
+        assert rates[domain]["buckets"]["(0, 5]"]["utterances"] == 4
         lines = (results / "tested" / f"{domain}.jsonl").read_text()
         assert lines.count("\n") >= 4
 
 
 def test_two_optimizers_with_their_own_rates(trained):
-    brain, _, _ = trained
+    brain = trained[0].brain
     rates = {
         name: optimizer.param_groups[0]["lr"]
         for name, optimizer in brain.optimizers_dict.items()
@@ -122,7 +126,7 @@ def test_two_optimizers_with_their_own_rates(trained):
     ),
 )
 def test_merge_stage_with_every_method(trained, tmp_path, method):
-    brain, sets, results = trained
+    run, results = trained
     settings = {
         "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
         "optimal_transport": {"heads": 2},
@@ -130,34 +134,29 @@ def test_merge_stage_with_every_method(trained, tmp_path, method):
     }.get(method, {})
     stage = MergeStage(
         create(method, **settings),
-        candidates=str(results / "pool" / "model"),
+        candidates=str(results / "model" / "pool" / "model"),
         folder=tmp_path,
     )
-    if stage.needs_statistics:
-        collect_statistics(brain, stage, sets["valid"], {"batch_size": 2})
-    result = brain.merge(stage, sets["valid_sets"])
+    result = run.merge(stage)
     with open_weights(result.path) as merged:
         assert merged.metadata["merge"]
         assert all(torch.isfinite(merged[name]).all() for name in merged)
-    brain.use_weights(None)
+    run.brain.use_weights(None)
 
 
 def test_a_run_starts_from_the_best_of_another(
     recipe, material, trained, tmp_path
 ):
-    _, _, results = trained
-    brain, _, _ = build(
-        recipe,
-        material,
-        tmp_path,
-        start_from=str(results / "pool" / "model"),
-        run_name="other",
+    _, results = trained
+    pool = results / "model" / "pool" / "model"
+    run = build(
+        recipe, material, tmp_path, start_from=str(pool), run_name="other"
     )
-    pool = read_pool(results / "pool" / "model")
+    pool = read_pool(pool)
     best = select(pool, per_run="best")[0]
     with open_weights(best.path) as weights:
         name = "model.encoder.layers.0.attention.v_proj.weight"
-        found = brain.modules.encoder.state_dict()[name]
+        found = run.brain.modules.encoder.state_dict()[name]
         assert torch.equal(found, weights[f"encoder.{name}"])
     with open_weights(best.base) as before:
         assert not torch.equal(found, before[f"encoder.{name}"])

@@ -24,6 +24,14 @@ RECIPE = (
 DOMAINS = ["digits", "telephony"]
 RATIOS = [0.0, 0.25]
 QKV = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+SEED = "1986"
+SMALL = {
+    "steps_per_epoch": 2,
+    "batch_size": 2,
+    "window": [2.0],
+    "warmup_steps_head": 1,
+}
+TARGET = {**SMALL, "number_of_epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,35 +53,31 @@ def material(tmp_path_factory):
     return folder
 
 
-def study(material, results, name, hub="wav2vec2", **more):
-    """A study's YAML, in small."""
+def run(recipe, material, results, name, hub="wav2vec2", target=TARGET, **more):
+    """Runs a study in small."""
+    trainings = {"target": {"with": target}}
+    if "tuning" in more:
+        trainings["fine_tuning"] = {"with": more.pop("tuning")}
     overrides = {
-        "results_folder": str(results),
+        "output_folder": str(results),
         "data_folder": str(material / "data"),
         "encoder_hub": str(material / hub),
         "text_hub": str(material / "bert"),
         "domains": DOMAINS,
-        "target": {
-            "run_name": "target",
-            "domains": DOMAINS,
-            "number_of_epochs": 1,
-        },
+        "target_domains": DOMAINS,
+        "study": {"trainings": trainings},
         **more,
     }
     with open(RECIPE / "hparams" / f"{name}.yaml") as file:
         hparams = load_hyperpyyaml(file, overrides)
-    hparams["model_hparams"] = str(RECIPE / "hparams/train.yaml")
-    hparams["model_overrides"].update(
-        steps_per_epoch=2, batch_size=2, window=[2.0], warmup_steps_head=1
-    )
-    return hparams
-
-
-def run(recipe, *arguments, **more):
-    """Runs a study in small."""
     run_opts = {"device": "cpu", "noprogressbar": True}
-    hparams = study(*arguments, **more)
-    return recipe.run_study(hparams, run_opts, recipe.load_and_build)
+    return hparams["study"].run(recipe.build, run_opts)
+
+
+@pytest.fixture(autouse=True)
+def in_the_recipe(monkeypatch):
+    """The YAMLs name one another from the recipe's folder, as users run."""
+    monkeypatch.chdir(RECIPE)
 
 
 def written(folder):
@@ -85,53 +89,81 @@ def written(folder):
     }
 
 
+def trials(folder, name):
+    """The trials of a merge's search."""
+    times = json.loads((folder / "times.json").read_text())
+    return times[name][SEED]["trials"]
+
+
+def about(results, name):
+    """What is known of a model that is no row."""
+    return results["models"][name]["about"][SEED]
+
+
+def home(folder, name):
+    """Where the candidates of a training are."""
+    return folder / f"seed-{SEED}" / "models" / name / "pool" / name
+
+
+def merged(folder, name):
+    """The weights of a merge."""
+    [path] = (folder / f"seed-{SEED}" / "merge" / name).glob("*.safetensors")
+    return path
+
+
 @pytest.fixture(scope="module")
 def mam(recipe, material, tmp_path_factory):
     """The zero-shot study, run once."""
     folder = tmp_path_factory.mktemp("mam")
-    return run(recipe, material, folder, "mam", ratios=RATIOS), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECIPE)
+        found = run(recipe, material, folder, "mam", ratios=RATIOS)
+    return found, folder
 
 
 def test_zero_shot_study(mam):
     results, folder = mam
     names = ["mam", "noise_like_source", "noise_like_target", "noise_standard"]
     for domain in DOMAINS:
-        merges = results["merges"][domain]
-        assert list(merges) == names
-        for merge in merges.values():
-            tried = [trial["parameters"]["ratio"] for trial in merge["trials"]]
-            assert tried == RATIOS
-            assert all(trial["complete"] for trial in merge["trials"])
-            lowest = min(trial["value"] for trial in merge["trials"])
-            assert merge["value"] == lowest
-    assert [row["name"] for row in results["rows"]] == ["target", *names] * 2
+        for name in names:
+            tested = trials(folder, f"{name}-{domain}")
+            assert [t["parameters"]["ratio"] for t in tested] == RATIOS
+            assert all(trial["complete"] for trial in tested)
+            lowest = min(trial["value"] for trial in tested)
+            assert about(results, f"{name}-{domain}")["value"] == lowest
+            model = results["models"][f"{name}-{domain}"]
+            assert model["select_on"] == [domain]
+    assert [row["name"] for row in results["rows"]] == ["target", *names]
+    for row in results["rows"]:
+        assert set(row["sets"][SEED]["usual"]) == set(DOMAINS)
     table = (folder / "results.md").read_text()
-    assert "| digits, dev WER % | λ = 0 | 0.25 |" in table
-    assert "| noise standard |" in table and "| target |" in table
-    assert "From target to mam on telephony: kinds of errors" in table
-    assert (folder / "ratio_digits.png").stat().st_size > 5000
+    assert "| selection set of digits, WER % | ratio 0 | 0.25 |" in table
+    assert "| noise_standard |" in table and "| target |" in table
+    assert "From target to mam on telephony" in table
+    assert "kinds of errors" in table
+    for domain in DOMAINS:
+        picture = folder / f"sweep_ratio_{domain}.png"
+        assert picture.stat().st_size > 5000
 
 
 def test_merged_weights_are_those_of_the_formula(mam, material):
-    results, _ = mam
-    rows = {
-        row["name"]: row for row in results["rows"] if row["domain"] == "digits"
-    }
-    ratio = results["merges"]["digits"]["mam"]["chosen"]["ratio"]
+    results, folder = mam
+    ratio = about(results, "mam-digits")["chosen"]["ratio"]
+    [target] = read_pool(home(folder, "target"))
     with (
-        open_weights(rows["target"]["source"]) as target,
-        open_weights(rows["mam"]["source"]) as merged,
+        open_weights(target.path) as target,
+        open_weights(merged(folder, "mam-digits")) as made,
         open_weights(material / "bert") as source,
     ):
-        assert merged.names() == target.names()
+        assert made.names() == target.names()
         for name in target.names():
             if not name.endswith(QKV):
-                assert torch.equal(merged[name], target[name])
+                assert torch.equal(made[name], target[name])
         # the last of two layers takes from the last of four
         taken = source["encoder.layer.3.attention.self.key.weight"]
         name = "encoder.model.encoder.layers.1.attention.k_proj.weight"
         torch.testing.assert_close(
-            merged[name], ratio * taken + (1 - ratio) * target[name]
+            made[name], ratio * taken + (1 - ratio) * target[name]
         )
 
 
@@ -145,21 +177,41 @@ def test_a_finished_study_runs_nothing_again(recipe, material, mam):
 
 def test_a_target_of_other_settings_is_refused(recipe, material, mam):
     _, folder = mam
-    target = {
-        "run_name": "target",
-        "domains": DOMAINS,
-        "number_of_epochs": 1,
-        "lr_head": 0.5,
-    }
-    with pytest.raises(ValueError, match=r"other settings \(lr_head\)"):
+    target = {**TARGET, "lr_head": 0.5}
+    with pytest.raises(ValueError, match=r"other settings .*lr_head"):
         run(recipe, material, folder, "mam", target=target)
 
 
-def test_layers_by_block_and_by_data(recipe, material, tmp_path):
+def test_statistics_of_a_model_of_several_domains(
+    recipe, material, mam, tmp_path
+):
+    folder = tmp_path / "results"
+    shutil.copytree(mam[1], folder)
+    weighed = {
+        "merge": "fisher",
+        "of": {"runs": "target", "last": 1},
+        "tests": ["digits"],
+    }
     results = run(
         recipe,
         material,
-        tmp_path / "results",
+        folder,
+        "mam",
+        ratios=RATIOS,
+        models={"weighed": weighed},
+        only=["weighed"],
+    )
+    [row] = results["rows"]
+    assert row["name"] == "weighed" and row["parents"] == ["target"]
+    assert row["about"][SEED]["selected"] == row["about"][SEED]["candidates"]
+
+
+def test_layers_by_block_and_by_data(recipe, material, tmp_path):
+    folder = tmp_path / "results"
+    results = run(
+        recipe,
+        material,
+        folder,
         "mam_layers",
         "whisper",
         domains=["digits"],
@@ -167,22 +219,23 @@ def test_layers_by_block_and_by_data(recipe, material, tmp_path):
         layer_ratios=[0.25],
         blocks=["0", "0-1"],
     )
-    for domain in ["digits"]:
-        merges = results["merges"][domain]
-        tried = [t["parameters"]["layers"] for t in merges["blocks"]["trials"]]
-        assert tried == ["0", "0-1"]
-        for found in results["layers"][domain]:
-            assert len(found["values"]) == 2
-            trials = merges[found["distance"]]["trials"]
-            assert len(trials) == 1
-            layers = trials[0]["parameters"]["layers"]
-            assert layers == [found["ranked"][0]]
-        picture = tmp_path / "results" / f"layers_{domain}.png"
-        assert picture.stat().st_size > 5000
-    table = (tmp_path / "results" / "results.md").read_text()
-    assert "| blocks, layers 0-1 |" in table
-    assert "| sliced wasserstein, layers " in table
-    assert json.loads((tmp_path / "results" / "results.json").read_text())
+    tried = [t["parameters"]["layers"] for t in trials(folder, "blocks-digits")]
+    assert tried == ["0", "0-1"]
+    distances = about(results, "alike-digits")["distances"]
+    assert len(distances) == 3
+    for found in distances:
+        assert len(found["values"]) == 2
+        tested = trials(folder, f"{found['distance']}-digits")
+        assert len(tested) == 1
+        layers = tested[0]["parameters"]["layers"]
+        assert layers == [found["ranked"][0]]
+    picture = folder / "layers_alike-digits.png"
+    assert picture.stat().st_size > 5000
+    table = (folder / "results.md").read_text()
+    assert "| selection set of digits, WER % | ratio 0.25 |" in table
+    assert "| blocks-digits, layers 0-1 |" in table
+    assert "| sliced_wasserstein-digits, layers " in table
+    assert json.loads((folder / "results.json").read_text()) == results
 
 
 def test_learned_ratios_and_what_they_are_compared_with(
@@ -190,37 +243,34 @@ def test_learned_ratios_and_what_they_are_compared_with(
 ):
     folder = tmp_path / "results"
     shutil.copytree(mam[1], folder)
-    tuning = {
-        "number_of_epochs": 2,
-        "steps_per_epoch": 2,
-        "batch_size": 2,
-        "lr_encoder": 5e-5,
-        "lr_ratio": 5e-3,
-        "warmup_steps_encoder": 1,
-        "layer_map": "even",
-    }
     more = {
         "domains": ["digits"],
-        "fine_tuning_overrides": tuning,
         "ratios": RATIOS,
+        "tuning": {
+            **SMALL,
+            "number_of_epochs": 2,
+            "lr_encoder": 5e-5,
+            "lr_ratio": 5e-3,
+            "warmup_steps_encoder": 1,
+        },
     }
-    results = run(recipe, material, folder, "lmam", **more)
-    rows = {row["name"]: row for row in results["rows"]}
-    assert list(rows) == [
-        "target",
-        "mam",
-        "fine_tuned",
-        "mam_fine_tuned",
-        "lmam",
-    ]
+    before = written(folder / f"seed-{SEED}" / "models")
+    results = run(recipe, material, folder, "lmam", **dict(more))
+    names = [row["name"] for row in results["rows"]]
+    assert names == ["target", "mam", "fine_tuned", "mam_fine_tuned", "lmam"]
+    after = written(folder / f"seed-{SEED}" / "models")
+    # the target that another study has trained is used
+    assert before.items() <= after.items()
     bases = {
-        name: read_pool(folder / "pool" / f"{name}-digits-1986")[0].base
-        for name in ("fine_tuned", "mam_fine_tuned", "lmam")
+        name: read_pool(home(folder, f"{name}-digits"))[0].base
+        for name in ("fine_tuned", "mam_fine_tuned")
     }
+    history = read_pool(home(folder, "lmam-digits"))
+    [target] = read_pool(home(folder, "target"))
     with (
-        open_weights(rows["target"]["source"]) as target,
-        open_weights(rows["mam"]["source"]) as merged,
-        open_weights(rows["lmam"]["source"]) as learned,
+        open_weights(target.path) as target,
+        open_weights(merged(folder, "mam-digits")) as made,
+        open_weights(history[-1].path) as learned,
         open_weights(bases["fine_tuned"]) as tuned_from,
         open_weights(bases["mam_fine_tuned"]) as merge_tuned_from,
     ):
@@ -228,28 +278,24 @@ def test_learned_ratios_and_what_they_are_compared_with(
         assert set(learned.names()) == set(target.names())
         for name in target.names():
             assert torch.equal(tuned_from[name], target[name])
-            assert torch.equal(merge_tuned_from[name], merged[name])
-    history = [
-        candidate.meta["ratios"]
-        for candidate in read_pool(folder / "pool" / "lmam-digits-1986")
-    ]
+            assert torch.equal(merge_tuned_from[name], made[name])
+    ratios = [candidate.meta["ratios"] for candidate in history]
     places = [f"encoder.layers.{layer}.attention" for layer in range(2)]
-    assert [list(ratios) for ratios in history] == [places, places]
+    assert [list(each) for each in ratios] == [places, places]
     for place in places:
         # Adam moves λ by about its learning rate a step
-        assert 1e-3 < abs(history[0][place] - 0.1) < 2e-2
-        assert history[1][place] != history[0][place]
-    drawn = results["ratios"]["digits"]
-    assert [each["coefficients"] for each in drawn] == history
+        assert 1e-3 < abs(ratios[0][place] - 0.1) < 2e-2
+        assert ratios[1][place] != ratios[0][place]
+    drawn = about(results, "lmam-digits")["learned"]
+    assert [each["coefficients"] for each in drawn] == ratios
     assert [each["step"] for each in drawn] == [1, 2]
-    assert (folder / "learned_digits.png").stat().st_size > 5000
+    assert (folder / "learned_lmam-digits.png").stat().st_size > 5000
     table = (folder / "results.md").read_text()
-    assert "| mam fine tuned |" in table
-    assert "From fine tuned to lmam on digits: utterances" in table
+    assert "| mam_fine_tuned |" in table
+    assert "From fine_tuned to lmam on digits" in table
+    assert ": utterances" in table
 
     before = written(folder)
-    assert (
-        run(recipe, material, folder, "lmam", **more)["rows"]
-        == (results["rows"])
-    )
+    again = run(recipe, material, folder, "lmam", **dict(more))
+    assert again["rows"] == results["rows"]
     assert written(folder) == before

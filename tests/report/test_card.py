@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file
 
@@ -57,9 +58,9 @@ def test_the_yaml_makes_the_same_file(files, tmp_path, method):
         method, experts, base, tmp_path / "merged.safetensors", progress=False
     )
     card = merge_card(provenance(merged))
-    [yaml] = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
+    [text] = re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)
     again = merge(
-        **load_hyperpyyaml(yaml),
+        **load_hyperpyyaml(text),
         output=tmp_path / "again.safetensors",
         progress=False,
     )
@@ -95,7 +96,7 @@ def test_the_card_of_a_merge(files, tmp_path):
     assert "| phone\\|line |" in card
     assert "| `density` | `0.4` |" in card
     assert "NeurIPS 2023, [arXiv:2306.01708]" in card
-    assert 'labels:\n    - "child"' in card
+    assert 'labels:\n- "child"' in card
     assert "| ties | **9.0** |" in card
     assert f"torch {torch.__version__}" in card
 
@@ -117,12 +118,17 @@ def test_a_wrapped_method_is_cited_too():
 def test_a_poor_record_gives_a_short_card():
     assert merge_card({"merge": json.dumps({"method": "mine"})}) == (
         "# Merged model\n\nA merge of 0 models by `mine`.\n\n"
-        "## Method\n\n`mine`\n"
+        "## Method\n\n`mine`\n\n"
+        "## Before you load it\n\nThe weights are data. An exported folder may "
+        "also hold `hyperparams.yaml`, from\nwhich SpeechBrain builds a model: "
+        "loading it calls what the file names, so it\ncan run any code. Load a "
+        "folder only if you trust who made it, or read its\n"
+        "`hyperparams.yaml` first.\n"
     )
     # nothing is said that cannot be kept: no paths, or an unknown method
     sources = [{"label": "a", "digest": "00"}, {"label": "b", "weight": 0.5}]
     card = merge_card({"method": "average", "sources": sources, "base": None})
-    assert "yaml" not in card
+    assert "```yaml" not in card
     assert "| b |  | 0.5 | `unknown` |" in card
     assert merge_yaml({"method": "mine", "sources": [{"path": "a"}]}) is None
 
@@ -150,3 +156,76 @@ def test_every_method_that_has_authors_is_cited():
         if getattr(methods, find(name).__name__, None) is find(name)
     ]
     assert set(ours) - set(CITATIONS) == {"restricted"}
+
+
+EVIL = [
+    "x: 1\nevil: !apply:os.mkdir [{folder}/evil]\n#",
+    "!apply:os.mkdir [{folder}/evil]",
+    "!ref <labels>",
+    "'\n!apply:os.mkdir [{folder}/evil]\n'",
+    '"\n```\n<script>',
+    "\u2028!apply:os.mkdir\x85",
+    "(1, 2)",
+    "{folder}/evil: &a *a",
+]
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_a_card_made_of_a_strangers_file_runs_nothing(tmp_path, text):
+    text = text.replace("{folder}", str(tmp_path))
+    source = {"label": text, "path": text, "digest": "0" * 64}
+    parameters = {
+        "weights": {"experts": {text: 0.5, "other": 0.5}},
+    }
+    record = {
+        "method": "average",
+        "parameters": parameters,
+        "sources": [source, {**source, "label": "other"}],
+    }
+    written = merge_yaml(record)
+    assert "```" not in re.findall("^ *```", written, re.MULTILINE)
+    again = yaml.load(written, Loader=PlainLoader)
+    assert again["method"] == parameters
+    assert again["experts"] == [text, text]
+    assert again["labels"] == [text, "other"]
+    load_hyperpyyaml(written)
+    assert list(tmp_path.iterdir()) == []
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Knows `!new:` alone, as the plain data under it."""
+
+
+PlainLoader.add_multi_constructor(
+    "!new:",
+    lambda loader, _, node: loader.construct_mapping(node, deep=True),
+)
+
+
+@pytest.mark.parametrize("text", [*EVIL, "density: 0.5\n    scale"])
+def test_parameters_that_a_method_does_not_take_are_not_written(tmp_path, text):
+    text = text.replace("{folder}", str(tmp_path))
+    sources = [{"path": "a.safetensors"}]
+    for parameters in (
+        {text: 1},
+        {"method": {"method": "ties", "parameters": {text: 1}}, "first": 1},
+    ):
+        method = "layer_scaled" if "method" in parameters else "ties"
+        record = {"method": method, "parameters": parameters}
+        assert merge_yaml({**record, "sources": sources}) is None
+        assert "Make it again" not in merge_card({**record, "sources": sources})
+
+
+@pytest.mark.parametrize(
+    "record, words",
+    [
+        ({"method": 3}, "key 'method': expected text"),
+        ({"method": "ties", "sources": 3}, "key 'sources': expected a list"),
+        ({"method": "ties", "sources": [3]}, "entry 1: expected a mapping"),
+        ({"method": "ties", "parameters": [1]}, "key 'parameters'"),
+        ({"method": "ties", "created": 20}, "key 'created'"),
+    ],
+)
+def test_a_malformed_record_is_named(record, words):
+    with pytest.raises(ValueError, match=words):
+        merge_card({"merge": json.dumps(record)})

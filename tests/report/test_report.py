@@ -18,6 +18,7 @@ from speechbrain_merge.report import (
     plot_buckets,
     plot_coefficient_sweep,
     plot_domains,
+    plot_forgetting,
     plot_merge_curve,
     plot_pareto,
     plots,
@@ -356,6 +357,21 @@ def test_the_map_has_every_number(tmp_path, monkeypatch):
         pytest.approx(0.263, abs=1e-3),
     ]
     assert image.get_array()[1, 0] == -2
+
+
+def test_another_metric_is_in_every_title(tmp_path, monkeypatch):
+    drawn(monkeypatch)
+    other = {**results(), "metric": "PER"}
+    assert results_rows(other)[0][0] == "PER %"
+    assert bucket_rows(other)[0][0] == "PER % by duration in s"
+    for draw, title in (
+        (plot_domains, "PER (%)"),
+        (plot_buckets, "PER (%)"),
+        (plot_pareto, "mean PER in domain (%)"),
+        (plot_forgetting, "mean PER over all test sets (%)"),
+    ):
+        text = words_of(draw(other, tmp_path / "picture.svg"))
+        assert f"<!-- {title} -->" in text, title
 
 
 def test_the_front_of_a_trade_off(tmp_path, monkeypatch):

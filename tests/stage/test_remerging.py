@@ -11,6 +11,7 @@ from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_merges, read_pool, select
+from speechbrain_merge.pool.merges import Member, MergeRecord, remember
 from speechbrain_merge.stage.remerging import remerge
 from speechbrain_merge.weights import open_weights
 
@@ -61,7 +62,13 @@ def expected(pool, weights):
     best = {each.run: each for each in select(read_pool(pool), "best")}
     best["base"] = best["child"].base
     sources = [best[run] for run in weights]
-    return merge(Average(list(weights.values())), sources, progress=False)
+    # noise stands for training, more than any training changes weights
+    return merge(
+        Average(list(weights.values())),
+        sources,
+        progress=False,
+        same_base=False,
+    )
 
 
 def assert_merged(path, pool, weights):
@@ -194,7 +201,7 @@ def test_the_first_original_joins_again_where_it_was_given(
     train(tmp_path, "street", 7)
     result = remerge(pool, tmp_path / "again.safetensors", progress=False)
     best = select(read_pool(pool), per_run="best")
-    wanted = merge("average", [*best, first], progress=False)
+    wanted = merge("average", [*best, first], progress=False, same_base=False)
     with open_weights(result.path) as found:
         for name, tensor in wanted.items():
             assert torch.equal(found[name], tensor), name
@@ -236,3 +243,22 @@ def test_what_cannot_be_repeated_is_said(brain, pool, tmp_path):
         brain.merge(stage(pool, extends="aode"))
     # left out, it is not missed
     brain.merge(stage(pool, extends="aode", without="child"))
+
+
+def test_a_remembered_base_is_not_looked_up_on_a_hub(
+    brain, pool, tmp_path, monkeypatch
+):
+    import huggingface_hub
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("reached the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    members = tuple(
+        Member(each.name, each.run, each.digest) for each in read_pool(pool)
+    )
+    for name in ("evil/model", str(tmp_path / "gone.safetensors")):
+        method = {"name": "task_arithmetic"}
+        remember(pool, MergeRecord("aode", method, members, base=name))
+        with pytest.raises(ValueError, match=f"{name}', which is not on this"):
+            remerge(pool, tmp_path / "m.safetensors", progress=False)

@@ -115,19 +115,21 @@ def filled(settings: Any, places: dict[str, str]) -> Any:
     return settings
 
 
-def trained(settings: dict) -> dict:
-    """An override of a study: other settings of its usual training.
+def trained(settings: dict, training: str = "expert") -> dict:
+    """An override of a study: other settings of one of its trainings.
 
     Arguments
     ---------
     settings : dict
         Overrides of the training's YAML.
+    training : str
+        Its name in the study.
 
     Returns
     -------
     dict
     """
-    return {"trainings": {"expert": {"with": settings}}}
+    return {"trainings": {training: {"with": settings}}}
 
 
 WHISPER = {
@@ -154,29 +156,26 @@ CONFORMER = {
     "kernel_size": 3,
     "n_mels": 16,
 }
+MODEL = {
+    **LETTERS,
+    "steps_per_epoch": 50,
+    "batch_size": 4,
+    "window": [2.0, 3.0],
+    "lr_encoder": 5e-3,
+    "lr_head": 2e-2,
+    "warmup_steps_head": 1,
+    "warmup_steps_encoder": 10,
+    "lr_decay_steps": 420,
+    "dropout_rate": 0.0,
+}
 WAV2VEC2 = {
-    "results_folder": "{results}",
+    "output_folder": "{results}",
     "data_folder": "{data}",
     "encoder_hub": "{wav2vec2}",
     "text_hub": "{bert}",
     "domains": ["digits", "telephony"],
-    "model_overrides": {
-        **LETTERS,
-        "steps_per_epoch": 50,
-        "batch_size": 4,
-        "window": [2.0, 3.0],
-        "lr_encoder": 5e-3,
-        "lr_head": 2e-2,
-        "warmup_steps_head": 1,
-        "warmup_steps_encoder": 10,
-        "lr_decay_steps": 420,
-        "dropout_rate": 0.0,
-    },
-    "target": {
-        "run_name": "target",
-        "domains": ["digits", "telephony"],
-        "number_of_epochs": 8,
-    },
+    "target_domains": ["digits", "telephony"],
+    "study": trained({**MODEL, "number_of_epochs": 8}, "target"),
 }
 
 KINDS = {
@@ -253,21 +252,19 @@ KINDS = {
         "aode",
         conformer_material,
         {
-            "results_folder": "{results}",
+            "output_folder": "{results}",
             "data_folder": "{data}",
             "domains": ["tones", "others"],
+            "generalist_domains": ["tones", "others"],
             "test_domains": ["tones", "others"],
             "epochs": 1,
             "steps_per_epoch": 40,
             "lr": 0.005,
             "generalist_epochs": 8,
-            "generalist": {"domains": ["tones", "others"], "lr": 0.02},
-            "expert_overrides": {
-                **CONFORMER,
-                **LETTERS,
-                "batch_size": 4,
-                "warmup_steps": 10,
-            },
+            "models": {"generalist": {"with": {"lr": 0.02}}},
+            "study": trained(
+                {**CONFORMER, **LETTERS, "batch_size": 4, "warmup_steps": 10}
+            ),
         },
     ),
     "conformer_otf": Kind(
@@ -275,43 +272,46 @@ KINDS = {
         "otf",
         conformer_material,
         {
-            "results_folder": "{results}",
+            "output_folder": "{results}",
             "data_folder": "{data}",
             "seeds": [7],
+            "domains": ["tones"],
+            "pretrain_domains": ["tones"],
             "test_domains": ["tones"],
-            "expert_overrides": {
-                **CONFORMER,
-                **LETTERS,
-                "domains": ["tones"],
-                "test_domains": ["tones"],
-                "modes": ["offline", "streaming"],
-                "number_of_epochs": 6,
-                "steps_per_epoch": 50,
-                "batch_size": 4,
-                "lr": 0.02,
-                "warmup_steps": 10,
-            },
-            "pretrain_overrides": {
-                **CONFORMER,
-                "domains": ["tones"],
-                "number_of_epochs": 2,
-                "steps_per_epoch": 20,
-                "batch_size": 4,
-                "warmup_steps": 10,
-            },
-            "parents": {
-                "SL": {"pretrained": False},
-                "SSL": {"pretrained": True, "number_of_epochs": 5},
-            },
-            "landscape": {"points": 3, "plane_points": 2},
-            "fine_tunings": {
-                "MFT": {
-                    "number_of_epochs": 2,
-                    "steps_per_epoch": 15,
-                    "lr": 0.005,
-                    "warmup_steps": 5,
+            "study": {
+                "trainings": {
+                    "expert": {
+                        "with": {
+                            **CONFORMER,
+                            **LETTERS,
+                            "number_of_epochs": 6,
+                            "steps_per_epoch": 50,
+                            "batch_size": 4,
+                            "lr": 0.02,
+                            "warmup_steps": 10,
+                        }
+                    },
+                    "pretrain": {
+                        "with": {
+                            **CONFORMER,
+                            "number_of_epochs": 2,
+                            "steps_per_epoch": 20,
+                            "batch_size": 4,
+                            "warmup_steps": 10,
+                        }
+                    },
                 },
-                "FFT": {"number_of_epochs": 4},
+                "landscapes": {"fusion": {"points": 3, "plane_points": 2}},
+            },
+            "moderate": {
+                "number_of_epochs": 2,
+                "steps_per_epoch": 15,
+                "lr": 0.005,
+                "warmup_steps": 5,
+            },
+            "models": {
+                "SSL": {"with": {"number_of_epochs": 5}},
+                "direct+FFT": {"with": {"number_of_epochs": 4}},
             },
         },
     ),
@@ -339,37 +339,53 @@ KINDS = {
         {
             **WAV2VEC2,
             "ratios": [0.1, 0.3, 0.5],
-            "fine_tuning_overrides": {
-                "number_of_epochs": 2,
-                "steps_per_epoch": 15,
-                "batch_size": 4,
-                "lr_encoder": 5e-4,
-                "lr_head": 5e-3,
-                "lr_ratio": 2e-2,
-                "warmup_steps_encoder": 1,
-                "lr_decay_steps": 40,
+            "study": {
+                "trainings": {
+                    "target": {"with": {**MODEL, "number_of_epochs": 8}},
+                    "fine_tuning": {
+                        "with": {
+                            **MODEL,
+                            "number_of_epochs": 2,
+                            "steps_per_epoch": 15,
+                            "batch_size": 4,
+                            "lr_encoder": 5e-4,
+                            "lr_head": 5e-3,
+                            "lr_ratio": 2e-2,
+                            "warmup_steps_encoder": 1,
+                            "lr_decay_steps": 40,
+                        }
+                    },
+                }
             },
         },
     ),
     "esc50_mam": Kind(
-        "recipes/ESC50/classification",
+        "recipes/ESC50/merging",
         "mam",
         esc50_material,
         {
-            "results_folder": "{results}",
+            "output_folder": "{results}",
             "data_folder": "{data}",
             "beats_path": "{beats}",
             "vit_hub": "{vit}",
-            "model_overrides": {
-                "number_of_epochs": 6,
-                "batch_size": 8,
-                "warmup_steps": 5,
-                "out_n_neurons": 4,
+            "study": trained(
+                {
+                    "number_of_epochs": 6,
+                    "batch_size": 8,
+                    "warmup_steps": 5,
+                    "out_n_neurons": 4,
+                    "embedding_size": 16,
+                },
+                "classifier",
+            ),
+            "models": {
+                "target": {"with": {"lr": 0.005}},
+                "fine_tuned": {"with": {"lr": 0.002, "lr_ratio": 0.02}},
+                "mam_fine_tuned": {"with": {"lr": 0.002, "lr_ratio": 0.02}},
+                "lmam": {"with": {"lr": 0.002, "lr_ratio": 0.02}},
             },
-            "target": {"run_name": "target", "lr": 0.005},
             "ratios": [0.1, 0.3, 0.6],
             "blocks": ["0", "0-1"],
-            "fine_tuning_overrides": {"lr": 0.002, "lr_ratio": 0.02},
         },
     ),
 }

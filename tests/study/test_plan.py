@@ -200,7 +200,7 @@ def test_the_original_is_there_only_where_it_is_needed():
         ({"m": {"combine": "oracle", "of": ["a"]}}, "two models or more"),
         ({"m": {"align": "a"}}, "`to` is missing"),
         ({"m": {"by_domain": "x-{domain}"}}, "no model 'x-a'"),
-        ({"m": {"similarity": "f", "of": "a", "on": "a"}}, "by `!name:`"),
+        ({"m": {"similarity": "f", "of": "a", "domain": "a"}}, "by `!name:`"),
         ({"m": {"merge": "average", "of": "{each}", "search": 1}}, "`search`"),
     ],
 )

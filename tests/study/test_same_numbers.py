@@ -29,7 +29,11 @@ def test_the_error_counts_are_those_of_before(kind, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     results = json.loads((tmp_path / "results/results.json").read_text())
-    rows = {row["title"]: row for row in results["rows"]}
+    rows = {
+        name: row
+        for row in results["rows"]
+        for name in (row["title"], row["name"])
+    }
     found = {
         title: {
             f"{mode}/{name}" if len(results["modes"]) > 1 else name: {
@@ -42,8 +46,7 @@ def test_the_error_counts_are_those_of_before(kind, tmp_path):
         for title, row in rows.items()
     }
     for name, counts in before["rows"].items():
-        title = before.get("titles", {}).get(name, name)
-        assert found.get(title) == counts, (name, counts, found.get(title))
+        assert found.get(name) == counts, (name, counts, found.get(name))
     for name, merge in before.get("merges", {}).items():
         about = next(
             row["about"]
@@ -54,7 +57,7 @@ def test_the_error_counts_are_those_of_before(kind, tmp_path):
         assert [_run(one) for one in chosen["selected"]] == [
             _run(one) for one in merge["selected"]
         ]
-        assert chosen["value"] == merge["value"]
+        assert chosen["value"] == merge.get("value")
 
 
 def _run(member):

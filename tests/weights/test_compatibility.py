@@ -65,14 +65,14 @@ def test_the_base_is_checked_too():
 
 def test_float_dtypes():
     half = weights(weight=torch.ones(2, 3).half())
-    lines = faults(weights(), weights(), half)
+    check_compatible([weights(), half])
+    lines = faults(weights(), weights(), half, same_dtype=True)
     assert len(lines) == 2
     assert "expert 2" in lines[1]
     assert "torch.float16, expected torch.float32" in lines[1]
     assert "same_dtype=False" in lines[1]
-    check_compatible([weights(), half], same_dtype=False)
     integers = weights(weight=torch.ones(2, 3).long())
-    assert len(faults(weights(), weights(), integers, same_dtype=False)) == 2
+    assert len(faults(weights(), weights(), integers)) == 2
 
 
 def test_finiteness_is_an_option_and_reads_nothing_without():

@@ -217,6 +217,11 @@ class AttentionMerge(MergeMethod):
         check_choice(space, "space", SPACES)
         check_switch(merge_bias, "merge_bias")
         check_switch(same_heads, "same_heads")
+        if include is not None and not isinstance(include, (str, list, tuple)):
+            raise ValueError(
+                "`include` must be a pattern or a list of patterns, got "
+                f"{include!r}."
+            )
         for pattern in [include] if isinstance(include, str) else include or []:
             matches("", pattern)  # a misspelt pattern stops here
         check_layer_map(layer_map)

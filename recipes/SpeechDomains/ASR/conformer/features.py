@@ -4,49 +4,103 @@ SpeechBrain's ``InputNormalization`` gathers the mean and deviation of the
 features while a model trains. They are no part of the model's weights, and two
 trainings come to two pairs. Models that heard features of different scales have
 no average, so here the statistics are taken once, before the first training,
-and kept for every run under the same results folder.
+and kept for every run that names the same folder.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import speechbrain as sb
+from speech_domains_prepare import prepare_speech_domains
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.distributed import run_on_main
 
 
-def measure_features(hparams, train_data):
-    """Takes the statistics of the features, or finds those that were taken.
+def load_statistics(hparams):
+    """Gives the normaliser the statistics of the features.
+
+    They are taken where they were not taken before.
 
     Arguments
     ---------
     hparams : dict
         With ``compute_features``, the ``normalize`` that gets the statistics,
-        and the ``normalizer_folder`` that keeps them.
-    train_data : DynamicItemDataset
-        What they are taken from: the training set of the first run.
+        the ``normalizer_folder`` that keeps them, and the
+        ``normalizer_domains`` whose training sets they are taken from.
 
     Raises
     ------
     ValueError
         When those that were taken are of features of another size.
     """
+    folder = Path(hparams["normalizer_folder"])
     normalize = hparams["normalize"]
-    keeper = Checkpointer(
-        hparams["normalizer_folder"], {"normalizer": normalize}
-    )
+    keeper = Checkpointer(folder, {"normalizer": normalize})
     if keeper.find_checkpoint() is None:
-        normalize.train()
-        for batch in make_dataloader(
-            train_data, **hparams["valid_loader_kwargs"]
-        ):
-            wavs, wav_lens = batch.sig
-            normalize(hparams["compute_features"](wavs), wav_lens, epoch=0)
-        keeper.save_checkpoint(name="statistics")
+        run_on_main(take_statistics, args=[hparams, folder])
     keeper.recover_if_possible()
     bands = normalize.glob_mean.shape[-1]
     if bands != hparams["n_mels"]:
         raise ValueError(
-            f"{hparams['normalizer_folder']} has the statistics of {bands} mel "
-            f"bands, expected n_mels: {hparams['n_mels']}. Models that are "
-            "merged hear the same features: choose another results_folder."
+            f"{folder} has the statistics of {bands} mel bands, expected "
+            f"n_mels: {hparams['n_mels']}. Models that are merged hear the "
+            "same features: choose another results_folder."
         )
+
+
+def take_statistics(hparams, folder):
+    """Takes the statistics, and keeps them in a folder.
+
+    Runs that start at the same time all take them, with the same outcome, and
+    the first one's are kept.
+
+    Arguments
+    ---------
+    hparams : dict
+        See ``load_statistics``.
+    folder : Path
+        Gets them, whole.
+    """
+    manifests = Path(hparams["manifest_folder"]) / "normalizer"
+    prepare_speech_domains(
+        data_folder=hparams["data_folder"],
+        save_folder=manifests,
+        train_domains=hparams["normalizer_domains"],
+        valid_domains=[],
+        train_hours=hparams["train_hours"],
+        seed=hparams["data_seed"],
+    )
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav):
+        return sb.dataio.dataio.read_audio(wav)
+
+    data = sb.dataio.dataset.DynamicItemDataset.from_csv(
+        csv_path=str(manifests / "train.csv"),
+        replacements={"data_root": hparams["data_folder"]},
+        dynamic_items=[audio_pipeline],
+        output_keys=["id", "sig"],
+    ).filtered_sorted(sort_key="duration")
+    normalize = hparams["normalize"]
+    normalize.train()
+    for batch in make_dataloader(data, **hparams["valid_loader_kwargs"]):
+        wavs, wav_lens = batch.sig
+        normalize(hparams["compute_features"](wavs), wav_lens, epoch=0)
+    beside = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:12]}")
+    Checkpointer(beside, {"normalizer": normalize}).save_checkpoint(
+        name="statistics"
+    )
+    try:
+        # only an empty folder can be replaced
+        os.rename(beside, folder)
+    except OSError:
+        shutil.rmtree(beside)
+        if not any(folder.iterdir()):
+            raise

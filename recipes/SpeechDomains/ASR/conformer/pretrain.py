@@ -10,7 +10,7 @@ train.yaml's, and a pool keeps its weights, from which train.py goes on:
 > python pretrain.py hparams/pretrain.yaml --data_folder DATA \
 >     --domains "[digits, telephony]"
 > python train.py hparams/train.yaml --data_folder DATA \
->     --start_from results/pool/pretrained
+>     --start_from results/pretrained/pool/pretrained
 
 Authors
  * The speechbrain_merge authors 2026
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from features import measure_features
+from features import load_statistics
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.lobes.models.BESTRQ import brq_mask_collate_fn
@@ -30,7 +30,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
 
-from speechbrain_merge import MergeMixin
+from speechbrain_merge import MergeMixin, Run
 
 logger = get_logger(__name__)
 
@@ -184,22 +184,29 @@ def masked_batches(hparams):
     )
 
 
-def build(hparams, run_opts):
-    """Prepares one run: its manifests, its datasets and its Brain.
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, with overrides of it.
 
     Arguments
     ---------
-    hparams : dict
-        The loaded YAML.
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
     run_opts : dict
         SpeechBrain's run options.
 
     Returns
     -------
-    brain : Pretraining
-    fit : callable
-        Trains it, from where it was.
+    Run
     """
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
     run_on_main(
         prepare_speech_domains,
         kwargs={
@@ -213,14 +220,7 @@ def build(hparams, run_opts):
         },
     )
     train_data, valid_data = dataio_prepare(hparams)
-    features = [hparams, train_data]
-    # The main process measures, the others then find what it found
-    run_on_main(
-        measure_features,
-        args=features,
-        post_func=measure_features,
-        post_args=features,
-    )
+    load_statistics(hparams)
     brain = Pretraining(
         modules=hparams["modules"],
         hparams=hparams,
@@ -240,18 +240,10 @@ def build(hparams, run_opts):
             valid_loader_kwargs={**hparams["valid_loader_kwargs"], **collate},
         )
 
-    return brain, fit
+    return Run(brain, fit, train_data)
 
 
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
-    _, fit = build(hparams, run_opts)
-    fit()
+    build(hparams_file, overrides, run_opts).fit()

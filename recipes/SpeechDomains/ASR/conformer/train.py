@@ -13,10 +13,10 @@ To train on DATA/csv/DOMAIN_{train,valid,test}.csv:
 From an encoder pretrained without transcripts (see pretrain.py), or from any
 weights of this shape:
 > python train.py hparams/train.yaml --data_folder DATA \
->     --start_from results/pool/pretrained
+>     --start_from results/pretrained/pool/pretrained
 
 To train two models from different starts, and fuse them by optimal transport;
-the command goes on where it was stopped:
+the command goes on where it was stopped (see speechbrain_merge/study):
 > python train.py hparams/otf.yaml --data_folder DATA
 
 To train a generalist and continue it on one domain and another, by an average
@@ -27,29 +27,24 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import functools
 import sys
 from pathlib import Path
 
-import pretrain
 import speechbrain as sb
-from continual import run_continual
-from draws import draw_steps
-from features import measure_features
-from generalist import start_from_generalist
+from features import load_statistics
 from hyperpyyaml import load_hyperpyyaml
-from otf import run_study
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
-from testing import test_domains
+from torch.utils.data import ConcatDataset
 from units import check_units, tokens_of, units_of, words_of
 
-from speechbrain_merge import MergeMixin
+from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.training import ClipAllGroups
+from speechbrain_merge.training import ClipAllGroups, balanced_sampler
 from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
@@ -58,9 +53,9 @@ logger = get_logger(__name__)
 class ASR(ClipAllGroups, MergeMixin, sb.Brain):
     """Trains a Conformer with CTC, and merges what comes of it."""
 
-    # How a test is heard, and where its posteriors are kept, if anywhere
+    # How tests are heard, and where their posteriors are kept, if anywhere
     mode = "offline"
-    kept = None
+    posteriors = None
 
     def compute_forward(self, batch, stage):
         """From waveforms to log-probabilities of characters, per frame."""
@@ -83,7 +78,7 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
         """How far a frame sees: a ``DynChunkTrainConfig``, or None for all."""
         if stage == sb.Stage.TRAIN and self.hparams.streaming:
             return self.hparams.chunk_sampler(stage)
-        if stage != sb.Stage.TRAIN and self.mode == "streaming":
+        if stage == sb.Stage.TEST and self.mode == "streaming":
             return self.hparams.test_chunks
         return None
 
@@ -100,17 +95,16 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
             }
             self.wer_metric.append(
                 batch.id,
-                [self.words(heard[name])[0] for name in batch.id],
+                [self.words_of(heard[name])[0] for name in batch.id],
                 [text.split() for text in batch.wrd],
             )
-            if self.kept is not None:
-                self.kept.update(heard)
-            self.durations.update(zip(batch.id, map(float, batch.duration)))
+            if self.posteriors is not None:
+                self.posteriors.update(heard)
         return loss
 
-    def words(self, log_probs):
+    def words_of(self, log_posteriors):
         """Words of an utterance [frames, units], and their confidences."""
-        return words_of(log_probs, self.units, self.hparams.blank_index)
+        return words_of(log_posteriors, self.units, self.hparams.blank_index)
 
     def on_fit_batch_start(self, batch, should_step):
         """The learning rate changes with every step."""
@@ -125,7 +119,6 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
             seed_everything(self.hparams.seed + epoch)
         else:
             self.wer_metric = self.hparams.error_rate_computer()
-            self.durations = {}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs, and saves a checkpoint after each validation."""
@@ -153,26 +146,14 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
                 stats_meta={"tested": self.test_name}, test_stats=stats
             )
 
-    def prepare_test(self, row):
-        """What decides the hypotheses of a study besides weights and data."""
-        return {"mode": self.hparams.modes[0]}
-
-    def evaluate_domains(self, test_sets, folder):
-        """Tests the weights in use on every domain, as they are heard first.
-
-        Arguments
-        ---------
-        test_sets : dict
-            Domain to dataset.
-        folder : Path
-            See ``testing.test_domains``.
-
-        Returns
-        -------
-        dict
-            Domain to its rates, in the first of ``modes``.
-        """
-        return test_domains(self, test_sets, folder)[self.hparams.modes[0]]
+    def prepare_test(self, mode):
+        """Hears the next tests "offline", or "streaming" in chunks."""
+        if mode not in ("offline", "streaming"):
+            raise ValueError(
+                f"The mode of a test is {mode!r}; expected offline or "
+                "streaming."
+            )
+        self.mode = mode
 
     def start_from(self, source):
         """Loads the modules that a source has; the others stay as they are.
@@ -211,6 +192,8 @@ def dataio_prepare(hparams, units):
     train_data : DynamicItemDataset
     valid_data : DynamicItemDataset
         All selection sets.
+    valid_sets : dict
+        Domain to selection set.
     test_sets : dict
         Domain to test set.
     """
@@ -239,13 +222,17 @@ def dataio_prepare(hparams, units):
         dataset(manifests / "train.csv"),
         dataset(manifests / "valid.csv"),
         {
+            domain: dataset(manifests / f"valid_{domain}.csv")
+            for domain in hparams["valid_domains"]
+        },
+        {
             domain: dataset(manifests / f"test_{domain}.csv")
             for domain in hparams["test_domains"]
         },
     )
 
 
-def build(hparams, run_opts):
+def prepare(hparams, run_opts):
     """Prepares one run: its manifests, its datasets and its Brain.
 
     Arguments
@@ -257,13 +244,7 @@ def build(hparams, run_opts):
 
     Returns
     -------
-    brain : ASR
-    fit : callable
-        Trains it, from where it was.
-    valid_data : DynamicItemDataset
-        All selection sets.
-    test_sets : dict
-        Domain to test set.
+    Run
     """
     run_on_main(
         prepare_speech_domains,
@@ -281,15 +262,10 @@ def build(hparams, run_opts):
         },
     )
     units = units_of(hparams)
-    train_data, valid_data, test_sets = dataio_prepare(hparams, units)
-    features = [hparams, train_data]
-    # The main process measures, the others then find what it found
-    run_on_main(
-        measure_features,
-        args=features,
-        post_func=measure_features,
-        post_args=features,
+    train_data, valid_data, valid_sets, test_sets = dataio_prepare(
+        hparams, units
     )
+    load_statistics(hparams)
     asr_brain = ASR(
         modules=hparams["modules"],
         hparams=hparams,
@@ -303,9 +279,12 @@ def build(hparams, run_opts):
 
     def fit():
         """Trains, validates and collects."""
-        loader_kwargs = draw_steps(train_data, hparams)
-        # The Brain tells this one the epoch, so that each draws other data
-        asr_brain.train_sampler = loader_kwargs.get("sampler")
+        loader_kwargs = dict(hparams["train_loader_kwargs"])
+        if hparams["balanced"]:
+            sampler = balanced_sampler(train_data, hparams["seed"])
+            # The Brain tells it the epoch, so that each draws other data
+            asr_brain.train_sampler = sampler
+            loader_kwargs.update(sampler=sampler, shuffle=False)
         asr_brain.fit(
             asr_brain.hparams.epoch_counter,
             train_data,
@@ -314,11 +293,32 @@ def build(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    return asr_brain, fit, valid_data, test_sets
+    return Run(
+        asr_brain,
+        fit,
+        train_data,
+        valid_sets,
+        test_sets,
+        test_loader_kwargs=hparams["test_loader_kwargs"],
+    )
 
 
-def load_and_build(hparams_file, overrides, run_opts, build=build):
-    """One run of a study: its YAML, with the run's own settings."""
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, with overrides of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     sb.create_experiment_directory(
@@ -326,7 +326,32 @@ def load_and_build(hparams_file, overrides, run_opts, build=build):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    return build(hparams, run_opts)
+    return prepare(hparams, run_opts)
+
+
+def test_all(run, hparams, name):
+    """Tests the weights in use on every domain, in every mode.
+
+    Arguments
+    ---------
+    run : Run
+        The Brain and its test sets.
+    hparams : dict
+        With the ``output_folder`` and the ``test_modes``.
+    name : str
+        What is tested. Folders ``NAME_MODE`` get the rates, the alignments and
+        the errors of each utterance.
+    """
+    for mode in hparams["test_modes"]:
+        rates = evaluate_domains(
+            run.brain,
+            run.test_sets,
+            Path(hparams["output_folder"]) / f"{name}_{mode}",
+            run.loader_kwargs("test"),
+            settings={"mode": mode},
+        )
+        for domain, counts in rates.items():
+            logger.info(f"{name}, {mode}, {domain}: WER {counts['wer']:.2f} %")
 
 
 if __name__ == "__main__":
@@ -334,51 +359,28 @@ if __name__ == "__main__":
     sb.utils.distributed.ddp_init_group(run_opts)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-
-    # Two models and their fusions, or a generalist and its experts
-    study = "fusions" in hparams or "models" in hparams
     sb.create_experiment_directory(
-        experiment_directory=hparams[
-            "results_folder" if study else "output_folder"
-        ],
+        experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    if "models" in hparams:
-        run_continual(
-            start_from_generalist(hparams, run_opts, load_and_build),
-            run_opts,
-            load_and_build,
-        )
-        sys.exit()
-    if study:
-        run_study(
-            hparams,
-            run_opts,
-            load_and_build,
-            functools.partial(load_and_build, build=pretrain.build),
-        )
+
+    # Two models and their fusions, or a generalist and its experts
+    if "study" in hparams:
+        hparams["study"].run(build, run_opts)
         sys.exit()
 
     # One model: its best checkpoint, and its checkpoints merged
-    asr_brain, fit, valid_data, test_sets = build(hparams, run_opts)
-    fit()
-    folder = Path(hparams["output_folder"])
-    tested = {"expert": test_domains(asr_brain, test_sets, folder / "expert")}
+    run = prepare(hparams, run_opts)
+    run.fit()
+    test_all(run, hparams, "expert")
     stage = hparams["merge_stage"]
     if stage is not None:
         check_units(stage.chosen(), hparams)
-        loader_kwargs = hparams["valid_loader_kwargs"]
+        loader_kwargs = run.loader_kwargs("valid")
         if stage.needs_statistics:
             # What such a method has to know of the candidates, data say
-            collect_statistics(asr_brain, stage, valid_data, loader_kwargs)
-        asr_brain.merge(stage, valid_data, loader_kwargs)
-        tested[stage.name] = test_domains(
-            asr_brain, test_sets, folder / stage.name
-        )
-    for name, modes in tested.items():
-        for mode, domains in modes.items():
-            for domain, counts in domains.items():
-                logger.info(
-                    f"{name}, {mode}, {domain}: WER {counts['wer']:.2f} %"
-                )
+            valid_data = ConcatDataset(run.valid_sets.values())
+            collect_statistics(run.brain, stage, valid_data, loader_kwargs)
+        run.brain.merge(stage, run.valid_sets, loader_kwargs)
+        test_all(run, hparams, stage.name)

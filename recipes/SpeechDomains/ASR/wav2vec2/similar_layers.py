@@ -16,38 +16,35 @@ from speech_encoder import WhisperEncoder
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from transformers import AutoModel, AutoTokenizer
-from windowed_whisper import SAMPLES_PER_POSITION
 
 from speechbrain_merge.brain.representations import paired_representations
 from speechbrain_merge.search import layer_distances
 from speechbrain_merge.search.layer_similarity import DISTANCES
+from speechbrain_merge.training.windowed_whisper import SAMPLES_PER_POSITION
 
 
 def similar_layers(
-    encoder,
-    text_folder,
-    train_data,
+    run,
     domain,
+    text_folder,
     distances=DISTANCES,
     fraction=0.1,
     seed=0,
     capture="layer",
     layer_map=None,
-    loader_kwargs=None,
     **settings,
 ):
     """How far each layer of the encoder is from that of a text Transformer.
 
     Arguments
     ---------
-    encoder : torch.nn.Module
-        As ``speech_encoder`` gives it.
-    text_folder : str
-        The text Transformer, a Hugging Face folder.
-    train_data : DynamicItemDataset
-        With a column ``domain``.
+    run : Run
+        Its Brain has the encoder, as ``speech_encoder`` gives it, and its
+        training data a column ``domain``.
     domain : str
         Of which utterances.
+    text_folder : str
+        The text Transformer, a Hugging Face folder.
     distances : list of str
         Of ``speechbrain_merge.search.layer_similarity``.
     fraction : float
@@ -58,8 +55,6 @@ def similar_layers(
         What stands for a layer: ``layer``, or its ``attention``.
     layer_map : dict, list or "even", optional
         As the merge has it.
-    loader_kwargs : dict, optional
-        Of the data loader.
     **settings : dict
         More for ``layer_distances``: ``reading``, ``projections``, ``order``.
 
@@ -68,14 +63,17 @@ def similar_layers(
     list of LayerDistances
         One for each distance.
     """
+    encoder = run.brain.modules.encoder
     names = [
-        name for name, row in train_data.data.items() if row["domain"] == domain
+        name
+        for name, row in run.train_set.data.items()
+        if row["domain"] == domain
     ]
     number = max(1, round(fraction * len(names)))
     drawn = random.Random(seed).sample(sorted(names), number)
     loader = make_dataloader(
-        FilteredSortedDynamicItemDataset(train_data, drawn),
-        **(loader_kwargs or {}),
+        FilteredSortedDynamicItemDataset(run.train_set, drawn),
+        **run.loader_kwargs("valid"),
     )
     text = AutoModel.from_pretrained(text_folder).float()
     tokenizer = AutoTokenizer.from_pretrained(text_folder)

@@ -5,7 +5,7 @@ configuration says. All are called with waveforms and relative lengths, and give
 states of shape (batch, frames, width), 50 frames a second.
 
 Of Whisper only the encoder is kept. It hears 30 seconds at once, and what is
-padded costs as much as speech; ``windowed_whisper`` computes most of that
+padded costs as much as speech; ``WindowedWhisper`` computes most of that
 silence away. Frames after the longest utterance of the batch are cut off, since
 CTC must not write there.
 
@@ -30,7 +30,11 @@ from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from speechbrain.integrations.huggingface.wavlm import WavLM
 from speechbrain.integrations.huggingface.whisper import N_SAMPLES
 from transformers import AutoConfig
-from windowed_whisper import SAMPLES_PER_POSITION, WindowedWhisper
+
+from speechbrain_merge.training.windowed_whisper import (
+    SAMPLES_PER_POSITION,
+    WindowedWhisper,
+)
 
 WRAPPERS = {"wav2vec2": Wav2Vec2, "hubert": HuBERT, "wavlm": WavLM}
 
@@ -53,7 +57,7 @@ def speech_encoder(
     save_path : str
         Where a model from the hub is kept.
     window, silence_step : float or list of float, int
-        Of Whisper only; see ``windowed_whisper``.
+        Of Whisper only; see ``WindowedWhisper``.
     output_norm, freeze_feature_extractor, apply_spec_augment : bool
         Of all others; see ``speechbrain.integrations.huggingface.wav2vec2``.
 

@@ -86,25 +86,3 @@ def prepare_text_transformer(folder: str, cache: Optional[str] = None) -> str:
         shutil.rmtree(draft, ignore_errors=True)
     logger.info(f"MiniLM was written to {folder}")
     return str(folder)
-
-
-def fetch_text_transformer(source: str) -> str:
-    """The folder of a text Transformer; one on the hub is downloaded.
-
-    Arguments
-    ---------
-    source : str
-        A Hugging Face folder, or a name on the hub.
-
-    Returns
-    -------
-    str
-        The folder.
-    """
-    if os.path.isdir(source):
-        return source
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(
-        source, allow_patterns=["*.safetensors*", "*.json", "*.txt"]
-    )

@@ -11,7 +11,7 @@ To train on DATA/csv/DOMAIN_{train,valid,test}.csv:
 
 From any weights of this shape, or from the best of a run in a pool:
 > python train.py hparams/train.yaml --data_folder DATA --domains "[digits]" \
->     --run_name digits --start_from results/pool/model
+>     --run_name digits --start_from results/model/pool/model
 
 The attention of a text Transformer in that of the speech encoder (Sundar et
 al., arXiv 2312.14378); each command goes on where it was stopped:
@@ -23,25 +23,18 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 import sys
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from attention_study import run_study
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge import MergeMixin
-from speechbrain_merge.brain.statistics import collect_statistics
-from speechbrain_merge.evaluation import (
-    from_tracker,
-    summarize_scores,
-    write_scores,
-)
+from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.methods import (
     learned_ratio,
     ratio_optimizer,
@@ -78,7 +71,6 @@ class ASR(MergeMixin, sb.Brain):
                 [text.split() for text in texts],
                 [text.split() for text in batch.wrd],
             )
-            self.durations.update(zip(batch.id, map(float, batch.duration)))
         return loss
 
     def init_optimizers(self):
@@ -128,7 +120,6 @@ class ASR(MergeMixin, sb.Brain):
         """Forgets the errors counted before."""
         if stage != sb.Stage.TRAIN:
             self.wer_metric = self.hparams.error_rate_computer()
-            self.durations = {}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs, and saves a checkpoint after each validation."""
@@ -171,43 +162,6 @@ class ASR(MergeMixin, sb.Brain):
         if (Path(source) / "manifest.jsonl").is_file():
             source = select(read_pool(source), per_run="best")[0]
         self.load_weights(source)
-
-    def evaluate_domains(self, test_sets, folder):
-        """Evaluates the weights in use on every domain.
-
-        Arguments
-        ---------
-        test_sets : dict
-            Domain to dataset.
-        folder : str
-            Gets the alignments ``wer_DOMAIN.txt``, the errors of every
-            utterance ``DOMAIN.jsonl``, and the rates ``wer.json``.
-
-        Returns
-        -------
-        dict
-            Domain to its rates: ``wer``, ``errors``, ``words``, and ``buckets``
-            by duration.
-        """
-        folder, rates = Path(folder), {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for domain, test_set in test_sets.items():
-            self.test_name = f"{folder.name} on {domain}"
-            self.evaluate(
-                test_set,
-                min_key="WER",
-                test_loader_kwargs=self.hparams.test_loader_kwargs,
-            )
-            scores = from_tracker(self.wer_metric, self.durations)
-            rates[domain] = summarize_scores(scores)
-            if if_main_process():
-                write_scores(folder / f"{domain}.jsonl", scores)
-                with open(folder / f"wer_{domain}.txt", "w") as file:
-                    self.wer_metric.write_stats(file)
-        if if_main_process():
-            text = json.dumps(rates, indent=2)
-            (folder / "wer.json").write_text(text, encoding="utf-8")
-        return rates
 
 
 def character_encoder(characters, blank_index=0):
@@ -274,7 +228,9 @@ def dataio_prepare(hparams, tokenizer):
     def text_pipeline(wrd):
         return torch.LongTensor(tokenizer.encode_sequence(wrd))
 
-    def dataset(csv_path):
+    def dataset(csv_path, domains=True):
+        if not domains:
+            return None  # nothing is trained, but something merged
         data = sb.dataio.dataset.DynamicItemDataset.from_csv(
             csv_path=str(csv_path),
             replacements={"data_root": hparams["data_folder"]},
@@ -295,8 +251,8 @@ def dataio_prepare(hparams, tokenizer):
     manifests = Path(hparams["manifest_folder"])
     tests = Path(hparams["data_folder"]) / "csv"
     return (
-        dataset(manifests / "train.csv"),
-        dataset(manifests / "valid.csv"),
+        dataset(manifests / "train.csv", hparams["domains"]),
+        dataset(manifests / "valid.csv", hparams["valid_domains"]),
         {
             domain: dataset(manifests / f"valid_{domain}.csv")
             for domain in hparams["valid_domains"]
@@ -308,24 +264,19 @@ def dataio_prepare(hparams, tokenizer):
     )
 
 
-def build(hparams, run_opts):
+def prepare(hparams, run_opts):
     """Prepares one run: its manifests, its datasets and its Brain.
 
     Arguments
     ---------
     hparams : dict
-        The loaded YAML of a run.
+        The loaded YAML of a model.
     run_opts : dict
         SpeechBrain's run options.
 
     Returns
     -------
-    brain : ASR
-    fit : callable
-        Trains it, from where it was.
-    sets : dict
-        ``train``; ``valid``: all selection sets in one; ``valid_sets`` and
-        ``test_sets``: domain to set.
+    Run
     """
     run_on_main(
         prepare_speech_domains,
@@ -373,17 +324,25 @@ def build(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    sets = {
-        "train": train_data,
-        "valid": valid_data,
-        "valid_sets": valid_sets,
-        "test_sets": test_sets,
-    }
-    return asr_brain, fit, sets
+    return Run(asr_brain, fit, train_data, valid_sets, test_sets)
 
 
-def load_and_build(hparams_file, overrides, run_opts):
-    """One run of a study: the model's YAML, with the run's own settings."""
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, with overrides of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     sb.create_experiment_directory(
@@ -391,7 +350,7 @@ def load_and_build(hparams_file, overrides, run_opts):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    return build(hparams, run_opts)
+    return prepare(hparams, run_opts)
 
 
 if __name__ == "__main__":
@@ -400,35 +359,28 @@ if __name__ == "__main__":
     # Without a model of its own, the YAML prepares the embedded ones
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
-
-    study = "merge_stages" in hparams
     sb.create_experiment_directory(
-        experiment_directory=hparams[
-            "results_folder" if study else "output_folder"
-        ],
+        experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+
     # A target, what is merged into it, and what is fine-tuned from there
-    if study:
-        run_study(hparams, run_opts, load_and_build)
+    if "study" in hparams:
+        hparams["study"].run(build, run_opts)
         sys.exit()
 
     # One model, and a merge of the checkpoints of its training
-    asr_brain, fit, sets = build(hparams, run_opts)
-    fit()
+    run = prepare(hparams, run_opts)
+    run.fit()
     output_folder = Path(hparams["output_folder"])
-    asr_brain.evaluate_domains(sets["test_sets"], output_folder / "best")
-    stage, loader_kwargs = (
-        hparams["merge_stage"],
-        hparams["valid_loader_kwargs"],
+    loader_kwargs = hparams["test_loader_kwargs"]
+    evaluate_domains(
+        run.brain, run.test_sets, output_folder / "best", loader_kwargs
     )
-    if stage.needs_statistics:
-        # What such a method has to know of the candidates, data say
-        collect_statistics(asr_brain, stage, sets["valid"], loader_kwargs)
-    asr_brain.merge(stage, sets["valid_sets"], loader_kwargs)
-    rates = asr_brain.evaluate_domains(
-        sets["test_sets"], output_folder / "merged"
+    run.merge(hparams["merge_stage"])
+    rates = evaluate_domains(
+        run.brain, run.test_sets, output_folder / "merged", loader_kwargs
     )
     for domain, counts in rates.items():
         logger.info(f"{domain}, merged: WER {counts['wer']:.2f} %")

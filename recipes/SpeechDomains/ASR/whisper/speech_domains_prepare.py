@@ -21,12 +21,15 @@ Authors
 """
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.records.files import write_whole
 
 logger = get_logger(__name__)
 
@@ -148,7 +151,7 @@ def prepare_speech_domains(
     for domain in test_domains:
         rows = draw_selection(sets[domain, "test"], test_fraction, seed)
         write_manifest(save_folder / f"test_{domain}.csv", rows)
-    done.write_text(json.dumps(wanted, indent=2))
+    write_whole(done, json.dumps(wanted, indent=2))
 
 
 def read_domain(path: Path) -> list:
@@ -295,10 +298,15 @@ def strata(rows: list, seed: int) -> list:
 
 
 def write_manifest(path: Path, rows: list):
-    """Writes rows in SpeechBrain's CSV form, and says how much it is."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Writes rows in SpeechBrain's CSV form, and says how much it is.
+
+    Of a study's models that are made side by side, several may prepare the same
+    manifests, and one read what another writes: so each is written whole.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
     seconds = sum(row["duration"] for row in rows)
     logger.info(f"{path}: {len(rows)} utterances, {seconds / 60:.1f} minutes")

@@ -13,13 +13,7 @@ On data of your own, in DATA/csv/DOMAIN_SPLIT.csv:
 > python train.py hparams/train.yaml --data_folder DATA --domains [child_l2] \
 >     --test_domains [child_l2,digits,telephony,read] --window 30
 
-To train several experts and merge them, by the three strategies of Ducorroy and
-Riad (arXiv 2505.20477); each command goes on where it was stopped:
-> python train.py hparams/mast.yaml
-> python train.py hparams/mact.yaml
-> python train.py hparams/smact.yaml
-
-All of that in small, in about ten minutes on two cores:
+To train several experts and merge them; the other YAMLs are such studies, too:
 > python train.py hparams/demo.yaml
 
 Authors
@@ -32,11 +26,10 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from draws import draw_steps
-from fine_tuning import prepare_fine_tuning
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
 from speechbrain.inference.ASR import WhisperASR
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
@@ -44,7 +37,12 @@ from speechbrain.utils.seed import seed_everything
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.export import export_whisper
-from speechbrain_merge.training import ClipAllGroups
+from speechbrain_merge.training import (
+    ClipAllGroups,
+    LearningWithoutForgetting,
+    balanced_sampler,
+    freeze,
+)
 
 logger = get_logger(__name__)
 
@@ -230,19 +228,7 @@ def dataio_prepare(hparams, tokenizer):
 
 
 def prepare(hparams, run_opts):
-    """Prepares one run: its manifests, its datasets and its Brain.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded YAML of an expert.
-    run_opts : dict
-        SpeechBrain's run options.
-
-    Returns
-    -------
-    Run
-    """
+    """Prepares a run from its loaded YAML: manifests, datasets and Brain."""
     run_on_main(
         prepare_speech_domains,
         kwargs={
@@ -274,9 +260,18 @@ def prepare(hparams, run_opts):
 
     def fit():
         """Trains, validates and collects."""
-        loader_kwargs = draw_steps(train_data, hparams)
-        # The Brain tells this one the epoch, so that each draws other data
-        asr_brain.train_sampler = loader_kwargs.get("sampler")
+        loader_kwargs = dict(hparams["train_loader_kwargs"])
+        if hparams["balanced"]:
+            sampler = balanced_sampler(train_data, hparams["seed"])
+            # The Brain tells it the epoch, so that each draws other data
+            asr_brain.train_sampler = loader_kwargs["sampler"] = sampler
+        else:
+            loader_kwargs["shuffle"] = True
+        if hparams["steps_per_epoch"] is not None:
+            # Short epochs leave more checkpoints to merge. The loop goes on
+            # where the last epoch stopped, so that all is heard once before
+            # anything is heard twice
+            loader_kwargs["looped_nominal_epoch"] = hparams["steps_per_epoch"]
         asr_brain.fit(
             asr_brain.hparams.epoch_counter,
             train_data,
@@ -290,19 +285,50 @@ def prepare(hparams, run_opts):
         export_whisper(weights, hparams["whisper"], folder)
         transcribe_one(folder, test_sets)
 
-    return Run(asr_brain, fit, train_data, valid_sets, test_sets, export=export)
+    return Run(
+        asr_brain,
+        fit,
+        train_data,
+        valid_sets,
+        test_sets,
+        test_loader_kwargs=hparams["test_loader_kwargs"],
+        export=export,
+    )
+
+
+def prepare_fine_tuning(asr_brain, hparams):
+    """Loads, distils, adapts and freezes as the YAML says.
+
+    Before the optimizer is made: ``start_from`` are weights to start from,
+    ``lwf_weight`` asks for Learning without Forgetting, ``lora_rank`` trains
+    adapters alone, and ``frozen`` names parts that are not trained.
+    """
+    if hparams["start_from"] is not None:
+        asr_brain.load_weights(hparams["start_from"])
+    if hparams["lwf_weight"]:
+        # Of the model as it is now, before anything is trained
+        asr_brain.distillation = LearningWithoutForgetting(
+            hparams["whisper"],
+            weight=hparams["lwf_weight"],
+            temperature=hparams["lwf_temperature"],
+        )
+    if hparams["lora_rank"] is not None:
+        # In place; scaled by 2 whatever the rank. The pool folds it.
+        AdaptedModel(
+            hparams["whisper"],
+            LoRA,
+            all_linear=True,
+            adapter_kwargs={
+                "rank": hparams["lora_rank"],
+                "alpha": 2 * hparams["lora_rank"],
+            },
+        )
+    if hparams["frozen"]:
+        freeze(hparams["modules"], hparams["frozen"])
 
 
 def transcribe_one(folder, test_sets):
-    """Has SpeechBrain's own interface transcribe a recording, as a check.
-
-    Arguments
-    ---------
-    folder : str or Path
-        An exported model.
-    test_sets : dict
-        Domain to test set; the recording is from the last.
-    """
+    """Has SpeechBrain's own interface transcribe a test recording."""
     domain, data = list(test_sets.items())[-1]
     row = data.data[data.data_ids[len(data.data_ids) // 2]]
     model = WhisperASR.from_hparams(source=str(folder), savedir=str(folder))

@@ -1,1 +1,0 @@
-../../SpeechDomains/ASR/wav2vec2/attention_study.py

@@ -1,1 +1,0 @@
-../../SpeechDomains/ASR/whisper/records.py

@@ -1,1 +1,0 @@
-../whisper/continual.py

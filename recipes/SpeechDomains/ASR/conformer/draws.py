@@ -1,1 +1,0 @@
-../whisper/draws.py

@@ -1,1 +1,0 @@
-../whisper/made_models.py

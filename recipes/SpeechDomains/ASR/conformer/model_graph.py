@@ -1,1 +1,0 @@
-../whisper/model_graph.py

@@ -1,1 +1,0 @@
-../whisper/study_steps.py

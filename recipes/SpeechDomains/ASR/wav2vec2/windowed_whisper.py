@@ -1,1 +1,0 @@
-../whisper/windowed_whisper.py

@@ -1,0 +1,188 @@
+"""Whether candidates hold all that is trained.
+
+A recogniser is often several modules: an encoder that was pretrained, and a
+head on it that was not. A pool of the encoder alone would merge encoders of
+several trainings, score each merge under the head that the Brain happens to
+hold, and evaluate it under another one, from the best checkpoint. No number
+that comes of it means anything, and no error tells. So training refuses to
+begin with such a pool, and a merge stage such candidates.
+
+Trained is what has parameters with ``requires_grad`` among the Brain's modules.
+It is held by a pool if the same parameters are in one of the pool's modules,
+under whatever name and in whatever list, so that SpeechBrain's
+``model: !new:torch.nn.ModuleList [...]`` holds ``modules: {enc, ctc_lin}``.
+Frozen modules and those without parameters (a normalizer, features) need not be
+in a pool.
+
+Where only a part is to be merged on purpose, with one head for all that is
+itself not trained any further, say, ``partial: True`` of the pool or of the
+merge stage says that it is meant.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import torch
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+def check_pools(brain):
+    """Refuses to train with pools that hold a part of what is trained.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        That is about to train. Its pools are among the recoverables.
+
+    Raises
+    ------
+    ValueError
+        Names the trained modules that no pool holds, and the YAML to write.
+    """
+    pools = [
+        each
+        for each in brain.checkpointer.recoverables.values()
+        if hasattr(each, "partial") and hasattr(each, "candidates")
+    ]
+    held = {}
+    for pool in pools:
+        held.update(pool.modules)
+    missing = missing_modules(brain, held.values())
+    if not missing:
+        return
+    if any(pool.partial for pool in pools):
+        logger.warning(
+            f"The pool {pools[0].folder} holds {_listed(held)} and, as "
+            f"`partial: True` says, not {_listed(missing)}, which is trained "
+            "too."
+        )
+        return
+    raise ValueError(
+        f"The pool {pools[0].folder} holds {_listed(held)}, but "
+        f"{_listed(missing)} {_is(missing)} trained as well. A merge of its "
+        "candidates would be scored and evaluated with weights there that "
+        "belong to one training alone. Add to the pool in the YAML what is "
+        "missing:\n"
+        f"    modules: {_yaml([*held, *_yaml_names(brain, missing)])}\n"
+        "or, if only a part is to be merged, `partial: True`."
+    )
+
+
+def check_candidates(brain, names, title: str, partial: bool = False) -> dict:
+    """Refuses to merge candidates that hold a part of what is trained.
+
+    Arguments
+    ---------
+    brain : MergeMixin
+        That merges.
+    names : list of str
+        Names of the candidates' tensors, ``<module>.<parameter>``.
+    title : str
+        What errors call the merge.
+    partial : bool
+        True merges a part.
+
+    Returns
+    -------
+    missing : dict
+        Name to trained module, of those that are not merged.
+
+    Raises
+    ------
+    ValueError
+        Names the trained modules that are missing, and what to do.
+    """
+    held = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    try:
+        modules = [brain.module_named(name, title) for name in held]
+    except ValueError:
+        return {}  # of another Brain: loading them here will say so
+    missing = missing_modules(brain, modules)
+    if missing and not partial:
+        raise ValueError(
+            f"{title}: the candidates hold {_listed(held)}, but "
+            f"{_listed(missing)} {_is(missing)} trained as well. The merge "
+            "would be scored and evaluated with weights there that belong to "
+            "one training alone. Merge candidates that hold all: whole "
+            "checkpoint folders (CKPT+…), or a pool of which the YAML says\n"
+            f"    modules: {_yaml([*held, *_yaml_names(brain, missing)])}\n"
+            "or, if only a part is to be merged, set `partial: True` of the "
+            "merge stage."
+        )
+    return missing
+
+
+def missing_modules(brain, held) -> dict:
+    """The trained modules of a Brain that others do not hold.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        The Brain.
+    held : list of torch.nn.Module
+        Modules.
+
+    Returns
+    -------
+    missing : dict
+        Name to module, of the Brain's modules with a parameter that is trained
+        and that none of the others has.
+
+    Example
+    -------
+    >>> import speechbrain as sb
+    >>> encoder, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> brain = sb.Brain({"encoder": encoder, "head": head})
+    >>> list(missing_modules(brain, [encoder]))
+    ['head']
+    >>> list(missing_modules(brain, [torch.nn.ModuleList([encoder, head])]))
+    []
+    >>> _ = head.requires_grad_(False)
+    >>> list(missing_modules(brain, [encoder]))
+    []
+    """
+    known = {
+        id(parameter) for module in held for parameter in module.parameters()
+    }
+    return {
+        name: module
+        for name, module in getattr(brain, "modules", {}).items()
+        if any(
+            parameter.requires_grad and id(parameter) not in known
+            for parameter in module.parameters()
+        )
+    }
+
+
+def _yaml_names(brain, missing):
+    """Names of the recoverables that hold modules; else the modules' own."""
+    recoverables = {}
+    if brain.checkpointer is not None:
+        recoverables = {
+            name: set(map(id, recoverable.parameters()))
+            for name, recoverable in brain.checkpointer.recoverables.items()
+            if isinstance(recoverable, torch.nn.Module)
+        }
+    names = []
+    for name, module in missing.items():
+        own = set(map(id, module.parameters()))
+        holders = [
+            each for each, inside in recoverables.items() if own <= inside
+        ]
+        names.append((holders or [name])[0])
+    return list(dict.fromkeys(names))
+
+
+def _yaml(names):
+    rows = ", ".join(f"{name}: !ref <{name}>" for name in dict.fromkeys(names))
+    return f"{{{rows}}}"
+
+
+def _listed(names):
+    return " and ".join(f"'{name}'" for name in names)
+
+
+def _is(names):
+    return "is" if len(names) == 1 else "are"

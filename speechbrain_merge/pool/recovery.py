@@ -1,0 +1,217 @@
+"""What lies in a run but is not in its manifest: recovered, or put aside.
+
+A manifest may be lost, emptied, or cut by a disk that was full; a kill may come
+between a candidate and the line that names it; a person may copy a file in.
+None of this may cost a candidate. So at the start of a training each file with
+a name that pools give is looked at:
+
+- one that the manifest took back was about to be deleted, and is;
+- one that carries a record of this run, and whose content is what the record
+  says, is a candidate: its line is written anew;
+- any other is moved to `quarantine/` beside it, where nothing deletes it.
+
+Files with other names are a person's own, and stay where they are.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.pool.run_folder import RunFolder
+>>> run = RunFolder(getfixture("tmp_path") / "seed-1")
+>>> record = {"name": "epoch-0001", "epoch": 1, "meta": {"WER": 9.5}}
+>>> run.store(record, {"model.weight": torch.ones(2)})
+>>> run.manifest.path.unlink()
+>>> clear_up(run)
+>>> [candidate.name for candidate in run.candidates()]
+['seed-1/epoch-0001']
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import itertools
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.pool.records import candidate_record
+from speechbrain_merge.records.checked import digest_text
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.files import remove_stale, sync_folder
+from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.weights import digest, open_weights
+
+logger = get_logger(__name__)
+
+BASE_FILE = "base.safetensors"
+
+METADATA = "candidate"
+"""Key of a candidate's record in the metadata of its file."""
+
+QUARANTINE = "quarantine"
+
+OWN_FILE = re.compile(
+    r"(base|(epoch|save)-\d{4,}(-step-\d{6,})?(-\d+)?)\.safetensors"
+)
+"""Names that a pool gives to its files."""
+
+
+def clear_up(run):
+    """Recovers what the manifest of a run lost, and removes remains.
+
+    Arguments
+    ---------
+    run : RunFolder
+        A run that this process alone writes.
+    """
+    remove_stale(run.folder)
+    removed = run.read().removed
+    for path in strays_of(run, deleted=True):
+        code = removed.get(path.name)
+        if code is not None and _digest_in_header(path) == code:
+            # A kill came between the line that takes it back and this
+            path.unlink()
+    strays = [(path, own_record(path, run.run)) for path in strays_of(run)]
+    strays.sort(key=lambda each: (each[1] or {}).get("saves", 0))
+    for path, record in strays:
+        why = _why_not(run, path, record)
+        if why:
+            _put_aside(path, why)
+        else:
+            run.manifest.append(record)
+            logger.warning(
+                f"{path}: recovered. {run.manifest.path} did not name it; it "
+                "carries its own record, and its content is as that says."
+            )
+
+
+def strays_of(run, deleted: bool = False) -> list[Path]:
+    """Files with names that pools give, and that the manifest does not name.
+
+    Arguments
+    ---------
+    run : RunFolder
+        The run.
+    deleted : bool
+        Whether to give those that the manifest took back as well.
+
+    Returns
+    -------
+    list of Path
+    """
+    if not run.folder.is_dir():
+        return []
+    contents = run.read()
+    named = {record["file"] for record in contents.candidates.values()}
+    if contents.base is not None:
+        named.add(contents.base["file"])
+    found = [
+        path
+        for path in sorted(run.folder.iterdir())
+        if OWN_FILE.fullmatch(path.name) and path.name not in named
+    ]
+    if deleted:
+        return found
+    return [
+        path
+        for path in found
+        if path.name not in contents.removed
+        or _digest_in_header(path) != contents.removed[path.name]
+    ]
+
+
+def own_record(path: Path, run: str) -> Optional[dict]:
+    """The line of a manifest that a file of a pool carries in itself.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    run : str
+        Name of the run that it lies in.
+
+    Returns
+    -------
+    dict or None
+        None where it carries none, or one of another run or file.
+    """
+    metadata = _metadata(path)
+    try:
+        if path.name == BASE_FILE:
+            code = digest_text(metadata.get("digest"), str(path))
+            return {"event": "base", "file": BASE_FILE, "digest": code}
+        where = f"{path}, metadata '{METADATA}'"
+        record = candidate_record(
+            parse_json(metadata.get(METADATA, ""), where), where
+        )
+    except RecordError:
+        return None
+    if record.pop("run", None) != run or record["file"] != path.name:
+        return None
+    return {**record, "event": "candidate"}
+
+
+def _why_not(run, path, record):
+    """Why a file is no candidate of the run; empty where it is one."""
+    if record is None:
+        return "it carries no record of this run"
+    contents = run.read()
+    if record["event"] == "base" and contents.base is not None:
+        return "the manifest has another base"
+    if record["event"] == "candidate" and record["name"] in contents.names:
+        return f"the manifest had another '{record['name']}'"
+    try:
+        with open_weights(path) as weights:
+            code = digest(weights)
+    except (ValueError, OSError) as error:
+        return str(error)
+    if code != record["digest"]:
+        return (
+            f"its content has the SHA-256 {code}, and its record says "
+            f"{record['digest']}"
+        )
+    return ""
+
+
+def _put_aside(path, why):
+    """Moves a file where nothing deletes it, and never over another."""
+    folder = path.parent / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    names = (f"{path.stem}-{each}.safetensors" for each in itertools.count(2))
+    for name in itertools.chain([path.name], names):
+        target = folder / name
+        if not os.path.lexists(target):
+            break
+    os.rename(path, target)
+    sync_folder(folder)
+    sync_folder(path.parent)
+    logger.warning(
+        f"{path}: moved to {target}, because no line of the manifest names it "
+        f"and it cannot be recovered: {why}. It will not be deleted."
+    )
+
+
+def _digest_in_header(path):
+    """The digest that a file of a pool says it has."""
+    metadata = _metadata(path)
+    if path.name == BASE_FILE:
+        return metadata.get("digest")
+    try:
+        record = parse_json(metadata.get(METADATA, ""), str(path))
+    except RecordError:
+        return None
+    return record.get("digest") if isinstance(record, dict) else None
+
+
+def _metadata(path):
+    """The metadata of a weights file; empty where it is none."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return {}
+        with open_weights(path) as weights:
+            return weights.metadata
+    except (ValueError, OSError):
+        return {}

@@ -1,0 +1,143 @@
+"""What in a recipe decides how weights score, besides the weights.
+
+Two scores can only be compared, and a result only be used again, where the
+recipe decodes in the same way. Which of its settings a recipe's decoder reads
+cannot be known, so all of its hyperparameters count, as the objects that they
+are (see ``speechbrain_merge.records.fingerprint``), but for
+
+- what only trains: optimizers, schedulers, counters, loggers, checkpointers,
+  samplers, augmentation, and the settings of ``TRAINING_SETTINGS``. So a search
+  uses its scored trials again after training was continued;
+- pools, merge stages and studies, which have their own records;
+- the weights of the modules that are trained or merged. What is merged has its
+  digest, and what is merged without a trained module is refused.
+
+Weights of all others count: a language model for shallow fusion, say.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import contextlib
+import functools
+from types import SimpleNamespace
+
+import torch
+
+from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.records.fingerprint import fingerprint
+
+TRAINING_SETTINGS = (
+    "seed",
+    "number_of_epochs",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
+    "lr",
+    "lr_",
+    "train_",
+)
+"""Names of hyperparameters that only training reads; those that end in an
+underscore are beginnings of names."""
+
+TRAINING_MODULES = (
+    "torch.optim",
+    "speechbrain.nnet.schedulers",
+    "speechbrain.augment",
+    "speechbrain.dataio.dataset",
+    "speechbrain.dataio.sampler",
+    "speechbrain.utils.checkpoints",
+    "speechbrain.utils.epoch_loop",
+    "speechbrain.utils.parameter_transfer",
+    "speechbrain.utils.train_logger",
+    "speechbrain_merge",
+    "logging",
+)
+"""Where the classes are from whose objects decide nothing about decoding."""
+
+BRAIN_SETTINGS = ("tokenizer", "label_encoder")
+"""What recipes give their Brain beside the hyperparameters."""
+
+
+def decisive_settings(brain, names=()) -> str:
+    """A fingerprint of all in a recipe that may change how weights score.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With the recipe's hyperparameters.
+    names : list of str, optional
+        Names of the tensors that are loaded into the Brain to be scored,
+        ``<module>.<parameter>``.
+
+    Returns
+    -------
+    str
+        The same in a new process, on another device, and where the results
+        (the recipe's ``output_folder``) were moved.
+
+    Example
+    -------
+    >>> import speechbrain as sb
+    >>> def settings(**hparams):
+    ...     run_opts = {"device": "cpu"}
+    ...     return decisive_settings(
+    ...         sb.Brain(hparams=hparams, run_opts=run_opts)
+    ...     )
+    >>> settings(beams=[8, 4]) == settings(beams=[8, 4], number_of_epochs=3)
+    True
+    >>> settings(beams=[8, 4]) == settings(beams=[8, 8])
+    False
+    """
+    given = vars(getattr(brain, "hparams", SimpleNamespace()))
+    hparams = {
+        name: value
+        for name, value in given.items()
+        if not _is_for_training(name)
+    }
+    for name in BRAIN_SETTINGS:
+        hparams[f"brain.{name}"] = getattr(brain, name, None)
+    hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
+    varying = _varying_tensors(brain, names)
+    output = given.get("output_folder")
+
+    def skip(value):
+        if id(value) in varying:
+            return True
+        if isinstance(value, functools.partial):
+            value = value.func  # of `!name:`
+        # an object's is its class's; plain data has none
+        home = getattr(value, "__module__", None) or ""
+        return f"{home}.".startswith(tuple(f"{m}." for m in TRAINING_MODULES))
+
+    return fingerprint(hparams, [] if output is None else [output], skip)
+
+
+def _is_for_training(name):
+    return any(
+        name.startswith(each) if each.endswith("_") else name == each
+        for each in TRAINING_SETTINGS
+    )
+
+
+def _varying_tensors(brain, names):
+    """Ids of the tensors that training or a merge changes."""
+    modules = [
+        module
+        for module in getattr(brain, "modules", {}).values()
+        if any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    checkpointer = getattr(brain, "checkpointer", None)
+    if checkpointer is not None:
+        for recoverable in checkpointer.recoverables.values():
+            if isinstance(recoverable, CheckpointPool):
+                modules += recoverable.modules.values()
+            elif isinstance(recoverable, torch.nn.Module):
+                modules.append(recoverable)
+    for name in dict.fromkeys(name.partition(".")[0] for name in names):
+        with contextlib.suppress(ValueError):  # not a module of this Brain
+            modules.append(brain.module_named(name))
+    return {
+        id(tensor)
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }

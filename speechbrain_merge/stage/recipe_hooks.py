@@ -1,0 +1,217 @@
+"""What merging adds to the Brain's hooks, before and around the recipe's own.
+
+See ``docs/recipe_hooks.md`` for what a recipe may override and what holds then.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import contextlib
+
+from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool.half_written import whole_checkpoints
+from speechbrain_merge.stage.evaluated import log_evaluated
+from speechbrain_merge.stage.promised_weights import (
+    Guard,
+    untouched_checkpoints,
+)
+from speechbrain_merge.stage.validation_loader import ValidationLoader
+
+
+class RecipeHooks:
+    """The part of ``MergeMixin`` that stands between Brain and recipe."""
+
+    promised = None  # what use_weights() was given
+    scoring = False  # whether candidates are scored just now
+    _own_weights = None
+    _validation = None
+    _says_weights = False
+    _evaluating = False
+    _training = False
+    _restored = False  # whether fit() or evaluate() has loaded a checkpoint
+    _guard = None
+
+    def fit(
+        self,
+        epoch_counter,
+        train_set,
+        valid_set=None,
+        progressbar=None,
+        train_loader_kwargs={},
+        valid_loader_kwargs={},
+    ):
+        """Trains as ever, and remembers how the validation set is loaded.
+
+        Arguments
+        ---------
+        epoch_counter : iterable
+            As for ``Brain.fit``.
+        train_set : Dataset, DataLoader
+            As for ``Brain.fit``.
+        valid_set : Dataset, DataLoader
+            As for ``Brain.fit``.
+        progressbar : bool
+            As for ``Brain.fit``.
+        train_loader_kwargs : dict
+            As for ``Brain.fit``.
+        valid_loader_kwargs : dict
+            As for ``Brain.fit``. ``merge`` loads its selection set by these.
+        """
+        self.validation_loader.remember(valid_set, valid_loader_kwargs)
+        self._let_pools_collect(True)
+        self._training = True
+        try:
+            super().fit(
+                epoch_counter,
+                train_set,
+                valid_set,
+                progressbar,
+                train_loader_kwargs,
+                valid_loader_kwargs,
+            )
+        finally:
+            self._training = False
+
+    def on_fit_start(self):
+        """Lets the pools keep what training starts from, then starts it."""
+        self._lift_guard()
+        self._restore()
+        self._restored = True
+        for pool in self._pools():
+            pool.begin(self)
+        with whole_checkpoints(self.checkpointer):
+            super().on_fit_start()
+
+    def evaluate(
+        self,
+        test_set,
+        max_key=None,
+        min_key=None,
+        progressbar=None,
+        test_loader_kwargs={},
+    ):
+        """Evaluates as ever, with the weights that ``use_weights`` names.
+
+        Whatever the recipe's hooks load when evaluation starts, the first
+        batch finds the promised weights in the modules. While these are
+        evaluated no checkpoint is saved or deleted, and no pool collects until
+        ``fit`` is called again.
+
+        Arguments
+        ---------
+        test_set : Dataset, DataLoader
+            As for ``Brain.evaluate``.
+        max_key : str
+            As for ``Brain.evaluate``.
+        min_key : str
+            As for ``Brain.evaluate``.
+        progressbar : bool
+            As for ``Brain.evaluate``.
+        test_loader_kwargs : dict
+            As for ``Brain.evaluate``.
+
+        Returns
+        -------
+        average test loss
+
+        Raises
+        ------
+        RuntimeError
+            Where other weights than the promised ones would be evaluated.
+        """
+        with self._evaluation():
+            return super().evaluate(
+                test_set, max_key, min_key, progressbar, test_loader_kwargs
+            )
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Restores the best checkpoint, then the weights to evaluate."""
+        self._restore()
+        self._restored = True
+        self._let_pools_collect(self._training and not self._evaluating)
+        with whole_checkpoints(self.checkpointer):
+            super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        # The checkpoint brings the step counter of its training along, by
+        # which evaluate() would then divide the test loss.
+        self.step = 0
+        if self.promised is not None:
+            self.load_weights(self.promised)
+            if not self._evaluating:
+                # A recipe with a loop of its own, to transcribe for instance
+                self._set_guard("compute_forward", "evaluate_batch")
+
+    @property
+    def validation_loader(self):
+        """How the recipe loads its validation set, as far as is known."""
+        if self._validation is None:
+            self._validation = ValidationLoader(self.hparams)
+        return self._validation
+
+    @contextlib.contextmanager
+    def _evaluation(self):
+        """What holds while ``evaluate`` runs."""
+        self._restore()
+        self._restored = True
+        self._let_pools_collect(False)
+        self._set_guard("evaluate_batch", on_ready=self._ready_to_evaluate)
+        outer, self._evaluating = self._evaluating, True
+        try:
+            with untouched_checkpoints(self):
+                yield
+        finally:
+            self._evaluating = outer
+            self._lift_guard()
+            # Some evaluate each epoch; else the modules now hold no state of
+            # a training, until fit() is called again
+            self._let_pools_collect(self._training)
+
+    def _ready_to_evaluate(self):
+        # Not every recipe's hook calls ours, which resets the counter
+        self.step = 1
+        if self._says_weights:
+            log_evaluated(self)
+
+    def _set_guard(self, *methods, on_ready=None):
+        self._lift_guard()
+        self._guard = Guard(self, methods, on_ready)
+        self._guard.set()
+
+    def _lift_guard(self):
+        if self._guard is not None:
+            self._guard.lift()
+            self._guard = None
+
+    @contextlib.contextmanager
+    def _candidates_scored(self):
+        """While candidates are scored, the promised weights wait."""
+        if not self._restored and self.checkpointer is not None:
+            # With --test_only, fit() has restored no normaliser
+            self._restored = True
+            with whole_checkpoints(self.checkpointer):
+                self.checkpointer.recover_if_possible()
+            self.step = 0
+        outer, self.scoring = self.scoring, True
+        try:
+            yield
+        finally:
+            self.scoring = outer
+            self._restore()
+
+    def _restore(self):
+        """Gives modules with adapters their own weights back."""
+        if self._own_weights is not None:
+            self._own_weights.restore()
+
+    def _let_pools_collect(self, collecting):
+        for pool in self._pools():
+            pool.collecting = collecting
+
+    def _pools(self):
+        """The pools among the checkpointer's recoverables."""
+        if self.checkpointer is None:
+            return []
+        return [
+            recoverable
+            for recoverable in self.checkpointer.recoverables.values()
+            if isinstance(recoverable, CheckpointPool)
+        ]

@@ -1,0 +1,219 @@
+"""Merging and aligning models of a study.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import copy
+import dataclasses
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_merge.brain.statistics import collect_statistics
+from speechbrain_merge.methods.transport import align
+from speechbrain_merge.pool import Candidate, select
+from speechbrain_merge.records.once import once
+from speechbrain_merge.search import GridSearch, LayerDistances
+from speechbrain_merge.stage.merge_stage import MergeStage
+from speechbrain_merge.study.made import Made, relative_to
+from speechbrain_merge.study.nodes import GENERALIST, ORIGINAL, SCRATCH
+from speechbrain_merge.weights import digest, open_weights, write_weights
+
+FOLDER = {"parents": True, "exist_ok": True}
+
+
+def make_merged(maker, node):
+    """Merges models, with a search where one is asked for."""
+    candidates = members_of(maker, node)
+    options = dict(node.options)
+    if node.layers_of is not None:
+        options["search"] = _layer_search(maker, node.layers_of)
+    stage = MergeStage(
+        copy.deepcopy(node.method),
+        candidates,
+        base=base_of(maker, node),
+        metric=maker.study.metric,
+        mode=maker.study.mode,
+        tracker=maker.study.tracker,
+        folder=maker.folder / "merge",
+        name=node.name,
+        **{**options, "search": copy.deepcopy(options.get("search"))},
+    )
+    valid_sets = _selection(maker, node)
+    if stage.needs_statistics:
+        _collect(maker, stage, node)
+    result = maker.run.brain.merge(
+        stage,
+        valid_sets if stage.search is not None else None,
+        maker.run.loader_kwargs("valid"),
+    )
+    with open_weights(result.path) as weights:
+        content = digest(weights)
+    bases = {maker.made[name].base_digest for name in node.members}
+    about = {
+        "method": json.loads(json.dumps(result.method, default=str)),
+        "candidates": result.candidates,
+        "selected": result.selected,
+        "value": result.value,
+        "chosen": result.coefficients,
+        "trials": result.trials,
+        "savings": result.savings,
+    }
+    return Made(
+        Path(result.path),
+        content,
+        about=about,
+        seconds=round(result.seconds, 1),
+        base_digest=bases.pop() if len(bases) == 1 else None,
+    )
+
+
+def make_aligned(maker, node):
+    """Permutes the units of a model to match those of another."""
+    source, anchor = maker.made[node.source], maker.made[node.anchor]
+    path = maker.folder / "aligned" / f"{node.name}.safetensors"
+    settings = {
+        "source": source.digest,
+        "anchor": anchor.digest,
+        "method": node.method.configuration(),
+    }
+    cost = node.method.cost
+    if cost == "activations":
+        stage = MergeStage(
+            copy.deepcopy(node.method),
+            [_candidate(maker, node.anchor), _candidate(maker, node.source)],
+            same_base=False,
+            name=node.name,
+        )
+        seen = _collect(maker, stage, node)
+        cost = dict(zip(("anchor", "source"), seen.values()))
+        # the names of these files say all that decided them
+        settings["seen"] = [Path(file).name for file in seen.values()]
+
+    def write():
+        run_on_main(path.parent.mkdir, kwargs=FOLDER)
+        run_on_main(
+            _write_aligned,
+            args=[path, source.path, anchor.path, cost, node.method],
+        )
+        return {"weights": str(relative_to(path, maker.study.folder))}
+
+    record = once(path.with_suffix(".json"), settings, write, again=True)
+    with open_weights(path) as weights:
+        content = digest(weights)
+    return Made(path, content, seconds=record["seconds"])
+
+
+def members_of(maker, node):
+    """The candidates of a merge."""
+    if not node.from_runs:
+        return [_candidate(maker, name) for name in node.members]
+    candidates = []
+    # in the order in which a pool of all of them would list them
+    for name in sorted(node.members):
+        candidates += maker.made[name].candidates
+    return select(
+        candidates,
+        metric=maker.study.metric,
+        mode=maker.study.mode,
+        **node.chosen,
+    )
+
+
+def _candidate(maker, name):
+    """A model as a candidate of a merge, by its name in the study."""
+    made = maker.made[name]
+    known = {"known_digest": made.digest, "base_digest": made.base_digest}
+    if made.candidate is not None:
+        candidate = dataclasses.replace(made.candidate, name=name)
+        node, base = maker.nodes[name], {}
+        if node.group == GENERALIST:
+            base = {"base": None, "base_digest": None}  # as the original
+        elif node.origin == SCRATCH:
+            # as its fine-tunings say: its first weights are no model's
+            base = {"base": made.path, "base_digest": made.digest}
+        return dataclasses.replace(candidate, **base)
+    return Candidate(name, made.path, name, **known)
+
+
+def base_of(maker, node):
+    """The base of a merge: as the YAML says, or what experts came from."""
+    if node.base is not None:
+        return maker.made[node.base].path
+    if not node.method.needs_base:
+        return None
+    origins = [maker.nodes[name].origin for name in node.members]
+    origins = [name for name in origins if name not in (SCRATCH, None)]
+    origin = origins[0] if origins else ORIGINAL
+    return maker.made[origin].path if origin in maker.made else None
+
+
+def _selection(maker, node):
+    """The selection sets of a merge's search."""
+    wanted = node.select_on or tuple(maker.study.domains)
+    valid_sets = maker.run.valid_sets
+    missing = [name for name in wanted if name not in valid_sets]
+    if missing and node.options.get("search") is not None:
+        raise ValueError(
+            f"Model '{node.name}': there is no selection set for "
+            f"{', '.join(missing)}; `build` gives "
+            f"{', '.join(valid_sets) or 'none'}."
+        )
+    return {name: valid_sets[name] for name in wanted if name in valid_sets}
+
+
+def _layer_search(maker, asked):
+    """A search over the layers that a similarity found closest."""
+    found = [
+        LayerDistances(each["distance"], tuple(each["values"]))
+        for each in maker.made[asked["similarity"]].about["distances"]
+        if each["distance"] == asked["distance"]
+    ]
+    if not found:
+        raise ValueError(
+            f"`layers_of`: '{asked['similarity']}' measured no distance "
+            f"'{asked['distance']}'."
+        )
+    layers = [found[0].closest(number) for number in asked["numbers"]]
+    return GridSearch(grid={"layers": layers, "ratio": list(asked["ratios"])})
+
+
+def _collect(maker, stage, node):
+    """Statistics of each member, on the data of its own domains."""
+    data = {}
+    for candidate in stage.chosen():
+        trained = maker.nodes.get(candidate.run)
+        domains = getattr(trained, "domains", ()) or maker.study.domains
+        sets = maker.run.valid_sets
+        data[candidate.name] = {
+            name: sets[name] for name in domains if name in sets
+        }
+    units = any(
+        method.statistics_kind == "activations"
+        for method in stage.needs_statistics
+    )
+    return collect_statistics(
+        maker.run.brain,
+        stage,
+        data,
+        maker.run.loader_kwargs("valid"),
+        folder=maker.folder / "statistics",
+        # what units do is seen without augmentation
+        decode="valid" if units else None,
+    )
+
+
+def _write_aligned(path, source, anchor, cost, method):
+    """Writes a model aligned to another, with the options of the method."""
+    with ExitStack() as stack:
+        if isinstance(cost, dict):
+            cost = {
+                which: stack.enter_context(open_weights(file))
+                for which, file in cost.items()
+            }
+        write_weights(
+            path, align(source, anchor, cost=cost, **method.alignment_options)
+        )

@@ -1,0 +1,163 @@
+"""Training one model of a study.
+
+A training is one step that is done once. It is known by the whole text of its
+YAML, with references resolved, and by the content of the weights that it starts
+from. One that was stopped goes on from its last checkpoint, as the recipe does.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import gc
+import shutil
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.once import once
+from speechbrain_merge.study.made import Made, relative_to
+from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
+from speechbrain_merge.weights import digest, open_weights
+
+
+def make_trained(maker, node):
+    """Trains a model."""
+    training = maker.study.trainings[node.training]
+    home = maker.folder / "models" / node.name
+    values = {
+        "seed": maker.seed + node.seed_offset,
+        "output_folder": str(home),
+        "run": node.name,
+        "domains": list(node.domains),
+        "tests": [],  # a training need not know them
+    }
+    start = None if node.start == SCRATCH else maker.made[node.start]
+    if start is not None and node.start != ORIGINAL:
+        values["start_from"] = str(start.path)
+    overrides = training.overrides(values, node.settings)
+    decisive = training.decisive(
+        {**overrides, **_without_start(training, overrides)},
+        maker.study.folder,
+    )
+    settings = {
+        "training": training.hparams.name,
+        "yaml": decisive,
+        "weights of its start": None if start is None else start.digest,
+    }
+
+    def fit():
+        run = maker.prepare(training, overrides)
+        plain = start is None or _start(maker, run, training, node, start)
+        run.fit()
+        pool = maker.pool_of(run)
+        folder = pool.folder / pool.run
+        return {
+            "steps": int(run.brain.optimizer_step),
+            "pool": str(relative_to(folder, maker.study.folder)),
+            "plain": plain,
+            "checkpoints": str(
+                relative_to(
+                    run.brain.checkpointer.checkpoints_dir, maker.study.folder
+                )
+            ),
+        }
+
+    record = once(
+        home / "finished.json",
+        settings,
+        fit,
+        advice=f"delete {home} to train it again.",
+    )
+    # A Brain and what it holds refer to one another
+    gc.collect()
+    if not maker.study.keep_checkpoints:
+        saved = maker.study.folder / record["outcome"]["checkpoints"]
+        _remove_checkpoints(saved, home)
+    pool = maker.study.folder / record["outcome"]["pool"]
+    candidates = read_pool(pool)
+    [candidate] = maker.standing_for(candidates)
+    # Learning with another model's attention begins from both models
+    plain = record["outcome"]["plain"]
+    if start is not None and plain and not _began_from(candidate, start):
+        raise ValueError(
+            f"Model '{node.name}' was trained from other weights than "
+            f"'{node.start}' has now: choose another folder, or delete "
+            f"{home} to train it again."
+        )
+    return Made(
+        candidate.path,
+        candidate.digest,
+        candidates,
+        candidate,
+        {"steps": record["outcome"]["steps"], **_learned(candidates)},
+        record["seconds"],
+        record["interrupted"],
+        candidate.base_digest,
+    )
+
+
+def _learned(candidates):
+    """The coefficients that a training learned, as its checkpoints tell them.
+
+    A Brain that learns with the attention of another model puts its λ, one a
+    layer, into the meta of each checkpoint, under ``ratios``.
+    """
+    history = [
+        {"step": candidate.epoch, "coefficients": candidate.meta["ratios"]}
+        for candidate in candidates
+        if "ratios" in candidate.meta
+    ]
+    return {"learned": history} if history else {}
+
+
+def _start(maker, run, training, node, start):
+    """Has a run begin from the weights that its node names.
+
+    Returns whether its modules have the names of those weights. Modules
+    with adapters or a learned attention have others, and are what `build`
+    made of them.
+    """
+    modules = maker.pool_of(run).modules
+    mine = {
+        f"{name}.{key}": tensor
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
+    with open_weights(start.path) as weights:
+        same_names = set(weights.names()) == set(mine)
+    # Where the YAML has a key for the start, the recipe has loaded it
+    loaded = training.key("start_from") and node.start != ORIGINAL
+    if same_names and not loaded and digest(mine) != start.digest:
+        run.brain.load_weights(start.path)
+    return same_names
+
+
+def _without_start(training, overrides):
+    """The path of the start is no setting: its content is."""
+    key = training.key("start_from")
+    return {key: None} if key in overrides else {}
+
+
+def _began_from(candidate, start):
+    """Whether a training began from a model, as far as the model goes.
+
+    A pretrained encoder has no output layer; that starts from scratch.
+    """
+    if candidate.base_digest in (None, start.digest):
+        return True
+    with open_weights(candidate.base) as base, open_weights(start.path) as one:
+        names = list(one.names())
+        if not set(names) < set(base.names()):
+            return False
+        return digest({name: base[name] for name in names}) == start.digest
+
+
+def _remove_checkpoints(folder, home):
+    """Removes the checkpoints of a finished training of this study.
+
+    After its record is written: without one, it goes on from them.
+    """
+    folder = Path(folder).resolve()
+    if home.resolve() in folder.parents:
+        run_on_main(shutil.rmtree, args=[folder, True])

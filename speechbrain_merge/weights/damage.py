@@ -1,0 +1,64 @@
+"""What shows that a file of a checkpoint was not written to its end.
+
+A kill, a full disk or a broken one leave files that are empty, cut, or filled
+with zeros. Most of them do not open; but a model's file whose first bytes are
+damaged looks like one of the text files that SpeechBrain keeps beside it, and
+the checkpoint like that of a smaller model.
+
+Example
+-------
+>>> import torch
+>>> path = getfixture("tmp_path") / "model.ckpt"
+>>> torch.save({"weight": torch.ones(2)}, path)
+>>> damage_of(path)
+''
+>>> _ = path.write_bytes(b"X" + path.read_bytes()[1:])
+>>> damage_of(path)
+'the beginning of model.ckpt is damaged'
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import zipfile
+from pathlib import Path
+
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import read_json
+
+ZIP = b"PK"
+TEXT_LIMIT = 1 << 20
+
+_BLOCK = 4096
+
+
+def damage_of(path) -> str:
+    """What shows that a file of a checkpoint was not written to its end.
+
+    Arguments
+    ---------
+    path : str or Path
+        A ``.ckpt`` file.
+
+    Returns
+    -------
+    str
+        Empty where nothing shows it.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        start = file.read(_BLOCK)
+    if not start:
+        return f"{path.name} is empty"
+    if not any(start):
+        return f"{path.name} is filled with zeros"
+    if start.startswith(ZIP) and not zipfile.is_zipfile(path):
+        return f"{path.name} breaks off"
+    if not start.startswith(ZIP) and zipfile.is_zipfile(path):
+        return f"the beginning of {path.name} is damaged"
+    if start.startswith(b"{") and path.stat().st_size < TEXT_LIMIT:
+        try:
+            read_json(path)
+        except RecordError:
+            return f"{path.name} breaks off"
+    return ""

@@ -1,0 +1,149 @@
+"""What the outputs of a model mean: the vocabulary that lies beside weights.
+
+Row 3 of a head is the letter `c` for one model and `t` for another, if their
+label encoders or tokenizers are different. The weights do not tell. What tells
+lies beside them: in a checkpoint folder (``tokenizer.ckpt``), in the folder of
+the checkpoints or that of the results above it (``save/label_encoder.txt``), in
+a Hugging Face folder (``vocab.json``, ``tokenizer.json``).
+
+Vocabularies are compared by what they say, token by token. The order of lines
+or keys makes no difference, nor what a tokenizer does besides.
+
+Example
+-------
+>>> folder = getfixture("tmp_path")
+>>> _ = (folder / "label_encoder.txt").write_text("'a' => 0\\n'b' => 1\\n")
+>>> (folder / "model.ckpt").touch()
+>>> found = vocabularies(folder / "model.ckpt")
+>>> found["label encoder"].tokens
+{'a': 0, 'b': 1}
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+# Where a file is looked for: beside the weights and so many folders above
+_LEVELS = 2
+_FILES = {
+    "label encoder": ("label_encoder.txt", "label_encoder.ckpt"),
+    "tokenizer": ("tokenizer.ckpt", "tokenizer.json", "tokenizer.model"),
+    "SentencePiece model": ("*_unigram.model", "*_bpe.model", "*_char.model"),
+    "vocabulary": ("vocab.json", "vocab.txt", "tokens.txt"),
+}
+_ARROW = " => "
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the numbers of a model stand for.
+
+    Arguments
+    ---------
+    path : Path
+        The file that says it.
+    tokens : dict
+        Token to number.
+    """
+
+    path: Path
+    tokens: dict
+
+
+def vocabularies(source) -> dict:
+    """The vocabularies that lie beside weights.
+
+    Arguments
+    ---------
+    source : object
+        A file or a folder of weights, or anything with a `.path`. What lies
+        nowhere has no vocabulary.
+
+    Returns
+    -------
+    found : dict
+        Kind to `Vocabulary`; of each kind the nearest one.
+    """
+    source = getattr(source, "path", source)
+    if not isinstance(source, (str, Path)) or not Path(source).exists():
+        return {}
+    path = Path(source).absolute()
+    folder = path if path.is_dir() else path.parent
+    found = {}
+    for each in (folder, *list(folder.parents)[:_LEVELS]):
+        for place in (each, each / "save"):
+            for kind, patterns in _FILES.items():
+                if kind not in found:
+                    files = [file for p in patterns for file in place.glob(p)]
+                    if files:
+                        found[kind] = Vocabulary(
+                            files[0], read_tokens(files[0])
+                        )
+    return found
+
+
+def read_tokens(path) -> dict:
+    """The tokens of a vocabulary's file, with their numbers.
+
+    Arguments
+    ---------
+    path : str or Path
+        SpeechBrain's label encoder, a tokenizer or vocabulary of Hugging Face,
+        a SentencePiece model, or lines of tokens.
+
+    Returns
+    -------
+    tokens : dict
+        Token to number. Of a file of another kind, its hash.
+    """
+    content = Path(path).read_bytes()
+    try:
+        text = content.decode("utf-8")
+        if Path(path).suffix == ".json":
+            return _of_json(json.loads(text))
+        if _ARROW in text:
+            return _of_label_encoder(text)
+        if Path(path).suffix == ".txt":
+            lines = text.splitlines()
+            return {line: number for number, line in enumerate(lines)}
+    except (ValueError, SyntaxError, TypeError, AttributeError):
+        pass  # of another kind
+    return _of_sentencepiece(content)
+
+
+def _of_json(content):
+    if "model" not in content:
+        return {str(token): number for token, number in content.items()}
+    tokens = content["model"]["vocab"]
+    if isinstance(tokens, list):
+        tokens = {row[0]: number for number, row in enumerate(tokens)}
+    added = content.get("added_tokens") or []
+    return {**tokens, **{row["content"]: row["id"] for row in added}}
+
+
+def _of_label_encoder(text):
+    tokens = {}
+    for line in text.splitlines():
+        if _ARROW in line:
+            token, _, number = line.rpartition(_ARROW)
+            tokens[str(ast.literal_eval(token))] = ast.literal_eval(number)
+    return tokens
+
+
+def _of_sentencepiece(content):
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(content)
+    except RuntimeError:
+        return {hashlib.sha256(content).hexdigest(): 0}
+    return {
+        processor.id_to_piece(number): number
+        for number in range(processor.get_piece_size())
+    }

@@ -1,0 +1,73 @@
+"""A candidate that is not what its pool recorded is merged by no one."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from filled_pool import collect
+from safetensors.torch import load_file, save_file
+
+from speechbrain_merge.cli import main
+from speechbrain_merge.engine import merge
+from speechbrain_merge.pool import CheckpointPool, read_pool
+
+
+def flip_a_bit(path):
+    """The last bit of a file: that of a weight."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage(path, how, other):
+    """Another content under the same name."""
+    if how == "flipped":
+        flip_a_bit(path)
+    elif how == "swapped":
+        shutil.copy(other, path)
+    else:
+        tensors = load_file(path)
+        save_file({name: each + 1 for name, each in tensors.items()}, path)
+
+
+@pytest.mark.parametrize("how", ["flipped", "swapped", "rewritten"])
+def test_a_changed_candidate_is_refused_with_both_digests(tmp_path, how):
+    collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}, {"WER": 1.0}])
+    candidates = read_pool(tmp_path / "pool")
+    damage(candidates[1].path, how, candidates[0].path)
+    changed = [*candidates[:2], candidates[2]]
+    output = tmp_path / "merged.safetensors"
+    digests = [each.digest for each in candidates]
+    for arguments in ({}, {"output": output, "hashes": digests}):
+        with pytest.raises(ValueError, match="run/epoch-0002") as caught:
+            merge("average", changed, progress=False, **arguments)
+        assert candidates[1].digest in str(caught.value)
+        assert "SHA-256" in str(caught.value)
+    assert not output.exists()
+    merge("average", candidates[::2], output=output, progress=False)
+
+
+def test_a_changed_base_is_refused(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    CheckpointPool(tmp_path / "pool", {"model": model}).store_base()
+    collect(tmp_path, [{"WER": 3.0}] * 2)
+    candidates = read_pool(tmp_path / "pool")
+    base = tmp_path / "pool" / "run" / "base.safetensors"
+    candidates = [
+        dataclasses.replace(each, base=base, base_digest="0" * 64)
+        for each in candidates
+    ]
+    with pytest.raises(ValueError, match="base.safetensors: its content"):
+        merge("task_arithmetic", candidates, base, progress=False)
+
+
+def test_a_pool_is_verified_from_the_command_line(tmp_path, capsys):
+    collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}])
+    assert main(["inspect", "--verify", str(tmp_path / "pool")]) == 0
+    assert capsys.readouterr().out.count("as recorded") == 2
+    flip_a_bit(tmp_path / "pool" / "run" / "epoch-0002.safetensors")
+    assert main(["inspect", "--verify", str(tmp_path / "pool")]) == 2
+    shown = capsys.readouterr()
+    assert "run/epoch-0001" in shown.out and "changed" in shown.out
+    assert "epoch-0002.safetensors: its content has the SHA-256" in shown.err

@@ -1,0 +1,260 @@
+"""The same settings are known again, others never taken for them.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy
+import pytest
+import sentencepiece
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain.utils.epoch_loop import EpochCounter
+from tiny_models import tiny_whisper
+
+from speechbrain_merge.records.fingerprint import file_fingerprint, fingerprint
+
+
+class Decoder(torch.nn.Module):
+    """A decoder with everything that decoders have."""
+
+    def __init__(self, beam=4, weights=(0.5, 0.5), table=None):
+        super().__init__()
+        self.beam, self.weights = beam, list(weights)
+        self.cache, self.calls = None, 0
+        self.blank = 0
+        self.register_buffer("table", torch.arange(3.0))
+        self.inner = torch.nn.Linear(2, 2)
+        torch.nn.init.ones_(self.inner.weight)
+        torch.nn.init.zeros_(self.inner.bias)
+        self.nested = {"scorers": [Scorer(0.3)], "table": table}
+
+    def forward(self, features):
+        """Leaves traces, as decoders do."""
+        self.cache, self.last_batch = [features], len(features)
+        self.calls += 1
+        return features
+
+    def set_blank(self, blank):
+        """A setting."""
+        self.blank = blank
+
+
+class Scorer:
+    """Nested in the decoder."""
+
+    __slots__ = ("weight", "seen")
+
+    def __init__(self, weight):
+        self.weight, self.seen = weight, 0
+
+    def score(self):
+        """Leaves a trace."""
+        self.seen += 1
+
+
+@dataclasses.dataclass
+class Settings:
+    """Plain data."""
+
+    beam: int
+    note: str = ""
+
+
+def text_of(number):
+    """A function that a YAML may name."""
+    return str(number)
+
+
+CHANGES = {
+    "a number": lambda d: setattr(d, "beam", 5),
+    "a list": lambda d: d.weights.append(0.1),
+    "an entry": lambda d: d.weights.__setitem__(0, 0.4),
+    "a value inside": lambda d: setattr(d.nested["scorers"][0], "weight", 1),
+    "another object inside": lambda d: d.nested["scorers"].append(Scorer(0.3)),
+    "a buffer": lambda d: d.table.add_(1),
+    "a parameter": lambda d: d.inner.weight.data.mul_(2),
+    "a new setting": lambda d: setattr(d, "temperature", 1.0),
+    "by a setter": lambda d: d.set_blank(1),
+    "an array": lambda d: d.nested.update(table=numpy.arange(3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_decides(change):
+    one, other = Decoder(), Decoder()
+    assert fingerprint(one) == fingerprint(other)
+    CHANGES[change](other)
+    assert fingerprint(one) != fingerprint(other), change
+    assert fingerprint({"a": [one]}) != fingerprint({"a": [other]})
+
+
+def test_what_a_decoder_does_is_no_setting():
+    decoder = Decoder()
+    before = fingerprint(decoder)
+    decoder(torch.ones(3, 2))
+    decoder.nested["scorers"][0].score()
+    decoder.eval()
+    assert fingerprint(decoder) == before
+    counter = EpochCounter(3)
+    before = fingerprint(counter)
+    assert list(counter) == [1, 2, 3]
+    assert fingerprint(counter) == before
+    assert fingerprint(EpochCounter(4)) != before
+
+
+DIFFERENT = [
+    None,
+    True,
+    1,
+    1.0,
+    "1",
+    b"1",
+    [1],
+    {1},
+    {"1": 1},
+    {1: "1"},
+    [[1], []],
+    [[], [1]],
+    [1, 2],
+    "a/name-on-the-hub",
+    "another/name-on-the-hub",
+    Settings(1),
+    Settings(2),
+    Settings(1, "note"),
+    functools.partial(text_of, 1),
+    functools.partial(text_of, number=1),
+    functools.partial(repr, 1),
+    text_of,
+    lambda number: number + 1,
+    lambda number: number + 2,
+    Scorer(1).score,
+    Scorer(2).score,
+    Scorer,
+    torch.ones(2),
+    torch.ones(2).half(),
+    torch.ones(2).bfloat16(),
+    torch.ones(1, 2),
+    torch.float16,
+    numpy.ones(2),
+    numpy.ones(2, dtype="f4"),
+    torch,
+]
+
+
+def test_nothing_is_taken_for_anything_else():
+    found = [fingerprint(value) for value in DIFFERENT]
+    assert len(set(found)) == len(DIFFERENT)
+    assert [fingerprint(value) for value in DIFFERENT] == found
+    assert fingerprint(OrderedDict(a=1, b=2)) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint(numpy.float64(0.5)) == fingerprint(0.5)
+    assert fingerprint(torch.device("cpu")) == fingerprint(torch.device("meta"))
+
+
+def test_an_object_that_holds_itself():
+    one, other = {"beam": 1}, {"beam": 1}
+    one["self"], other["self"] = one, other
+    assert fingerprint(one) == fingerprint(other)
+    other["beam"] = 2
+    assert fingerprint(one) != fingerprint(other)
+
+
+def test_files_and_folders(tmp_path):
+    model = tmp_path / "lm.arpa"
+    model.write_text("one")
+    before = fingerprint({"lm": str(model)})
+    moved = tmp_path / "elsewhere.arpa"
+    moved.write_text("one")
+    assert fingerprint({"lm": moved}) == before
+    model.write_text("two")
+    assert fingerprint({"lm": str(model)}) != before
+    assert file_fingerprint(model) != file_fingerprint(moved)
+    results = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "wer.txt").write_text(name)
+        settings = {"wer_file": str(folder / "wer.txt"), "out": str(folder)}
+        results.append(fingerprint(settings, [folder]))
+    assert results[0] == results[1]
+    other = {"wer_file": str(folder / "cer.txt"), "out": str(folder)}
+    assert fingerprint(other, [folder]) != results[0]
+
+
+YAML = """
+vocabulary: [a, b, {words}]
+decoder: !new:records.test_fingerprint.Decoder
+    beam: {beam}
+    weights: [0.1, 0.9]
+    table: !new:records.test_fingerprint.Scorer
+        weight: {weight}
+scorer: !name:records.test_fingerprint.text_of
+    number: {number}
+"""
+
+
+def of_yaml(words="c", beam=4, weight=0.1, number=1):
+    """The fingerprint of what a YAML makes."""
+    text = YAML.format(words=words, beam=beam, weight=weight, number=number)
+    return fingerprint(load_hyperpyyaml(text))
+
+
+def test_a_yaml_in_a_new_process():
+    changed = [{"words": "d"}, {"beam": 5}, {"weight": 0.2}, {"number": 2}]
+    found = {of_yaml(), *(of_yaml(**change) for change in changed)}
+    assert len(found) == 5
+    tests = Path(__file__).parents[1]
+    code = "from records.test_fingerprint import of_yaml; print(of_yaml())"
+    for seed in ("1", "2"):
+        paths = [str(tests), str(tests.parent)]
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": os.pathsep.join(paths),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == of_yaml()
+
+
+def test_tokenizers_and_whisper(tmp_path):
+    """Real ones: a model in C++, a tokenizer in Rust, modules that decode."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(["one two three", "four five six"] * 20))
+    found = set()
+    for size in (19, 20, 19):
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(texts),
+            model_prefix=str(tmp_path / f"{size}"),
+            vocab_size=size,
+            minloglevel=2,
+        )
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.load(str(tmp_path / f"{size}.model"))
+        found.add(fingerprint(processor))
+    assert len(found) == 2
+    hub = tiny_whisper(tmp_path / "hub", layers=1, multilingual=True)
+    whisper = Whisper(hub, hub + "/cache", language="english")
+    again = Whisper(hub, hub + "/cache", language="english")
+    before = fingerprint(whisper)
+    assert fingerprint(again) == before
+    whisper.tokenizer(["one", "two three"], padding=True)
+    whisper(torch.zeros(1, 1600), torch.tensor([[1, 2]]))
+    assert fingerprint(whisper) == before
+    next(again.parameters()).data.view(-1)[0] += 1
+    assert fingerprint(again) != before
+    german = Whisper(hub, hub + "/cache", language="german")
+    assert fingerprint(german) != before

@@ -1,0 +1,232 @@
+"""Results and trials of merge stages: used again where nothing that decides
+them has changed, and only there.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from counted_scorings import VALID, AnotherDecoder, Decoder, ask, trained
+from tiny_models import tiny_ctc_data, tiny_network
+
+from speechbrain_merge.search import (
+    CoordinateSearch,
+    GreedySearch,
+    GridSearch,
+    PrefixSearch,
+)
+
+CHANGES = {
+    "another decoder": lambda h: setattr(h, "decoder", AnotherDecoder()),
+    "a list": lambda h: setattr(h, "words", ["one", "three"]),
+    "in a list": lambda h: h.words.append("three"),
+    "in an object": lambda h: setattr(h.decoder, "bonus", [9.0]),
+    "in a list in an object": lambda h: h.decoder.bonus.append(9.0),
+    "an object in it": lambda h: setattr(h.decoder, "inner", Decoder([9.0])),
+    "a buffer": lambda h: setattr(h.decoder, "buffer", torch.ones(2)),
+    "a number": lambda h: setattr(h, "beam_size", 3),
+    "a word with a slash": lambda h: setattr(h, "lm", "speechbrain/lm"),
+    "a function": lambda h: setattr(h, "normalizer", str.lower),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results folder of a training, to be copied."""
+    folder = tmp_path_factory.mktemp("results") / "1986"
+    trained(folder)
+    return folder
+
+
+@pytest.fixture
+def brain(results, tmp_path):
+    """A Brain over results that nobody has merged yet."""
+    shutil.copytree(results, tmp_path / "results")
+    return trained(tmp_path / "results")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_way_to_decode_is_another_question(brain, change):
+    first, scored = ask(brain)
+    assert scored == 4 and not first.reused
+    again, scored = ask(brain)
+    assert again.reused and scored == 0
+    CHANGES[change](brain.hparams)
+    other, scored = ask(brain)
+    assert not other.reused and scored > 0, change
+    # what is reported is true
+    tally = brain.score_weights(other.path, tiny_ctc_data(10, seed=50), VALID)
+    assert other.value == tally.value
+    if change == "another decoder":
+        assert other.value == 100.0 != first.value
+
+
+def test_a_file_that_changed_is_another_question(brain, tmp_path):
+    model = tmp_path / "lm.arpa"
+    model.write_text("one")
+    brain.hparams.lm = str(model)
+    ask(brain)
+    assert ask(brain)[0].reused
+    model.write_text("two")
+    assert not ask(brain)[0].reused
+    # also for the selection data
+    assert not ask(brain, valid=51)[0].reused
+
+
+def test_what_happens_by_itself_changes_nothing(brain, tmp_path):
+    first, _ = ask(brain)
+    brain.evaluate(tiny_ctc_data(6, seed=60), min_key="WER")
+    (tmp_path / "results" / "wer.txt").write_text("%WER 3.14")
+    brain.hparams.epoch_counter.current = 9
+    again, scored = ask(brain)
+    assert again.reused and scored == 0 and again.value == first.value
+    # the folder is moved, and a new Brain made there
+    shutil.move(tmp_path / "results", tmp_path / "moved")
+    moved = trained(tmp_path / "moved")
+    again, scored = ask(moved)
+    assert again.reused and scored == 0
+    assert again.path == tmp_path / "moved/merge/average/merged.safetensors"
+
+
+def test_a_new_process(brain, tmp_path):
+    first, _ = ask(brain)
+    tests = Path(__file__).parents[1]
+    paths = map(str, (tests, tests.parent))
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from counted_scorings import ask, trained\n"
+        "result, scored = ask(trained(Path(sys.argv[1])))\n"
+        "print('found', result.reused, scored, result.value)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "results")],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"found True 0 {first.value}" in done.stdout
+
+
+def same_as_fresh(brain, result, folder, search, **settings):
+    """Without a journal and without racing it comes to the same."""
+    fresh, _ = ask(brain, search, folder=folder, racing=False, **settings)
+    assert not any(trial["reused"] for trial in fresh.trials)
+    assert result.selected == fresh.selected
+    assert result.value == fresh.value
+    assert [trial["accepted"] for trial in result.trials] == [
+        trial["accepted"] for trial in fresh.trials
+    ]
+
+
+@pytest.mark.parametrize("racing", [True, False])
+def test_trials_are_scored_once(brain, tmp_path, racing):
+    """A grown pool, another rule, another order, another search and stage."""
+    _, scored = ask(brain, racing=racing)
+    assert scored == 4
+    grown = trained(tmp_path / "results", epochs=5)
+    assert len(grown.pool.candidates()) == 5
+    result, scored = ask(grown, racing=racing)
+    assert scored == 1 and len(result.trials) == 5
+    same_as_fresh(grown, result, tmp_path / "a", GreedySearch())
+
+    search = GreedySearch(accept="le")
+    result, scored = ask(grown, search, racing=racing)
+    # a trial that was stopped at a tie has lost by the one rule alone
+    new = [trial for trial in result.trials if not trial["reused"]]
+    assert scored == len(new) <= (1 if racing else 0)
+    same_as_fresh(grown, result, tmp_path / "b", search)
+
+    search = GreedySearch("sorted", "le")
+    result, scored = ask(grown, search, name="soup", racing=racing)
+    singles = [trial for trial in result.trials if trial["kind"] == "single"]
+    assert [trial["reused"] for trial in singles].count(False) == 4
+    same_as_fresh(grown, result, tmp_path / "c", search)
+
+    search = PrefixSearch(score_singles=True)
+    result, scored = ask(grown, search, name="prefixes", racing=racing)
+    singles = [trial for trial in result.trials if trial["kind"] == "single"]
+    assert all(trial["reused"] for trial in singles)
+    same_as_fresh(grown, result, tmp_path / "d", search)
+
+    search = GreedySearch("shuffled", seed=3)
+    result, scored = ask(grown, search, name="shuffled", racing=racing)
+    assert scored < 5
+    same_as_fresh(grown, result, tmp_path / "e", search)
+    assert ask(grown, search, name="again", racing=racing)[1] == 0
+    assert (tmp_path / "results/merge/trials.jsonl").exists()
+
+
+def test_methods_and_searches_over_coefficients_share_their_trials(brain):
+    names = [each.name for each in brain.pool.candidates()]
+    scale = {"experts": dict.fromkeys(names, 0.5)}
+    grid = GridSearch("scale", [scale, 0.25])
+    _, scored = ask(brain, grid, method="task_arithmetic", name="grid")
+    assert scored == 2
+    # 0.5 each: by another search, as a coefficient of each run
+    search = CoordinateSearch(dict.fromkeys(names, (0.0, 1.0)), evaluations=1)
+    result, scored = ask(
+        brain, search, method="task_arithmetic", name="coordinates"
+    )
+    assert scored == 0 and result.trials[0]["reused"]
+    # another method with the same parameters
+    _, scored = ask(brain, grid, method="ties", name="grid")
+    assert scored == 2
+    # an average does not depend on the base, task arithmetic does
+    ask(brain, name="plain")
+    base = {
+        f"model.{name}": tensor * 2
+        for name, tensor in tiny_network(0).state_dict().items()
+    }
+    assert ask(brain, base=base, name="with-base")[1] == 0
+    _, scored = ask(
+        brain, grid, base=base, method="task_arithmetic", name="other-base"
+    )
+    assert scored == 2
+
+
+def test_weights_and_single_candidates(brain, tmp_path):
+    names = [each.name for each in brain.pool.candidates()]
+    search = GreedySearch(score_singles=True)
+    ask(brain, search)
+    weights = {name: 1 + place for place, name in enumerate(names)}
+    result, _ = ask(brain, search, weights=weights, name="weighted")
+    # one model alone is itself, whatever it weighs; two are not
+    for trial in result.trials:
+        assert trial["reused"] == (trial["kind"] == "single")
+    same_as_fresh(brain, result, tmp_path / "a", search, weights=weights)
+
+
+def test_a_torn_line_and_an_old_journal(brain, tmp_path):
+    """What cannot be used is scored again, and nothing else."""
+    first, _ = ask(brain)
+    folder = tmp_path / "results" / "merge"
+    journal = folder / "trials.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
+    shutil.rmtree(folder / "average")
+    journal.write_bytes(b"".join(lines)[:-20])
+    again, scored = ask(brain)
+    assert scored == 1 and again.value == first.value
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+    # of an earlier version: in the stage's folder, with keys of its own
+    old = folder / "old" / "trials.jsonl"
+    old.parent.mkdir()
+    row = dict(json.loads(lines[0]), key="0" * 64)
+    old.write_text(json.dumps(row) + "\n")
+    with journal.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    _, scored = ask(brain, name="old")
+    assert scored == 0 and len(old.read_text().splitlines()) == 1
