@@ -132,6 +132,13 @@ def test_a_merge_keeps_weight_norm_beside_layers_called_adapter(tmp_path):
         )
 
 
+def test_a_merge_of_two_dtypes_keeps_weight_norm():
+    first, second = (normed("new", 0).state_dict() for _ in range(2))
+    half = {name: tensor.half() for name, tensor in second.items()}
+    for experts in ([first, half], [half, first]):
+        assert set(merge("average", experts, progress=False)) == set(first)
+
+
 def test_folding_says_what_it_folded():
     layer = normed("new", 0)
     assert fold(layer).folded == {"weight norm"}
