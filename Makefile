@@ -29,6 +29,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 check: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15

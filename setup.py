@@ -21,10 +21,12 @@ EXTRAS["dev"] = sorted(
 ) + [
     "codespell==2.3.0",
     "jiwer>=3.0",
+    "mypy==2.4.1",
     "peft>=0.13",
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff==0.12.4",
+    "types-PyYAML>=6.0.12",
     "yamllint==1.35.1",
 ]
 

@@ -190,12 +190,11 @@ def is_mixed(method: MergeMethod, name: str) -> bool:
     bool
         False where a ``restricted`` method takes it from one model.
     """
-    while isinstance(method, MergeMethod):
-        chooses = getattr(method, "chooses", None)
-        if chooses is not None and not chooses(name):
-            return method.otherwise == "average"
-        method = getattr(method, "method", None)
-    return True
+    chooses = getattr(method, "chooses", None)
+    if chooses is not None and not chooses(name):
+        return method.otherwise == "average"
+    inside = getattr(method, "method", None)
+    return not isinstance(inside, MergeMethod) or is_mixed(inside, name)
 
 
 def _asks(method):

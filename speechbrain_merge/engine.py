@@ -36,17 +36,21 @@ Authors
 import json
 import math
 import platform
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Optional, Union
 
+import torch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
@@ -66,18 +70,18 @@ NO_HASH = "0" * 64
 
 
 def merge(
-    method,
-    experts,
-    base=None,
-    output=None,
-    workers=1,
-    progress=True,
-    labels=None,
-    hashes=None,
-    metadata=None,
-    dtype=None,
-    same_base=True,
-):
+    method: Union[MergeMethod, str],
+    experts: Iterable[Any],
+    base: Optional[Any] = None,
+    output: Union[str, Path, None] = None,
+    workers: int = 1,
+    progress: bool = True,
+    labels: Optional[list[str]] = None,
+    hashes: Optional[list[str]] = None,
+    metadata: Optional[dict] = None,
+    dtype: Union[str, torch.dtype, None] = None,
+    same_base: bool = True,
+) -> Any:
     """Merges weights from anywhere, streamed.
 
     Arguments
@@ -148,7 +152,7 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
-    experts = method.list_of_experts(experts)
+    experts = list_of_experts(experts, method.name)
     dtype = float_dtype(dtype)
     for given, what in ((labels, "labels"), (hashes, "hashes")):
         if given is not None and len(given) != len(experts):
@@ -232,7 +236,7 @@ def merge(
     return output
 
 
-def provenance(source):
+def provenance(source: Union[str, Path]) -> dict:
     """The record in a merged file: its method, sources and versions.
 
     Arguments

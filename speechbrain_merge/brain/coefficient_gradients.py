@@ -65,9 +65,10 @@ class MergeInModules:
                 stack.enter_context(open_weights(expert)) for expert in experts
             ]
             anchor = stack.enter_context(open_weights(base))
-            self.merged = method.merged(opened, anchor, labels)
             self.experts = [fold(expert) for expert in opened]
             self.base = fold(anchor)
+            method.make_coefficients(self.experts, self.base, labels)
+            self.merged = method.merged(opened, anchor, labels)
             self.names = merged_names(self.experts)
             self._places = self._find_places(brain)
             self._stack = stack.pop_all()

@@ -107,7 +107,7 @@ class Landscape:
         self.folder = None if folder is None else Path(folder)
         self._scored = {}
         self._journal = None
-        if folder is not None:
+        if self.folder is not None:
             about = {
                 "selection": self.scorer.key(),
                 "hparams": decisive_settings(brain),

@@ -88,9 +88,7 @@ def compare(first, second, base=None, layers: bool = False) -> list:
         models = [stack.enter_context(fold(first))]
         for source in (second,) if base is None else (second, base):
             other = stack.enter_context(fold(source))
-            if set(other.names()) != set(models[0].names()):
-                other = renamed(other, models[0])
-            models.append(other)
+            models.append(renamed(other, models[0]))
         check_compatible(models, finite=False, same_dtype=False)
         sums = {}
         for name in models[0].names():
@@ -106,7 +104,7 @@ def compare(first, second, base=None, layers: bool = False) -> list:
                 sums[row] = sums.get(row, 0) + counted
     sums["all"] = sums.pop("all", torch.zeros(6, dtype=torch.float64))
     return [
-        _difference(row, *found.tolist(), based=base is not None)
+        _difference(row, found.tolist(), base is not None)
         for row, found in sums.items()
     ]
 
@@ -136,10 +134,9 @@ def _sums(a, b):
     )
 
 
-def _difference(
-    row, entries, product, square_a, square_b, moved, conflicts, based
-):
+def _difference(row, found, based):
     """The row of a table from its sums."""
+    entries, product, square_a, square_b, moved, conflicts = found
     norm_a, norm_b = square_a**0.5, square_b**0.5
     cosine = distance = None
     if norm_a and norm_b:

@@ -143,7 +143,8 @@ class PlanRun:
                 if base is not None:
                     base = made.get(base, base)
                     if self.plan.methods[name].needs_same_names:
-                        base = under_names_of(base, experts[0])
+                        # stays open: some entries may be the expert's
+                        base = renamed(fold(base), fold(experts[0]))
                 record = {"stage": name, "digest": self._digest(name)}
                 merge(
                     self.plan.methods[name],
@@ -195,11 +196,11 @@ class PlanRun:
                 check_belonging(
                     method,
                     read,
-                    None if known else under_names_of(base, opened[0]),
+                    None if known else renamed(fold(base), opened[0]),
                     "`different_bases: true` (--different-bases)",
                 )
             if base is not None and base not in self.plan.stages:
-                under_names_of(base, opened[0]).close()
+                renamed(fold(base), opened[0]).close()
         for weights in opened:
             weights.close()
 
@@ -251,24 +252,3 @@ class PlanRun:
             if "output" in stage:
                 need(name)
         return [name for name in self.plan.order if name in needed]
-
-
-def under_names_of(base, expert):
-    """A base under the names that an expert has.
-
-    Arguments
-    ---------
-    base : object
-        Anything that ``open_weights`` opens.
-    expert : object
-        Likewise.
-
-    Returns
-    -------
-    base : Weights
-    """
-    opened, like = fold(base), fold(expert)
-    if set(opened.names()) == set(like.names()):
-        return opened
-    # stays open: some entries may be the expert's
-    return renamed(opened, like)

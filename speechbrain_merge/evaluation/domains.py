@@ -55,9 +55,10 @@ def macro_average(
     if missing:
         raise KeyError(f"no rates for {missing}: there are {list(measured)}")
     rates = [rate_of(measured[name]) for name in names]
-    if not rates or None in rates:
+    known = [rate for rate in rates if rate is not None]
+    if not known or len(known) < len(rates):
         return None
-    return sum(rates) / len(rates)
+    return sum(known) / len(known)
 
 
 def normalised_gain(base, expert, merged) -> Optional[float]:
@@ -110,8 +111,8 @@ def worst_domain(measured: Mapping) -> Optional[str]:
     'phone'
     """
     rates = {name: rate_of(value) for name, value in measured.items()}
-    known = [name for name, rate in rates.items() if rate is not None]
-    return max(known, key=lambda name: rates[name]) if known else None
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    return max(known, key=lambda name: known[name]) if known else None
 
 
 def summarize_domains(
@@ -155,13 +156,16 @@ def summarize_domains(
     }
     if base is None:
         return summary
-    before = {name: rate_of(base[name]) for name in merged}
-    both = [name for name in merged if None not in (before[name], rates[name])]
-    summary["improved"] = sum(rates[name] < before[name] for name in both)
+    both = {
+        name: (after, before)
+        for name, after in rates.items()
+        if after is not None and (before := rate_of(base[name])) is not None
+    }
+    summary["improved"] = sum(after < before for after, before in both.values())
     summary["relative_change"] = {
-        name: 100 * (rates[name] / before[name] - 1)
-        for name in both
-        if before[name]
+        name: 100 * (after / before - 1)
+        for name, (after, before) in both.items()
+        if before
     }
     if experts is not None:
         summary["normalised_gain"] = {

@@ -123,10 +123,9 @@ class TextNormalizer:
             )
         self.bracketed = [
             re.compile(
-                f"{re.escape(left)}[^{re.escape(left + right)}]*"
-                f"{re.escape(right)}"
+                f"{re.escape(pair[0])}[^{re.escape(pair)}]*{re.escape(pair[1])}"
             )
-            for left, right in pairs
+            for pair in pairs
         ]
         self.split_letters = split_letters
         self.numbers = numbers
@@ -165,10 +164,10 @@ class TextNormalizer:
         if self.punctuation:
             text = "".join(map(_word_character, text))
             text = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", text)
-        words = text.split()
+        kept = text.split()
         if self.fillers:
-            words = [w for w in words if w.casefold() not in self.fillers]
-        text = " ".join(words)
+            kept = [w for w in kept if w.casefold() not in self.fillers]
+        text = " ".join(kept)
         # capitals may need composing anew
         return _spell(text.upper()) if self.upper_case else text
 

@@ -5,6 +5,7 @@ or of error rates; see ``base`` for what a method is and how to write one.
 """
 
 from speechbrain_merge.methods.base import MergeMethod
+from speechbrain_merge.methods.plain_function import merge_method
 from speechbrain_merge.methods.registry import available, create, register
 
 from speechbrain_merge.methods.average import Average  # isort: skip

@@ -9,8 +9,9 @@ arXiv 2310.02575; with speech models AdaLTM, arXiv 2603.25041).
 
 This is the merge; ``speechbrain_merge.learn_coefficients`` is what learns, with
 a recipe's Brain. The coefficients are a ``torch.nn.Parameter`` of this module,
-made when the models are first seen, and the method merges with them as they
-are, over files and tensor by tensor, as any other method.
+which ``make_coefficients`` makes for models of one kind, and the method merges
+with them as they are, over files and tensor by tensor, as any other method.
+Without them it merges with those that learning would start from.
 
 How finely: ``by="layer"`` has one coefficient for each expert and Transformer
 layer, and one for what is outside the layers of each stack; ``by="tensor"``
@@ -25,6 +26,7 @@ Example
 >>> method = AdaMerging()
 >>> method(experts, base)
 {'encoder.layers.0.w': tensor([0.9000]), 'head.w': tensor([0.9000])}
+>>> method.make_coefficients(experts, base)
 >>> method.groups
 ['encoder.layers.0', 'others']
 >>> with torch.no_grad():  # stands for learning
@@ -39,6 +41,8 @@ Authors
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Optional
 
 import torch
 
@@ -46,8 +50,13 @@ from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.bounds import BOUNDS, bounded, value_of
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice
+from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base, merged_names
+from speechbrain_merge.methods.task_vectors import (
+    add_to_base,
+    merged_names,
+    scaled_sum,
+)
 from speechbrain_merge.weights import common_ties, part
 
 GRAINS = ("expert", "layer", "tensor")
@@ -86,6 +95,8 @@ class AdaMerging(MergeMethod):
     needs_base = True
     piecewise = True
     shows_faults = True
+    # Experts by groups; see ``make_coefficients``
+    coefficients: Optional[torch.nn.Parameter]
 
     def __init__(
         self, scale=0.3, by="layer", lambda_param="clamp", learned=None
@@ -96,7 +107,7 @@ class AdaMerging(MergeMethod):
         check_choice(lambda_param, "lambda_param", BOUNDS)
         _check_learned(learned, lambda_param)
         self.scale, self.by, self.lambda_param = scale, by, lambda_param
-        self.groups, self._kept = [], {}
+        self.groups: list[str] = []
         self._given, self._start = learned, None
         self.register_parameter("coefficients", None)
 
@@ -138,22 +149,57 @@ class AdaMerging(MergeMethod):
         stack = f"{where.stack}." if where.stack else ""
         return f"{stack}layers.{where.layer}"
 
-    def prepare(self, experts, base):
-        """Makes the coefficients when models of this kind are first seen.
+    def make_coefficients(
+        self,
+        experts: list,
+        base: Any,
+        labels: Optional[list[str]] = None,
+    ) -> None:
+        """Makes the coefficients that are to be learned, for these models.
+
+        Those that are there stay, where they were made for such models: an
+        optimizer may hold them.
+
+        Arguments
+        ---------
+        experts : list
+            What ``speechbrain_merge.weights.fold`` takes.
+        base : object
+            Likewise, the base.
+        labels : list of str, optional
+            How ``scale`` names the experts.
 
         Raises
         ------
         ValueError
             When coefficients were learned for other models than these.
         """
-        names, self._kept = {}, common_ties(experts)
+        with ExitStack() as stack:
+            opened, anchor = plain_models(experts, base)
+            for model in [*opened, *([] if anchor is None else [anchor])]:
+                stack.enter_context(model)
+            groups, values, _ = self.prepared(opened, anchor, labels).found
+        if values is not self.coefficients:
+            self.groups, self._start = groups, values
+            self.coefficients = torch.nn.Parameter(values.clone())
+
+    def prepare(self, experts, base):
+        """The groups of tensors, their coefficients, and which tensors are one.
+
+        Raises
+        ------
+        ValueError
+            When coefficients were learned for other models than these.
+        """
+        ties = common_ties(experts)
+        names = {}
         for name in merged_names(experts):
             names.setdefault(self.group_of(name), name)
         number, learned = len(experts), self.learned
         if learned is not None:
             self._check_fit(learned, names, number)
             if self.coefficients is not None:
-                return
+                return self.groups, self.coefficients, ties
             rows = learned
         else:
             rows = {
@@ -162,34 +208,35 @@ class AdaMerging(MergeMethod):
                 )
                 for group, name in names.items()
             }
+        values = self._within_bounds(rows, number)
+        if self.coefficients is not None and list(rows) == self.groups:
+            if torch.equal(values, self._start):
+                # made for such models, but not learned yet
+                return self.groups, self.coefficients, ties
+        return list(rows), values, ties
+
+    def _within_bounds(self, rows, number):
+        """The parameters that give these coefficients, experts by groups."""
         parameters = [
             [value_of(each, self.lambda_param, "scale") for each in row]
             for row in rows.values()
         ]
         # float64, that nothing is lost on the way through a configuration
         start = torch.tensor(parameters, dtype=torch.float64)
-        start = start.reshape(-1, number).T.contiguous()
-        same = self._start is not None and torch.equal(self._start, start)
-        if same and self.groups == list(rows):
-            return  # an optimizer may hold the parameter
-        self.groups, self._start = list(rows), start
-        self.coefficients = torch.nn.Parameter(start.clone())
+        return start.reshape(-1, number).T.contiguous()
 
     def merge_tensor(self, name, experts, base):
         """Adds the task vectors of one tensor, scaled as they are now."""
+        groups, coefficients, ties = self.found
         # tied tensors are one, and have the coefficients of one
-        group = self.group_of(self._kept.get(name, name))
-        column = self.groups.index(group)
+        column = groups.index(self.group_of(ties.get(name, name)))
         with torch.no_grad():
-            scales = self.values()[:, column].tolist()
+            scales = bounded(coefficients, self.lambda_param)[:, column]
+            scales = scales.tolist()
 
-        def change(vectors, where):
-            total = vectors[0].mul_(scales[0])
-            for vector, scale in zip(vectors[1:], scales[1:]):
-                total.add_(vector, alpha=scale)
-            return total
-
-        return add_to_base(change, experts, base)
+        return add_to_base(
+            lambda vectors, where: scaled_sum(vectors, scales), experts, base
+        )
 
     def _check_fit(self, learned, names, number):
         """Raises unless learned coefficients are for such models."""
@@ -213,8 +260,8 @@ class AdaMerging(MergeMethod):
         stored = state_dict.get(f"{prefix}coefficients")
         if stored is not None and self.coefficients is None:
             raise ValueError(
-                "The coefficients of AdaMerging belong to experts: merge them "
-                "once, or call `start`, before loading a state. (A "
+                "The coefficients of AdaMerging belong to experts: call "
+                "`make_coefficients` before loading a state. (A "
                 "configuration, with `learned`, needs no such thing.)"
             )
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -18,32 +18,47 @@ Example
 >>> Average()(experts)
 {'w': tensor([2., 4.])}
 
-A new method is a class with one formula:
+A new method is a function of one tensor of each expert
+(``speechbrain_merge.methods.plain_function``):
+
+>>> from speechbrain_merge.methods import create, merge_method
+>>> @merge_method("median")
+... def median(experts):
+...     "The median of the experts, entry by entry."
+...     return torch.stack(experts).median(dim=0).values
+>>> create("median")(experts)
+{'w': tensor([1., 2.])}
+
+or, where it needs to see the whole models first, a class: ``prepare`` returns
+what it found there, and ``merge_tensor`` reads it as ``self.found``.
 
 >>> from speechbrain_merge.methods import MergeMethod, register
->>> @register("median")
-... class Median(MergeMethod):
-...     "The median of the experts, entry by entry."
+>>> @register("longest")
+... class Longest(MergeMethod):
+...     "The expert with the longest weights, as a whole."
+...
+...     def prepare(self, experts, base):
+...         names = experts[0].names()
+...         lengths = [sum(e[n].norm() ** 2 for n in names) for e in experts]
+...         return lengths.index(max(lengths))
 ...
 ...     def merge_tensor(self, name, experts, base):
-...         return torch.stack(experts).median(dim=0).values
->>> Median()(experts)
-{'w': tensor([1., 2.])}
+...         return experts[self.found]
+>>> Longest()(experts)
+{'w': tensor([3., 6.])}
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
-import inspect
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from os import PathLike
+from typing import Any, Optional
 
 import torch
-from tqdm import tqdm
 
+from speechbrain_merge.methods.configuration import configuration
 from speechbrain_merge.methods.entries import (
     float_names,
     is_finite,
@@ -51,15 +66,16 @@ from speechbrain_merge.methods.entries import (
     merge_entry,
     weighted_sum,
 )
+from speechbrain_merge.methods.first_pass import each
+from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.weights import (
     Entry,
     Weights,
     check_compatible,
     common_ties,
     depth,
-    fold,
     open_weights,
-    promoted,
     refold,
 )
 
@@ -81,14 +97,13 @@ class MergeMethod(torch.nn.Module):
     constructor is kept as an attribute of the same name, so that a merge can
     say how it was made.
 
-    Example
-    -------
-    >>> from speechbrain_merge.methods import Average
-    >>> Average(weights=[1, 3])([{"w": torch.zeros(1)}, {"w": torch.ones(1)}])
-    {'w': tensor([0.7500])}
+    A merge works on a copy of the method (``prepared``), which has what belongs
+    to that merge: ``labels``, ``depths``, ``workers``, ``show_progress`` and
+    ``found``. The method itself stays as it was made, and may serve several
+    merges at once.
     """
 
-    name = ""
+    name: str = ""
     needs_base = False
     # Whether ``merge_tensor`` takes tensors as they are stored and goes over
     # them in pieces; others get them in float32 at least.
@@ -101,22 +116,25 @@ class MergeMethod(torch.nn.Module):
     needs_same_names = True
     # Which statistics of each expert over data it needs, and with what options
     # they are collected (``speechbrain_merge.brain.statistics``)
-    statistics_kind = None
-    statistics_options = {}
+    statistics_kind: Optional[str] = None
+    statistics_options: Mapping[str, Any] = {}
     # Whether the experts must be fine-tuned from the same weights; a method
     # that aligns models of different starts need not mind.
     needs_same_base = True
     minimum_experts = 1
-    maximum_experts = None
+    maximum_experts: Optional[int] = None
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.labels = []
-        self.depths = {}
-        self.workers = 1
-        self.show_progress = False
+        # The experts' labels, and the depth of each layer in its stack
+        self.labels: list[str] = []
+        self.depths: dict = {}
+        # Threads of the first pass, and whether it shows bars
+        self.workers, self.show_progress = 1, False
+        # What ``prepare`` returned
+        self.found: Any = None
 
-    def prepare(self, experts, base):
+    def prepare(self, experts: list[Weights], base: Optional[Weights]) -> Any:
         """First pass over the whole model, before any tensor is merged.
 
         Arguments
@@ -125,9 +143,21 @@ class MergeMethod(torch.nn.Module):
             Mappings from name to tensor that read a tensor when asked.
         base : Weights, optional
             The model that the experts were fine-tuned from.
-        """
 
-    def merge_tensor(self, name, experts, base):
+        Returns
+        -------
+        found : object
+            What ``merge_tensor`` needs to know of these models. It finds it
+            in ``self.found``.
+        """
+        return None
+
+    def merge_tensor(
+        self,
+        name: str,
+        experts: list[torch.Tensor],
+        base: Optional[torch.Tensor],
+    ) -> torch.Tensor:
         """Merges one floating-point tensor.
 
         Must not change its inputs, and must not depend on the order in which
@@ -149,7 +179,9 @@ class MergeMethod(torch.nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define merge_tensor.")
 
-    def forward(self, state_dicts, base=None):
+    def forward(
+        self, state_dicts: Iterable[Any], base: Optional[Any] = None
+    ) -> dict[str, torch.Tensor]:
         """Merges state dicts in memory.
 
         Arguments
@@ -174,15 +206,16 @@ class MergeMethod(torch.nn.Module):
             When the method's demands (number of experts, a base) are not met,
             or a tensor has a NaN or an infinity.
         """
-        state_dicts = self.list_of_experts(state_dicts)
+        state_dicts = list_of_experts(state_dicts, self.name)
         with ExitStack() as stack:
             experts = [
                 stack.enter_context(open_weights(expert))
                 for expert in state_dicts
             ]
+            anchor = None
             if base is not None:
-                base = stack.enter_context(open_weights(base))
-            merged = self.merged(experts, base)
+                anchor = stack.enter_context(open_weights(base))
+            merged = self.merged(experts, anchor)
             made = {
                 name: merged[name]
                 for name in merged.names()
@@ -194,8 +227,13 @@ class MergeMethod(torch.nn.Module):
             }
 
     def merged(
-        self, experts, base=None, labels=None, workers=1, progress=False
-    ):
+        self,
+        experts: list[Weights],
+        base: Optional[Weights] = None,
+        labels: Optional[list[str]] = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> Weights:
         """The merged model, each tensor of which is merged when it is read.
 
         Experts with weight norm are merged as the weights that they compute
@@ -228,35 +266,42 @@ class MergeMethod(torch.nn.Module):
             When the method's demands are not met.
         """
         self.check_experts(len(experts))
-        folded = [fold(expert) for expert in experts]
-        anchor = None if base is None else fold(base)
-        if anchor is not None and self.needs_base:
-            *folded, anchor = promoted([*folded, anchor])
-        else:
-            folded = promoted(folded)
-        self.start(folded, anchor, labels, workers, progress)
+        folded, anchor = plain_models(experts, base, self.needs_base)
+        method = self.prepared(folded, anchor, labels, workers, progress)
         first = folded[0]
         merged = Weights(
             {
                 name: Entry(
                     first.shape(name),
                     first.dtype(name),
-                    partial(self.merge_entry, name, folded, anchor),
+                    partial(method.merge_entry, name, folded, anchor),
                 )
                 for name in first.names()
             },
             label=f"merge by {self.name}",
             tied=common_ties(folded),
         )
-        weight_norm = set(first.names()) != set(experts[0].names()) and not any(
-            "lora" in name or "adapter" in name for name in experts[0].names()
-        )
-        return refold(merged, like=experts[0]) if weight_norm else merged
+        if first.folded == {"weight norm"}:
+            return refold(merged, like=experts[0])
+        return merged
 
-    def start(self, experts, base=None, labels=None, workers=1, progress=False):
-        """Checks the experts against the method and runs the first pass.
+    def prepared(
+        self,
+        experts: list[Weights],
+        base: Optional[Weights] = None,
+        labels: Optional[list[str]] = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> "MergeMethod":
+        """A copy of this method that is ready to merge these experts.
 
         Arguments and errors are those of ``merged``.
+
+        Returns
+        -------
+        method : MergeMethod
+            After the first pass. Parameters and wrapped methods are not
+            copied, but shared with this method.
         """
         if self.needs_base and base is None:
             raise ValueError(
@@ -279,13 +324,20 @@ class MergeMethod(torch.nn.Module):
         check_compatible(
             experts, base if self.needs_base else None, finite=False
         )
-        self.labels = labels or [expert.label for expert in experts]
-        self.depths = depth(experts[0].names())
-        self.workers, self.show_progress = workers, progress
-        self.prepare(experts, base)
+        method = self._copy()
+        method.labels = labels or [expert.label for expert in experts]
+        method.depths = depth(experts[0].names())
+        method.workers, method.show_progress = workers, progress
+        method.found = method.prepare(experts, base)
+        return method
 
-    def prepare_inner(self, method, experts, base):
-        """Runs the first pass of a method that this one wraps.
+    def prepared_inner(
+        self,
+        method: "MergeMethod",
+        experts: list[Weights],
+        base: Optional[Weights],
+    ) -> "MergeMethod":
+        """A method that this one wraps, ready to merge what it may see.
 
         Arguments
         ---------
@@ -295,39 +347,28 @@ class MergeMethod(torch.nn.Module):
             What it may see of the experts.
         base : Weights, optional
             What it may see of the base.
-        """
-        method.labels, method.depths = self.labels, self.depths
-        method.workers, method.show_progress = self.workers, self.show_progress
-        method.prepare(experts, base)
-
-    def list_of_experts(self, experts):
-        """The experts as a list; a single one in its place is refused.
-
-        Arguments
-        ---------
-        experts : iterable
-            What was given: one source of weights an expert.
 
         Returns
         -------
-        experts : list
-
-        Raises
-        ------
-        ValueError
-            When it is one source of weights itself, whose names or letters
-            would be taken for files.
+        method : MergeMethod
+            A copy, to be returned by ``prepare``.
         """
-        single = (str, PathLike, Mapping, torch.nn.Module)
-        if isinstance(experts, single) or not isinstance(experts, Iterable):
-            raise ValueError(
-                f"Merge method '{self.name}' merges a list of experts, one "
-                "state dict, file or module each, but got a single "
-                f"{type(experts).__name__}: put it in a list."
-            )
-        return list(experts)
+        method = method._copy()
+        method.labels, method.depths = self.labels, self.depths
+        method.workers, method.show_progress = self.workers, self.show_progress
+        method.found = method.prepare(experts, base)
+        return method
 
-    def check_experts(self, number):
+    def _copy(self) -> "MergeMethod":
+        """A copy whose attributes can be set without setting this one's."""
+        copied = type(self).__new__(type(self))
+        # where a module keeps its tensors and its submodules
+        copied.__dict__.update(self.__dict__)
+        for own in ("_parameters", "_buffers", "_modules"):
+            copied.__dict__[own] = dict(getattr(self, own))
+        return copied
+
+    def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         if number < self.minimum_experts:
             raise ValueError(
@@ -343,67 +384,13 @@ class MergeMethod(torch.nn.Module):
     # How the entry of one name is merged, whatever its type
     merge_entry = merge_entry
 
-    def each(self, function, names, description):
-        """Runs a function over names, in threads, with a progress bar.
+    # How a first pass goes over the names, in threads
+    each = each
 
-        For first passes: results come in the order of the names whatever the
-        number of threads.
+    # The parameters that made this method
+    configuration = configuration
 
-        Arguments
-        ---------
-        function : callable
-            Takes a name.
-        names : list of str
-            What to run it on.
-        description : str
-            What the bar says.
-
-        Returns
-        -------
-        results : list
-            One a name.
-        """
-        bar = partial(
-            tqdm,
-            total=len(names),
-            desc=description,
-            disable=not self.show_progress,
-        )
-        if self.workers == 1:
-            # no hand-overs between threads: they cost more than a small tensor
-            return list(bar(map(function, names)))
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(bar(pool.map(function, names)))
-
-    def configuration(self):
-        """The parameters that made this method.
-
-        Returns
-        -------
-        configuration : dict
-            Constructor parameter to value; methods inside are given as
-            ``{"method": name, "parameters": their configuration}``.
-
-        Example
-        -------
-        >>> from speechbrain_merge.methods import LayerScaled, TaskArithmetic
-        >>> LayerScaled(TaskArithmetic(), first=0, last=1).configuration()
-        {'method': {'method': 'task_arithmetic', 'parameters': {'scale': 1.0}}, 'first': 0, 'last': 1}
-        """
-        configuration = {}
-        for parameter in inspect.signature(type(self)).parameters:
-            value = getattr(self, parameter)
-            if isinstance(value, MergeMethod):
-                value = {
-                    "method": value.name,
-                    "parameters": value.configuration(),
-                }
-            elif isinstance(value, torch.Tensor):
-                value = value.tolist()
-            configuration[parameter] = value
-        return configuration
-
-    def __repr__(self):
+    def __repr__(self) -> str:
         shown = ", ".join(
             f"{parameter}={value!r}"
             for parameter, value in self.configuration().items()

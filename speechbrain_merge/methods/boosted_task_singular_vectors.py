@@ -34,33 +34,19 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.factorization import (
-    decompose,
-    orthogonalize,
-    strongest,
-)
-from speechbrain_merge.methods.matrices import (
-    NO_MATRICES,
-    Matrices,
-    check_scale,
-)
-from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.factorization import decompose, strongest
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
-from speechbrain_merge.methods.parameters import (
-    check_choice,
-    check_number,
-    check_whole,
-)
+from speechbrain_merge.methods.parameters import check_choice, check_number
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_singular_vectors import (
-    ORTHOGONALIZERS,
+    Orthogonalizer,
     kept,
     side_by_side,
 )
 
 
-def floor_of(spectrum, boost, energy):
+def floor_of(spectrum: torch.Tensor, boost: float, energy: str) -> float:
     """The singular value that weaker ones are raised to.
 
     The first at which the sum over the strongest reaches a part ``boost`` of the
@@ -94,7 +80,7 @@ def floor_of(spectrum, boost, energy):
 
 
 @register("boosted_tsv_m")
-class BoostedTSVM(MergeMethod):
+class BoostedTSVM(MatrixMethod):
     """TSV-M on task vectors whose weaker singular values are raised.
 
     For each expert, with ``τ_t = U diag(σ) Vᵀ`` and the first index ``i`` where
@@ -155,8 +141,6 @@ class BoostedTSVM(MergeMethod):
             [0., 1.]])}
     """
 
-    needs_base = True
-
     def __init__(
         self,
         boost=0.3,
@@ -173,39 +157,23 @@ class BoostedTSVM(MergeMethod):
         split_projections=True,
         heads=None,
     ):
-        super().__init__()
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
+        )
         check_number(boost, "boost", above=0, at_most=1)
         check_choice(boost_stage, "boost_stage", ("expert", "merged"))
         check_choice(energy, "energy", ("l1", "l2"))
         if rank_fraction is not None:
             check_number(rank_fraction, "rank_fraction", above=0, at_most=1)
-        check_choice(orthogonalizer, "orthogonalizer", ORTHOGONALIZERS)
-        check_whole(steps, "steps", at_least=1)
-        check_scale(scale)
         check_choice(boost_over, "boost_over", ("all", "kept"))
-        self._polynomials = polynomials_of(polynomials, steps)
-        self._matrices = Matrices(
-            exclude, conv_as_matrix, split_projections, heads
-        )
+        self._orthonormal = Orthogonalizer(orthogonalizer, steps, polynomials)
         self.boost, self.boost_stage, self.energy = boost, boost_stage, energy
-        self.rank_fraction, self.scale = rank_fraction, scale
+        self.rank_fraction = rank_fraction
         self.orthogonalizer = orthogonalizer
         self.steps, self.polynomials = steps, polynomials
         self.boost_over = boost_over
-        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
-        self.split_projections, self.heads = split_projections, heads
 
-    def prepare(self, experts, base):
-        """Finds the fused projections."""
-        self._matrices.prepare(experts)
-
-    def merge_tensor(self, name, experts, base):
-        """Merges one tensor."""
-        return self._matrices.merge(
-            self._merge_matrix, name, experts, base, self.scale, self.workers
-        )
-
-    def _merge_matrix(self, vectors, threads, ladder, noise):
+    def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
         if self.boost < 1:
@@ -228,9 +196,7 @@ class BoostedTSVM(MergeMethod):
         merged = side_by_side(
             strong,
             values,
-            lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, ladder
-            ),
+            self._orthonormal,
             threads,
             ladder,
             noise.of_all(),

@@ -30,6 +30,7 @@ Authors
 
 import math
 from numbers import Real
+from typing import Any, Optional
 
 from speechbrain_merge.weights import matches, part
 
@@ -39,7 +40,7 @@ _FORMS = (
 )
 
 
-def check_coefficient(value, name):
+def check_coefficient(value: Any, name: str) -> None:
     """Checks the form of a coefficient when a method is made.
 
     Arguments
@@ -82,7 +83,13 @@ def check_coefficient(value, name):
         raise ValueError(f"`{name}` must be {_FORMS}; got {value!r}.")
 
 
-def resolve(value, name, number, labels=None, depths=None):
+def resolve(
+    value: Any,
+    name: str,
+    number: int,
+    labels: Optional[list[str]] = None,
+    depths: Optional[dict] = None,
+) -> list[float]:
     """The coefficient of each expert for one tensor.
 
     Arguments

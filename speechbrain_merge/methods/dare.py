@@ -33,7 +33,7 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.methods.randomness import uniform
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base
+from speechbrain_merge.methods.task_vectors import add_to_base, scaled_sum
 from speechbrain_merge.methods.thresholds import at_least
 from speechbrain_merge.methods.whole_model import (
     majority_sign,
@@ -105,15 +105,14 @@ class DARE(MergeMethod):
     def prepare(self, experts, base):
         """With votes: thresholds and the majority sign of the whole model."""
         if self.combine == "linear":
-            return
-        self._thresholds = [0.0] * len(experts)
+            return None
+        thresholds = [0.0] * len(experts)
         if self.density < 1:
-            self._thresholds = model_thresholds(
+            thresholds = model_thresholds(
                 self, experts, base, self.density, self._drop
             )
-        self._tie = majority_sign(
-            self, experts, base, self._thresholds, self._drop
-        )
+        sign = majority_sign(self, experts, base, thresholds, self._drop)
+        return thresholds, sign
 
     def merge_tensor(self, name, experts, base):
         """Drops entries of one tensor and combines the rest."""
@@ -124,15 +123,13 @@ class DARE(MergeMethod):
         def change(vectors, where):
             sparse = self._drop(name, where, vectors)
             if self.combine == "linear":
-                total = sparse[0].mul_(scales[0])
-                for vector, scale in zip(sparse[1:], scales[1:]):
-                    total.add_(vector, alpha=scale)
-                return total
+                return scaled_sum(sparse, scales)
+            thresholds, tie = self.found
             trimmed = [
                 at_least(vector, threshold)
-                for vector, threshold in zip(sparse, self._thresholds)
+                for vector, threshold in zip(sparse, thresholds)
             ]
-            return merge_elected(trimmed, scales, tie=self._tie)
+            return merge_elected(trimmed, scales, tie=tie)
 
         return add_to_base(change, experts, base)
 

@@ -38,6 +38,7 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.methods.randomness import uniform
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.task_vectors import scaled_sum
 
 # Rows are ranked together, so many at a time that they make up so many entries.
 BLOCK = 1 << 18
@@ -124,10 +125,7 @@ class DELLA(MergeMethod):
         """Merges sparse task vectors."""
         if self.combine == "ties":
             return merge_elected(vectors, scales)
-        total = vectors[0].mul_(scales[0])
-        for vector, scale in zip(vectors[1:], scales[1:]):
-            total.add_(vector, alpha=scale)
-        return total
+        return scaled_sum(vectors, scales)
 
 
 def keep_probabilities(vector, drop_rate, window):

@@ -16,10 +16,18 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Optional
+
 import torch
 
 
-def merge_elected(vectors, scales, aggregate="mean", tie=1, weights=None):
+def merge_elected(
+    vectors: list[torch.Tensor],
+    scales: list[float],
+    aggregate: str = "mean",
+    tie: int = 1,
+    weights: Optional[list[float]] = None,
+) -> torch.Tensor:
     """Merges the task vectors whose sign was elected.
 
     Zeros do not take part, neither in the vote nor in the mean.
@@ -52,18 +60,21 @@ def merge_elected(vectors, scales, aggregate="mean", tie=1, weights=None):
     for vector in vectors[1:]:
         votes += vector
     sign = votes.sign_().mul_(2).add_(tie).sign_()
-    # With the elected sign turned to plus, those that take part are positive.
-    merged = count = None
-    for vector, scale, weight in zip(vectors, scales, weights):
+
+    def elected(vector, scale, weight):
+        """What takes part of one vector, and its share of the divisor."""
+        # with the elected sign turned to plus, those that take part are positive
         part = (vector * sign).clamp_(min=0)
         taken = part.sign()
         if weight != 1:
             taken *= weight
         if scale != 1:
             part *= scale
-        if merged is None:
-            merged, count = part, taken
-            continue
+        return part, taken
+
+    merged, count = elected(vectors[0], scales[0], weights[0])
+    for vector, scale, weight in zip(vectors[1:], scales[1:], weights[1:]):
+        part, taken = elected(vector, scale, weight)
         count += taken
         if aggregate == "max":
             larger = part.abs() > merged.abs()

@@ -16,14 +16,21 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Any, Optional
+
 import torch
 
 from speechbrain_merge.methods.pieces import KEPT, PIECE, walk
 from speechbrain_merge.methods.running_statistics import is_statistic
-from speechbrain_merge.weights import check_compatible, release
+from speechbrain_merge.weights import Weights, check_compatible, release
 
 
-def merge_entry(method, name, experts, base=None):
+def merge_entry(
+    method: Any,
+    name: str,
+    experts: list[Weights],
+    base: Optional[Weights] = None,
+) -> torch.Tensor:
     """Merges the entry of one name by a method, whatever its type.
 
     Integers and booleans (counters, position ids) are the first expert's.
@@ -97,7 +104,7 @@ def merge_entry(method, name, experts, base=None):
     return result
 
 
-def float_names(weights):
+def float_names(weights: Weights) -> list[str]:
     """The names that a formula sees: floats that are not running statistics.
 
     Tied names are listed once.
@@ -120,7 +127,7 @@ def float_names(weights):
     ]
 
 
-def mean(tensors):
+def mean(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Plain mean, summed in float64 so that no order or count shows in it.
 
     Arguments
@@ -136,7 +143,9 @@ def mean(tensors):
     return weighted_sum(tensors, None)
 
 
-def weighted_sum(tensors, weights):
+def weighted_sum(
+    tensors: list[torch.Tensor], weights: Optional[list[float]]
+) -> torch.Tensor:
     """``Σ w_t θ_t`` in float64, or the plain mean.
 
     Arguments
@@ -169,7 +178,7 @@ def weighted_sum(tensors, weights):
     return result.reshape(tensors[0].shape)
 
 
-def is_finite(tensor):
+def is_finite(tensor: torch.Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinity.
 
     The sum of finite values is finite unless it overflows, and a sum is much

@@ -18,10 +18,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.weights import open_weights
+from typing import Any
+
+from speechbrain_merge.weights import Weights, open_weights
 
 
-def check_statistics(statistics):
+def check_statistics(statistics: Any) -> None:
     """Checks the form of the statistics when a method is made.
 
     Arguments
@@ -44,7 +46,9 @@ def check_statistics(statistics):
         )
 
 
-def open_statistics(statistics, labels, method):
+def open_statistics(
+    statistics: Any, labels: list[str], method: str
+) -> list[Weights]:
     """Opens the statistics of each expert.
 
     Arguments
@@ -88,7 +92,7 @@ def open_statistics(statistics, labels, method):
     return [open_weights(source) for source in statistics]
 
 
-def check_names(opened, experts):
+def check_names(opened: list[Weights], experts: list[Weights]) -> None:
     """Raises a ValueError unless the statistics are those of these models.
 
     Arguments

@@ -29,6 +29,7 @@ Authors
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import scipy.linalg
@@ -92,7 +93,7 @@ def svd(matrix):
         )
 
 
-def decompose(matrix, noise=0.0):
+def decompose(matrix: torch.Tensor, noise: float = 0.0) -> Singular:
     """Full singular value decomposition, without the directions of zero.
 
     Arguments
@@ -190,7 +191,7 @@ def resolved(noise, largest_square, dtype):
     return noise**2 > smallest
 
 
-def all_stronger(matrix, noise):
+def all_stronger(matrix: torch.Tensor, noise: float) -> bool:
     """Whether all singular values of a matrix are surely more than noise.
 
     Arguments
@@ -216,7 +217,12 @@ def all_stronger(matrix, noise):
     return told and not torch.linalg.cholesky_ex(gram)[1]
 
 
-def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
+def strongest(
+    matrix: torch.Tensor,
+    count: int,
+    ladder: tuple = DOUBLE,
+    noise: float = 0.0,
+) -> Singular:
     """The strongest singular vectors of a matrix, and all singular values.
 
     Arguments
@@ -276,7 +282,9 @@ def strongest(matrix, count, ladder=DOUBLE, noise=0.0):
     )
 
 
-def polar(matrix, ladder=DOUBLE, noise=0.0):
+def polar(
+    matrix: torch.Tensor, ladder: tuple = DOUBLE, noise: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The orthogonal factor of a matrix: its nearest orthonormal one.
 
     ``PQᵀ`` of ``X = P D Qᵀ``: all singular values become 1 (the solution of the
@@ -331,7 +339,12 @@ def polar(matrix, ladder=DOUBLE, noise=0.0):
     return full.left @ full.right.T, full.spectrum
 
 
-def orthogonalize(matrix, how="svd", polynomials=(), ladder=DOUBLE):
+def orthogonalize(
+    matrix: torch.Tensor,
+    how: str = "svd",
+    polynomials: Sequence = (),
+    ladder: tuple = DOUBLE,
+) -> torch.Tensor:
     """Makes the columns of a matrix orthonormal, exactly or nearly.
 
     Arguments

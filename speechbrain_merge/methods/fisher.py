@@ -98,8 +98,8 @@ class Fisher(MergeMethod):
 
     def prepare(self, experts, base):
         """Opens the statistics, and finds their norms if need be."""
-        self._fishers = open_statistics(self.statistics, self.labels, self.name)
-        check_names(self._fishers, experts)
+        fishers = open_statistics(self.statistics, self.labels, self.name)
+        check_names(fishers, experts)
         for name in experts[0].names() if self.weights is not None else []:
             weights = resolve(
                 self.weights, name, len(experts), self.labels, self.depths
@@ -109,31 +109,30 @@ class Fisher(MergeMethod):
                     "`weights` multiply what experts are sure of: they must "
                     f"not be negative, nor all zero; got {weights}."
                 )
-        self._shares = [1.0] * len(experts)
+        shares = [1.0] * len(experts)
         if self.normalize:
-            names = [n for n in experts[0].names() if n in self._fishers[0]]
+            names = [n for n in experts[0].names() if n in fishers[0]]
             norms = [
                 torch.stack([fisher[n].double().norm() for n in names]).norm()
-                for fisher in self._fishers
+                for fisher in fishers
             ]
             inverse = [1 / (float(norm) + SMALLEST_NORM) for norm in norms]
-            self._shares = [value / sum(inverse) for value in inverse]
+            shares = [value / sum(inverse) for value in inverse]
+        return fishers, shares
 
     def merge_tensor(self, name, experts, base):
         """Weighted mean of one tensor."""
-        if name not in self._fishers[0]:
+        of_models, shares = self.found
+        if name not in of_models[0]:
             return mean(experts)
         weights = [1.0] * len(experts)
         if self.weights is not None:
             weights = resolve(
                 self.weights, name, len(experts), self.labels, self.depths
             )
-        scales = [
-            weight * share for weight, share in zip(weights, self._shares)
-        ]
+        scales = [weight * share for weight, share in zip(weights, shares)]
         fishers = [
-            self._fisher(fisher, name, experts[0].shape)
-            for fisher in self._fishers
+            self._fisher(fisher, name, experts[0].shape) for fisher in of_models
         ]
         flat = [expert.reshape(-1) for expert in experts]
         merged = torch.empty_like(flat[0])

@@ -23,34 +23,19 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.factorization import (
-    Singular,
-    orthogonalize,
-    polar,
-    strongest,
-)
-from speechbrain_merge.methods.matrices import (
-    NO_MATRICES,
-    Matrices,
-    check_scale,
-)
-from speechbrain_merge.methods.newton_schulz import polynomials_of
+from speechbrain_merge.methods.factorization import Singular, polar, strongest
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
-from speechbrain_merge.methods.parameters import (
-    check_choice,
-    check_number,
-    check_whole,
-)
+from speechbrain_merge.methods.parameters import check_number
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_singular_vectors import (
-    ORTHOGONALIZERS,
+    Orthogonalizer,
     side_by_side,
 )
 
 
 @register("iso_c")
-class IsoC(MergeMethod):
+class IsoC(MatrixMethod):
     """``θ_0 + scale · mean(σ) U Vᵀ`` of ``Σ τ_t = U diag(σ) Vᵀ``; else the mean.
 
     One expert is not given back: its singular values are made equal too.
@@ -79,8 +64,6 @@ class IsoC(MergeMethod):
         Attention heads of fused projections, where the weights do not tell.
     """
 
-    needs_base = True
-
     def __init__(
         self,
         scale=1.0,
@@ -89,26 +72,11 @@ class IsoC(MergeMethod):
         split_projections=True,
         heads=None,
     ):
-        super().__init__()
-        check_scale(scale)
-        self._matrices = Matrices(
-            exclude, conv_as_matrix, split_projections, heads
-        )
-        self.scale = scale
-        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
-        self.split_projections, self.heads = split_projections, heads
-
-    def prepare(self, experts, base):
-        """Finds the fused projections."""
-        self._matrices.prepare(experts)
-
-    def merge_tensor(self, name, experts, base):
-        """Merges one tensor."""
-        return self._matrices.merge(
-            self._merge_matrix, name, experts, base, self.scale, self.workers
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
         )
 
-    def _merge_matrix(self, vectors, threads, ladder, noise):
+    def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         with single_thread():
             factor, spectrum = polar(sum(vectors), ladder, noise.of_sum())
@@ -116,7 +84,7 @@ class IsoC(MergeMethod):
 
 
 @register("iso_cts")
-class IsoCTS(MergeMethod):
+class IsoCTS(MatrixMethod):
     """Iso-C over common and task-specific directions.
 
     Of the ``r = min(m, n)`` directions of a matrix, a part ``common_fraction``
@@ -151,8 +119,6 @@ class IsoCTS(MergeMethod):
             [0., 2.]])}
     """
 
-    needs_base = True
-
     def __init__(
         self,
         scale=1.0,
@@ -165,32 +131,16 @@ class IsoCTS(MergeMethod):
         split_projections=True,
         heads=None,
     ):
-        super().__init__()
-        check_scale(scale)
-        check_number(common_fraction, "common_fraction", at_least=0, at_most=1)
-        check_choice(orthogonalizer, "orthogonalizer", ORTHOGONALIZERS)
-        check_whole(steps, "steps", at_least=1)
-        self._polynomials = polynomials_of(polynomials, steps)
-        self._matrices = Matrices(
-            exclude, conv_as_matrix, split_projections, heads
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
         )
-        self.scale, self.common_fraction = scale, common_fraction
+        check_number(common_fraction, "common_fraction", at_least=0, at_most=1)
+        self._orthonormal = Orthogonalizer(orthogonalizer, steps, polynomials)
+        self.common_fraction = common_fraction
         self.orthogonalizer = orthogonalizer
         self.steps, self.polynomials = steps, polynomials
-        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
-        self.split_projections, self.heads = split_projections, heads
 
-    def prepare(self, experts, base):
-        """Finds the fused projections."""
-        self._matrices.prepare(experts)
-
-    def merge_tensor(self, name, experts, base):
-        """Merges one tensor."""
-        return self._matrices.merge(
-            self._merge_matrix, name, experts, base, self.scale, self.workers
-        )
-
-    def _merge_matrix(self, vectors, threads, ladder, noise):
+    def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         rank, number = min(vectors[0].shape), len(vectors)
         of_each = shared_out(rank, number, self.common_fraction)
@@ -221,16 +171,14 @@ class IsoCTS(MergeMethod):
                 torch.full_like(singular.values, total / rank)
                 for singular in together
             ],
-            lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, ladder
-            ),
+            self._orthonormal,
             threads,
             ladder,
             noise.of_all() + noise.of_sum(),
         )
 
 
-def shared_out(rank, number, common_fraction):
+def shared_out(rank: int, number: int, common_fraction: float) -> int:
     """How many directions each expert gives.
 
     Arguments

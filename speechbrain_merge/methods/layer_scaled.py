@@ -29,6 +29,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Union
+
 import torch
 
 from speechbrain_merge.methods.base import MergeMethod
@@ -60,25 +62,30 @@ class LayerScaled(MergeMethod):
 
     needs_base = True
 
-    def __init__(self, method, first, last):
+    def __init__(
+        self,
+        method: Union[MergeMethod, str, dict],
+        first: float,
+        last: float,
+    ):
         super().__init__()
         check_number(first, "first")
         check_number(last, "last")
         self.method = check_method(method)
         self.first, self.last = first, last
 
-    def check_experts(self, number):
+    def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)
 
     def prepare(self, experts, base):
-        """Prepares the method."""
-        self.prepare_inner(self.method, experts, base)
+        """The method, prepared."""
+        return self.prepared_inner(self.method, experts, base)
 
     def merge_tensor(self, name, experts, base):
         """Scales what the method does to one tensor."""
         linear = {"depth": [self.first, self.last]}
         factor = resolve(linear, name, 1, depths=self.depths)[0]
-        merged = self.method.merge_tensor(name, experts, base)
+        merged = self.found.merge_tensor(name, experts, base)
         # exact at both ends: the base at 0, the method's own at 1
         return torch.lerp(base, merged, factor)

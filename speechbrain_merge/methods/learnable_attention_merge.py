@@ -174,12 +174,12 @@ class LearnableAttentionMerge(MergeMethod):
         return self._fixed.merged(experts, base, labels, workers, progress)
 
     def prepare(self, experts, base):
-        """Finds what is merged, inside another method."""
-        self.prepare_inner(self._fixed, experts, base)
+        """What is merged with these λ, inside another method."""
+        return self.prepared_inner(self._fixed, experts, base)
 
     def merge_tensor(self, name, experts, base):
         """``λ · source + (1 − λ) · target``."""
-        return self._fixed.merge_tensor(name, experts, base)
+        return self.found.merge_tensor(name, experts, base)
 
     def _chosen(self):
         """The parameters that say which layers."""

@@ -1,6 +1,10 @@
-"""Which weights are matrices, and how to merge them as such.
+"""Methods on matrices: which weights are such, and how to merge them.
 
 Spectral methods work on matrices: a layer's map from its input to its output.
+Each is a ``MatrixMethod`` with one formula, ``merge_matrix``; what the weights
+of a model have to go through before and after it is here, once, and so is how
+many threads a formula may take and in which precision it factorizes.
+
 Everything else in a model (biases, norms, convolutions, and those tables that
 only look like matrices) is merged by the mean of the task vectors, as in the
 methods' reference implementations.
@@ -13,11 +17,18 @@ queries, keys and values is three maps in one tensor, and merged as three.
 Example
 -------
 >>> import torch
->>> from speechbrain_merge.methods.matrices import Matrices
->>> rule = Matrices()
->>> rule.is_matrix("encoder.layers.0.fc1.weight", (8, 4))
-True
->>> rule.is_matrix("decoder.embed_tokens.weight", (100, 4))
+>>> from speechbrain_merge.methods.matrices import MatrixMethod
+>>> class Largest(MatrixMethod):
+...     "The task vector of the largest norm, matrix by matrix."
+...
+...     def merge_matrix(self, vectors, threads, ladder, noise):
+...         return max(vectors, key=torch.Tensor.norm)
+>>> base = {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(1)}
+>>> experts = [{name: base[name] + step for name in base} for step in (1, 3)]
+>>> Largest()(experts, base)
+{'fc.weight': tensor([[3., 3.],
+        [3., 3.]]), 'fc.bias': tensor([2.])}
+>>> Largest().is_matrix((100, 4), "decoder.embed_tokens.weight")
 False
 
 Authors
@@ -25,10 +36,12 @@ Authors
 """
 
 import os
+from typing import NamedTuple, Optional, Union
 
 import torch
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.factorization import (
     DOUBLE,
@@ -36,11 +49,11 @@ from speechbrain_merge.methods.factorization import (
     SOLVER_ERRORS,
 )
 from speechbrain_merge.methods.parameters import check_switch, check_whole
-from speechbrain_merge.methods.rounding import noise_of, stored_type
+from speechbrain_merge.methods.rounding import Noise, noise_of, stored_type
 from speechbrain_merge.methods.sphere import combination
 from speechbrain_merge.weights import (
+    Weights,
     common_ties,
-    depth,
     join_projection,
     layout_of,
     matches,
@@ -87,11 +100,32 @@ def check_scale(scale):
     refuse_experts(scale)
 
 
-class Matrices:
-    """Takes the tensors of a model apart into matrices for a spectral method.
+class Fused(NamedTuple):
+    """What the first pass of a ``MatrixMethod`` finds.
 
     Arguments
     ---------
+    layouts : dict
+        Name of a fused projection to the order of its rows, and the number of
+        heads that it goes by.
+    aliases : dict
+        Name of a tied tensor to its other names.
+    """
+
+    layouts: dict
+    aliases: dict
+
+
+class MatrixMethod(MergeMethod):
+    """``θ_0 + scale · formula(τ_1 … τ_T)`` for matrices; else the mean.
+
+    A subclass gives ``merge_matrix``.
+
+    Arguments
+    ---------
+    scale : float or dict
+        Multiplies what the formula gives, also by part or depth
+        (``speechbrain_merge.methods.coefficients``).
     exclude : list of str
         Patterns (``speechbrain_merge.weights.matches``) of tensors that the
         mean merges although they have two dimensions. Of a tied tensor, any
@@ -108,13 +142,18 @@ class Matrices:
         position bias beside the projection (``RelPosMHAXL`` has one).
     """
 
+    needs_base = True
+
     def __init__(
         self,
+        scale: Union[float, dict] = 1.0,
         exclude=NO_MATRICES,
-        conv_as_matrix=False,
-        split_projections=True,
-        heads=None,
+        conv_as_matrix: bool = False,
+        split_projections: bool = True,
+        heads: Optional[int] = None,
     ):
+        super().__init__()
+        check_scale(scale)
         if isinstance(exclude, str) or not all(
             isinstance(pattern, str) for pattern in exclude
         ):
@@ -128,99 +167,95 @@ class Matrices:
         check_switch(split_projections, "split_projections")
         if heads is not None:
             check_whole(heads, "heads", at_least=1)
-        self.exclude = list(exclude)
+        self.scale, self.exclude = scale, list(exclude)
         self.conv_as_matrix = conv_as_matrix
-        self.split_projections = split_projections
-        self.heads = heads
-        self.layouts = {}
-        self.depths = {}
-        self.aliases = {}
+        self.split_projections, self.heads = split_projections, heads
 
-    def prepare(self, experts):
-        """Finds the fused projections and how their rows are ordered.
+    def merge_matrix(
+        self,
+        vectors: list[torch.Tensor],
+        threads: int,
+        ladder: tuple,
+        noise: Noise,
+    ) -> torch.Tensor:
+        """The formula: one matrix out of the task vectors of each expert.
 
         Arguments
         ---------
-        experts : list of Weights
-            Open weights.
+        vectors : list of torch.Tensor
+            ``[m, n]``, float64.
+        threads : int
+            How many threads it may spread work over. The result must not
+            depend on it.
+        ladder : tuple
+            The types to factorize in: ``SINGLE`` or ``DOUBLE`` of
+            ``speechbrain_merge.methods.factorization``.
+        noise : Noise
+            The rounding errors in the task vectors.
+
+        Returns
+        -------
+        merged : torch.Tensor
+            ``[m, n]``.
+        """
+        raise TypeError(f"{type(self).__name__} does not define merge_matrix.")
+
+    def prepare(self, experts, base):
+        """The fused projections, and the names of tied tensors.
 
         Raises
         ------
         ValueError
-            When the order of rows, or the number of heads that it goes by, is
-            not known.
+            When the order of the rows of a fused projection, or the number of
+            heads that it goes by, is not known.
         """
-        names = experts[0].names()
-        self.depths = depth(names)
-        self.aliases = {}
+        aliases: dict = {}
         for alias, kept in common_ties(experts).items():
-            self.aliases.setdefault(kept, []).append(alias)
-        self.layouts = {
-            name: self._layout(name, experts[0])
-            for name in names
+            aliases.setdefault(kept, []).append(alias)
+        first = experts[0]
+        layouts = {
+            name: self._layout(name, first)
+            for name in first.names()
             if self.split_projections
             and part(name).projection == "qkv"
-            and self.is_matrix(name, experts[0].shape(name))
+            and self.is_matrix(first.shape(name), name, *aliases.get(name, []))
         }
+        return Fused(layouts, aliases)
 
-    def is_matrix(self, name, shape):
-        """Whether a spectral method sees this tensor.
+    def is_matrix(self, shape: tuple, *names: str) -> bool:
+        """Whether the formula sees a tensor.
 
         Arguments
         ---------
-        name : str
-            Name of the tensor.
         shape : tuple of int
             Its shape.
+        *names : str
+            Its name, or all names of a tied one.
 
         Returns
         -------
         is_matrix : bool
         """
-        if len(shape) < 2 or 0 in shape or part(name).kind == "bias":
+        if len(shape) < 2 or 0 in shape or part(names[0]).kind == "bias":
             return False
         if len(shape) > 2 and not self.conv_as_matrix:
             return False
         return not any(
-            matches(own, pattern)
-            for own in (name, *self.aliases.get(name, []))
-            for pattern in self.exclude
+            matches(name, pattern) for name in names for pattern in self.exclude
         )
 
-    def merge(self, formula, name, experts, base, scale, workers=1):
-        """``θ_0 + scale · formula(τ_1 … τ_T)``, or the mean for the rest.
-
-        Arguments
-        ---------
-        formula : callable
-            Takes the task vectors (list of float64 matrices), how many
-            threads it may spread work over, the types to factorize in
-            (``SINGLE`` or ``DOUBLE`` of ``factorization``) and the rounding
-            errors in the task vectors (``rounding.Noise``); gives a matrix.
-        name : str
-            Name of the tensor.
-        experts : list of torch.Tensor
-            One tensor an expert.
-        base : torch.Tensor
-            The tensor of the base.
-        scale : float or dict
-            A checked scale.
-        workers : int
-            How many tensors are merged side by side: if more than one, a
-            single tensor does not take more threads.
-
-        Returns
-        -------
-        merged : torch.Tensor
-        """
-        factor = resolve(scale, name, 1, depths=self.depths)[0]
-        if not self.is_matrix(name, tuple(base.shape)):
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor by the formula or, if it is no matrix, the mean."""
+        factor = resolve(self.scale, name, 1, depths=self.depths)[0]
+        names = (name, *self.found.aliases.get(name, []))
+        if not self.is_matrix(tuple(base.shape), *names):
             part_of_each = factor / len(experts)
             return combination(
                 [base, *experts],
                 [1.0 - factor] + [part_of_each] * len(experts),
             )
-        threads = (os.cpu_count() or 1) if workers == 1 else 1
+        # where tensors are merged side by side, one does not take more threads
+        threads = (os.cpu_count() or 1) if self.workers == 1 else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
         matrices = [
             model.reshape(len(model), -1).to(torch.float64)
@@ -233,10 +268,10 @@ class Matrices:
             anchor, *moved = models
             noise = noise_of(moved, anchor, infos[1:], infos[0])
             vectors = [model - anchor for model in moved]
-            return formula(vectors, threads, ladder, noise)
+            return self.merge_matrix(vectors, threads, ladder, noise)
 
         try:
-            if name in self.layouts:
+            if name in self.found.layouts:
                 merged = self._merge_fused(merged_task_vector, name, matrices)
             else:
                 merged = merged_task_vector(matrices)
@@ -261,7 +296,7 @@ class Matrices:
 
     def _merge_fused(self, formula, name, matrices):
         """Queries, keys and values apart."""
-        layout, heads = self.layouts[name]
+        layout, heads = self.found.layouts[name]
         split = [
             split_projection(name, matrix, heads, layout) for matrix in matrices
         ]
@@ -271,7 +306,7 @@ class Matrices:
         }
         return join_projection(name, merged, heads, layout)
 
-    def _layout(self, name, weights):
+    def _layout(self, name: str, weights: Weights):
         """How the rows of a fused projection are ordered, and by how many heads."""
         try:
             layout, heads = layout_of(name, weights, self.heads)

@@ -15,8 +15,10 @@ Authors
 """
 
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, Callable
 
 import torch
 
@@ -26,7 +28,7 @@ _outside = [0]  # the number of threads that torch had before the first
 
 
 @contextmanager
-def single_thread():
+def single_thread() -> Iterator[None]:
     """Torch works on one thread inside, in the calling thread.
 
     Torch keeps this number for each thread, but gives new threads the last
@@ -46,7 +48,9 @@ def single_thread():
             torch.set_num_threads(_outside[0])
 
 
-def spread(function, items, threads=1):
+def spread(
+    function: Callable[[Any], Any], items: Sequence, threads: int = 1
+) -> list:
     """Runs a function over items, each on one thread, several side by side.
 
     Arguments

@@ -16,12 +16,19 @@ Authors
 """
 
 import math
+from collections.abc import Collection
 from numbers import Integral, Real
+from typing import Any, Optional
 
 
 def check_number(
-    value, name, above=None, at_least=None, below=None, at_most=None
-):
+    value: Any,
+    name: str,
+    above: Optional[float] = None,
+    at_least: Optional[float] = None,
+    below: Optional[float] = None,
+    at_most: Optional[float] = None,
+) -> None:
     """Checks that a parameter is a finite number within bounds.
 
     Arguments
@@ -57,7 +64,7 @@ def check_number(
         raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
 
 
-def check_whole(value, name, at_least=0):
+def check_whole(value: Any, name: str, at_least: int = 0) -> None:
     """Checks that a parameter is a whole number that is large enough.
 
     Arguments
@@ -82,7 +89,7 @@ def check_whole(value, name, at_least=0):
         )
 
 
-def check_choice(value, name, choices):
+def check_choice(value: Any, name: str, choices: Collection) -> None:
     """Checks that a parameter is one of a few words.
 
     Arguments
@@ -104,7 +111,7 @@ def check_choice(value, name, choices):
         raise ValueError(f"`{name}` must be one of {words}; got {value!r}.")
 
 
-def check_switch(value, name):
+def check_switch(value: Any, name: str) -> None:
     """Checks that a parameter is true or false, and not a word for it.
 
     Arguments

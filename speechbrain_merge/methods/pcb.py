@@ -85,11 +85,11 @@ class PCB(MergeMethod):
         """Finds where magnitudes are clipped, and which scores are kept."""
         number = count_entries(experts[0], merged_names(experts))
         if number == 0:
-            return
+            return None
         share = CLIPPED[self.variant]
         # positions in ascending order, rounded as the authors round them
         low, high = int(number * share), max(int(number * (1 - share) - 1), 0)
-        self._clips = model_statistics(
+        clips = model_statistics(
             self,
             experts,
             base,
@@ -98,13 +98,14 @@ class PCB(MergeMethod):
             signed=False,
         )
         kept = min(int(number * (1 - self.ratio)), number - 1)
-        self._ends = model_statistics(
+        ends = model_statistics(
             self,
             experts,
             base,
-            lambda name, where, vectors: self._scores(vectors),
+            lambda name, where, vectors: self._scores(vectors, clips),
             [number - kept, 1],
         )
+        return clips, ends
 
     def merge_tensor(self, name, experts, base):
         """Averages the task vectors of one tensor, weighted by their scores."""
@@ -114,10 +115,11 @@ class PCB(MergeMethod):
 
         def change(vectors, where):
             total = divisor = 0
-            for vector, score, scale, clip, ends in zip(
-                vectors, self._scores(vectors), scales, self._clips, self._ends
+            clips, ends = self.found
+            for vector, score, scale, clip, end in zip(
+                vectors, self._scores(vectors, clips), scales, clips, ends
             ):
-                weight = _normalise(score.clamp_(*ends), *ends)
+                weight = _normalise(score.clamp_(*end), *end)
                 clipped = vector.abs().clamp_(*clip).mul_(vector.sign_())
                 total = total + clipped.mul_(weight).mul_(scale)
                 divisor = divisor + weight
@@ -125,12 +127,12 @@ class PCB(MergeMethod):
 
         return add_to_base(change, experts, base)
 
-    def _scores(self, vectors):
+    def _scores(self, vectors, clips):
         """Intra times inter, for one piece of every task vector."""
         number = len(vectors)
         sizes = [
             _normalise(vector.abs().clamp_(*clip), *clip)
-            for vector, clip in zip(vectors, self._clips)
+            for vector, clip in zip(vectors, clips)
         ]
         if self.variant == "sum":
             total = sum(vectors)

@@ -2,9 +2,10 @@
 
 A recipe names a method in YAML (``!new:speechbrain_merge.methods.Average``) or
 as a word on a command line (``average``). The registry is what turns the word
-into the method. Another package adds its own methods in two ways: by importing
-``register`` as a decorator, or, without anybody importing it, through the
-entry-point group ``speechbrain_merge.methods``.
+into the method. Another package adds its own methods with the decorator
+``register`` for a class, or ``merge_method`` for a plain function. They are
+known when that package is imported, or, without anybody importing it, through
+the entry-point group ``speechbrain_merge.methods``.
 
 Example
 -------
@@ -20,15 +21,22 @@ Authors
 
 import difflib
 import inspect
+import sys
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 ENTRY_POINT_GROUP = "speechbrain_merge.methods"
 
-_METHODS = {}
-_DISCOVERED = []
+if TYPE_CHECKING:
+    from speechbrain_merge.methods.base import MergeMethod
+
+Method = TypeVar("Method", bound="type[MergeMethod]")
+
+_METHODS: "dict[str, type[MergeMethod]]" = {}
+_DISCOVERED: list[bool] = []
 
 
-def register(name):
+def register(name: str) -> Callable[[Method], Method]:
     """Makes a ``MergeMethod`` available under a name.
 
     Arguments
@@ -60,10 +68,10 @@ def register(name):
     {'w': tensor([1.])}
     """
 
-    def decorator(cls):
+    def decorator(cls: Method) -> Method:
         """Stores the class under the name."""
         known = _METHODS.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
+        if known is not None and _origin(known) != _origin(cls):
             raise ValueError(
                 f"Merge method '{name}' is already registered by "
                 f"{known.__module__}.{known.__qualname__}; choose another name."
@@ -75,7 +83,14 @@ def register(name):
     return decorator
 
 
-def available():
+def _origin(cls: type) -> tuple[str, str]:
+    """Where a class is written; a script has several names as a module."""
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None) or cls.__module__
+    return file, cls.__qualname__
+
+
+def available() -> list[str]:
     """The names of all methods, those of other packages included.
 
     Returns
@@ -90,7 +105,7 @@ def available():
     return sorted(_METHODS)
 
 
-def find(name):
+def find(name: str) -> "type[MergeMethod]":
     """The class of a method.
 
     Arguments
@@ -122,7 +137,7 @@ def find(name):
     return _METHODS[name]
 
 
-def create(name, **parameters):
+def create(name: str, **parameters: Any) -> "MergeMethod":
     """Makes a method from its name and parameters.
 
     Arguments

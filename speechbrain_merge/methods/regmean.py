@@ -78,16 +78,17 @@ class RegMean(MergeMethod):
 
     def prepare(self, experts, base):
         """Opens the statistics."""
-        self._grams = open_statistics(self.statistics, self.labels, self.name)
-        check_names(self._grams, experts)
+        grams = open_statistics(self.statistics, self.labels, self.name)
+        check_names(grams, experts)
+        return grams
 
     def merge_tensor(self, name, experts, base):
         """Solves for one linear layer, or averages."""
-        if name not in self._grams[0]:
+        if name not in self.found[0]:
             return mean(experts)
         center = mean([expert.double() for expert in experts])
         gram, moved = 0, 0
-        for statistics, expert in zip(self._grams, experts):
+        for statistics, expert in zip(self.found, experts):
             own = self._gram(statistics, name, expert)
             gram = gram + own
             # transposed: linear layers store [out, in]

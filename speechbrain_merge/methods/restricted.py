@@ -30,6 +30,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Union
+
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.methods.registry import create, register
@@ -70,7 +72,13 @@ class Restricted(MergeMethod):
     {'layer.weight': tensor([3.]), 'layer.bias': tensor([1.5000])}
     """
 
-    def __init__(self, method, include=None, exclude=None, otherwise="average"):
+    def __init__(
+        self,
+        method: Union[MergeMethod, str, dict],
+        include: Union[str, list[str], None] = None,
+        exclude: Union[str, list[str], None] = None,
+        otherwise: str = "average",
+    ):
         super().__init__()
         check_choice(otherwise, "otherwise", ("average", "base", "first"))
         for patterns, name in ((include, "include"), (exclude, "exclude")):
@@ -86,35 +94,36 @@ class Restricted(MergeMethod):
         self.otherwise = otherwise
         self.needs_base = self.method.needs_base or otherwise == "base"
 
-    def check_experts(self, number):
+    def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)
 
     def prepare(self, experts, base):
-        """Prepares the method on the chosen part of the models."""
+        """The names that are chosen, and the method, prepared for these."""
         names = experts[0].names()
         ties = common_ties(experts)
         together = {name: [name] for name in names if name not in ties}
         for alias, kept in ties.items():
             together[kept].append(alias)
-        self._chosen = {
+        chosen = {
             name
             for same in together.values()
             if self.chooses(*same)
             for name in same
         }
-        if not self._chosen:
+        if not chosen:
             raise ValueError(
                 f"No tensor matches include={self.include!r}, "
                 f"exclude={self.exclude!r}. Names are like {names[:5]}."
             )
-        self.prepare_inner(
+        method = self.prepared_inner(
             self.method,
-            [self._part(expert) for expert in experts],
-            None if base is None else self._part(base),
+            [_part(expert, chosen) for expert in experts],
+            None if base is None else _part(base, chosen),
         )
+        return chosen, method
 
-    def chooses(self, *names):
+    def chooses(self, *names: str) -> bool:
         """Whether a tensor is merged by the method.
 
         Arguments
@@ -136,30 +145,15 @@ class Restricted(MergeMethod):
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor by the method or plainly."""
-        if name in self._chosen:
-            return self.method.merge_tensor(name, experts, base)
+        chosen, method = self.found
+        if name in chosen:
+            return method.merge_tensor(name, experts, base)
         if self.otherwise == "average":
             return mean(experts)
         return base if self.otherwise == "base" else experts[0]
 
-    def _part(self, weights):
-        """The chosen part of open weights."""
-        return Weights(
-            {
-                name: weights.entry(name)
-                for name in weights.names()
-                if name in self._chosen
-            },
-            weights.label,
-            tied={
-                alias: kept
-                for alias, kept in weights.tied.items()
-                if alias in self._chosen and kept in self._chosen
-            },
-        )
 
-
-def check_method(method):
+def check_method(method: Union[MergeMethod, str, dict]) -> MergeMethod:
     """A method that was given as such or by its registered name.
 
     Arguments
@@ -189,6 +183,23 @@ def check_method(method):
             f"{method!r}."
         )
     return method
+
+
+def _part(weights, chosen):
+    """The chosen part of open weights."""
+    return Weights(
+        {
+            name: weights.entry(name)
+            for name in weights.names()
+            if name in chosen
+        },
+        weights.label,
+        tied={
+            alias: kept
+            for alias, kept in weights.tied.items()
+            if alias in chosen and kept in chosen
+        },
+    )
 
 
 def _check_patterns(patterns, name):

@@ -21,7 +21,7 @@ Authors
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import add_to_base
+from speechbrain_merge.methods.task_vectors import add_to_base, scaled_sum
 
 
 @register("task_arithmetic")
@@ -59,10 +59,6 @@ class TaskArithmetic(MergeMethod):
             self.scale, name, len(experts), self.labels, self.depths
         )
 
-        def change(vectors, where):
-            total = vectors[0].mul_(scales[0])
-            for vector, scale in zip(vectors[1:], scales[1:]):
-                total.add_(vector, alpha=scale)
-            return total
-
-        return add_to_base(change, experts, base)
+        return add_to_base(
+            lambda vectors, where: scaled_sum(vectors, scales), experts, base
+        )

@@ -23,19 +23,17 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Optional, Union
+
 import torch
 
-from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.factorization import (
+    Singular,
     all_stronger,
     orthogonalize,
     strongest,
 )
-from speechbrain_merge.methods.matrices import (
-    NO_MATRICES,
-    Matrices,
-    check_scale,
-)
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.newton_schulz import polynomials_of
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import (
@@ -48,7 +46,41 @@ from speechbrain_merge.methods.registry import register
 ORTHOGONALIZERS = ("svd", "eigh", "newton_schulz")
 
 
-def kept(shape, number, rank_fraction=None):
+class Orthogonalizer:
+    """How the singular vectors of several experts are made orthonormal.
+
+    Arguments
+    ---------
+    how : str
+        ``"svd"``, ``"eigh"`` or ``"newton_schulz"``; see ``TSVM``.
+    steps : int
+        Newton–Schulz steps.
+    polynomials : str or list
+        Their coefficients.
+
+    Example
+    -------
+    >>> from speechbrain_merge.methods.factorization import DOUBLE
+    >>> columns = torch.tensor([[3.0, 1.0], [0.0, 0.5]], dtype=torch.float64)
+    >>> made = Orthogonalizer("svd", 5, "quintic")(columns, DOUBLE)
+    >>> torch.allclose(made.T @ made, torch.eye(2, dtype=torch.float64))
+    True
+    """
+
+    def __init__(self, how: str, steps: int, polynomials: Union[str, list]):
+        check_choice(how, "orthogonalizer", ORTHOGONALIZERS)
+        check_whole(steps, "steps", at_least=1)
+        self.how = how
+        self.polynomials = polynomials_of(polynomials, steps)
+
+    def __call__(self, matrix: torch.Tensor, ladder: tuple) -> torch.Tensor:
+        """The matrix with orthonormal columns."""
+        return orthogonalize(matrix, self.how, self.polynomials, ladder)
+
+
+def kept(
+    shape: tuple, number: int, rank_fraction: Optional[float] = None
+) -> int:
     """How many singular vectors each expert keeps.
 
     Arguments
@@ -77,7 +109,14 @@ def kept(shape, number, rank_fraction=None):
     return max(1, int(rank * rank_fraction + 1e-9))
 
 
-def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
+def side_by_side(
+    strong: list[Singular],
+    lifted: list[torch.Tensor],
+    orthogonal: Orthogonalizer,
+    threads: int,
+    ladder: tuple,
+    noise: float,
+) -> torch.Tensor:
     """``U_⊥ diag(σ) V_⊥ᵀ`` of the experts' singular vectors together.
 
     Directions that experts share are made no stronger by the orthonormal
@@ -90,7 +129,7 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
         What each expert keeps.
     lifted : list of torch.Tensor
         The singular values to give each, ``[k_t]``.
-    orthogonal : callable
+    orthogonal : Orthogonalizer
         Makes the columns of a matrix orthonormal.
     threads : int
         How many to work on at once.
@@ -114,9 +153,10 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
         together = torch.cat(columns, dim=1)
         basis = real_directions(together, values, ladder, noise)
         if basis is None:
-            return orthogonal(together).to(dtype)
+            return orthogonal(together, ladder).to(dtype)
         inside = basis.T @ together.to(torch.float64)
-        return (basis @ orthogonal(inside).to(torch.float64)).to(dtype)
+        made = orthogonal(inside, ladder).to(torch.float64)
+        return (basis @ made).to(dtype)
 
     left, right = spread(
         orthonormal,
@@ -130,7 +170,9 @@ def side_by_side(strong, lifted, orthogonal, threads, ladder, noise):
         return (left * torch.cat(lifted).to(dtype)) @ right.T
 
 
-def real_directions(columns, values, ladder, noise):
+def real_directions(
+    columns: torch.Tensor, values: torch.Tensor, ladder: tuple, noise: float
+) -> Optional[torch.Tensor]:
     """The directions in which singular vectors are more than noise.
 
     Arguments
@@ -164,7 +206,7 @@ def real_directions(columns, values, ladder, noise):
 
 
 @register("tsv_m")
-class TSVM(MergeMethod):
+class TSVM(MatrixMethod):
     """``θ_0 + scale · U_⊥ Σ V_⊥ᵀ`` for matrices, the mean for all else.
 
     With the singular value decompositions ``τ_t = U_t Σ_t V_tᵀ``: the first
@@ -218,8 +260,6 @@ class TSVM(MergeMethod):
             [0.0000, 0.5000]])}
     """
 
-    needs_base = True
-
     def __init__(
         self,
         scale=1.0,
@@ -232,33 +272,17 @@ class TSVM(MergeMethod):
         split_projections=True,
         heads=None,
     ):
-        super().__init__()
-        check_scale(scale)
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
+        )
         if rank_fraction is not None:
             check_number(rank_fraction, "rank_fraction", above=0, at_most=1)
-        check_choice(orthogonalizer, "orthogonalizer", ORTHOGONALIZERS)
-        check_whole(steps, "steps", at_least=1)
-        self._polynomials = polynomials_of(polynomials, steps)
-        self._matrices = Matrices(
-            exclude, conv_as_matrix, split_projections, heads
-        )
-        self.scale, self.rank_fraction = scale, rank_fraction
+        self._orthonormal = Orthogonalizer(orthogonalizer, steps, polynomials)
+        self.rank_fraction = rank_fraction
         self.orthogonalizer = orthogonalizer
         self.steps, self.polynomials = steps, polynomials
-        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
-        self.split_projections, self.heads = split_projections, heads
 
-    def prepare(self, experts, base):
-        """Finds the fused projections."""
-        self._matrices.prepare(experts)
-
-    def merge_tensor(self, name, experts, base):
-        """Merges one tensor."""
-        return self._matrices.merge(
-            self._merge_matrix, name, experts, base, self.scale, self.workers
-        )
-
-    def _merge_matrix(self, vectors, threads, ladder, noise):
+    def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
         strong = spread(
@@ -271,9 +295,7 @@ class TSVM(MergeMethod):
         return side_by_side(
             strong,
             [singular.values for singular in strong],
-            lambda matrix: orthogonalize(
-                matrix, self.orthogonalizer, self._polynomials, ladder
-            ),
+            self._orthonormal,
             threads,
             ladder,
             noise.of_all(),

@@ -25,14 +25,16 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Callable, Optional
+
 import torch
 
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.running_statistics import is_statistic
-from speechbrain_merge.weights import common_ties
+from speechbrain_merge.weights import Weights, common_ties
 
 
-def merged_names(experts):
+def merged_names(experts: list[Weights]) -> list[str]:
     """The names that a formula merges: floats, each tie once, no statistics.
 
     Arguments
@@ -56,7 +58,9 @@ def merged_names(experts):
     ]
 
 
-def precision(weights, names=None):
+def precision(
+    weights: Weights, names: Optional[list[str]] = None
+) -> torch.dtype:
     """The type that whole-model arithmetic needs: float64 if any tensor does.
 
     Arguments
@@ -77,7 +81,9 @@ def precision(weights, names=None):
     return needed
 
 
-def flat_task_vectors(experts, base, where):
+def flat_task_vectors(
+    experts: list[torch.Tensor], base: torch.Tensor, where: slice
+) -> list[torch.Tensor]:
     """The same piece of every task vector.
 
     Arguments
@@ -100,7 +106,33 @@ def flat_task_vectors(experts, base, where):
     return [expert[where].to(needed) - anchor for expert in experts]
 
 
-def add_to_base(formula, experts, base):
+def scaled_sum(
+    vectors: list[torch.Tensor], scales: list[float]
+) -> torch.Tensor:
+    """``Σ λ_t τ_t`` of one piece; changes the first vector.
+
+    Arguments
+    ---------
+    vectors : list of torch.Tensor
+        Of one shape and type.
+    scales : list of float
+        One a vector.
+
+    Returns
+    -------
+    total : torch.Tensor
+    """
+    total = vectors[0].mul_(scales[0])
+    for vector, scale in zip(vectors[1:], scales[1:]):
+        total.add_(vector, alpha=scale)
+    return total
+
+
+def add_to_base(
+    formula: Callable[[list[torch.Tensor], slice], torch.Tensor],
+    experts: list[torch.Tensor],
+    base: torch.Tensor,
+) -> torch.Tensor:
     """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
 
     Arguments

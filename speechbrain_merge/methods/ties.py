@@ -113,19 +113,17 @@ class TIES(MergeMethod):
         self.scope, self.aggregate = scope, aggregate
 
     def prepare(self, experts, base):
-        """Finds the magnitude that each expert's entries must reach."""
-        self._thresholds, self._tie = [0.0] * len(experts), 1
-        if self.scope == "model":
-            if self.density < 1:
-                self._thresholds = model_thresholds(
-                    self, experts, base, self.density
-                )
-            weigh = None
-            if self.vote_weights is not None:
-                weigh = partial(self._weights, number=len(experts))
-            self._tie = majority_sign(
-                self, experts, base, self._thresholds, weigh=weigh
-            )
+        """The magnitudes that entries must reach, and the sign of the most."""
+        thresholds = [0.0] * len(experts)
+        if self.scope == "tensor":
+            return thresholds, 1
+        if self.density < 1:
+            thresholds = model_thresholds(self, experts, base, self.density)
+        weigh = None
+        if self.vote_weights is not None:
+            weigh = partial(self._weights, number=len(experts))
+        sign = majority_sign(self, experts, base, thresholds, weigh=weigh)
+        return thresholds, sign
 
     def merge_tensor(self, name, experts, base):
         """Trims, elects and merges one tensor."""
@@ -133,7 +131,7 @@ class TIES(MergeMethod):
             self.scale, name, len(experts), self.labels, self.depths
         )
         weights = self._weights(name, len(experts))
-        thresholds = self._thresholds
+        thresholds, tie = self.found
         if self.scope == "tensor":
             thresholds = self._tensor_thresholds(experts, base)
 
@@ -142,9 +140,7 @@ class TIES(MergeMethod):
                 at_least(vector, threshold)
                 for vector, threshold in zip(vectors, thresholds)
             ]
-            return merge_elected(
-                trimmed, scales, self.aggregate, self._tie, weights
-            )
+            return merge_elected(trimmed, scales, self.aggregate, tie, weights)
 
         return add_to_base(change, experts, base)
 

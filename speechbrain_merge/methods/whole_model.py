@@ -8,6 +8,9 @@ Authors
 """
 
 import math
+from typing import Any, Callable, Optional
+
+import torch
 
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.task_vectors import (
@@ -16,9 +19,13 @@ from speechbrain_merge.methods.task_vectors import (
     precision,
 )
 from speechbrain_merge.methods.thresholds import at_least, order_statistics
+from speechbrain_merge.weights import Weights
+
+# Takes name, slice and the task vectors there; gives them changed
+Change = Callable[[str, slice, list[torch.Tensor]], list[torch.Tensor]]
 
 
-def count_entries(weights, names):
+def count_entries(weights: Weights, names: list[str]) -> int:
     """How many numbers the named tensors have.
 
     Arguments
@@ -35,7 +42,14 @@ def count_entries(weights, names):
     return sum(math.prod(weights.shape(name)) for name in names)
 
 
-def read_pieces(method, experts, base, use, what, sample=False):
+def read_pieces(
+    method: Any,
+    experts: list[Weights],
+    base: Weights,
+    use: Callable[[str, slice, list[torch.Tensor]], Any],
+    what: str,
+    sample: bool = False,
+) -> None:
     """Goes through the task vectors of a whole model, piece by piece.
 
     Arguments
@@ -64,7 +78,14 @@ def read_pieces(method, experts, base, use, what, sample=False):
     method.each(read_tensor, merged_names(experts), f"{method.name}: {what}")
 
 
-def model_statistics(method, experts, base, change, ranks, signed=True):
+def model_statistics(
+    method: Any,
+    experts: list[Weights],
+    base: Weights,
+    change: Change,
+    ranks: list[int],
+    signed: bool = True,
+) -> list[list[float]]:
     """Order statistics of each expert's values over the whole model.
 
     Arguments
@@ -109,7 +130,13 @@ def model_statistics(method, experts, base, change, ranks, signed=True):
     return [found[row * len(ranks) :][: len(ranks)] for row in rows]
 
 
-def model_thresholds(method, experts, base, density, change=None):
+def model_thresholds(
+    method: Any,
+    experts: list[Weights],
+    base: Weights,
+    density: float,
+    change: Optional[Change] = None,
+) -> list[float]:
     """The magnitude that the largest share of each task vector reaches.
 
     Arguments
@@ -148,7 +175,14 @@ def model_thresholds(method, experts, base, density, change=None):
     return [values[0] for values in found]
 
 
-def majority_sign(method, experts, base, thresholds, change=None, weigh=None):
+def majority_sign(
+    method: Any,
+    experts: list[Weights],
+    base: Weights,
+    thresholds: list[float],
+    change: Optional[Change] = None,
+    weigh: Optional[Callable[[str], Optional[list[float]]]] = None,
+) -> int:
     """The sign that more entries of the whole model elect.
 
     Arguments

@@ -22,12 +22,7 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.base import MergeMethod
-from speechbrain_merge.methods.matrices import (
-    NO_MATRICES,
-    Matrices,
-    check_scale,
-)
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
@@ -43,7 +38,7 @@ DECAY, DECAY_OF_SQUARES, FLOOR = 0.9, 0.999, 1e-8
 
 
 @register("wudi")
-class WUDI(MergeMethod):
+class WUDI(MatrixMethod):
     """``θ_0 + scale · τ``, where Adam takes ``τ`` from ``Σ τ_t`` to a low
     ``Σ_t ‖(τ − τ_t) τ_tᵀ‖² / ‖τ_t‖²``; the mean for all but matrices.
 
@@ -74,8 +69,6 @@ class WUDI(MergeMethod):
         Attention heads of fused projections, where the weights do not tell.
     """
 
-    needs_base = True
-
     def __init__(
         self,
         steps=300,
@@ -86,44 +79,23 @@ class WUDI(MergeMethod):
         split_projections=True,
         heads=None,
     ):
-        super().__init__()
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
+        )
         check_whole(steps, "steps")
         check_number(learning_rate, "learning_rate", above=0)
-        check_scale(scale)
-        self._matrices = Matrices(
-            exclude, conv_as_matrix, split_projections, heads
-        )
         self.steps, self.learning_rate = steps, learning_rate
-        self.scale = scale
-        self.exclude, self.conv_as_matrix = list(exclude), conv_as_matrix
-        self.split_projections, self.heads = split_projections, heads
 
-    def prepare(self, experts, base):
-        """Finds the fused projections."""
-        self._matrices.prepare(experts)
-
-    def merge_tensor(self, name, experts, base):
-        """Merges one tensor."""
-        stored = base.dtype
-        return self._matrices.merge(
-            lambda vectors, threads, ladder, noise: self._merge_matrix(
-                vectors, threads, stored
-            ),
-            name,
-            experts,
-            base,
-            self.scale,
-            self.workers,
-        )
-
-    def _merge_matrix(self, vectors, threads, dtype):
+    def merge_matrix(self, vectors, threads, ladder, noise):
         """Descends from the sum of one matrix of each expert.
 
         What Adam moves is ``E`` of ``τ = Σ τ_t + E``, with the gradient
         ``2 (E G + R)``, ``R = Σ τ_t G − C``. ``R`` is summed in float64: a
         gradient that is zero is not rounded to a number whose sign Adam would
-        follow. The steps are in the precision of the weights.
+        follow. The steps are in the precision of the weights, which is the
+        first of the ladder; the rounding errors of the weights do not matter.
         """
+        dtype = ladder[0][0]
         start = sum(vectors)
         moved = [vector for vector in vectors if vector.any()]
         if not moved:

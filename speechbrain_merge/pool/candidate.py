@@ -134,9 +134,12 @@ def rank(
         index: finite_number(candidate.meta.get(metric))
         for index, candidate in enumerate(candidates)
     }
-    finite = [index for index, score in scores.items() if score is not None]
-    finite.sort(key=lambda index: (sign * scores[index], -index))
-    return [candidates[index] for index in finite]
+    finite = [
+        (sign * score, -index)
+        for index, score in scores.items()
+        if score is not None
+    ]
+    return [candidates[-index] for _, index in sorted(finite)]
 
 
 def select(
@@ -197,7 +200,7 @@ def select(
     wanted -= set(_known(without, "without", trajectories))
     if trajectories and not wanted:
         raise ValueError(
-            f"without={list(without)} leaves none of the runs "
+            f"without={list(without or [])} leaves none of the runs "
             f"{', '.join(trajectories)}"
         )
     chosen = []

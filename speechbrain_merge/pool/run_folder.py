@@ -158,8 +158,8 @@ def names_to_keep(
             for record in current
         ]
         ranked = rank(candidates, metric, mode)[: best or 0]
-        newest = candidates[-last:] if last else []
-        kept = {candidate.name for candidate in [*ranked, *newest]}
+        latest = candidates[-last:] if last else []
+        kept = {candidate.name for candidate in [*ranked, *latest]}
     return kept, replaced
 
 

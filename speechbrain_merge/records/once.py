@@ -12,7 +12,6 @@ Authors
 import contextlib
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -175,7 +174,7 @@ def _alone(path) -> Iterator[None]:
             ) from None
         except OSError as error:
             logger.warning(
-                f"{path.parent} cannot be locked ({os.strerror(error.errno)}):"
+                f"{path.parent} cannot be locked ({error.strerror or error}):"
                 " do not run this study twice at the same time."
             )
         yield

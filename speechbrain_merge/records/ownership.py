@@ -108,7 +108,7 @@ def write_mark(folder, files: Optional[dict]):
     files : dict or None
         What `describe_files` gave; None while the folder is being written.
     """
-    content = {"written_by": "speechbrain_merge"}
+    content: dict = {"written_by": "speechbrain_merge"}
     if files is not None:
         content["files"] = files
     write_whole(Path(folder) / MARK, json.dumps(content, indent=2) + "\n")

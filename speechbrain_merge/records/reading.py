@@ -212,8 +212,8 @@ def parse_number(
     if isinstance(value, str):
         if len(value) <= _LONGEST_NUMBER and _NUMBER.fullmatch(value.strip()):
             above, _, below = value.partition("/")
-            below = Fraction(below.strip() or 1)
-            found = Fraction(above.strip()) / below if below else None
+            divisor = Fraction(below.strip() or 1)
+            found = Fraction(above.strip()) / divisor if divisor else None
     elif isinstance(value, (int, float, Fraction)):
         if not isinstance(value, bool) and math.isfinite(value):
             found = Fraction(value)
@@ -296,9 +296,9 @@ def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
     except RecursionError:
         reason = "it is nested too deeply"
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}"
-        reason = (error.problem or str(error)) + (place if mark else "")
+        mark, reason = error.problem_mark, error.problem or str(error)
+        if mark is not None:
+            reason += f", line {mark.line + 1}, column {mark.column + 1}"
     except RecordError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, LookupError) as error:

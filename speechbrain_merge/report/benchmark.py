@@ -128,15 +128,12 @@ def kept_gains(results: dict) -> list:
         if not bases or row is bases[0]:
             gains.append(None)
             continue
-        kept = [
-            normalised_gain(
-                bases[0]["sets"][domain],
-                expert["sets"][domain],
-                row["sets"][domain],
-            )
-            for domain, expert in experts.items()
-        ]
-        kept = [gain for gain in kept if gain is not None]
+        kept = []
+        for domain, expert in experts.items():
+            models = (bases[0], expert, row)
+            gain = normalised_gain(*(one["sets"][domain] for one in models))
+            if gain is not None:
+                kept.append(gain)
         gains.append(sum(kept) / len(kept) if kept else None)
     return gains
 

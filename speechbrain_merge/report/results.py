@@ -58,6 +58,7 @@ Authors
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain_merge.evaluation import forgetting, macro_average, rate_of
@@ -65,7 +66,7 @@ from speechbrain_merge.evaluation import forgetting, macro_average, rate_of
 SCHEMA = 1
 
 
-def check_results(results: dict) -> None:
+def check_results(results: Mapping) -> None:
     """Raise where results are not as the module describes them.
 
     Arguments
@@ -192,7 +193,7 @@ def load_results(path) -> dict:
     return results
 
 
-def metric_of(results: dict) -> str:
+def metric_of(results: Mapping) -> str:
     """The name of the error rate, for titles and axes.
 
     Arguments
@@ -212,7 +213,7 @@ def metric_of(results: dict) -> str:
     return results.get("metric", "WER")
 
 
-def domains_in_order(results: dict) -> tuple:
+def domains_in_order(results: Mapping) -> tuple:
     """Sets in domain, out of domain, and those on which models may forget.
 
     Arguments
@@ -238,7 +239,7 @@ def domains_in_order(results: dict) -> tuple:
     return inside, outside, list(results.get("retention", outside))
 
 
-def summarize_results(results: dict) -> list[dict]:
+def summarize_results(results: Mapping) -> list[dict]:
     """The numbers of each row that tables and pictures show.
 
     Arguments

@@ -16,7 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from speechbrain_merge.evaluation import ErrorCounts
@@ -104,7 +104,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def results_rows(results: dict) -> tuple:
+def results_rows(results: Mapping) -> tuple:
     """Header and cells of the main table.
 
     A mean is the unweighted mean of the sets' error rates. Forgetting is over
@@ -131,16 +131,16 @@ def results_rows(results: dict) -> tuple:
     means.append(("out_of_domain", "out-of-domain\nmean", outside))
     means.append(("forgetting", "forgetting\n%", retention))
     means.append(("mean", "mean", results["test_domains"]))
-    means = [(key, title) for key, title, sets in means if sets]
-    header += [title for _, title in means]
+    shown = [(key, title) for key, title, sets in means if sets]
+    header += [title for _, title in shown]
     values = [
         [summary["rates"][name] for name in inside + outside]
-        + [summary[key] for key, _ in means]
+        + [summary[key] for key, _ in shown]
         for summary in summaries
     ]
     # the generalist forgets nothing by definition: that is no merit
     learned = [summary["group"] != "generalist" for summary in summaries]
-    keys = inside + outside + [key for key, _ in means]
+    keys = inside + outside + [key for key, _ in shown]
     columns = [
         mark_best(
             column, learned if key == "forgetting" else [True] * len(learned)
@@ -151,7 +151,7 @@ def results_rows(results: dict) -> tuple:
     return header, [[name, *cells] for name, *cells in zip(names, *columns)]
 
 
-def results_table(results: dict, form: str = "markdown") -> str:
+def results_table(results: Mapping, form: str = "markdown") -> str:
     """The main table, with the settings that are needed to reproduce it.
 
     Arguments

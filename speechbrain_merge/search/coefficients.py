@@ -103,8 +103,8 @@ class CoefficientTrials:
         self.name = name
         self.runner = TrialRunner(score, journal, "lt", racing)
         self.bar = progress_bar(total, name, progress)
-        self.best = None
-        self.parameters = None
+        self.best: Optional[Tally] = None
+        self.parameters: dict = {}
 
     def __enter__(self):
         return self
@@ -144,7 +144,8 @@ class CoefficientTrials:
         if accepted:
             self.best, self.parameters = tally, parameters
         self.runner.keep(trial, self.best, label, parameters=parameters)
-        self.bar.set_postfix_str(f"best {self.best.value:.2f} %")
+        if self.best is not None:
+            self.bar.set_postfix_str(f"best {self.best.value:.2f} %")
         self.bar.update()
         return tally, accepted
 
@@ -161,6 +162,8 @@ class CoefficientTrials:
         -------
         CoefficientResult
         """
+        if self.best is None:
+            raise ValueError(f"{self.name}: no coefficients were tried.")
         result = CoefficientResult(
             parameters=self.parameters,
             tally=self.best,
@@ -168,7 +171,7 @@ class CoefficientTrials:
             savings=self.runner.savings,
         )
         logger.info(
-            f"{self.name}: {result.parameters} gives {self.best.value:.2f} % "
+            f"{self.name}: {result.parameters} gives {result.tally.value:.2f} % "
             f"({result.evaluations} evaluations); {result.savings}"
         )
         if objective_key is not None:

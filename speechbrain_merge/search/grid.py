@@ -61,12 +61,13 @@ class GridSearch:
         grid: Optional[Mapping] = None,
         objective_key: Optional[str] = "error",
     ):
-        one = parameter is not None and values is not None
-        if one == (grid is not None) or (parameter is None) != (values is None):
+        if (parameter is None) != (values is None) or (
+            (parameter is None) == (grid is None)
+        ):
             raise ValueError(
                 "GridSearch: give either parameter= and values=, or grid="
             )
-        grid = {parameter: values} if one else dict(grid)
+        grid = {parameter: values} if grid is None else dict(grid)
         for name, listed in grid.items():
             if len(listed) == 0:
                 raise ValueError(f"GridSearch: no values for {name!r}")

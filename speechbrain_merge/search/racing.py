@@ -133,11 +133,11 @@ class Race:
         _check_same_set(partial, whole)
         if partial.complete:
             return partial.cost
-        if whole.average == "micro":
+        if whole.domains is None or whole.average == "micro":
             return Fraction(partial.errors) / whole.words
         rates = [
             Fraction(errors) / whole.domains[name][1]
-            for name, (errors, _) in partial.domains.items()
+            for name, (errors, _) in (partial.domains or {}).items()
         ]
         return sum(rates, Fraction(0)) / len(whole.domains)
 
@@ -295,8 +295,9 @@ def _check_same_set(partial: Tally, whole: Tally):
     missing = set(whole.domains or ()) - set(partial.domains or ())
     if (foreign and whole.domains) or (missing and partial.complete):
         raise ValueError(
-            f"the incumbent was scored on the domains {sorted(whole.domains)}, "
-            f"the trial on {sorted(partial.domains or ())}"
+            "the incumbent was scored on the domains "
+            f"{sorted(whole.domains or ())}, the trial on "
+            f"{sorted(partial.domains or ())}"
         )
     if partial.complete and partial.utterances != whole.utterances:
         raise ValueError(

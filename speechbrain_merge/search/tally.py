@@ -143,18 +143,18 @@ class Tally:
                     "average='macro' needs domains={name: (errors, words)}"
                 )
         else:
-            put(self, "domains", self._exact_domains())
+            put(self, "domains", self._exact_domains(self.domains))
         if self.complete:
             self._check_defined()
 
-    def _exact_domains(self) -> dict:
+    def _exact_domains(self, given: Mapping[str, tuple]) -> dict:
         # Sorted, so that equal tallies look equal whatever was decoded first.
         domains = {
             name: (
-                _exact(self.domains[name][0], f"errors of domain {name!r}"),
-                _exact(self.domains[name][1], f"words of domain {name!r}"),
+                _exact(given[name][0], f"errors of domain {name!r}"),
+                _exact(given[name][1], f"words of domain {name!r}"),
             )
-            for name in sorted(self.domains)
+            for name in sorted(given)
         }
         sums = tuple(sum(pair[i] for pair in domains.values()) for i in (0, 1))
         if sums != (self.errors, self.words):
@@ -210,7 +210,7 @@ class Tally:
                 "and both have the same average"
             )
         domains = None
-        if self.domains is not None:
+        if self.domains is not None and other.domains is not None:
             domains = dict(self.domains)
             for name, (errors, words) in other.domains.items():
                 before = domains.get(name, (0, 0))
@@ -234,7 +234,7 @@ class Tally:
         """The exact error rate (1 is 100 %) of what was decoded. Of an
         incomplete tally it says nothing about the whole set; the floor that
         does is ``Race.floor``."""
-        if self.average == "micro":
+        if self.average == "micro" or self.domains is None:
             return _rate(self.errors, self.words)
         rates = [_rate(e, w) for e, w in self.domains.values() if w]
         return sum(rates, Fraction(0)) / max(len(rates), 1)
@@ -253,11 +253,11 @@ class Tally:
         >>> Tally(Fraction(7, 2), 100, utterances=9).to_dict()["errors"]
         '7/2'
         """
-        domains = self.domains
-        if domains is not None:
+        domains = None
+        if self.domains is not None:
             domains = {
                 name: [_plain(errors), _plain(words)]
-                for name, (errors, words) in domains.items()
+                for name, (errors, words) in self.domains.items()
             }
         return {
             "errors": _plain(self.errors),

@@ -154,20 +154,24 @@ class TrialRunner:
             The part of the trial's dict known here, without ``best``.
         """
         against = incumbent if self.racing else None
-        tally, key = None, None
+        known, key = None, ""
         if self.journal is not None:
             key = self.journal.key_of(proposal, **content)
-            tally = self.journal.find(key, against, self.accept)
-        reused = tally is not None
+            known = self.journal.find(key, against, self.accept)
         seconds = 0.0
-        if not reused:
+        if known is not None:
+            tally = known
+        else:
             started = time.perf_counter()
             tally = self.score(proposal, against)
             seconds = time.perf_counter() - started
         self._check(tally, against, label)
         accepted = not Race(incumbent, self.accept).lost(tally)
-        if not reused:
-            self.savings.add(tally, tally if tally.complete else incumbent)
+        if known is None:
+            whole = tally
+            if incumbent is not None and not tally.complete:
+                whole = incumbent
+            self.savings.add(tally, whole)
             if self.journal is not None:
                 self.journal.record(
                     key, tally, against, trial=label, seconds=round(seconds, 3)
@@ -182,7 +186,7 @@ class TrialRunner:
             "decoded_utterances": tally.utterances,
             "decoded_seconds": tally.seconds,
             "seconds": seconds,
-            "reused": reused,
+            "reused": known is not None,
         }
         return tally, accepted, trial
 
@@ -246,7 +250,7 @@ class TrialRunner:
             )
 
 
-def progress_bar(total: int, name: str, progress: bool) -> tqdm:
+def progress_bar(total: Optional[int], name: str, progress: bool) -> tqdm:
     """A bar for the trials of a search, on the main process alone."""
     return tqdm(
         total=total,

@@ -96,7 +96,8 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
     done = record is None or record.is_file()
     seconds = None
     if done and record is not None and node.kind in ("train", "align"):
-        seconds = known_record(record)["seconds"]
+        known = known_record(record)
+        seconds = None if known is None else known["seconds"]
     elif done and times:
         seconds = times.get(node.name, {}).get(str(seed), {}).get("seconds")
     return {

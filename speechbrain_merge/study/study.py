@@ -53,6 +53,7 @@ from speechbrain_merge.study.extras import (
 from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
+from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
 from speechbrain_merge.study.results import gather
@@ -304,7 +305,7 @@ class Study:
         """Raises where a model asks for what its training does not have."""
         for nodes in self.plans.values():
             for node in nodes:
-                if node.kind != "train":
+                if not isinstance(node, Train):
                     continue
                 training = self.trainings[node.training]
                 where = f"Model '{node.name}'"

@@ -48,17 +48,17 @@ def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
     names = inside + outside
     means = [("in_domain", "in-domain\nmean", inside)]
     means += [("out_of_domain", "out-of-domain\nmean", outside)]
-    means += [("forgetting", "forgetting\n%", True)]
+    means += [("forgetting", "forgetting\n%", names)]
     means += [("mean", "mean", names)]
     summaries = [row for seed in by_seed.values() for row in seed.values()]
-    means = [
+    shown = [
         (key, title)
         for key, title, wanted in means
         if wanted and any(row[key] is not None for row in summaries)
     ]
     header = [f"{results['metric']} %"]
     header += [_sized(results, mode, name) for name in names]
-    header += [title for _, title in means] + ["trainings", "training\nminutes"]
+    header += [title for _, title in shown] + ["trainings", "training\nminutes"]
     rows = []
     for row in results["rows"]:
         cells = []
@@ -70,7 +70,7 @@ def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
                 cell = f"**{cell}**"
             cells.append(cell)
         of_seeds = [seed.get(row["title"]) for seed in by_seed.values()]
-        for key, _ in means:
+        for key, _ in shown:
             values = [one[key] for one in of_seeds if one is not None]
             cells.append(spread(values if len(values) == len(of_seeds) else []))
         cells.append(str(len(row["trainings"])))

@@ -184,7 +184,12 @@ def stored_as(
             )
         entries[name] = entry
     return Weights(
-        entries, weights.label, weights.metadata, weights.tied, weights.close
+        entries,
+        weights.label,
+        weights.metadata,
+        weights.tied,
+        weights.close,
+        weights.folded,
     )
 
 

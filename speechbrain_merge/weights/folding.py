@@ -94,7 +94,8 @@ def fold(
     -------
     Weights
         Read-only and lazy, in the stored dtypes; folding itself is computed
-        in at least float32. Closing it closes the source and the base.
+        in at least float32. Closing it closes the source and the base. Its
+        ``folded`` says whether there were "weight norm" or "adapters" to fold.
 
     Raises
     ------
@@ -143,7 +144,8 @@ def fold(
         plain = _over_base(plain, under, weights)
 
     targets = None if weight_norm else {_weight(target) for target in factors}
-    folded = _fold_weight_norm(plain, weights.label, targets)
+    pairs = _pairs(plain, weights.label, targets)
+    folded = _fold_weight_norm(plain, weights.label, pairs)
     scales = {}
     if is_module:
         scales = scales_of_module(source, adapter)
@@ -187,6 +189,11 @@ def fold(
         },
         _ties(folded),
         close,
+        [
+            kind
+            for kind, found in (("weight norm", pairs), ("adapters", factors))
+            if found
+        ],
     )
 
 
@@ -269,14 +276,18 @@ def _over_base(plain, base, weights):
     return {name: plain.get(name, (base, name)) for name in base}
 
 
-def _fold_weight_norm(plain, label, targets):
-    """Name to entry, and the stored tensors that it is computed from."""
+def _pairs(plain, label, targets):
+    """The weight norm that is to be folded: all, or that of some weights."""
     shapes = {name: model.shape(own) for name, (model, own) in plain.items()}
-    pairs = {
+    return {
         weight: pair
         for weight, pair in weight_norm_pairs(shapes, label).items()
         if targets is None or weight in targets
     }
+
+
+def _fold_weight_norm(plain, label, pairs):
+    """Name to entry, and the stored tensors that it is computed from."""
     directions = {v: name for name, (_, v) in pairs.items()}
     magnitudes = {g for g, _ in pairs.values()}
     folded = {}

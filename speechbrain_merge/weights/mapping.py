@@ -19,7 +19,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -71,6 +71,8 @@ class Weights(Mapping):
         Alias to the name whose tensor it shares. Both are entries.
     on_close : Callable, optional
         Called once when the weights are closed.
+    folded : iterable of str
+        What these were computed from by `fold`: "weight norm", "adapters".
 
     Example
     -------
@@ -87,8 +89,10 @@ class Weights(Mapping):
         metadata: Optional[dict] = None,
         tied: Optional[dict] = None,
         on_close: Optional[Callable] = None,
+        folded: Iterable[str] = (),
     ):
         self.label = label
+        self.folded = frozenset(folded)
         self.metadata = dict(metadata or {})
         self.tied = dict(tied or {})
         self._entries = dict(entries)

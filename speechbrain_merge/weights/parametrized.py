@@ -79,12 +79,12 @@ def computed_state(module: torch.nn.Module) -> dict:
                     made[each, name] = getattr(each, name).detach()
                 state[prefix + name] = made[each, name]
                 dropped.append(f"{prefix}parametrizations.{name}.")
-    dropped = tuple(dropped)
     rest = {
         name: tensor
         for name, tensor in module.state_dict().items()
         # Modules may keep other things there (`get_extra_state`)
-        if isinstance(tensor, torch.Tensor) and not name.startswith(dropped)
+        if isinstance(tensor, torch.Tensor)
+        and not name.startswith(tuple(dropped))
     }
     return {**rest, **state}
 

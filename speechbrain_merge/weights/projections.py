@@ -31,11 +31,12 @@ Authors
 """
 
 import re
-from collections.abc import Mapping
 from typing import Optional
 
 import torch
 
+from speechbrain_merge.weights.head_count import attention_heads, heads_at
+from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.parts import part
 
 LAYOUTS = ("interleaved", "stacked")
@@ -89,17 +90,19 @@ def projection_layout(name: str) -> str:
     )
 
 
-def layout_of(name: str, weights: Mapping, heads: Optional[int] = None):
-    """How the rows of a fused projection are ordered, by what lies beside it.
+def layout_of(name: str, weights: Weights, heads: Optional[int] = None):
+    """How the rows of a fused projection are ordered, and by how many heads.
 
     Arguments
     ---------
     name : str
         The name of the tensor.
-    weights : Mapping
-        The model: open weights.
+    weights : Weights
+        The model, open.
     heads : int, optional
-        Number of heads, where nothing beside it tells.
+        Number of heads, where neither the model says it
+        (``speechbrain_merge.weights.head_count``) nor anything beside the
+        projection.
 
     Returns
     -------
@@ -117,7 +120,8 @@ def layout_of(name: str, weights: Mapping, heads: Optional[int] = None):
     # only self-attention whose rows are interleaved has this bias
     if beside in weights and part(name).role == "attention":
         return "interleaved", weights.shape(beside)[1]
-    return projection_layout(name), heads
+    told = heads_at(attention_heads(weights), name, part(name).stack)
+    return projection_layout(name), told or heads
 
 
 def split_projection(

@@ -19,12 +19,13 @@ Authors
 """
 
 from collections import Counter
+from typing import Any
 
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.source import open_weights
 
 
-def renamed(source, like):
+def renamed(source: Any, like: Weights) -> Weights:
     """Weights under the names that another model has for them.
 
     For each module of the other model (the first component of its names) one
@@ -43,7 +44,8 @@ def renamed(source, like):
     Returns
     -------
     weights : Weights
-        With exactly the names of ``like``.
+        With exactly the names of ``like``; the source itself where it has
+        these already.
 
     Raises
     ------
@@ -51,6 +53,8 @@ def renamed(source, like):
         When a tensor has no counterpart; names the first of them.
     """
     weights = open_weights(source)
+    if set(weights.names()) == set(like.names()):
+        return weights
     exchanges = _exchanges(weights, like)
     entries, missing = {}, []
     for name in like.names():

@@ -85,8 +85,8 @@ class WeightWriter:
         self._begun = set()
         self._written = set()
         self._lock = threading.Lock()
-        self._file = None
-        self._temporary = None
+        self._file: Optional[int] = None
+        self._temporary: Optional[Path] = None
 
     def __enter__(self) -> "WeightWriter":
         if self.path.is_dir():
@@ -124,7 +124,7 @@ class WeightWriter:
                 f"header, but {len(self._header)} were set aside"
             )
         self._header = header
-        _write_at(self._file, memoryview(header), 0)
+        _write_at(self._opened(), memoryview(header), 0)
 
     def write(self, name: str, tensor: torch.Tensor):
         """Write one tensor. Safe to call from several threads.
@@ -141,11 +141,7 @@ class WeightWriter:
         ValueError
             Where the tensor is not the one that was announced.
         """
-        if self._file is None:
-            raise ValueError(
-                f"{self.path} is not open for writing. Write inside the "
-                "`with WeightWriter(...)` block."
-            )
+        file = self._opened()
         if name not in self.specification:
             raise ValueError(f"{self.path}: '{name}' was not specified")
         dtype, shape = self.specification[name]
@@ -159,7 +155,7 @@ class WeightWriter:
                 raise ValueError(f"{self.path}: '{name}' is written twice")
             self._begun.add(name)
         if tensor.numel() > 0:
-            _write_at(self._file, tensor_bytes(tensor), self._offsets[name])
+            _write_at(file, tensor_bytes(tensor), self._offsets[name])
         self._written.add(name)
 
     def __exit__(self, kind, error, traceback):
@@ -177,18 +173,29 @@ class WeightWriter:
                 f"{', '.join(missing[:5])}"
             )
         try:
-            os.fsync(self._file)
+            os.fsync(self._opened())
             os.replace(self._temporary, self.path)
         except BaseException:
             self._discard()
             raise
-        os.close(self._file)
-        self._file = None
+        self._close()
         sync_folder(self.path.parent)
 
-    def _discard(self):
-        os.close(self._file)
+    def _opened(self) -> int:
+        """The file; raises a ValueError where it is not open."""
+        if self._file is None:
+            raise ValueError(
+                f"{self.path} is not open for writing. Write inside the "
+                "`with WeightWriter(...)` block."
+            )
+        return self._file
+
+    def _close(self):
+        os.close(self._opened())
         self._file = None
+
+    def _discard(self):
+        self._close()
         # Already moved where os.replace was interrupted after its work
         self._temporary.unlink(missing_ok=True)
 
@@ -254,7 +261,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     b'\\x01\\x00\\x02\\x00'
     """
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _lay_out(path, specification, metadata):

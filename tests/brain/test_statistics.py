@@ -342,6 +342,25 @@ def test_what_units_do_aligns_them(tmp_path):
         OptimalTransport(cost="activations", anchor="base")
 
 
+def test_a_second_transport_of_the_same_experts_finds_the_first(tmp_path):
+    """The stage's method is after a merge what it was before."""
+    brain = trained(tmp_path, model=tiny_conformer)
+    method = OptimalTransport(cost="activations", weight=0.3)
+    stage = MergeStage(method, [tmp_path / "pool"])
+    collect_statistics(brain, stage, DATA)
+    before = method.configuration()
+    first = brain.merge(stage)
+    merged = contents(first.path)
+    assert not first.reused and method.configuration() == before
+    second = brain.merge(stage)
+    assert second.reused and second.path == first.path
+    # and another merge with the same statistics has the same bits
+    other = MergeStage(method, [tmp_path / "pool"], name="other")
+    again = contents(brain.merge(other).path)
+    for name, tensor in merged.items():
+        assert torch.equal(again[name], tensor), name
+
+
 def test_wav2vec2_with_its_weight_norm(tmp_path):
     folder = tiny_wav2vec2(tmp_path / "hub")
     encoder = Wav2Vec2(source=folder, save_path=folder + "/cache", freeze=False)

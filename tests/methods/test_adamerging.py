@@ -32,7 +32,7 @@ def test_groups():
     found = {}
     for by in ("expert", "layer", "tensor"):
         method = AdaMerging(by=by)
-        method(experts, base)
+        method.make_coefficients(experts, base)
         found[by] = method.groups
         assert method.coefficients.shape == (2, len(method.groups))
         assert torch.equal(
@@ -58,7 +58,7 @@ def test_merges_with_the_coefficients_as_they_are(tmp_path):
     """In memory, over files, from its configuration and from its state."""
     base, experts = models()
     method = AdaMerging()
-    method(experts, base)
+    method.make_coefficients(experts, base)
     with torch.no_grad():
         learned = torch.arange(12.0, dtype=torch.float64).reshape(2, 6) / 20
         method.coefficients.copy_(learned)
@@ -79,9 +79,9 @@ def test_merges_with_the_coefficients_as_they_are(tmp_path):
     assert again.learned == method.learned
     remade = again(experts, base)
     third = AdaMerging()
-    with pytest.raises(ValueError, match="merge them once"):
+    with pytest.raises(ValueError, match="call `make_coefficients`"):
         third.load_state_dict(method.state_dict())
-    third(experts, base)
+    third.make_coefficients(experts, base)
     third.load_state_dict(method.state_dict())
     restored = third(experts, base)
     with open_weights(output) as streamed:
@@ -94,8 +94,12 @@ def test_merges_with_the_coefficients_as_they_are(tmp_path):
 def test_other_models_than_those_learned_with():
     base, experts = models()
     method = AdaMerging()
-    method([*experts, experts[0]], base)  # nothing was learned yet
-    method(experts, base)
+    # nothing was learned yet
+    method.make_coefficients([*experts, experts[0]], base)
+    method.make_coefficients(experts, base)
+    held = method.coefficients
+    method.make_coefficients(experts, base)
+    assert method.coefficients is held  # an optimizer may hold it
     with torch.no_grad():
         method.coefficients += 0.1
     method(experts, base)
@@ -118,7 +122,7 @@ def test_tied_tensors_stay_one(by):
     for state in (base, *experts):
         state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
     method = AdaMerging(by=by)
-    method(experts, base)
+    method.make_coefficients(experts, base)
     assert "proj_out.weight" not in method.groups
     with torch.no_grad():
         method.coefficients += torch.rand_like(method.coefficients) / 2
@@ -133,12 +137,12 @@ def test_tied_tensors_stay_one(by):
 def test_starts_and_bounds():
     base, experts = models()
     start = AdaMerging(scale={"parts": {"decoder": 0.1}, "default": [0.2, 0.4]})
-    start(experts, base)
+    start.make_coefficients(experts, base)
     found = dict(zip(start.groups, start.values().T.tolist()))
     assert found["decoder"] == found["decoder.layers.1"] == [0.1, 0.1]
     assert found["encoder"] == found["others"] == [0.2, 0.4]
     gate = AdaMerging(scale=0.3, lambda_param="sigmoid")
-    gate(experts, base)
+    gate.make_coefficients(experts, base)
     torch.testing.assert_close(
         gate.values(), torch.full_like(gate.values(), 0.3)
     )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from methods.transport_models import HEADS, build
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import TSVM, WUDI, BoostedTSVM, IsoC, IsoCTS
@@ -124,6 +125,19 @@ def test_heads_are_read_from_the_position_bias():
     experts, base = experts_of({FUSED: (24, 8), bias: (4, 2)})
     told = TSVM(heads=2)(experts, base)[FUSED]
     assert torch.equal(TSVM()(experts, base)[FUSED], told)
+
+
+def test_heads_are_what_the_modules_say():
+    """SpeechBrain's RoPEMHA, whose weights alone do not tell."""
+    models = [build("conformer-RoPEMHA-ctc", seed) for seed in (1, 2, 3)]
+    told = TSVM(heads=HEADS)(models[:2], models[2])
+    found = TSVM()(models[:2], models[2])
+    fused = [name for name in told if name.endswith("mha_layer.in_proj_weight")]
+    assert fused
+    for name, tensor in told.items():
+        assert torch.equal(found[name], tensor), name
+    with pytest.raises(ValueError, match="give `heads`"):
+        TSVM()([each.state_dict() for each in models[:2]], models[2])
 
 
 def test_heads_that_nothing_tells():

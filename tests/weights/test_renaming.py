@@ -47,3 +47,12 @@ def test_another_model_is_refused_not_guessed():
     )
     with pytest.raises(ValueError, match="no counterpart of asr"):
         renamed(encoder, expert)
+
+
+def test_the_same_names_are_left_as_they_are():
+    """With their ties, which a new mapping would not have."""
+    state = {"embed.weight": torch.ones(3, 2)}
+    state["output.weight"] = state["embed.weight"]
+    base = open_weights(state)
+    assert renamed(base, open_weights(dict(reversed(state.items())))) is base
+    assert base.tied == {"output.weight": "embed.weight"}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny_hubert, tiny_wav2vec2, tiny_wavlm
 
+from speechbrain_merge.engine import merge
 from speechbrain_merge.weights import (
     check_compatible,
     fold,
@@ -103,6 +104,56 @@ def test_speech_encoders_there_and_back(tmp_path, tiny):
         )
     naive = torch._weight_norm(v, g, 2)
     assert (naive - average[name]).norm() > 0.1 * average[name].norm()
+
+
+def test_a_merge_keeps_weight_norm_beside_layers_called_adapter(tmp_path):
+    """wav2vec 2.0 has such layers of its own, which are no LoRA."""
+    from transformers import AutoModel
+
+    folders = [
+        tiny_wav2vec2(
+            tmp_path / str(seed),
+            seed=seed,
+            add_adapter=True,
+            num_adapter_layers=1,
+        )
+        for seed in (0, 1)
+    ]
+    model = AutoModel.from_pretrained(folders[0]).eval()
+    assert any(name.startswith("adapter.") for name in model.state_dict())
+    merged = merge("average", folders, progress=False)
+    model.load_state_dict(merged, strict=True)
+    with fold(folders[0]) as first, fold(folders[1]) as second:
+        assert first.folded == {"weight norm"}
+        name = "encoder.pos_conv_embed.conv.weight"
+        torch.testing.assert_close(
+            model.encoder.pos_conv_embed.conv.weight,
+            (first[name] + second[name]) / 2,
+        )
+
+
+def test_a_merge_of_two_dtypes_keeps_weight_norm():
+    first, second = (normed("new", 0).state_dict() for _ in range(2))
+    half = {name: tensor.half() for name, tensor in second.items()}
+    for experts in ([first, half], [half, first]):
+        assert set(merge("average", experts, progress=False)) == set(first)
+
+
+def test_folding_says_what_it_folded():
+    layer = normed("new", 0)
+    assert fold(layer).folded == {"weight norm"}
+    assert fold(layer, weight_norm=False).folded == set()
+    assert fold(torch.nn.Linear(2, 2)).folded == set()
+    adapter = {
+        "fc.adapter_down_proj.weight": torch.ones(2, 3),
+        "fc.adapter_up_proj.weight": torch.ones(4, 2),
+    }
+    base = {"fc.weight": torch.zeros(4, 3)}
+    assert fold(adapter, base=base, alpha=1.0).folded == {"adapters"}
+    base |= {"w_g": torch.ones(2, 1), "w_v": torch.ones(2, 3)}
+    both = fold(adapter, base=base, alpha=1.0)
+    assert both.folded == {"adapters", "weight norm"}
+    assert fold(both).folded == set()  # nothing is left to fold
 
 
 def test_refold_without_weight_norm_only_checks_names():

@@ -18,7 +18,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from numbers import Real
+from typing import Union
 
 import torch
 
@@ -69,7 +69,9 @@ def head_scores(moves: list, heads: int) -> torch.Tensor:
     return size.reshape(heads, -1).square().sum(dim=1).sqrt()
 
 
-def chosen_heads(choice, scores: torch.Tensor) -> list:
+def chosen_heads(
+    choice: Union[float, list, tuple], scores: torch.Tensor
+) -> list:
     """The heads that are merged.
 
     Arguments
@@ -89,7 +91,7 @@ def chosen_heads(choice, scores: torch.Tensor) -> list:
     ValueError
         Where there is no such head.
     """
-    if not isinstance(choice, Real):
+    if isinstance(choice, (list, tuple)):
         beyond = [head for head in choice if head >= len(scores)]
         if beyond:
             raise ValueError(
@@ -101,3 +103,39 @@ def chosen_heads(choice, scores: torch.Tensor) -> list:
     number = max(int(choice * len(scores) + 1e-9), 1)
     order = torch.sort(scores, descending=True, stable=True).indices
     return sorted(order[:number].tolist())
+
+
+def choose_heads(method, of_names: dict, experts: list, base) -> dict:
+    """The heads of each projection, by its weight or else its bias.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        Whose ``heads`` says which, and on whose threads models are read.
+    of_names : dict
+        Name of a tensor to its projections (``AttentionProjection``).
+    experts : list of Weights
+        Open weights.
+    base : Weights
+        What they moved from.
+
+    Returns
+    -------
+    dict
+        Key of a projection to its heads.
+    """
+    names = {}
+    for name, takers in of_names.items():
+        for taker in takers:
+            taker.check_heads()
+            # weights come before biases
+            names.setdefault(taker.key, (name, taker))
+
+    def choose(key):
+        name, taker = names[key]
+        origin = taker.take(base[name])
+        moves = [taker.take(each[name]) - origin for each in experts]
+        return chosen_heads(method.heads, head_scores(moves, taker.heads))
+
+    chosen = method.each(choose, list(names), "rank heads")
+    return dict(zip(names, chosen))

@@ -50,15 +50,13 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Optional
 
 import torch
 
-from speechbrain_merge.methods.attention.heads import (
-    check_heads,
-    chosen_heads,
-    head_scores,
-)
+from speechbrain_merge.methods.attention.heads import check_heads, choose_heads
 from speechbrain_merge.methods.attention.layers import (
     check_layer_map,
     check_layers,
@@ -68,9 +66,9 @@ from speechbrain_merge.methods.attention.noise import (
     KINDS,
     SCOPES,
     STANDARD,
-    added_up,
     drawn_like,
     moments,
+    moments_of_model,
 )
 from speechbrain_merge.methods.attention.pairs import (
     pair_attention,
@@ -100,6 +98,31 @@ from speechbrain_merge.weights import (
 from speechbrain_merge.weights.adapters import factor_of
 
 SPACES = ("parameters", "task_vectors")
+
+# By name of a tensor and by place in the model: the projections in it
+Takers = dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the first pass finds in a source and a target.
+
+    Arguments
+    ---------
+    takers : dict
+        Name of a tensor of the target to its projections that are merged.
+    ratios : dict
+        Name to λ.
+    heads : dict
+        Projection to the heads that are merged, where not all are.
+    moments : dict
+        "weight" and "bias" to the moments of noise that are those of all.
+    """
+
+    takers: dict
+    ratios: dict
+    heads: dict
+    moments: dict
 
 
 @register("attention_merge")
@@ -221,7 +244,8 @@ class AttentionMerge(MergeMethod):
         self.same_heads = same_heads
         number = 2 if space == "task_vectors" else 1
         self.minimum_experts = self.maximum_experts = number
-        self._found = None
+        # What belongs together in models under different names
+        self._paired: Optional[Takers] = None
 
     def merged(
         self, experts, base=None, labels=None, workers=1, progress=False
@@ -246,7 +270,8 @@ class AttentionMerge(MergeMethod):
             )
         models = [_without_lora(model) for model in [*experts, base]]
         target = models[0] if self.space == "task_vectors" else models[-1]
-        found, views = {}, []
+        paired: Takers = {}
+        views = []
         for model in models:
             if model is target:
                 views.append(target)
@@ -254,15 +279,18 @@ class AttentionMerge(MergeMethod):
             pairs = self._pairs(target, model)
             views.append(under_names_of(target, model, pairs))
             for taker, _ in pairs:
-                found.setdefault(taker.name, {})[taker.key] = taker
-        self._found = found
-        self.start(views[:-1], views[-1], labels, workers, progress)
+                paired.setdefault(taker.name, {})[taker.key] = taker
+        method = self._copy()
+        method._paired = paired
+        method = method.prepared(
+            views[:-1], views[-1], labels, workers, progress
+        )
         return Weights(
             {
                 name: Entry(
                     target.shape(name),
                     target.dtype(name),
-                    partial(self.merge_entry, name, views[:-1], views[-1]),
+                    partial(method.merge_entry, name, views[:-1], views[-1]),
                 )
                 for name in target.names()
             },
@@ -273,29 +301,28 @@ class AttentionMerge(MergeMethod):
     def prepare(self, experts, base):
         """Finds what is merged, with which ratio, which heads, what noise."""
         target, source = self._roles(experts, base)
-        found, self._found = self._found, None
-        if found is None:
+        paired = self._paired
+        if paired is None:
             # inside another method, where all have the same names
-            found = {}
+            paired = {}
             for taker, _ in self._pairs(target, source):
-                found.setdefault(taker.name, {})[taker.key] = taker
-        self._takers = {
-            name: list(takers.values()) for name, takers in found.items()
-        }
-        self._ratios = {
+                paired.setdefault(taker.name, {})[taker.key] = taker
+        takers = {name: list(found.values()) for name, found in paired.items()}
+        ratios = {
             name: ratio_of(self.ratio, self.schedule, name, self.depths)
-            for name in self._takers
+            for name in takers
         }
-        self._heads = {}
+        heads, together = {}, {}
         if self.heads is not None:
-            self._choose_heads(experts, base)
-        self._global = {}
+            heads = choose_heads(self, takers, experts, base)
         if self.noise in ("source", "target") and self.noise_scope == "global":
-            self._measure(source if self.noise == "source" else target)
+            model = source if self.noise == "source" else target
+            together = moments_of_model(self, model, list(takers))
+        return Found(takers, ratios, heads, together)
 
     def merge_entry(self, name, experts, base=None):
         """Merges attention, and copies everything else of the target."""
-        if name in self._takers:
+        if name in self.found.takers:
             return super().merge_entry(name, experts, base)
         kept = self._roles(experts, base)[0][name]
         if kept.is_floating_point() and not is_finite(kept):
@@ -305,9 +332,10 @@ class AttentionMerge(MergeMethod):
     def merge_tensor(self, name, experts, base):
         """``λ · source + (1 − λ) · target`` in the chosen heads."""
         target, source = self._roles(experts, base)
-        if name not in self._takers:
+        found = self.found
+        if name not in found.takers:
             return target
-        share, rest = self._ratios[name], 1 - self._ratios[name]
+        share, rest = found.ratios[name], 1 - found.ratios[name]
         if self.space == "task_vectors":
             share, rest = rest, share
         if share == 0:
@@ -320,9 +348,9 @@ class AttentionMerge(MergeMethod):
             merged = weighted_sum([source, target], [share, rest])
         if self.heads is not None:
             merged = merged.clone()
-            for taker in self._takers[name]:
+            for taker in found.takers[name]:
                 for head in range(taker.heads):
-                    if head not in self._heads[taker.key]:
+                    if head not in found.heads[taker.key]:
                         rows = taker.rows(head)
                         merged[rows] = target[rows]
         return merged
@@ -349,45 +377,13 @@ class AttentionMerge(MergeMethod):
             pairs += with_biases(pairs, target, source, self.number_of_heads)
         return pairs
 
-    def _choose_heads(self, experts, base):
-        """The heads of each projection, by its weight or else its bias."""
-        names = {}
-        for name, takers in self._takers.items():
-            for taker in takers:
-                taker.check_heads()
-                # weights come before biases
-                names.setdefault(taker.key, (name, taker))
-
-        def choose(key):
-            name, taker = names[key]
-            origin = taker.take(base[name])
-            moves = [taker.take(each[name]) - origin for each in experts]
-            return chosen_heads(self.heads, head_scores(moves, taker.heads))
-
-        chosen = self.each(choose, list(names), "rank heads")
-        self._heads = dict(zip(names, chosen))
-
-    def _measure(self, model):
-        """The moments of all that is merged, of weights and biases apart."""
-        names = list(self._takers)
-        each = self.each(
-            lambda name: moments(model[name]), names, "measure for noise"
-        )
-        for kind in ("weight", "bias"):
-            those = [
-                moment
-                for name, moment in zip(names, each)
-                if part(name).kind == kind
-            ]
-            self._global[kind] = added_up(those) if those else STANDARD
-
     def _noisy(self, name, source, target):
         """The noise that takes the place of a tensor of the source."""
         made = torch.empty_like(target, memory_format=torch.contiguous_format)
         kind = part(name).kind
-        for taker in self._takers[name]:
+        for taker in self.found.takers[name]:
             model = target if self.noise == "target" else source
-            like = self._global.get(kind)
+            like = self.found.moments.get(kind)
             if self.noise == "standard":
                 like = STANDARD
             elif like is None:

@@ -227,12 +227,12 @@ def attention_projections(
             if not fused and where.projection not in PROJECTIONS:
                 continue
             rows, *columns = weights.shape(name)
-            told = heads_at(counts, name, where.stack) or heads
             if fused:
-                layout, number = _layout(name, weights, told)
+                layout, number = _layout(name, weights, heads)
                 rows = rows // 3
             else:
-                layout, number = "", _heads_beside(name, weights) or told
+                layout, number = "", _heads_beside(name, weights)
+                number = number or heads_at(counts, name, where.stack) or heads
             for projection in PROJECTIONS if fused else (where.projection,):
                 key = AttentionKey(
                     where.stack, where.layer, where.role, projection

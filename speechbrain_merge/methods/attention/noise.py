@@ -12,7 +12,7 @@ Example
 >>> import torch
 >>> like = moments(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
 >>> like
-Moments(count=4, total=8.0, squares=20.0)
+Moments(number=4, total=8.0, squares=20.0)
 >>> like.mean, like.deviation
 (2.0, 1.0)
 
@@ -27,6 +27,7 @@ import torch
 
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.randomness import normal
+from speechbrain_merge.weights import Weights, part
 
 KINDS = ("source", "target", "standard")
 SCOPES = ("tensor", "global")
@@ -37,7 +38,7 @@ class Moments(NamedTuple):
 
     Arguments
     ---------
-    count : int
+    number : int
         How many numbers.
     total : float
         Their sum.
@@ -45,19 +46,19 @@ class Moments(NamedTuple):
         The sum of their squares.
     """
 
-    count: int
+    number: int
     total: float
     squares: float
 
     @property
     def mean(self) -> float:
         """μ."""
-        return self.total / max(self.count, 1)
+        return self.total / max(self.number, 1)
 
     @property
     def deviation(self) -> float:
         """σ, of the population."""
-        variance = self.squares / max(self.count, 1) - self.mean**2
+        variance = self.squares / max(self.number, 1) - self.mean**2
         return math.sqrt(max(variance, 0.0))
 
 
@@ -104,6 +105,37 @@ def added_up(each: list) -> Moments:
     3.0
     """
     return Moments(*(sum(column) for column in zip(*each)))
+
+
+def moments_of_model(method, model: Weights, names: list[str]) -> dict:
+    """The moments of tensors of a model together, of weights and biases apart.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        On whose threads the model is read.
+    model : Weights
+        Open weights.
+    names : list of str
+        The tensors.
+
+    Returns
+    -------
+    dict
+        "weight" and "bias" to `Moments`.
+    """
+    each = method.each(
+        lambda name: moments(model[name]), names, "measure for noise"
+    )
+    found = {}
+    for kind in ("weight", "bias"):
+        those = [
+            moment
+            for name, moment in zip(names, each)
+            if part(name).kind == kind
+        ]
+        found[kind] = added_up(those) if those else STANDARD
+    return found
 
 
 def drawn_like(like: Moments, tensor: torch.Tensor, seed: int, name: str):

@@ -113,7 +113,7 @@ def ratio_of(ratio, schedule, name: str, depths: dict) -> float:
     where = part(name)
     depth = depths.get(where.stack, 0)
     ratio = _by_layer(ratio, name, where, depths)
-    if schedule is None:
+    if schedule is None or where.layer is None:
         return ratio
     if isinstance(schedule, Real):
         return float(ratio ** (schedule * (where.layer + 1) / depth))

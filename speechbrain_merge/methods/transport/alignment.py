@@ -251,8 +251,11 @@ def find_alignment(
             folded, architecture, agreed_heads(heads, folded, target)
         )
         _warn_of_outputs(found, folded.label)
-        solver = ExactPlan() if exact or (not hard and reg == 0) else None
-        solver = solver or (Assignment() if hard else Sinkhorn(reg))
+        solver: Union[ExactPlan, Assignment, Sinkhorn]
+        if exact or (not hard and reg == 0):
+            solver = ExactPlan()
+        else:
+            solver = Assignment() if hard else Sinkhorn(reg)
         streams = [] if hard else residual_streams(found)
         solvers = {}
         if residual == "hard":

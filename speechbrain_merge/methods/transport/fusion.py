@@ -158,7 +158,6 @@ class OptimalTransport(MergeMethod):
                 "are aligned to the base: give `cost: weights`, or a method "
                 "that needs no base."
             )
-        self.alignments = []
 
     @property
     def statistics_kind(self):
@@ -199,7 +198,7 @@ class OptimalTransport(MergeMethod):
         seen = None
         if self.cost == "activations":
             seen = open_statistics(self.statistics, self.labels, self.name)
-        self.alignments = [
+        alignments = [
             None
             if expert is anchor
             else find_alignment(
@@ -211,14 +210,16 @@ class OptimalTransport(MergeMethod):
             )
             for index, expert in enumerate(experts)
         ]
+        method = self.method
         if isinstance(self.weight, (int, float)):
             others = max(len(experts) - 1, 1)
             rest = [(1 - self.weight) / others] * (len(experts) - 1)
-            self.method = Average(weights=[self.weight, *rest])
+            method = Average(weights=[self.weight, *rest])
         aligned = [
-            self._aligned(index, expert) for index, expert in enumerate(experts)
+            _aligned(found, expert)
+            for found, expert in zip(alignments, experts)
         ]
-        self.prepare_inner(self.method, aligned, base)
+        return alignments, self.prepared_inner(method, aligned, base)
 
     def merge_entry(self, name, experts, base=None):
         """Merges an entry of whatever type of the aligned experts.
@@ -226,14 +227,16 @@ class OptimalTransport(MergeMethod):
         Running statistics are moved like weights, which the general road,
         being for all methods, cannot know.
         """
+        alignments, method = self.found
         one = [
-            self._aligned(index, self._only(name, expert))
-            for index, expert in enumerate(experts)
+            _aligned(found, _only(name, expert))
+            for found, expert in zip(alignments, experts)
         ]
-        return self.method.merge_entry(name, one, base)
+        return method.merge_entry(name, one, base)
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor of the experts, which are aligned here."""
+        alignments, method = self.found
         aligned = [
             tensor
             if found is None or name not in found.symmetry.pieces
@@ -243,9 +246,9 @@ class OptimalTransport(MergeMethod):
                 found.transports,
                 found.keep_norms,
             )
-            for found, tensor in zip(self.alignments, experts)
+            for found, tensor in zip(alignments, experts)
         ]
-        return self.method.merge_tensor(name, aligned, base)
+        return method.merge_tensor(name, aligned, base)
 
     def configuration(self):
         """The parameters that made this method; activations by their name."""
@@ -265,15 +268,16 @@ class OptimalTransport(MergeMethod):
             "source": self.cost["experts"][index],
         }
 
-    def _aligned(self, index, expert):
-        """An expert, moved as it is read."""
-        found = self.alignments[index]
-        if found is None:
-            return expert
-        return moved_weights(
-            expert, found.symmetry, found.transports, found.keep_norms
-        )
 
-    def _only(self, name, expert):
-        """One entry of open weights."""
-        return Weights({name: expert.entry(name)}, expert.label)
+def _aligned(found, expert):
+    """An expert, moved as it is read."""
+    if found is None:
+        return expert
+    return moved_weights(
+        expert, found.symmetry, found.transports, found.keep_norms
+    )
+
+
+def _only(name, expert):
+    """One entry of open weights."""
+    return Weights({name: expert.entry(name)}, expert.label)
