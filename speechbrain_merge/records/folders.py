@@ -95,8 +95,10 @@ def whole_folder(target):
     try:
         write_mark(building, None)
         yield building
-        write_mark(building, describe_files(building))
+        files = describe_files(building)
+        # The mark says that they are whole, so they are on the disk first
         _sync_tree(building)
+        write_mark(building, files)
         with _alone_in(target.parent):
             _put_in_place(building, target)
     except BaseException:
@@ -130,7 +132,7 @@ def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:
         if held is None:
             continue
         try:
-            if not is_unfinished(path) and foreign_files(path):
+            if not is_unfinished(path) and _someone_elses(path):
                 logger.warning(
                     f"{path}: left by a killed process, and not removed, since "
                     "it holds files that this package did not write"
@@ -178,6 +180,12 @@ def recover_folder(target) -> bool:
         logger.warning(f"{target}: recovered after a kill, from {path.name}")
         return True
     return False
+
+
+def _someone_elses(folder):
+    """What is foreign in remains, but for a mark that was being written."""
+    marks = {path.name for path in temporaries(folder, MARK)}
+    return set(foreign_files(folder)) - marks
 
 
 def _put_in_place(building, target):
@@ -311,5 +319,7 @@ def _remove(folder):
     for above, folders, _ in os.walk(folder, topdown=False):
         for name in folders:
             os.rmdir(os.path.join(above, name))
+    # Without its mark, what is left of it would be no one's
+    sync_folder(folder)
     (folder / MARK).unlink(missing_ok=True)
     folder.rmdir()
