@@ -18,6 +18,7 @@ EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}
 ) + [
     "codespell==2.3.0",
+    "hypothesis>=6.100",
     "jiwer>=3.0",
     "peft>=0.13",
     "pytest>=8",

@@ -312,14 +312,28 @@ def _sync_tree(folder):
 
 
 def _remove(folder):
-    """Removes a folder of ours, its mark last."""
+    """Removes a folder of ours, its mark last.
+
+    An unfinished one goes with all that is in it. Of a finished one only what
+    its mark lists goes: what a person adds meanwhile stays.
+    """
+    known = read_mark(folder)
     for name, path in list(walk_files(folder)):
-        if name != MARK:
+        if name != MARK and (known is None or name in known):
             path.unlink()
-    for above, folders, _ in os.walk(folder, topdown=False):
-        for name in folders:
-            os.rmdir(os.path.join(above, name))
-    # Without its mark, what is left of it would be no one's
-    sync_folder(folder)
-    (folder / MARK).unlink(missing_ok=True)
-    folder.rmdir()
+    try:
+        for above, folders, _ in os.walk(folder, topdown=False):
+            for name in folders:
+                os.rmdir(os.path.join(above, name))
+        # Without its mark, what is left of it would be no one's
+        sync_folder(folder)
+        if os.listdir(folder) in ([], [MARK]):
+            (folder / MARK).unlink(missing_ok=True)
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        logger.warning(
+            f"{folder} was replaced, and not removed, because someone has "
+            "written into it meanwhile"
+        )
