@@ -23,7 +23,8 @@ It never touches what the Checkpointer owns, and bounds itself on the disk
 What happens when:
 
 - **A kill, at any instant.** A candidate is in the manifest whole, or it is
-  not there. Remains of a half-written one are removed at the next start.
+  not there. Remains of a half-written one are removed at the next start; what
+  a lost manifest does not name is recovered, see `pool/recovery.py`.
 - **Resuming.** Candidates newer than the restored checkpoint stay. When
   training gets to the same epoch and step again, equal weights are not stored
   twice; different ones (nothing guarantees determinism) take the place of the
@@ -229,8 +230,7 @@ class CheckpointPool:
         for known, each in checkpointer.recoverables.items():
             if each is self:
                 name = known
-        # Without `optional_load`, adding a pool to a training that has begun
-        # would make its checkpoints impossible to restore
+        # Older checkpoints of a training that has begun have no pool
         checkpointer.add_recoverable(name, self, optional_load=True)
 
     @main_process_only
@@ -295,9 +295,8 @@ class CheckpointPool:
             pointer = pointer_record(read_json(path), str(path))
         except RecordError as error:
             raise RecordError(
-                f"{error}. Was the training killed while it saved this "
-                f"checkpoint? Delete the folder {Path(path).parent} to resume "
-                "from the one before."
+                f"{error}. Was this checkpoint not written to its end? Delete "
+                f"the folder {Path(path).parent} to resume from the one before."
             ) from None
         self._lineage = pointer["lineage"]
         self._begun = True

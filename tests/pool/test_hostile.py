@@ -20,6 +20,7 @@ from filled_pool import (
 )
 from safetensors.torch import load_file, save_file
 from sandbox import run_in_sandbox
+from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_merge.pool import CheckpointPool, read_merges, read_pool
 from speechbrain_merge.pool.manifest import hold
@@ -310,6 +311,18 @@ def test_half_a_checkpoint_is_no_smaller_model(tmp_path):
         (folder / "decoder.ckpt").write_bytes(damaged)
         with pytest.raises(ValueError, match="decoder.ckpt"):
             open_weights(folder)
+
+
+def test_a_checkpoint_that_lacks_a_module_is_named(tmp_path):
+    modules = {name: torch.nn.Linear(1, 1) for name in ("encoder", "decoder")}
+    saver = Checkpointer(tmp_path / "save", modules)
+    saver.save_checkpoint(name="whole")
+    half = saver.save_checkpoint(name="half").path
+    assert len(read_pool(half)) == 1
+    (half / "decoder.ckpt").unlink()
+    for source in (half, tmp_path / "save"):
+        with pytest.raises(ValueError, match="CKPT.half: half-written.*decod"):
+            read_pool(source)
 
 
 def test_a_clock_set_back_changes_no_order(tmp_path):
