@@ -70,10 +70,9 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.pool import first_save
+from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.pool.half_written import has_whole_checkpoint
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     finite_number,
@@ -180,6 +179,7 @@ class CheckpointPool:
         self._own_run = self.run  # unless another training has it
         self._claimed = None
         self._begun = False  # Whether a checkpoint tells who this is
+        self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
 
     def candidates(self) -> list[Candidate]:
@@ -212,7 +212,8 @@ class CheckpointPool:
         resuming = False
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
-            resuming = has_whole_checkpoint(brain.checkpointer)
+            resuming = half_written.has_whole_checkpoint(brain.checkpointer)
+            self._last = half_written.written_last(brain.checkpointer)
             if not resuming:
                 self._saves_at = Path(brain.checkpointer.checkpoints_dir)
         self.store_base(resuming)
@@ -288,7 +289,6 @@ class CheckpointPool:
             What `save` wrote.
         end_of_epoch : bool
             Unused.
-
         """
         del end_of_epoch  # Unused
         try:
@@ -316,6 +316,9 @@ class CheckpointPool:
         run = self._claim()
         if self._begun:
             first_save.end(run.folder)
+        else:
+            first_save.begin(run.folder, self._lineage, checkpoint, self._last)
+        self._begun = True
         contents = run.read()
         tensors = self._tensors()
         content = digest(tensors)
@@ -347,9 +350,6 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
-        if not self._begun:
-            first_save.begin(run.folder, self._lineage, checkpoint)
-            self._begun = True
         run.store(record, tensors)
         self._prune(run)
         return record["name"], f"stored {record['name']}"
