@@ -7,6 +7,7 @@ Authors
 """
 
 import contextlib
+from typing import Any
 
 from speechbrain_merge.brain.evaluated import log_evaluated
 from speechbrain_merge.brain.promised_weights import (
@@ -21,6 +22,7 @@ from speechbrain_merge.pool.half_written import whole_checkpoints
 class RecipeHooks:
     """The part of ``MergeMixin`` that stands between Brain and recipe."""
 
+    checkpointer: Any  # the Brain's
     promised = None  # what use_weights() was given
     scoring = False  # whether candidates are scored just now
     own_weights = None  # of modules with adapters, while others are in them
