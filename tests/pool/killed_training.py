@@ -64,7 +64,7 @@ def forked(function, *arguments):
 
 
 def train_killed_at(folder, attempt, instant):
-    """Kills itself before the so-manieth operation on a file of the pool."""
+    """Kills itself before the operation of that number on a file of the pool."""
     left = instant
 
     def watch(event, arguments):
