@@ -15,4 +15,4 @@ from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.pool import CheckpointPool, read_merges
 from speechbrain_merge.stage import MergeResult, MergeStage
-from speechbrain_merge.stage.remerging import remerge
+from speechbrain_merge.stage.extending import remerge

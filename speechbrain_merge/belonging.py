@@ -1,11 +1,11 @@
 """Whether experts belong together: one start, one vocabulary.
 
-Tensors of the same names and shapes can be averaged, whatever they are. Where
-the models were fine-tuned from different weights, or where row 3 of their heads
-stands for different letters, what comes out is no model. Three things tell:
+Tensors of the same names and shapes can always be averaged. But if the models
+were fine-tuned from different weights, or if row 3 of their heads stands for
+different letters, the average recognises nothing. Three sources are checked:
 
-- what a pool remembers: the digest of the weights that a run started from;
-- what lies beside the weights: label encoders, tokenizers, vocabularies
+- the record of a pool: the digest of the weights that a run started from;
+- the files beside the weights: label encoders, tokenizers, vocabularies
   (``speechbrain_merge.weights.vocabulary``);
 - the heads and embeddings themselves, which stand at right angles where they
   were initialised apart (``speechbrain_merge.weights.kinship``).

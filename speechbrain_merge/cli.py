@@ -12,7 +12,7 @@
         -o folder
     speechbrain-merge methods
 
-What is wrong is said in one line, and the exit status is then 2.
+An error is reported in one line, and the exit status is then 2.
 
 Example
 -------
@@ -124,7 +124,7 @@ def _parser():
     command.add_argument(
         "--otherwise",
         choices=("average", "base", "first"),
-        help="what becomes of the other parts",
+        help="how the other parts are made",
     )
     command.add_argument(
         "--different-bases",

@@ -237,7 +237,7 @@ def merge(
 
 
 def provenance(source: Union[str, Path]) -> dict:
-    """What a merged file says of its making.
+    """The record in a merged file: its method, sources and versions.
 
     Arguments
     ---------
@@ -259,7 +259,7 @@ def provenance(source: Union[str, Path]) -> dict:
     with open_weights(source) as weights:
         if "merge" not in weights.metadata:
             raise ValueError(
-                f"{weights.label} says nothing of a merge in its metadata: it "
+                f"{weights.label} has no record of a merge in its metadata: it "
                 "was not written by speechbrain_merge."
             )
         return json.loads(weights.metadata["merge"])
@@ -288,7 +288,7 @@ def _read(merged, names, title, workers, progress):
 
 @contextmanager
 def _threads(number):
-    """Threads that, when something fails, begin nothing more."""
+    """A thread pool that starts no further work after a failure."""
     pool = ThreadPoolExecutor(number)
     try:
         yield pool
@@ -334,7 +334,7 @@ def _on_record(experts, opened, base, anchor):
 
 
 def _path(source):
-    """Where a source lies, if it lies anywhere."""
+    """The path of a source, or None for weights in memory."""
     if isinstance(source, Weights):
         return source.label
     path = getattr(source, "path", source)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_every_method_has_one():
     assert METHODS == REGISTERED
 
 
+def test_the_readme_says_what_each_is_for():
+    text = (FRAGMENTS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.yaml\) \|", text, re.MULTILINE)
+    assert all(title == name for title, name in rows)
+    assert sorted(name for _, name in rows) == sorted([*METHODS, *POLICIES])
+
+
+def test_the_readme_says_which_need_a_base():
+    text = (FRAGMENTS / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*\((\w+)\.yaml\) \| (.*?) \|", text, re.MULTILINE)
+    said = {name for name, base in rows if base.startswith("yes")}
+    assert said == {name for name in METHODS if find(name).needs_base}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fragment_says_what_the_method_would_do_anyway(tmp_path, name):
     method = include(tmp_path, name)
@@ -66,5 +81,5 @@ def test_policies_are_stages_of_a_pool(tmp_path, name):
     )
     assert isinstance(stage, MergeStage)
     assert stage.candidates == ["save/pool"]
-    assert stage.per_run == ("all" if name == "mast" else "best")
+    assert stage.select.per_run == ("all" if name == "mast" else "best")
     assert (stage.search is not None) == (name == "smact")

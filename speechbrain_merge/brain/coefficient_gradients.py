@@ -151,7 +151,7 @@ class MergeInModules:
         method.values().backward(slopes)
 
     def close(self):
-        """Leaves the modules as they are, and lets go of the experts."""
+        """Closes the experts; the modules stay as they are."""
         for place, wanted in self._wanted.values():
             place.requires_grad_(wanted)
             place.grad = None

@@ -53,7 +53,9 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
+from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.entropy import entropy, scores_of
 from speechbrain_merge.brain.without_training import without_training
 from speechbrain_merge.methods.adamerging import AdaMerging
@@ -63,8 +65,6 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_whole,
 )
-from speechbrain_merge.stage.decisive import decisive_settings
-from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -156,7 +156,7 @@ def learn_coefficients(
         for number, expert in enumerate(experts)
     ]
     stage = sb.Stage.TRAIN if decode is None else sb.Stage[decode.upper()]
-    batches = SelectionSet(brain, data, loader_kwargs)
+    batches = FixedBatches(brain, data, loader_kwargs)
     about = None
     if folder is not None:
         about = _about(brain, method, experts, base, batches)
@@ -230,7 +230,7 @@ def learn_coefficients(
 def _order(batches, done, steps, seed):
     """Places of the batches of all steps to come, domain by domain."""
     places = {}
-    for place, (domain, _) in enumerate(batches.batches):
+    for place, (domain, _) in enumerate(batches.places):
         places.setdefault(domain, []).append(place)
 
     def shuffled(number, turn):
@@ -264,7 +264,7 @@ def _row(step, total, method, labels):
 
 
 def _about(brain, method, experts, base, batches):
-    """All that decides what is learned, but the number of steps."""
+    """Everything that decides the outcome, except the number of steps."""
     return {
         "method": method.configuration(),
         "experts": [
@@ -284,7 +284,7 @@ def _path(folder, about):
 
 
 def _resume(path, method, optimizer, steps):
-    """Takes up a state that is there; the history so far."""
+    """Loads the state of an earlier run; returns the history so far."""
     if not path.exists():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,9 +1,9 @@
-"""What is added up while a Brain goes over data: gradients, or layers' inputs.
+"""Collectors of gradients, layer inputs and activations, for passes over data.
 
 A collector is told which modules there are and which of their tensors matter,
 sees batch after batch, and gives a mean of each; or it keeps a part of what it
-sees. ``speechbrain_merge.brain.statistics`` says which batches, and writes
-down what comes of it.
+sees. ``speechbrain_merge.brain.statistics`` chooses the batches and writes the
+result to a file.
 
 Example
 -------
@@ -45,7 +45,7 @@ class FisherCollector:
         if not torch.isfinite(loss):
             raise ValueError(
                 f"The loss of {getattr(batch, 'id', 'a batch')} is {loss}: its "
-                "gradient says nothing. Leave it out of the data."
+                "gradient cannot be used. Leave it out of the data."
             )
         gradients = torch.autograd.grad(
             loss, list(self.parameters.values()), allow_unused=True
@@ -69,7 +69,7 @@ class FisherCollector:
         }
 
     def close(self):
-        """Nothing to let go of."""
+        """Does nothing: there are no hooks to remove."""
 
 
 class GramCollector:
@@ -94,7 +94,7 @@ class GramCollector:
                     )
 
     def _hook(self, name):
-        """What looks at the inputs of a layer."""
+        """A hook that sees the inputs of a layer."""
 
         def look(layer, inputs):
             rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
@@ -141,7 +141,7 @@ class ActivationCollector:
         self.units = UnitActivations(torch.nn.ModuleDict(modules), **options)
 
     def see(self, batch):
-        """Lets the units do what they do on one utterance more."""
+        """Keeps the activations on one more utterance."""
         with torch.no_grad():
             self.brain.compute_forward(batch, self.stage)
         self.units.keep()

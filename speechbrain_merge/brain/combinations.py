@@ -1,4 +1,4 @@
-"""Several models without merging them: what a merge is compared with.
+"""Combinations of several models' outputs, which merges are compared with.
 
 Each of these decodes every utterance with each of the models, so it costs as
 much as the models together; a merged model costs as much as one.
@@ -30,7 +30,7 @@ from speechbrain_merge.evaluation import (
 
 
 def collect_posteriors(brain, evaluate: Callable) -> dict:
-    """What the weights in use give out for each utterance of a set.
+    """The posteriors of the weights in use for each utterance of a set.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-r"""How unsure a recogniser is: the entropy of its outputs, without transcripts.
+r"""The entropy of a recogniser's outputs, measured without transcripts.
 
 A model that knows a domain puts its probability on few tokens, so low entropy
 on audio goes with few errors, and needs no transcript to be measured; this is

@@ -1,4 +1,4 @@
-"""Loss and error rate between models: is there a mountain in the way?
+"""Loss and error rate on the line and on the plane between models.
 
 Weights can be averaged where the models that lie between them are good, too.
 Along the line from one model to another, ``speechbrain_merge.evaluation.barrier``
@@ -25,6 +25,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -37,6 +38,9 @@ import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
 
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.brain.weight_plane import (
     WeightPlane,
     evenly,
@@ -46,8 +50,6 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage.decisive import decisive_settings
-from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, open_weights
 
 MEASURES = ("loss", "wer")
@@ -58,8 +60,8 @@ class Landscape:
 
     The Brain must be ready to evaluate, as after ``fit`` or ``evaluate``: what
     is not among the models' weights, such as the statistics of an input
-    normaliser, stays as it is. Modules are in evaluation mode. Afterwards the
-    Brain holds the weights of the last point; ``evaluate`` loads its own.
+    normaliser, stays as it is. Modules are in evaluation mode. The weights of a
+    point are borrowed: afterwards the Brain holds what it held before.
 
     Arguments
     ---------
@@ -100,15 +102,14 @@ class Landscape:
         loaders = brain.validation_loader.loaders(
             brain, valid_set, stage, valid_loader_kwargs
         )
-        self.selection = SelectionSet(
-            brain, loaders, stage=stage, tracker=tracker
-        )
+        batches = FixedBatches(brain, loaders, stage=stage)
+        self.scorer = Scorer(brain, batches, tracker)
         self.folder = None if folder is None else Path(folder)
         self._scored = {}
         self._journal = None
         if self.folder is not None:
             about = {
-                "selection": self.selection.key(),
+                "selection": self.scorer.key(),
                 "hparams": decisive_settings(brain),
                 **(context or {}),
             }
@@ -246,7 +247,7 @@ class Landscape:
         return tqdm(places, desc=f"landscape ({title})", disable=hidden)
 
     def _point(self, members, weights):
-        """What a weighted average of the models is like."""
+        """Loss and error rate of a weighted average of the models."""
         used = [
             (source, code, weight)
             for (_, source, code), weight in zip(members, weights)
@@ -262,38 +263,31 @@ class Landscape:
     def _remembered(self, used, codes, shares):
         """Loss and errors, from the journal if they are there."""
         if self._journal is None:
-            return _measured(*self._score(used))
+            return _measured(self._score(used))
         key = self._journal.key(codes, shares)
         tally = self._journal.find(key)
         if tally is None:
-            tally, loss = self._score(used)
-            self._journal.record(key, tally, weights=shares, loss=loss)
-        return _measured(tally, self._journal.details(key)["loss"])
+            tally = self._score(used)
+            self._journal.record(key, tally, weights=shares)
+        elif tally.loss is None:  # older journals have it beside the tally
+            loss = self._journal.details(key).get("loss")
+            tally = dataclasses.replace(tally, loss=loss)
+        return _measured(tally)
 
     def _score(self, used):
-        """Puts an average into the modules and runs the recipe."""
+        """Runs the recipe with an average of the models."""
         sources = [source for source, _, _ in used]
-        try:
-            if len(used) == 1:
-                # as it is, without rounding
-                self.brain.load_weights(sources[0])
-            else:
-                method = Average([weight for _, _, weight in used])
-                self.brain.load_weights(
-                    merge(
-                        method,
-                        sources,
-                        workers=self.workers,
-                        progress=False,
-                        same_base=False,  # the way between any two models
-                    )
-                )
-            tally = self.selection.score()
-        finally:
-            self.brain._restore()
-        loss = self.selection.loss
-        # JSON knows no infinity
-        return tally, loss if math.isfinite(loss) else None
+        weights = sources[0]  # as it is, without rounding
+        if len(used) > 1:
+            weights = merge(
+                Average([weight for _, _, weight in used]),
+                sources,
+                workers=self.workers,
+                progress=False,
+                same_base=False,  # the way between any two models
+            )
+        with self.brain.borrowed_weights(weights):
+            return self.scorer.score()
 
     def _kept(self, result, name):
         """Writes a result if it has a name."""
@@ -328,15 +322,15 @@ def _height(points, measure):
 
 
 def _titles(members):
-    """What a result says of its models."""
+    """The models' entries in a result."""
     return [{"name": title, "digest": code} for title, _, code in members]
 
 
-def _measured(tally, loss):
+def _measured(tally):
     """What a result says of a point."""
     counts = tally.to_dict()
     return {
-        "loss": loss,
+        "loss": counts["loss"],
         "wer": tally.value,
         "errors": counts["errors"],
         "words": counts["words"],

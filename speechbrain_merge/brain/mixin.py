@@ -20,28 +20,24 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import functools
 import os
 import time
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.engine import merge
-from speechbrain_merge.stage.context import stage_context, trial_journal
-from speechbrain_merge.stage.members import base_of
-from speechbrain_merge.stage.merge_stage import (
-    MergeResult,
-    known_result,
-    store_result,
-)
-from speechbrain_merge.stage.named_coefficients import with_coefficients
-from speechbrain_merge.stage.own_weights import OwnWeights
-from speechbrain_merge.stage.recipe_hooks import RecipeHooks
-from speechbrain_merge.stage.remembered import remember_merge
-from speechbrain_merge.stage.scoring import SelectionSet
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.decisive import scored_with
+from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights
+from speechbrain_merge.brain.recipe_hooks import RecipeHooks
+from speechbrain_merge.brain.scorer import Scorer
+from speechbrain_merge.stage.job import resolve
+from speechbrain_merge.stage.merge_records import remember_merge
+from speechbrain_merge.stage.result import known_result, store_result
+from speechbrain_merge.stage.selection import Scoring
 from speechbrain_merge.weights import has_adapters, open_weights
 
 logger = get_logger(__name__)
@@ -82,10 +78,50 @@ class MergeMixin(RecipeHooks):
         ValueError
             When names or shapes do not match the modules.
         """
-        if not self._evaluating:
+        if not self._evaluating and not self.scoring:
             self._lift_guard()  # these are wanted now, and no others
+        states = {}
         with open_weights(source) as weights:
-            self._fill(weights.names(), weights.__getitem__, weights.label)
+            for name in weights.names():
+                module, _, parameter = name.partition(".")
+                states.setdefault(module, {})[parameter] = weights[name]
+            for name, state in states.items():
+                module = self.module_named(name, weights.label)
+                if has_adapters(module):
+                    if self.own_weights is None:
+                        self.own_weights = OwnWeights(self.checkpointer)
+                    self.own_weights.lend(module, state)
+                else:
+                    module.load_state_dict(state, strict=True)
+
+    def borrowed_weights(self, source):
+        """Computes with other weights for a while.
+
+        Arguments
+        ---------
+        source : object
+            As for ``load_weights``.
+
+        Returns
+        -------
+        context manager
+            While it is entered, the modules hold these weights. Afterwards
+            they hold again what they held before.
+
+        Example
+        -------
+        >>> import speechbrain as sb
+        >>> class ASR(MergeMixin, sb.Brain): ...
+        >>> linear = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(linear.weight)
+        >>> brain = ASR({"head": linear}, run_opts={"device": "cpu"})
+        >>> with brain.borrowed_weights({"head.weight": torch.ones(1, 1)}):
+        ...     linear.weight.item()
+        1.0
+        >>> linear.weight.item()
+        0.0
+        """
+        return borrowed_weights(self, source)
 
     def merge(self, stage, valid_set=None, valid_loader_kwargs=None):
         """Runs a merge stage and evaluates its outcome from then on.
@@ -116,44 +152,26 @@ class MergeMixin(RecipeHooks):
             selection set for a search.
         """
         started = time.perf_counter()
-        stage = stage.resolved()
-        candidates = stage.chosen()
-        # a search over candidates begins with one, all else merges them all
-        one = getattr(stage.search, "searches", None) == "candidates"
-        stage.method.check_experts(1 if one else len(candidates))
-        folder = self._stage_folder(stage)
-        base = base_of(stage, candidates)
-        selection, context = None, self._context(stage, candidates, base)
-        if stage.search is not None:
-            if valid_set is None:
-                raise ValueError(
-                    f"Merge stage '{stage.name}' searches, and compares "
-                    "candidates on a selection set: give `valid_set`."
-                )
-            selection = SelectionSet(
-                self,
-                self.validation_loader.loaders(
-                    self, valid_set, stage.decode, valid_loader_kwargs
-                ),
-                stage=stage.decode,
-                tracker=stage.tracker,
-                average=stage.average,
-            )
-            context["selection"] = selection.key()
+        scorer = self._scorer_of(stage, valid_set, valid_loader_kwargs)
+        title = f"Merge stage '{stage.name}'"
+        partial = stage.partial or any(pool.partial for pool in self.pools())
+        job = resolve(
+            stage,
+            self._stage_folder(stage),
+            functools.partial(scored_with, self, title, partial),
+            None if scorer is None else scorer.key(),
+        )
         # One process looks, and all hear the same: another might look when the
         # first one has begun to write already.
-        known = run_on_main(known_result, args=[folder, context])
-        if known is None:
+        result = run_on_main(known_result, args=[job])
+        if result is None:
             with self._candidates_scored():
-                result = self._search(
-                    stage, candidates, base, selection, folder, context
-                )
+                result = self._run(job, scorer)
             result.seconds = time.perf_counter() - started
-            run_on_main(store_result, args=[folder, result, context])
+            run_on_main(store_result, args=[job, result])
         else:
-            result = known
-            logger.info(f"Merge stage '{stage.name}': found in {folder}.")
-        run_on_main(remember_merge, args=[stage, candidates, result])
+            logger.info(f"{title}: found in {job.folder}.")
+        run_on_main(remember_merge, args=[job, result])
         self.use_weights(result.path)
         return result
 
@@ -184,140 +202,64 @@ class MergeMixin(RecipeHooks):
         -------
         tally : speechbrain_merge.search.Tally
         """
-        stage = getattr(sb.Stage, decode.upper())
-        selection = SelectionSet(
-            self,
-            self.validation_loader.loaders(
-                self, valid_set, stage, valid_loader_kwargs
-            ),
-            stage=stage,
-            tracker=tracker,
-        )
-        with self._candidates_scored():
-            self.load_weights(source)
-            return selection.score(progress=not self.noprogressbar)
+        scoring = Scoring(tracker, decode)
+        scorer = self._scorer(scoring, valid_set, valid_loader_kwargs)
+        with self._candidates_scored(), self.borrowed_weights(source):
+            return scorer.score(progress=not self.noprogressbar)
 
-    def _search(self, stage, candidates, base, selection, folder, context):
+    def _scorer_of(self, stage, valid_set, valid_loader_kwargs):
+        """What scores the trials of a stage; None where it has no search."""
+        if stage.search is None:
+            return None
+        if valid_set is None:
+            raise ValueError(
+                f"Merge stage '{stage.name}' searches, and compares "
+                "candidates on a selection set: give `valid_set`."
+            )
+        return self._scorer(stage.score, valid_set, valid_loader_kwargs)
+
+    def _scorer(self, scoring, valid_set, valid_loader_kwargs):
+        """What scores weights on a selection set."""
+        loaders = self.validation_loader.loaders(
+            self, valid_set, scoring.stage, valid_loader_kwargs
+        )
+        batches = FixedBatches(self, loaders, stage=scoring.stage)
+        return Scorer(self, batches, scoring.tracker, scoring.average)
+
+    def _run(self, job, scorer):
         """Searches if asked to, and writes the merged weights."""
-        method = stage.method_for(candidates, candidates)
-        members, found = candidates, None
         show = not self.noprogressbar
 
-        def score(method, members, incumbent):
+        def score(proposal, incumbent):
             """Merges into the Brain's modules and counts errors."""
-            self._merge_into_modules(stage, method, members, base, folder)
-            return selection.score(
-                incumbent, getattr(stage.search, "accept", "lt")
-            )
+            self._load_trial(job, proposal)
+            return scorer.score(incumbent, job.accept)
 
-        if stage.search is not None:
-            journal = trial_journal(stage, candidates, folder.parent, context)
-            if stage.search.searches == "candidates":
-                found = stage.search.run(
-                    candidates,
-                    lambda members, incumbent: score(
-                        stage.method_for(members, candidates),
-                        members,
-                        incumbent,
-                    ),
-                    journal,
-                    progress=show,
-                    racing=stage.racing,
-                )
-                members = found.members
-                method = stage.method_for(members, candidates)
-            else:
-                found = stage.search.run(
-                    lambda parameters, incumbent: score(
-                        with_coefficients(method, parameters, candidates),
-                        candidates,
-                        incumbent,
-                    ),
-                    journal,
-                    progress=show,
-                    racing=stage.racing,
-                )
-                method = with_coefficients(method, found.parameters, candidates)
-        output = folder / "merged.safetensors"
-        run_on_main(
-            merge,
-            args=[method, members],
-            kwargs={
-                "base": base,
-                "output": output,
-                "workers": stage.workers,
-                "progress": show,
-                "hashes": [member.digest for member in members],
-                "dtype": stage.dtype,
-                "same_base": stage.same_base,
-            },
-        )
-        return MergeResult(
-            path=output,
-            name=stage.name,
-            candidates=[candidate.name for candidate in candidates],
-            selected=[member.name for member in members],
-            method={"name": method.name, **method.configuration()},
-            value=None if found is None else found.tally.value,
-            trials=[] if found is None else found.trials,
-            savings={} if found is None else found.savings.to_dict(),
-        )
+        outcome = None
+        if job.search is not None:
+            outcome = job.run_search(score, progress=show)
+        run_on_main(job.merge, args=[job.found(outcome), job.output, show])
+        return job.result(job.output, outcome)
 
-    def _merge_into_modules(self, stage, method, members, base, folder):
-        """Puts a merge into the modules.
+    def _load_trial(self, job, proposal):
+        """Puts the merge of a proposal into the modules.
 
         One process merges in memory. Several would all read all candidates,
         so then the main one writes a file that all read.
         """
         if not torch.distributed.is_initialized():
-            merged = merge(
-                method,
-                members,
-                base,
-                workers=stage.workers,
-                progress=False,
-                dtype=stage.dtype,
-                same_base=False,  # asked once for all candidates
-            )
-            self._fill(merged, merged.__getitem__, "the merge")
+            self.load_weights(job.merge(proposal))
             return
-        trial = folder / "trial.safetensors"
-        run_on_main(
-            merge,
-            args=[method, members],
-            kwargs={
-                "base": base,
-                "output": trial,
-                "workers": stage.workers,
-                "progress": False,
-                "hashes": [member.digest for member in members],
-                "dtype": stage.dtype,
-                "same_base": False,
-            },
-        )
+        trial = job.folder / "trial.safetensors"
+        run_on_main(job.merge, args=[proposal, trial])
         self.load_weights(trial)
         ddp_barrier()
         run_on_main(os.remove, args=[trial])
 
-    def _fill(self, names, read, label):
-        """Loads named tensors into the modules they belong to, strictly."""
-        states = {}
-        for name in names:
-            module, _, parameter = name.partition(".")
-            states.setdefault(module, {})[parameter] = read(name)
-        for name, state in states.items():
-            module = self.module_named(name, label)
-            if has_adapters(module):
-                if self._own_weights is None:
-                    self._own_weights = OwnWeights(self.checkpointer)
-                self._own_weights.lend(module, state)
-            else:
-                module.load_state_dict(state, strict=True)
-
     def module_named(self, name, label="the source"):
         """A module by the name that candidates know it by."""
         owners = [getattr(self, "modules", {})]
-        for pool in self._pools():
+        for pool in self.pools():
             owners.insert(0, pool.modules)
         if self.checkpointer is not None:
             owners.append(self.checkpointer.recoverables)
@@ -342,7 +284,3 @@ class MergeMixin(RecipeHooks):
                 "go: give it a `folder`, or the recipe an `output_folder`."
             )
         return Path(output) / "merge" / stage.name
-
-    def _context(self, stage, candidates, base):
-        """All that decides what a stage comes to."""
-        return stage_context(self, stage, candidates, base)

@@ -1,8 +1,8 @@
-"""What each layer of two models makes of the same things, said and written.
+"""Outputs of each layer of two models for the same utterances.
 
 To choose layers for attention merging by data (Sundar et al., 2024, arXiv
 2312.14378), the target hears utterances and the source reads their
-transcripts. What comes out of each layer is averaged over time: one vector for
+transcripts. The output of each layer is averaged over time: one vector for
 each layer and utterance. ``speechbrain_merge.search.layer_similarity`` compares
 them.
 
@@ -95,7 +95,7 @@ def layer_representations(
     label: Optional[str] = None,
     progress: bool = True,
 ) -> Representations:
-    """What each layer of a model makes of some samples, averaged over time.
+    """The output of each layer of a model for some samples, averaged over time.
 
     The model is in evaluation mode meanwhile, and computes no gradients.
 

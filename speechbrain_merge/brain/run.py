@@ -108,7 +108,7 @@ class Run:
         return {} if split == "valid" else self.loader_kwargs("valid")
 
     def merge(self, stage: Any) -> Any:
-        """Merges candidates, and has the Brain evaluate what came of it.
+        """Merges candidates; the Brain evaluates the merge from then on.
 
         A search uses the run's selection sets; a method that needs statistics
         of its candidates collects them there.

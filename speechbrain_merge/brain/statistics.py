@@ -1,4 +1,4 @@
-"""What data say of an expert: a pass of the Brain that merge methods build on.
+"""Statistics of an expert on data, which some merge methods need.
 
 Some methods need to know more of an expert than its weights: Fisher merging,
 how much its loss depends on each of them; RegMean, what its layers get to see;
@@ -42,17 +42,17 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.collectors import (
     ActivationCollector,
     FisherCollector,
     GramCollector,
 )
+from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )
-from speechbrain_merge.stage.decisive import decisive_settings
-from speechbrain_merge.stage.scoring import SelectionSet
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -79,7 +79,7 @@ def collect_statistics(
     Arguments
     ---------
     brain : speechbrain.Brain
-        With ``MergeMixin``. It keeps the weights of the last candidate.
+        With ``MergeMixin``. Afterwards it has its own weights again.
     stage : MergeStage
         Its method, or the method that this wraps, is ``Fisher``, ``RegMean``
         or ``OptimalTransport(cost="activations")``.
@@ -151,7 +151,7 @@ def collect_fisher(
     Arguments
     ---------
     brain : speechbrain.Brain
-        With ``MergeMixin``. It keeps the weights of the source.
+        With ``MergeMixin``. Afterwards it has its own weights again.
     source : object
         The expert: anything that ``open_weights`` opens, with names
         ``<module>.<parameter>``.
@@ -198,7 +198,7 @@ def collect_grams(
     Arguments
     ---------
     brain : speechbrain.Brain
-        With ``MergeMixin``. It keeps the weights of the source.
+        With ``MergeMixin``. Afterwards it has its own weights again.
     source : object
         The expert: anything that ``open_weights`` opens, with names
         ``<module>.<parameter>``.
@@ -250,10 +250,9 @@ def _collect(
             "per_example=True."
         )
     stage = sb.Stage.TRAIN if decode is None else sb.Stage[decode.upper()]
-    utterances = SelectionSet(brain, data, loader_kwargs)
+    utterances = FixedBatches(brain, data, loader_kwargs)
     if per_example:
-        number = len(utterances.dataset)
-        utterances.batches = [(None, [index]) for index in range(number)]
+        utterances.one_by_one()
     about = {
         "statistics": kind,
         "weights": getattr(source, "digest", None) or digest(source),
@@ -275,13 +274,13 @@ def _collect(
         if run_on_main(path.exists):
             logger.info(f"Statistics of {name}: found in {path}.")
             return path
-    brain.load_weights(source)
     with open_weights(source) as weights, fold(weights) as folded:
         names = folded.names()
     modules = {}
     for name in dict.fromkeys(name.partition(".")[0] for name in names):
         modules[name] = brain.module_named(name)
     with ExitStack() as stack:
+        stack.enter_context(brain.borrowed_weights(source))
         stack.enter_context(without_training(brain, stage))
         stack.enter_context(same_draws())
         collected = collector(brain, stage, modules, set(names), **options)
@@ -302,7 +301,7 @@ def _collect(
 
 def _batches(utterances, limit, kind, brain):
     """The batches to look at, spread evenly over the data."""
-    number = len(utterances.batches)
+    number = len(utterances)
     count = number if limit is None else min(limit, number)
     chosen = [place * number // count for place in range(count)]
     return tqdm(

@@ -1,4 +1,4 @@
-"""How a Brain goes over data that it is not to learn from.
+"""Passes of a Brain over data in which nothing is learned.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -14,14 +14,14 @@ import torch
 
 @contextmanager
 def without_training(brain, stage):
-    """Modules in evaluation mode, of which gradients can still be had.
+    """Puts modules in evaluation mode; gradients can still be computed.
 
     Arguments
     ---------
     brain : speechbrain.Brain
         With ``MergeMixin``. Its modules stay in evaluation mode.
     stage : speechbrain.Stage
-        What the Brain is told that it does.
+        The stage that the Brain's hooks are called with.
     """
     if stage != sb.Stage.TRAIN:
         brain.on_stage_start(stage, epoch=None)
@@ -39,7 +39,7 @@ def without_training(brain, stage):
 
 @contextmanager
 def same_draws():
-    """What is random in a pass is the same for each model, and goes no further.
+    """Seeds a pass equally for each model; the random state is restored after.
 
     A recipe may augment what it hears, or draw how far it sees.
     """

@@ -1,4 +1,4 @@
-"""What stands behind the command line: plans of merges, and comparisons.
+"""The parts of the command line: plans of merges, and comparisons.
 
 Authors
  * The speechbrain_merge authors 2026

@@ -119,7 +119,7 @@ def _row(name, layers):
 
 
 def _sums(a, b):
-    """What adds up over tensors."""
+    """Sums over the tensors of a part."""
     moved = (a != 0) & (b != 0)
     conflicts = moved & (a.sign() != b.sign())
     return torch.stack(

@@ -262,7 +262,7 @@ class Plan:
         return order
 
     def _check_outputs(self):
-        """What nothing builds on has an output, and each its own."""
+        """Raises unless each last stage has an output of its own."""
         used = {source for name in self.stages for source in self.sources(name)}
         owners = {}
         for name, stage in self.stages.items():

@@ -78,7 +78,7 @@ class PlanRun:
                 raise ValueError(f"{plan.where(name)}{error}") from None
 
     def describe(self) -> list:
-        """What would happen, without doing it.
+        """Describes what a run would do, without doing it.
 
         Returns
         -------

@@ -1,5 +1,4 @@
-"""Error rates per domain and duration, forgetting, significance, text, and what
-several systems come to together without a merge.
+"""Error rates, forgetting, significance, transcripts, and combined systems.
 
 This room knows transcripts and counts, and nothing of weights or models.
 """

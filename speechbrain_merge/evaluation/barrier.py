@@ -1,4 +1,4 @@
-r"""The barrier between two models: what an average of them has to climb over.
+r"""The barrier between two models: how much worse their averages are.
 
 Along the line :math:`\theta(t) = (1 - t)\,\theta_A + t\,\theta_B` it is
 

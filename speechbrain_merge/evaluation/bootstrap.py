@@ -1,4 +1,4 @@
-r"""How far an error rate, or a difference of two, may be trusted.
+r"""Bootstrap confidence intervals of error rates and of their differences.
 
 The bootstrap [1] draws the test set again and again, with replacement, and looks
 how the rate spreads. With two systems each draw is the same for both
@@ -40,7 +40,7 @@ DRAWS_AT_ONCE = 4_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An error rate and how far it may be trusted.
+    """An error rate and its confidence interval.
 
     Arguments
     ---------
@@ -70,7 +70,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class BootstrapComparison:
-    """A difference of two error rates and how far it may be trusted.
+    """A difference of two error rates and its confidence interval.
 
     Arguments
     ---------

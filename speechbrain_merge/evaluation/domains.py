@@ -62,7 +62,7 @@ def macro_average(
 
 
 def normalised_gain(base, expert, merged) -> Optional[float]:
-    """How much of an expert's gain on its own domain a merge has kept.
+    """The share of an expert's gain on its own domain that a merge keeps.
 
     Arguments
     ---------

@@ -36,7 +36,7 @@ KINDS = ("insertions", "deletions", "substitutions")
 
 
 class ErrorChange(NamedTuple):
-    """What became of one kind of errors.
+    """How many errors of one kind two systems make.
 
     Arguments
     ---------
@@ -69,7 +69,7 @@ class ErrorChange(NamedTuple):
 def error_changes(
     before: Sequence[UtteranceScore], after: Sequence[UtteranceScore]
 ) -> list:
-    """What became of each kind of errors, and of all.
+    """Compares two systems by kind of error, and by all errors.
 
     Arguments
     ---------
@@ -258,7 +258,7 @@ def _signed(number):
 
 
 def _marked(score):
-    """What was recognised, with the errors in it."""
+    """The hypothesis, with its errors marked."""
     words, heard = [], iter(score.hypothesis)
     for step in score.operations:
         if step == "D":

@@ -1,4 +1,4 @@
-"""Score what a recogniser made of each utterance.
+"""Score the hypothesis of each utterance by its word errors.
 
 An ``UtteranceScore`` holds what went wrong in one utterance, and ``total`` adds
 utterances to ``ErrorCounts``. The edit distance is SpeechBrain's own, so that
@@ -48,7 +48,7 @@ from speechbrain_merge.evaluation.counts import ErrorCounts
 
 @dataclasses.dataclass(frozen=True)
 class UtteranceScore:
-    """What one system made of one utterance.
+    """The hypothesis of one system for one utterance, with its errors.
 
     Arguments
     ---------

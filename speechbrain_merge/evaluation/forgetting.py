@@ -1,4 +1,4 @@
-r"""How much a model has unlearned of what its base could do.
+r"""How much worse a model is than its base on sets that it was not trained on.
 
 Fine-tuning on new domains costs accuracy on the old ones, the retention sets.
 The forgetting of Plantinga et al. [1] is the relative growth of their word

@@ -1,4 +1,4 @@
-"""Find the utterances in which a recogniser talks by itself.
+"""Find the utterances in which a recogniser hallucinates.
 
 A merged or fine-tuned Whisper may loop over one phrase, or go on after the
 speech has ended. A handful of such utterances can carry half of the errors of a

@@ -1,4 +1,4 @@
-"""Several systems at once: what a merge of their weights is compared with.
+"""Combinations of several systems' hypotheses, to compare merges with.
 
 A merged model costs as much as one model. What follows decodes every utterance
 with each of the systems, and shows what a merge could hope for:

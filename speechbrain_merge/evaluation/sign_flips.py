@@ -1,4 +1,4 @@
-r"""The exact distribution of a sum whose terms might have had the other sign.
+r"""The exact distribution of a sum when each term's sign is random.
 
 Where two systems are equally good, each of the differences between them might
 as well have gone the other way: all ``2ⁿ`` choices of signs are equally likely.
@@ -29,7 +29,7 @@ import numpy
 
 
 def sign_flip_p_value(differences: Sequence[int]) -> float:
-    """How often a sum is as far from zero when signs are drawn by lot.
+    """The share of all sign patterns whose sum is at least as far from zero.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-r"""Is one system better than another, or was it luck?
+r"""Whether one system is significantly better than another.
 
 Both tests are paired: the systems are compared on the same utterances, so that
 what is hard for both does not blur the difference. The bootstrap lives in
@@ -204,8 +204,8 @@ def holm(
 def _segment_differences(first, second, minimum_correct):
     """Errors of second minus first in each segment of one utterance.
 
-    The utterance is laid out as gap, word, gap, word, ..., gap: insertions are
-    errors in a gap. A segment is a run of places with errors, cut wherever
+    The utterance is a sequence of gap, word, gap, word, ..., gap: insertions
+    are errors in a gap. A segment is a run of places with errors, cut wherever
     enough error-free words lie between two such places.
     """
     errors = [

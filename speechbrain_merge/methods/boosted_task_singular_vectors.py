@@ -204,7 +204,7 @@ class BoostedTSVM(MatrixMethod):
         return self._boost_merged(merged)
 
     def _floor(self, singular):
-        """What the singular values of one matrix are raised to."""
+        """The value that weaker singular values of a matrix are raised to."""
         over = (
             singular.spectrum if self.boost_over == "all" else singular.values
         )

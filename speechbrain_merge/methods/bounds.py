@@ -1,4 +1,4 @@
-r"""How far a learned coefficient may go, and how it gets back.
+r"""The range of a learned coefficient, and its gradient at the limits.
 
 A coefficient that is learned by gradient is some parameter v, and what is used
 is λ(v), one of

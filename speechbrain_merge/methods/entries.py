@@ -1,9 +1,10 @@
-"""What an entry of a model is to a merge, and the sums that most merges take.
+"""How each entry of a model is merged, and the means that most methods take.
 
-Some entries a formula never sees: integers, and the running statistics of
-normalisation layers. The others it sees in float32 at least, and what comes of
-it is checked and stored as the experts are. The mean is taken often enough, and
-over enough experts, that it is worth being exact: sums are in float64.
+Integers and the running statistics of normalisation layers do not enter the
+formula of a method. All other entries are computed in float32 at least; the
+result is checked for NaN and infinity, and stored in the dtype of the experts.
+The mean is taken often enough, and over enough experts, that it is worth being
+exact: sums are in float64.
 
 Example
 -------

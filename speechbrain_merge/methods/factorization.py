@@ -124,7 +124,7 @@ def decompose(matrix: torch.Tensor, noise: float = 0.0) -> Singular:
 
 
 def rank_of(values, shape, noise=0.0):
-    """How many singular values are more than errors.
+    """How many singular values are larger than rounding errors.
 
     Those are rounding errors of the largest value, and the given noise.
     """

@@ -204,7 +204,7 @@ def shared_out(rank: int, number: int, common_fraction: float) -> int:
 
 
 class OutsideOf:
-    """What matrices do outside some directions of their output.
+    """Matrices without their part in some directions of the output.
 
     Arguments
     ---------

@@ -22,7 +22,7 @@ and in its ``train.py``, before the Brain is made:
 
     hparams["attention"].attach(hparams["wav2vec2"], hparams["source"])
 
-That is all: checkpoints, resuming and pools work as ever
+That is all: checkpoints, resuming and pools work as usual
 (``speechbrain_merge.methods.parametrization`` says how), and
 
     fold_attention(hparams["wav2vec2"])

@@ -1,4 +1,4 @@
-r"""Attention of a live model that is part its own and part another's, learnably.
+r"""Learnable attention merging in a live model, by parametrized weights.
 
 In learnable attention merging (L-MAM; Sundar et al., ICASSP workshops 2024,
 arXiv 2312.14378, eq. 3) a layer's projections to queries, keys and values are
@@ -370,7 +370,7 @@ def _check_target(target):
 
 
 def _take_plain(owner, state_dict, prefix, *_):
-    """Lets plain weights be loaded: they become the target, and λ is 0."""
+    """Loads plain weights as the target's, and sets λ to 0."""
     for name, formulas in getattr(owner, "parametrizations", {}).items():
         if prefix + name not in state_dict:
             continue

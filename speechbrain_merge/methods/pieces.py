@@ -33,7 +33,7 @@ KEPT = 32
 
 
 def pieces(number, sample=False):
-    """Where the pieces of a flat tensor lie.
+    """The slices of the pieces of a flat tensor.
 
     Arguments
     ---------
@@ -54,7 +54,7 @@ def pieces(number, sample=False):
 
 
 def walk(tensors, sample=False):
-    """Goes over flat tensors of one length, and lets go of them behind.
+    """Iterates over pieces of flat tensors, and releases memory on the way.
 
     Mapped files would otherwise all be in memory at the end of the walk.
 

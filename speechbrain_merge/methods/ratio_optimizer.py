@@ -110,7 +110,7 @@ def parameter_groups(
     learning_rate: float,
     lambda_learning_rate: Optional[float] = None,
 ) -> list:
-    """What a model trains, in two groups, for loops that make the optimizer.
+    """Two parameter groups, for loops that create the optimizer themselves.
 
     Arguments
     ---------

@@ -40,7 +40,7 @@ from speechbrain_merge.weights import Weights, common_ties, matches
 
 @register("restricted")
 class Restricted(MergeMethod):
-    """A method for the tensors that match, something plain for the others.
+    """A method for the tensors that match; others are averaged or copied.
 
     Arguments
     ---------
@@ -55,7 +55,7 @@ class Restricted(MergeMethod):
         Tensors that match any of these are not, included or not. Of tied
         tensors, too, one name is enough.
     otherwise : str
-        What becomes of the others: the ``"average"`` of the experts, the
+        How the others are made: the ``"average"`` of the experts, the
         ``"base"``'s, or the ``"first"`` expert's.
 
     Example

@@ -93,7 +93,7 @@ class Noise:
         return math.hypot(*self.experts, *self.base)
 
     def of_sum(self) -> float:
-        """The error of their sum, to which the base's adds up."""
+        """The error of their sum; the base's error counts once an expert."""
         return math.hypot(*self.experts, sum(self.base))
 
 

@@ -1,4 +1,4 @@
-"""Which entries of a model are measurements, and no learned weights.
+"""Which entries of a model are running statistics, not learned weights.
 
 Normalisation layers measure means, variances and counts of what passes through
 them, and keep them among their weights. A formula on task vectors makes nonsense

@@ -174,7 +174,7 @@ class _Search:
         self.bins = np.zeros(((width - 1) >> self.shift) + 1, dtype=np.int64)
 
     def count(self, bits, lock):
-        """Takes a piece of values into account."""
+        """Counts a piece of values."""
         above = np.count_nonzero(bits > self.word(self.last))
         offsets = bits - self.word(self.first)
         inside = np.flatnonzero(offsets <= self.word(self.last - self.first))

@@ -145,7 +145,7 @@ class TIES(MergeMethod):
         return add_to_base(change, experts, base)
 
     def _weights(self, name, number):
-        """What the votes in one tensor are multiplied by; None for 1."""
+        """The factors of the votes in one tensor; None if all are 1."""
         if self.vote_weights is None:
             return None
         return resolve(

@@ -1,4 +1,4 @@
-"""First passes of TIES and its kin: what only the whole model can tell.
+"""First passes over the whole model, for TIES and methods like it.
 
 Each reads the experts and the base a tensor at a time, on the threads that the
 method was started with, and keeps a handful of numbers.

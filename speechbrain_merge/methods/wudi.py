@@ -104,7 +104,7 @@ class WUDI(MatrixMethod):
         rows = [vector / vector.norm() for vector in moved]
 
         def applied(number):
-            """What one expert adds to the residual."""
+            """The contribution of one expert to the residual."""
             difference, own = start - moved[number], rows[number]
             if inputs < outputs:
                 return difference @ (own.T @ own)

@@ -113,7 +113,7 @@ class CheckpointPool:
     run : str
         Name of this training run, unique in the pool, e.g. `seed-1`.
     every : int
-        Stores every so-manieth checkpoint.
+        Stores every n-th checkpoint, where n is `every`.
     keep_last, keep_best : int, optional
         Keeps so many of the newest and of the best candidates. Given none,
         everything is kept.
@@ -281,7 +281,7 @@ class CheckpointPool:
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
-        """Takes up the counters of a checkpoint. Changes nothing on the disk.
+        """Loads the counters of a checkpoint. Changes nothing on the disk.
 
         Arguments
         ---------

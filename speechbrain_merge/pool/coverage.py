@@ -3,9 +3,9 @@
 A recogniser is often several modules: an encoder that was pretrained, and a
 head on it that was not. A pool of the encoder alone would merge encoders of
 several trainings, score each merge under the head that the Brain happens to
-hold, and evaluate it under another one, from the best checkpoint. No number
-that comes of it means anything, and no error tells. So training refuses to
-begin with such a pool, and a merge stage such candidates.
+hold, and evaluate it under another one, from the best checkpoint. The error
+rates would be meaningless, and no error message would say so. So training with
+such a pool is refused, and so is a merge stage with such candidates.
 
 Trained is what has parameters with ``requires_grad`` among the Brain's modules.
 It is held by a pool if the same parameters are in one of the pool's modules,

@@ -1,10 +1,10 @@
-"""Going on from a whole checkpoint after a kill in the midst of saving one.
+"""Resuming from a complete checkpoint after a kill while one was being saved.
 
-SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. What is left
-of one by a kill looks like the newest, and loading it fails, at every start
-again; and where the kill came while ``CKPT.yaml`` itself was written, no
-checkpoint of the folder can be listed any more. Here such remains are told from
-whole checkpoints, and passed over; they stay where they are.
+SpeechBrain writes a checkpoint in place, its ``CKPT.yaml`` first. If the
+process is killed meanwhile, the incomplete checkpoint looks like the newest
+one, and loading it fails at every later start; and if ``CKPT.yaml`` itself was
+being written, no checkpoint of the folder can be listed any more. Here
+incomplete checkpoints are recognised and skipped; they stay where they are.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -119,7 +119,7 @@ def whole_checkpoints(checkpointer):
     ---------
     checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
         Of a Brain. A checkpoint that lacks what is not written last, such as
-        one of another YAML, is no remains; loading it fails as ever.
+        one of another YAML, counts as complete; loading it fails as usual.
 
     Example
     -------

@@ -49,7 +49,7 @@ LOCK = ".lock"
 
 @dataclass
 class Contents:
-    """What a manifest says, read to its end."""
+    """The content of a manifest, all records taken together."""
 
     base: Optional[dict] = None
     """Record of the base, or None."""
@@ -84,7 +84,7 @@ class Manifest(Log):
         )
 
     def read(self) -> Contents:
-        """What the records add up to.
+        """The content of the manifest, all records taken together.
 
         Returns
         -------

@@ -1,11 +1,11 @@
-"""What was merged from a pool, so that it can be merged again with one more.
+"""A record of each merge of a pool, so that members can be added later.
 
 A pool outlives the data that its experts were trained on. Next month there is
 one more domain: its expert joins the others in the same pool, and the average
 is formed again, of the same members and with the same weights. So each merge
 leaves a line beside the runs, in a file that is only ever added to:
 
-    <pool>/merges.jsonl        of what, how, with what weights, what came of it
+    <pool>/merges.jsonl        members, method, weights, path and error rate
     <pool>/<run>/…             the runs
 
 Members are known by the digest of their content. What a line says of a
@@ -158,7 +158,7 @@ class MergeRecord:
 
 
 def read_merges(pool) -> list[MergeRecord]:
-    """The merges that a pool remembers.
+    """The merges that are recorded in a pool.
 
     Arguments
     ---------
@@ -182,7 +182,7 @@ def read_merges(pool) -> list[MergeRecord]:
 
 
 def remember(pool, record: MergeRecord):
-    """Adds a merge to what a pool remembers, unless it is the last of its name.
+    """Records a merge in a pool, unless it is the last one of its name.
 
     A pool that may not be written, such as a colleague's, remembers nothing: a
     warning says so, since the merge itself is done.
@@ -257,7 +257,7 @@ def find_merge(pools: Iterable, name: str) -> MergeRecord:
     if not named:
         known = dict.fromkeys(merge.name for merge in merges)
         raise ValueError(
-            f"no merge '{name}' is remembered in "
+            f"no merge '{name}' is recorded in "
             f"{', '.join(map(str, pools)) or 'any pool'}. "
             f"There is: {', '.join(known) or 'none'}."
         )

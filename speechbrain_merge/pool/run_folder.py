@@ -95,7 +95,7 @@ def candidate_of(record: dict, path: Path, run: str) -> Candidate:
 
 
 def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
-    """What names a candidate, as far as its progress is known.
+    """The end of a candidate's name: its epoch and step, or its number.
 
     Arguments
     ---------
@@ -235,7 +235,7 @@ class RunFolder:
         return claimed, lineage
 
     def read(self) -> Contents:
-        """What the manifest adds up to."""
+        """The content of the manifest, all records taken together."""
         return self.manifest.read()
 
     def candidates(self) -> list[Candidate]:
@@ -321,7 +321,7 @@ class RunFolder:
         self.manifest.append(record)
 
     def pass_over(self, record: dict):
-        """Remembers weights that are not stored.
+        """Records weights that are not stored.
 
         Arguments
         ---------

@@ -1,4 +1,4 @@
-"""What is written down, and how it is read back: the ground floor.
+"""Files, logs and fingerprints: how records are written and read back.
 
 Files and folders that appear whole or not at all (`files`, `folders`), names
 that cannot lead out of their folder (`paths`), logs that survive a kill

@@ -219,7 +219,7 @@ def mapped(each: Check, limit: int = LONGEST_LIST) -> Check:
 
 
 def optional(each: Check) -> Check:
-    """None, or what passes a check."""
+    """None, or a value that passes a check."""
 
     def check(value, where):
         return None if value is None else each(value, where)
@@ -228,7 +228,7 @@ def optional(each: Check) -> Check:
 
 
 def either(*checks: Check) -> Check:
-    """What passes one of several checks; the error is that of the last."""
+    """A value that passes one of several checks; else the last one's error."""
 
     def check(value, where):
         for each in checks[:-1]:

@@ -338,7 +338,7 @@ def _slots(kind):
 
 
 def _pickled_besides(value):
-    """What an object is pickled as besides its attributes.
+    """The pickled state of an object besides its attributes.
 
     SentencePiece's processor, which holds an object of C++, gives its model.
     """
@@ -358,7 +358,7 @@ def _pickled_besides(value):
 
 
 def _pickled(value):
-    """What an object without attributes says of itself."""
+    """The pickled content of an object without attributes."""
     if hasattr(value, "get_vocab"):
         # a tokenizer in Rust: what it was last asked to pad is no setting
         return value.get_vocab()

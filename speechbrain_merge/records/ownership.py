@@ -54,7 +54,7 @@ _mark = fields(
 
 
 def foreign_files(folder) -> list[str]:
-    """What a folder holds that was not written there by `whole_folder`.
+    """The files in a folder that `whole_folder` did not write there.
 
     Arguments
     ---------
@@ -115,7 +115,7 @@ def write_mark(folder, files: Optional[dict]):
 
 
 def read_mark(folder) -> Optional[dict]:
-    """What the mark of a finished folder lists.
+    """The files that the mark of a finished folder lists.
 
     Arguments
     ---------
@@ -170,7 +170,7 @@ def _describe(path):
 
 
 def stamps_of(folder) -> dict:
-    """What changes when someone writes into a folder.
+    """Number, size and time of each file: they change when one is written.
 
     Arguments
     ---------

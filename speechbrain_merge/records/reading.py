@@ -114,7 +114,7 @@ def read_text(path, limit: int = JSON_LIMIT) -> str:
 
 
 def read_json(path, limit: int = JSON_LIMIT) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Arguments
     ---------
@@ -137,7 +137,7 @@ def read_json(path, limit: int = JSON_LIMIT) -> Any:
 
 
 def parse_json(text, where: str) -> Any:
-    """What a piece of JSON holds.
+    """The content of a piece of JSON.
 
     Arguments
     ---------
@@ -226,7 +226,7 @@ def parse_number(
 
 
 def read_yaml(path, loader=yaml.SafeLoader, limit: int = YAML_LIMIT) -> Any:
-    """What a YAML file holds, without running anything in it.
+    """The content of a YAML file; nothing in it is executed.
 
     Arguments
     ---------
@@ -250,7 +250,7 @@ def read_yaml(path, loader=yaml.SafeLoader, limit: int = YAML_LIMIT) -> Any:
 
 
 def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
-    """What a piece of YAML holds, without running anything in it.
+    """The content of a piece of YAML; nothing in it is executed.
 
     Arguments
     ---------
@@ -307,7 +307,7 @@ def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
 
 
 def _check_size(node, where):
-    """Refuses YAML that stands for more than it seems to.
+    """Refuses YAML whose aliases expand to too many entries.
 
     Counted with each alias as often as it is used; a node that holds itself
     is refused.

@@ -232,7 +232,7 @@ def _record(metadata):
 
 
 def _opening(method, sources, record):
-    """One sentence that says it all."""
+    """The first sentence: how many models, and by which method."""
     words = f"A merge of {len(sources)} model{'s' * (len(sources) != 1)}"
     words += f" by `{method}`"
     if record.get("base"):
@@ -243,7 +243,7 @@ def _opening(method, sources, record):
 
 
 def _sources_table(sources, record):
-    """The models that went in, and the hashes that prove which."""
+    """The table of merged models, with the hashes of their files."""
     listed = [(source.get("label"), source) for source in sources]
     if record.get("base"):
         listed.append(("base", record["base"]))

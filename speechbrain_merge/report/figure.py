@@ -1,4 +1,4 @@
-"""One look for all pictures: legible in a README, and to colour-blind readers.
+"""The style of all pictures: legible in a README and to colour-blind readers.
 
 Pictures are drawn without a screen and without touching matplotlib's global
 state, and written whole or not at all, as PNG, SVG or PDF by their suffix.

@@ -23,7 +23,7 @@ WIDE = 4
 
 
 def plot_forgetting(results, path):
-    """What each model has unlearned, against how well it does on the whole.
+    """Draws forgetting against the mean error rate of each model.
 
     A dot for each model: its mean error rate over all test sets, and by how
     much the errors on the retention sets have grown. The lower left is best,

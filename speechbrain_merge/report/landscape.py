@@ -190,7 +190,7 @@ def _legend(name, points, measure):
 
 
 def _ends(curves):
-    """What to call the two ends."""
+    """The names of the two ends."""
     titles = {
         tuple(model["name"] for model in curve["models"])
         for curve in curves.values()

@@ -1,4 +1,4 @@
-"""How alike two models are, layer by layer: the picture behind a choice.
+"""The picture of how alike two models are, layer by layer.
 
 Attention is merged in the layers in which source and target are most similar
 (``speechbrain_merge.search.layer_similarity``). The picture shows the distance

@@ -1,7 +1,7 @@
 """The picture of learned coefficients: over training, and layer by layer.
 
-For learnable attention merging it shows how much of the source each layer has
-come to take, and for AdaMerging how much of each expert. On the left is the
+For learnable attention merging it shows the share of the source in each layer,
+and for AdaMerging the share of each expert. On the left is the
 course of training, a line for each layer, the darker the deeper; on the right
 layer by layer how far it went, the dot being the end. There is one row for each
 expert, or for each kind of attention.
@@ -65,7 +65,7 @@ def record_coefficients(path, step, coefficients):
 
 
 def read_coefficients(path):
-    """What ``record_coefficients`` wrote, by rising step, each step once.
+    """Reads what ``record_coefficients`` wrote: each step once, in order.
 
     Arguments
     ---------

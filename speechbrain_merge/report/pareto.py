@@ -30,7 +30,7 @@ GROUPS = {
 
 
 def plot_pareto(results, path):
-    """What a model gains in domain against what it costs out of domain.
+    """Draws error rates in domain against those out of domain.
 
     A dot for each model; the line is the Pareto front, of models that no other
     beats on both sides. The lower left is best. Among many, a point that lies

@@ -194,7 +194,7 @@ def load_results(path) -> dict:
 
 
 def metric_of(results: Mapping) -> str:
-    """What the rates of results are, for titles and axes.
+    """The name of the error rate, for titles and axes.
 
     Arguments
     ---------

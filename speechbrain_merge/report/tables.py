@@ -152,7 +152,7 @@ def results_rows(results: Mapping) -> tuple:
 
 
 def results_table(results: Mapping, form: str = "markdown") -> str:
-    """The main table with what one needs to know to make it again.
+    """The main table, with the settings that are needed to reproduce it.
 
     Arguments
     ---------

@@ -33,7 +33,7 @@ logger = get_logger(__name__)
 
 @dataclasses.dataclass
 class CoefficientResult:
-    """What a search over coefficients found.
+    """The result of a search over coefficients.
 
     Arguments
     ---------

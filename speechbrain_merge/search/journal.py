@@ -12,7 +12,7 @@ search use whatever was scored already, as do all searches that share a file,
 and a changed dev set or method uses nothing.
 
 What was merged is known to the caller, who gives ``content``, a function from a
-proposal of the search to plain data (``speechbrain_merge.stage.context`` has
+proposal of the search to plain data (``speechbrain_merge.stage.job`` has
 that of a merge stage). Without it, what the search says of its trials counts:
 digests, or coefficients.
 
@@ -135,8 +135,8 @@ class Journal:
     ordered : bool
         See ``trial_key``.
     content : callable, optional
-        ``content(proposal) -> dict``: what a search's proposal comes to, as
-        plain JSON values. It takes the place of what the search says.
+        ``content(proposal) -> dict``: the content of a search's proposal, as
+        plain JSON values. It replaces the content that the search gives.
 
     Raises
     ------
@@ -211,7 +211,7 @@ class Journal:
     def find(
         self, key: str, incumbent: Optional[Tally] = None, accept: str = "lt"
     ) -> Optional[Tally]:
-        """What is known of a trial, if it answers the present question.
+        """The tally of a trial, if it suffices for this comparison.
 
         Arguments
         ---------
@@ -240,7 +240,7 @@ class Journal:
         return None
 
     def details(self, key: str) -> dict:
-        """What was written down beside the complete tally of a trial.
+        """The details recorded with the complete tally of a trial.
 
         Arguments
         ---------

@@ -50,7 +50,7 @@ ACCEPT_RULES = ("lt", "le")
 
 
 class Race:
-    """Says when a trial can no longer beat the incumbent.
+    """Tells when a trial can no longer beat the incumbent.
 
     A scorer makes one for each trial with the ``accept`` rule of the search
     that asks, and stops decoding when ``lost`` says so. The search asks the
@@ -152,7 +152,7 @@ class Race:
 
 @dataclasses.dataclass
 class Savings:
-    """How much decoding the early rejections saved.
+    """The amount of decoding that early rejections saved.
 
     Arguments
     ---------

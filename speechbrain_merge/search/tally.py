@@ -1,4 +1,4 @@
-"""Exact error counts of one trial, the currency of every search.
+"""A tally: the counted errors and words of one trial, as exact numbers.
 
 A search decides by comparing two error rates on the same selection set. Held as
 floats, a tie could look like a win by rounding, and the outcome could depend on
@@ -19,6 +19,7 @@ Authors
 """
 
 import dataclasses
+import math
 import operator
 from collections.abc import Mapping
 from fractions import Fraction
@@ -96,6 +97,9 @@ class Tally:
         Utterances decoded.
     seconds : float
         Seconds of audio decoded. For the bookkeeping alone.
+    loss : float, optional
+        The recipe's mean loss of an utterance. No search decides by it, and
+        tallies that differ in it alone are equal.
 
     Raises
     ------
@@ -121,6 +125,7 @@ class Tally:
     average: str = "micro"
     utterances: int = 0
     seconds: float = 0.0
+    loss: Optional[float] = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         if self.average not in AVERAGES:
@@ -178,7 +183,7 @@ class Tally:
         average : str
             ``"macro"`` or ``"micro"``.
         **others : dict
-            ``complete``, ``utterances``, ``seconds``.
+            ``complete``, ``utterances``, ``seconds``, ``loss``.
 
         Returns
         -------
@@ -194,7 +199,8 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         """The tally of both parts of a set together, still incomplete; whoever
-        knows that nothing is missing says so with ``.completed()``."""
+        knows that nothing is missing says so with ``.completed()``. It has no
+        loss: what parts are weighed by, their utterances, may be unknown."""
         if (self.average, self.domains is None) != (
             other.average,
             other.domains is None,
@@ -240,6 +246,7 @@ class Tally:
 
     def to_dict(self) -> dict:
         """Plain data for JSON; fractions as strings, so that they stay exact.
+        A loss that is not finite is None, as JSON has no infinity.
 
         Example
         -------
@@ -260,6 +267,7 @@ class Tally:
             "average": self.average,
             "utterances": self.utterances,
             "seconds": self.seconds,
+            "loss": _finite(self.loss),
         }
 
     @classmethod
@@ -295,6 +303,7 @@ class Tally:
             average=data["average"],
             utterances=data["utterances"],
             seconds=data["seconds"],
+            loss=data.get("loss"),  # older journals have none
         )
 
 
@@ -313,6 +322,10 @@ def _exact(value, what: str) -> Count:
     if value < 0:
         raise ValueError(f"{what}: {value} is negative")
     return value
+
+
+def _finite(loss: Optional[float]) -> Optional[float]:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _rate(errors: Count, words: Count) -> Fraction:

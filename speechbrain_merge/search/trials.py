@@ -1,4 +1,4 @@
-"""Scoring, remembering and reporting the trials of a search.
+"""Scoring, recording and reporting the trials of a search.
 
 A search proposes trials and decides; everything else that each of them needs is
 here: ask the journal before the scorer, check that an early stop was justified,
@@ -51,7 +51,7 @@ logger = get_logger(__name__)
 
 @dataclasses.dataclass
 class SearchResult:
-    """What a search over candidates found.
+    """The result of a search over candidates.
 
     Arguments
     ---------
@@ -141,8 +141,8 @@ class TrialRunner:
             The best so far. None: the trial is scored in full.
         **content : dict
             What goes into the trial's key: ``digests``, ``weights``,
-            ``parameters``, as the search knows them. A journal that knows
-            better what a proposal comes to looks at that instead.
+            ``parameters``, as the search knows them. A journal with a
+            function ``content`` uses that instead.
 
         Returns
         -------

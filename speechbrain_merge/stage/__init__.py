@@ -1,12 +1,15 @@
-"""The merge stage: who takes part, what is asked, and what it came to.
+"""What a merge stage is asked, who takes part, and what became of it.
 
-A ``MergeStage`` says what to merge and how to choose; ``MergeMixin`` of the
-Brain carries it out and returns a ``MergeResult``. What a pool remembers can be
-merged again (``remerge``), with a domain more or less.
+A ``MergeStage`` says what to merge and how to choose; ``resolve`` makes a frozen
+``MergeJob`` of it, which ``MergeMixin`` of the Brain runs; a ``MergeResult`` is
+kept. What a pool remembers can be merged again (``remerge``), with a domain more
+or less. Nothing here runs a Brain.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.stage.decisive import decisive_settings
-from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage
+from speechbrain_merge.stage.job import MergeJob, resolve
+from speechbrain_merge.stage.merge_stage import MergeStage
+from speechbrain_merge.stage.result import MergeResult
+from speechbrain_merge.stage.selection import Scoring, Selection

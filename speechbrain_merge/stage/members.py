@@ -1,4 +1,4 @@
-"""Who takes part in a merge, from which original, and with what weight.
+"""The members of a merge: their original, and the weight of each.
 
 The members of a merge are experts, and perhaps the original that they were
 fine-tuned from as one more of them ("with original" in Plantinga et al.,
@@ -16,8 +16,8 @@ for the original, so that they do not depend on any order::
 
 Weights of one model and its fine-tunings lie close together, and so does their
 mean to all of them. Those of unrelated models do not, and their mean is noise.
-So experts from different originals, as the digests that pools keep tell, are
-not merged unless one says so (``speechbrain_merge.belonging``).
+Pools keep the digest of the original. Experts of different originals are not
+merged unless that is asked for (``speechbrain_merge.belonging``).
 
 Example
 -------

@@ -166,8 +166,8 @@ def check_filled(value: Any, where: str) -> None:
         left = re.findall(r"\{(?:domain|draw|seed|each|draws)\}", value)
         if left:
             raise ValueError(
-                f"{where}: {left[0]} in {value!r} has nothing to stand for; it "
-                "must be in the name of the model, too."
+                f"{where}: {left[0]} in {value!r} has no value here; it must "
+                "be in the name of the model, too."
             )
     elif isinstance(value, Mapping):
         for key, entry in value.items():

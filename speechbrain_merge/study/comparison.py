@@ -1,4 +1,4 @@
-"""Which differences between the models of a study are more than chance.
+"""Which differences between the models of a study are significant.
 
 Two tests are made of each pair that the YAML names: the matched-pair test of
 NIST (MAPSSWE) on the errors of all sets and seeds together, and a paired

@@ -1,4 +1,4 @@
-"""What the readers of a study's YAML know besides the entry that they read.
+"""The context in which one entry of a study's YAML is read.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -13,7 +13,7 @@ from speechbrain_merge.study.graph import check_known
 
 @dataclasses.dataclass
 class Context:
-    """What a reader knows besides the entry.
+    """The context of an entry: its name, the axes, the models above it.
 
     Arguments
     ---------

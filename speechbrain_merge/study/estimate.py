@@ -1,4 +1,4 @@
-"""What there is left to do in a study, with the time and disk it will take.
+"""The rest of a study: what is left to do, and the time and disk it takes.
 
 Times and sizes are those of what the study has done so far: trainings are
 estimated by the mean of those of the same YAML, merges by the mean of those
@@ -128,7 +128,7 @@ def _record_of(folder, node):
 
 
 def _kind(node):
-    """What nodes of similar costs have in common."""
+    """The kind of a node; nodes of a kind have similar costs."""
     if node.kind == "train":
         return ("train", node.training, len(node.domains) > 1)
     if node.kind == "merge":

@@ -1,4 +1,4 @@
-"""What a study does with its models besides testing them.
+"""Landscapes, exports and costs of a study's models.
 
 Landscapes show what lies between two models on the selection sets::
 
@@ -37,7 +37,7 @@ from speechbrain_merge.weights import open_weights
 
 @dataclasses.dataclass(frozen=True)
 class Landscape:
-    """What is walked between two models.
+    """The landscape between two models: its ends and its points.
 
     Arguments
     ---------

@@ -241,7 +241,7 @@ class _Submitit:
 
 
 def _runner(study):
-    """What runs the jobs of a study."""
+    """The runner of a study's jobs."""
     logs = study.folder / "jobs"
     logs.mkdir(parents=True, exist_ok=True)
     if study.launcher is None:

@@ -1,4 +1,4 @@
-"""A model of a study that exists, and what is known of it.
+"""A model of a study that has been made: its weights and their digest.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -15,7 +15,7 @@ from speechbrain_merge.pool import Candidate
 
 @dataclasses.dataclass
 class Made:
-    """A model that exists.
+    """A model that has been made.
 
     Arguments
     ---------

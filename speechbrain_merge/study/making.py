@@ -152,7 +152,7 @@ class Maker:
             return Made(path, digest(weights))
 
     def _make_by_domain(self, node):
-        """Nothing: its tests are those of other models."""
+        """Makes no weights: its tests are those of other models."""
         content = {
             domain: self.made[name].digest
             for domain, name in node.experts.items()
@@ -160,7 +160,7 @@ class Maker:
         return Made(None, digest_of(content))
 
     def _make_combine(self, node):
-        """Nothing: its models decode side by side when it is tested."""
+        """Makes no weights: its models decode side by side in tests."""
         members = [self.made[name].digest for name in node.members]
         return Made(None, digest_of([node.how, members]))
 
@@ -180,8 +180,8 @@ class Maker:
         settings = without_folder(settings, self.study.folder)
 
         def work():
-            self.run.brain.load_weights(self.made[node.of].path)
-            found = measure(self.run, node.domain)
+            with self.run.brain.borrowed_weights(self.made[node.of].path):
+                found = measure(self.run, node.domain)
             return [distance.to_dict() for distance in found]
 
         record = once(path, settings, work, again=True)
@@ -218,7 +218,7 @@ class Maker:
 
     def pool_of(self, run):
         """The pool of a run."""
-        pools = run.brain._pools()
+        pools = run.brain.pools()
         if not pools:
             raise ValueError(
                 "The YAML of a training has no CheckpointPool among the "

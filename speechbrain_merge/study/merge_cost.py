@@ -22,7 +22,7 @@ from speechbrain_merge.methods import create
 
 
 def measure(what):
-    """Merges, and says what it took; the merged file is taken away again.
+    """Measures time and memory of a merge; the merged file is removed.
 
     Arguments
     ---------

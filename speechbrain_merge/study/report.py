@@ -169,7 +169,7 @@ def _parts(study, results, times):
 
 
 def _note(results):
-    """What one has to know to read the tables."""
+    """The note below the tables."""
     seeds = ", ".join(map(str, results["seeds"]))
     note = (
         f"Seed {seeds}."

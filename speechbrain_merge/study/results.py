@@ -41,7 +41,7 @@ SCHEMA = 2
 
 
 def gather(study, makers: Mapping, found: Mapping) -> dict:
-    """All that a study found out.
+    """The results of a study as plain data.
 
     Arguments
     ---------
@@ -264,7 +264,7 @@ def _added(counts):
 
 
 def _sequences(plan, found, seeds, by_name):
-    """What the domains of each sequence do to one another."""
+    """Rates after each domain of a sequence, and the transfer between them."""
     sequences = []
     for node in plan:
         if ("sequence", node.name, seeds[0]) not in found:
@@ -287,12 +287,12 @@ def _sequences(plan, found, seeds, by_name):
 
 
 def _seconds(about):
-    """What of a search may differ when it is interrupted and goes on."""
+    """The parts of a search that an interruption may change."""
     return {key: about[key] for key in ("savings", "trials") if about.get(key)}
 
 
 def _without_seconds(about):
-    """What is known of a model, without what differs from run to run.
+    """The description of a model without what differs from run to run.
 
     How much of a rejected trial was decoded depends on the order of batches,
     which a search learns anew after an interruption.
@@ -304,7 +304,7 @@ def _without_seconds(about):
 
 
 def _outcome(trial):
-    """What a trial was, and whether it was accepted."""
+    """A trial and whether it was accepted, without its costs."""
     names = ["kind", "candidate", "members", "merged", "parameters", "step"]
     names += ["accepted", "best", "kept"]
     if trial.get("accepted") is not False:

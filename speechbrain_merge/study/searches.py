@@ -1,4 +1,4 @@
-"""What the searches of a study tried: sweeps of a coefficient, and layers.
+"""The trials of a study's searches: sweeps of a coefficient, and layers.
 
 A search over one coefficient is a line of a picture and a row of a table; one
 over layers and a ratio is a table of its own. Searches that select on the same

@@ -145,7 +145,7 @@ def comparison_rows(results: Mapping) -> tuple:
 
 
 def sequence_rows(results: Mapping) -> tuple:
-    """Header and cells of what the domains of a sequence do to one another.
+    """Header and cells of the transfer between the domains of sequences.
 
     Arguments
     ---------

@@ -168,7 +168,7 @@ class Tester:
         return found
 
     def _posteriors_of(self, name, test, settings, evaluate):
-        """What a model gives out; kept for the next combination of it."""
+        """The posteriors of a model; kept for its next combination."""
         key = (self.maker.made[name].digest, test, digest_of(settings))
         if key not in self._posteriors:
             if any(known[1:] != key[1:] for known in self._posteriors):

@@ -112,7 +112,7 @@ def _learned(candidates):
 
 
 def _start(maker, run, training, node, start):
-    """Has a run begin from the weights that its node names.
+    """Loads the weights that a run starts from, if they have its names.
 
     Returns whether its modules have the names of those weights. Modules
     with adapters or a learned attention have others, and are what `build`
@@ -134,7 +134,7 @@ def _start(maker, run, training, node, start):
 
 
 def _without_start(training, overrides):
-    """The path of the start is no setting: its content is."""
+    """Leaves out the path of the start: its content is a setting."""
     key = training.key("start_from")
     return {key: None} if key in overrides else {}
 

@@ -44,7 +44,7 @@ import torch
 
 
 class ClipAllGroups:
-    """Lets a Brain clip whole optimizers: put it before ``sb.Brain``.
+    """A mixin with which a Brain clips the gradients of all groups.
 
     All else is as in the Brain: ``max_grad_norm`` from the run options,
     gradients accumulated and unscaled before they are clipped, optimizers

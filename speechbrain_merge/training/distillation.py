@@ -1,4 +1,4 @@
-"""Learning without Forgetting: stay close to what the original says.
+"""Learning without Forgetting: stay close to the outputs of the original.
 
 Fine-tuning on a new domain may move a model away from all that it knew. With
 the old data gone, the original model itself can still be asked: on the new
@@ -52,7 +52,7 @@ from speechbrain.dataio.dataio import length_to_mask
 
 
 class LearningWithoutForgetting:
-    """A loss term that holds a model near what it was.
+    """A loss term that keeps a model's outputs near the original's.
 
     It is no module, so that a Brain neither trains nor checkpoints the copy:
     the original is what the model is when this object is made, which is
@@ -100,13 +100,13 @@ class LearningWithoutForgetting:
         self.remember()
 
     def remember(self):
-        """Takes the model as it is now for the original."""
+        """Keeps a copy of the model as it is now, as the original."""
         self.original = copy.deepcopy(self._model)
         self.original.requires_grad_(False)
         self.original.eval()
 
     def original_outputs(self, *inputs, forward: Optional[Callable] = None):
-        """What the original says, without dropout and without gradients.
+        """The outputs of the original, without dropout and without gradients.
 
         Arguments
         ---------

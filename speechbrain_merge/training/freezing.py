@@ -37,7 +37,7 @@ logger = get_logger(__name__)
 def freeze(
     modules: Union[torch.nn.Module, Mapping], parts: Union[str, list[str]]
 ) -> list[str]:
-    """Lets the parameters of parts need no gradient.
+    """Freezes the parameters of parts: they need no gradient.
 
     Dropout goes on in a frozen part, and so do the statistics of batch
     normalisation, which are no parameters.

@@ -71,7 +71,7 @@ _VARIANTS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What multiplies the product of the factors of one layer.
+    """The factor of the product of a layer's adapter matrices.
 
     Arguments
     ---------

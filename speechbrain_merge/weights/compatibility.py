@@ -1,4 +1,4 @@
-"""Can these models be merged? Ask before a byte is merged, and answer in full.
+"""Checks whether models can be merged, before anything is merged.
 
 Models can be merged tensor by tensor where they have the same names, with the
 same shapes and kinds of dtype, and only finite values. Floating-point dtypes

@@ -1,7 +1,7 @@
 """A fingerprint of weights: the same content, the same sixty-four letters.
 
-Used to know a candidate again, to cache a merge by what went into it, and to
-write down in a merged model which files it came from.
+It identifies a candidate whatever its file is called, it is the key under which
+a merge is cached, and a merged model lists the digests of its experts.
 
 Example
 -------

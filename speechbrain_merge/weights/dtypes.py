@@ -1,4 +1,4 @@
-"""Dtypes: those that a file can hold, and how mixed ones come together.
+"""Dtypes: those that a file can hold, and how mixed ones are promoted.
 
 A safetensors file knows the dtypes of ``DTYPE_NAMES``. Models that are merged
 need not agree in their floating-point dtypes: a base in float16 and experts in

@@ -162,7 +162,7 @@ def check_names(names, path):
 
 
 def load_torch(path):
-    """What a torch file holds: tensors mapped, nothing executed.
+    """Loads a torch file: tensors are mapped, and nothing is executed.
 
     Arguments
     ---------

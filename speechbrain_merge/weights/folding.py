@@ -1,4 +1,4 @@
-"""Fold a model into plain weights: weight norm and LoRA become what they do.
+"""Fold a model into plain weights: weight norm and LoRA are multiplied out.
 
 Merging adds up weights, so it needs the weights that a layer computes with,
 not the factors that it stores. `fold` returns them under the names that the

@@ -35,7 +35,7 @@ _ENDING = "attention_heads"
 
 
 def attention_heads(source) -> dict:
-    """The number of heads of each attention layer that a source tells of.
+    """The number of heads of each attention layer, where a source has it.
 
     Arguments
     ---------
@@ -125,7 +125,7 @@ def head_count(source) -> Optional[int]:
 
 
 def agreed_heads(given: Optional[int], *models) -> Optional[int]:
-    """The number of heads that was given and that models tell of.
+    """The number of heads, as given and as the models' metadata have it.
 
     Arguments
     ---------
@@ -166,7 +166,7 @@ def agreed_heads(given: Optional[int], *models) -> Optional[int]:
 
 
 def heads_metadata(source) -> dict:
-    """What ``open_weights`` and pools add to the metadata of weights.
+    """The metadata on heads that ``open_weights`` and pools add.
 
     Arguments
     ---------
@@ -202,7 +202,7 @@ def _of_modules(module, number_of):
 
 
 def _number_of_configuration(module):
-    """What the configuration of a Hugging Face model says."""
+    """The number of heads in the configuration of a Hugging Face model."""
     return _number_of(getattr(module, "config", None))
 
 
@@ -216,7 +216,7 @@ def _number_of(module):
 
 
 def _of_configuration(path):
-    """What a Hugging Face configuration says, for each stack."""
+    """The number of heads in a configuration, for each stack."""
     if not path.is_file():
         return {}
     stacks = {

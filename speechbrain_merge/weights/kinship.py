@@ -116,6 +116,7 @@ def is_telling(name: str, weights: Weights) -> bool:
         start: heads, embeddings of tokens, layers of their own.
     """
     where, shape = part(name), weights.shape(name)
+    own = name.rpartition(".")[2]
     return (
         where.layer is None
         and where.role in _ROLES
@@ -123,7 +124,8 @@ def is_telling(name: str, weights: Weights) -> bool:
         and len(shape) >= 2
         and torch.Size(shape).numel() >= SMALLEST
         and weights.dtype(name).is_floating_point
-        and not name.rpartition(".")[2].startswith("_")
+        # running statistics follow the data, whatever a model began as
+        and not own.startswith(("_", "running_", "moving_"))
     )
 
 

@@ -1,4 +1,4 @@
-"""Files in the place of memory: read where they lie, and let go of again.
+"""Memory-mapped files, whose memory is released after use.
 
 A mapped file costs no memory of its own: the pages of it that are looked at are
 the operating system's cache of the file. Yet they count as the process's for as
@@ -124,7 +124,7 @@ class MappedFile:
 
 
 def release(tensor: torch.Tensor):
-    """Lets go of the memory of a tensor that lies in a mapped file.
+    """Releases the memory of a tensor that lies in a mapped file.
 
     The tensor stays as it is, and can be read again. What does not lie in a
     mapped file is left alone.

@@ -159,7 +159,7 @@ class Weights(Mapping):
         return Entry(known.shape, known.dtype, lambda: self[name])
 
     def share(self) -> "Weights":
-        """One more holder, who has to close these weights as well.
+        """Adds a holder, who has to close these weights as well.
 
         Returns
         -------

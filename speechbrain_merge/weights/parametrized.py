@@ -1,11 +1,11 @@
-"""Modules whose weights are computed from others, as the plain ones they are.
+"""Modules whose weights are computed from others, with plain weights instead.
 
-`torch.nn.utils.parametrize` puts a formula in the place of a weight: what the
-layer computes with is made anew at each use, and what is stored is what it is
-made from. Weight norm is such a formula, and one may write one's own. One that
-can be replaced by its result for good, with nothing else changing, says so by
-an attribute ``foldable = True``; then a pool stores the result, under the name
-that the weight had before, and `fold` gives it.
+`torch.nn.utils.parametrize` replaces a weight by a formula: the weight is
+computed at each use, and the tensors that it is computed from are stored.
+Weight norm is such a formula, and users can write others. A formula whose
+result can permanently replace it has an attribute ``foldable = True``; then a
+pool stores the result under the original name of the weight, and `fold` returns
+it.
 
 Weight norm is not among these: it is folded by `fold` alone, from the stored
 tensors, and stored in a pool as it is.

@@ -46,7 +46,7 @@ _GLOB_CHARACTERS = "*?["
 
 @dataclass(frozen=True)
 class Part:
-    """What a tensor is in its model.
+    """The place of a tensor in its model: stack, layer, role.
 
     Arguments
     ---------

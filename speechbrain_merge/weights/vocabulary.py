@@ -1,4 +1,4 @@
-"""What the outputs of a model mean: the vocabulary that lies beside weights.
+"""The vocabulary of a model's outputs, read from the files beside its weights.
 
 Row 3 of a head is the letter `c` for one model and `t` for another, if their
 label encoders or tokenizers are different. The weights do not tell. What tells
@@ -41,7 +41,7 @@ _ARROW = " => "
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the numbers of a model stand for.
+    """The tokens that the numbers of a model's outputs stand for.
 
     Arguments
     ---------

@@ -314,6 +314,9 @@ def test_the_ends_of_a_line_are_the_models(trained):
         for name, tensor in brain.modules.model.state_dict().items()
     }
     line = landscape.line({"start": live, "end": end}, 5)
+    # what the points borrowed is given back
+    for name, tensor in brain.modules.model.state_dict().items():
+        assert torch.equal(start[f"model.{name}"], tensor), name
     for point, weights in (
         (line["points"][0], start),
         (line["points"][-1], end),

@@ -120,7 +120,7 @@ def contents(path):
 @pytest.mark.parametrize("per_example", [True, False])
 def test_fisher_is_what_autograd_gives_by_hand(tmp_path, per_example):
     brain = trained(tmp_path, ["one"])
-    candidate = brain._pools()[0].candidates()[0]
+    candidate = brain.pools()[0].candidates()[0]
     path = collect_fisher(
         brain,
         candidate,
@@ -159,7 +159,7 @@ def test_fisher_is_what_autograd_gives_by_hand(tmp_path, per_example):
 
 def test_grams_are_of_the_inputs_of_each_layer(tmp_path):
     brain = trained(tmp_path, ["one"])
-    candidate = brain._pools()[0].candidates()[0]
+    candidate = brain.pools()[0].candidates()[0]
     path = collect_grams(
         brain, candidate, DATA, output=tmp_path / "g.safetensors"
     )
@@ -195,7 +195,7 @@ def test_grams_are_of_the_inputs_of_each_layer(tmp_path):
 
 def test_collecting_leaves_the_brain_as_it_was(tmp_path):
     brain = trained(tmp_path, ["one"])
-    candidate = brain._pools()[0].candidates()[0]
+    candidate = brain.pools()[0].candidates()[0]
     brain.load_weights(candidate)
     saved = sorted((tmp_path / "one" / "save").rglob("*"))
     before = {
@@ -434,4 +434,4 @@ def test_wrong_use(tmp_path):
     with pytest.raises(ValueError, match="No data for candidate 'one/"):
         collect_statistics(brain, MergeStage("fisher", pool), {"two": DATA})
     with pytest.raises(ValueError, match="`output`"):
-        collect_fisher(brain, brain._pools()[0].candidates()[0], DATA)
+        collect_fisher(brain, brain.pools()[0].candidates()[0], DATA)

@@ -102,7 +102,7 @@ def test_error_names_the_tensor(name, parameters, monkeypatch, tmp_path):
         create(name, **parameters)(experts, base)
     output = tmp_path / "merged.safetensors"
     with pytest.raises(ValueError, match="encoder.fc.weight.*`exclude`"):
-        merge(name, experts, base, output, progress=False)
+        merge(name, experts, base, output, progress=False, same_base=False)
     assert not output.exists()
 
 

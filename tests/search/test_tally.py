@@ -84,13 +84,14 @@ def test_parts_add_up_to_the_whole():
         Tally(Fraction(7, 2), 90, complete=False),
         Tally.of_domains({"é": (Fraction(1, 3), 9), "b": (2, 7)}),
         Tally.of_domains({"a": (1, 9)}, average="micro", complete=False),
+        Tally(7, 90, loss=0.1 + 0.2),
     ],
 )
 def test_json_round_trip_is_exact(tally):
     import json
 
     again = Tally.from_dict(json.loads(json.dumps(tally.to_dict())))
-    assert again == tally
+    assert again == tally and again.loss == tally.loss
     assert type(again.errors) is type(tally.errors)
 
 
@@ -110,3 +111,11 @@ def test_words_are_asked_for_before_and_after_in_one_sentence():
             require_words({"noise": 0}, average)
         with pytest.raises(ValueError, match="no reference words"):
             require_words({None: 0}, average)
+
+
+def test_a_loss_is_kept_and_decides_nothing():
+    assert Tally(7, 90, loss=1.0) == Tally(7, 90, loss=2.0) == Tally(7, 90)
+    # JSON knows no infinity; a journal written before has no loss at all
+    data = Tally(7, 90, loss=float("inf")).to_dict()
+    assert data.pop("loss") is None
+    assert Tally.from_dict(data).loss is None

@@ -11,6 +11,7 @@ from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.search import GreedySearch
+from speechbrain_merge.stage import resolve
 from speechbrain_merge.weights import open_weights
 
 RUNS = ("child_l2", "digits", "read", "telephony")
@@ -120,7 +121,8 @@ def test_a_run_shares_its_weight_among_its_candidates(brain, tmp_path):
         runs=["digits", "read"],
         weights={"digits": 3, "read/epoch-0001": 1, "read/epoch-0002": 0},
     )
-    weights = stage.method_for(stage.chosen(), stage.chosen()).weights
+    method, _ = resolve(stage, tmp_path).proposed()
+    weights = method.weights
     assert list(weights["experts"].values()) == [1.5, 1.5, 1, 0]
 
 

@@ -92,6 +92,16 @@ def copied(checkout: Path, recipe: Recipe, work: Path) -> Path:
     return folder
 
 
+def environment() -> dict:
+    """The environment of a recipe: this package, and no network."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE.parent)]),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def changed_lines(diff: str) -> tuple:
     """How many lines a diff adds and removes."""
     text = (ROOT / diff).read_text(encoding="utf-8")
@@ -117,12 +127,7 @@ def run(checkout: Path, name: str, mini: Miniature, work: Path) -> dict:
             *("--device=cpu", "--noprogressbar"),
         ],
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE.parent)]),
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        },
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -192,10 +197,10 @@ def compared(output: Path, record: Path, log: str) -> dict:
     }
 
 
-def table(rows: list) -> str:
+def table(rows: list, columns: dict = COLUMNS) -> str:
     """The rows as Markdown."""
-    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
-    lines += [[row.get(key, "") for key in COLUMNS] for row in rows]
+    lines = [list(columns.values()), ["---"] * len(columns)]
+    lines += [[row.get(key, "") for key in columns] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

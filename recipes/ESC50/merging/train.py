@@ -44,7 +44,7 @@ logger = get_logger(__name__)
 
 
 class ESC50Brain(MergeMixin, sb.Brain):
-    """Trains a sound classifier, and merges what comes of it."""
+    """Trains a sound classifier, and merges its checkpoints."""
 
     def compute_forward(self, batch, stage):
         """From waveforms to log-probabilities of the classes."""

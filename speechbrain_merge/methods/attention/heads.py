@@ -51,7 +51,7 @@ def check_heads(heads):
 
 
 def head_scores(moves: list, heads: int) -> torch.Tensor:
-    """How much the rows of each head moved.
+    """How far the rows of each head moved from the base.
 
     Arguments
     ---------

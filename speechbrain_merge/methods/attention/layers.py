@@ -163,7 +163,7 @@ def spread_evenly(depth: int, source_depth: int) -> list:
 
 
 def by_stack(value, stack: str):
-    """What is meant for one stack: a value, or the stack's in a dict of them."""
+    """The value for one stack: a common one, or the stack's own in a dict."""
     value = with_whole_keys(value)
     if isinstance(value, dict) and any(isinstance(key, str) for key in value):
         return value.get(stack)

@@ -1,11 +1,11 @@
-"""Where a model keeps its queries, keys and values.
+"""Where a model has its queries, keys and values.
 
 Attention is the same thing in every Transformer, and stored differently in
 each: as three matrices or as one, under a dozen names, the rows of the one
 stacked or interleaved head by head. ``attention_projections`` lists what there
 is by what it is: stack, layer, self- or cross-attention, and q, k or v. For
-each it says the tensor, and which of its rows: so two models that have no name
-in common can be laid side by side.
+each it gives the tensor and the rows in it. So the attention of two models can
+be compared even if they have no name in common.
 
 Example
 -------
@@ -73,7 +73,7 @@ _ONE_A_HEAD = (
 
 
 class AttentionKey(NamedTuple):
-    """What a projection is, whatever its name. Compares like a tuple.
+    """Stack, layer and kind of a projection. Compares like a tuple.
 
     Arguments
     ---------

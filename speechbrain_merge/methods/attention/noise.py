@@ -34,7 +34,7 @@ SCOPES = ("tensor", "global")
 
 
 class Moments(NamedTuple):
-    """What mean and variance are computed from; may be added up.
+    """Sums that mean and variance are computed from; they can be added.
 
     Arguments
     ---------

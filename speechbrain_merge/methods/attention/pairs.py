@@ -1,4 +1,4 @@
-"""Two models laid side by side, attention layer by attention layer.
+"""Pairs of projections of two models, attention layer by attention layer.
 
 Merging attention takes the queries, keys and values of a source into a target
 that may be another kind of model: BERT's into HuBERT. ``pair_attention`` finds
@@ -290,7 +290,7 @@ def _read_taken(target, source, inside):
 
 
 def _other_heads(ours, theirs):
-    """What is wrong with two projections of different numbers of heads."""
+    """The message for two projections with different numbers of heads."""
     return (
         f"{ours.name} has {ours.heads} heads of {ours.size // ours.heads} "
         f"rows, {theirs.name} {theirs.heads} of {theirs.size // theirs.heads}: "
@@ -302,7 +302,7 @@ def _other_heads(ours, theirs):
 
 
 def _warn_of_unknown_heads(ours, theirs, target, source):
-    """Says that heads were not compared, and what would tell them."""
+    """Warns that numbers of heads are unknown, and says how to give them."""
     known, other = (source, target) if theirs.heads else (target, source)
     logger.warning(
         f"{known} has {theirs.heads or ours.heads} attention heads, and nothing "
@@ -336,7 +336,7 @@ def _words(stack, role):
 
 
 def _stacks(projections):
-    """What attention a model has, in words."""
+    """Names the stacks with attention of a model, for messages."""
     return ", ".join(
         f"{_words(*where)} of {depth} layers"
         for where, depth in attention_depths(projections).items()

@@ -1,4 +1,4 @@
-"""What the units of a model do on some audio, to compare units by.
+"""Activations of the units of a model on some audio, to compare units by.
 
 Two units that fire alike are the same unit, whatever their weights. ``views``
 says where units are seen: in what layers give out, in what attention is given
@@ -96,7 +96,7 @@ def unit_activations(
 
 
 class UnitActivations:
-    """What the units do in passes that somebody else makes.
+    """Collects activations while the caller runs the model.
 
     Arguments
     ---------
@@ -180,7 +180,7 @@ class UnitActivations:
 
 
 def _hook(waiting, view):
-    """What keeps what a view shows until the lengths are known."""
+    """A hook that keeps the output of a view until lengths are known."""
     if not view.given:
         return view.module.register_forward_hook(
             lambda module, args, output: waiting.append((view, output.detach()))

@@ -1,12 +1,12 @@
 """Aligning one model to another, such that it computes what it did before.
 
 Two models that were trained from different starts keep the same things in
-different places, and their average is worth nothing. ``align`` finds which unit
-of the source is most like which unit of the anchor, space by space, and moves
-the source's. With hard maps that is a symmetry of the network: the aligned
-model gives the outputs of the source, and lies as near to the anchor as was
-found. Soft maps mix units, and are no symmetry; they are those of Imfeld et al.,
-ICLR 2024, and of the Sinkhorn variant of Singh and Jaggi, NeurIPS 2020.
+different places, and their average recognises nothing. ``align`` finds which
+unit of the source is most like which unit of the anchor, space by space, and
+moves the source's. With hard maps that is a symmetry of the network: the
+aligned model gives the outputs of the source, and lies as near to the anchor as
+was found. Soft maps mix units, and are no symmetry; they are those of Imfeld et
+al., ICLR 2024, and of the Sinkhorn variant of Singh and Jaggi, NeurIPS 2020.
 
 The OTF paper (Fu et al., Interspeech 2023) has no entropy in its equation 1:
 with equal masses its optimum is a permutation. To be as literal as a network
@@ -324,7 +324,7 @@ def _pinned(found, streams):
 
 
 def _warn_of_outputs(found, label):
-    """Says which spaces cannot move since a file has no output layer."""
+    """Warns of spaces that cannot move since a file has no output layer."""
     names = [
         name
         for name, space in found.spaces.items()

@@ -1,4 +1,4 @@
-"""What a pair of units costs: distances of what belongs to the two.
+"""The cost of matching two units: distances between their weights.
 
 Example
 -------

@@ -32,7 +32,7 @@ from speechbrain_merge.methods.transport.moves import is_order, move_piece
 
 
 def measure(symmetry, source, anchor, transports) -> list[dict]:
-    """What an alignment did to each space.
+    """The distances in each space before and after an alignment.
 
     Arguments
     ---------

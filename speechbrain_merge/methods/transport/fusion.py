@@ -166,12 +166,12 @@ class OptimalTransport(MergeMethod):
 
     @property
     def statistics_options(self):
-        """What tells which units a model has."""
+        """Options by which statistics know the units of a model."""
         return {"architecture": self.architecture, "heads": self.heads}
 
     @property
     def alignment_options(self):
-        """What ``align`` takes to move a model as this method does.
+        """Options with which ``align`` moves a model as this method does.
 
         All but the cost, which may be activations of the two models.
         """
@@ -258,7 +258,7 @@ class OptimalTransport(MergeMethod):
         return configuration
 
     def _cost(self, index, seen):
-        """What ``find_alignment`` takes for one expert."""
+        """The cost that ``find_alignment`` takes for one expert."""
         if seen is not None:
             return {"anchor": seen[0], "source": seen[index]}
         if self.cost == "weights" or self.cost["experts"][index] is None:

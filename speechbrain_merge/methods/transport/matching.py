@@ -109,7 +109,7 @@ class Matching:
         ]
 
     def _units(self):
-        """What is matched at once: a space, or all spaces of some blocks."""
+        """The units of matching: a space, or all spaces of some blocks."""
         units = {}
         for name in self.free():
             blocks = self.symmetry.spaces[name].blocks

@@ -1,4 +1,4 @@
-"""Whether two models mean the same by their outputs.
+"""Checks that the outputs of two models stand for the same labels.
 
 The rows of an output layer are labels, which do not move: models of different
 vocabularies, or of the same with the blank elsewhere, have nothing to fuse.
@@ -70,7 +70,7 @@ def check_same_outputs(source, anchor, *hyperparameters):
 
 
 def _known(weights):
-    """What the metadata of weights says of hyperparameters."""
+    """The hyperparameters in the metadata of weights."""
     known = dict(weights.metadata)
     for key in ("hyperparameters", "meta"):
         try:

@@ -1,4 +1,4 @@
-"""What moves together in a model, and where in its tensors it lies.
+"""Units that are permuted together, and the axes of tensors that hold them.
 
 *Spaces* are sets of units with their sizes, *blocks* are spaces that move
 whole, and *pieces* are parts of tensors, each seen as a tensor whose every axis
@@ -101,7 +101,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """All of it, for one model; see above.
+    """The spaces, blocks and pieces of one model; see above.
 
     Arguments
     ---------
@@ -125,7 +125,7 @@ class Symmetry:
     tied: dict = field(default_factory=dict)
 
     def pieces_of(self, space: str) -> list:
-        """Where a space lies.
+        """The pieces of tensors that a space lies in.
 
         Arguments
         ---------
@@ -146,7 +146,7 @@ class Symmetry:
         ]
 
     def without(self, space: str) -> "Symmetry":
-        """The same but for one space, which is taken to be no space at all.
+        """A copy without one space, whose units then stay where they are.
 
         It is no symmetry any more, which tests rely on.
         """

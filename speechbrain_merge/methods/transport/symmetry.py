@@ -1,7 +1,7 @@
 """The symmetry of one model: its spaces, and where in its tensors they lie.
 
-A map (``symmetry_map``) speaks of an architecture; here it is laid over the
-names and shapes of a model. What comes out is plain; see ``spaces``.
+A map (``symmetry_map``) describes an architecture. Here it is applied to the
+names and shapes of one model. The result is plain data; see ``spaces``.
 
 Example
 -------

@@ -78,7 +78,7 @@ class UnsupportedArchitecture(ValueError):
 
 @dataclass(frozen=True)
 class SymmetryMap:
-    """What a YAML file says; see above.
+    """The content of a YAML file; see above.
 
     Arguments
     ---------
@@ -245,7 +245,7 @@ def read_map(source, label=None) -> SymmetryMap:
 
 
 def match(pattern: str, name: str):
-    """What the placeholders of a pattern stand for in a name.
+    """The values of a pattern's placeholders in a name.
 
     Arguments
     ---------
@@ -300,7 +300,7 @@ def fill(template: str, values: dict, last: dict) -> str:
 
 
 def _condition(condition, names):
-    """Whether all that must be present is, and nothing that must not."""
+    """Whether required tensors are present and excluded ones are not."""
 
     def there(pattern):
         return any(match(pattern, name) is not None for name in names)

@@ -9,8 +9,8 @@ A *view* is one place that shows what the units of a space do:
   are computed from what the attention is given;
 - the input of attention's output projection: what its heads give out.
 
-``linear_pos`` of attention with relative positions is one view of the keys; it
-says nothing of what a head does on speech, and counts no more than the others.
+``linear_pos`` of attention with relative positions is one view of the keys. It
+does not depend on the speech, and has the same weight as the other views.
 
 Example
 -------
@@ -94,7 +94,7 @@ class View:
         return not self.given and isinstance(self.module, CHANNELS_FIRST)
 
     def projected(self, frames: torch.Tensor) -> torch.Tensor:
-        """What the units do on some frames of what is seen.
+        """The activations of the units on some frames of the output.
 
         Arguments
         ---------
@@ -168,7 +168,7 @@ def argument(
 
 
 def _attention(found, path, module):
-    """Views of queries, keys and values that no layer gives out."""
+    """Views of queries, keys and values, which no layer returns."""
     fused = found.pieces.get(_join(path, "in_proj_weight"), [])
     if len(fused) == len(GIVEN):
         return [

@@ -1,10 +1,10 @@
 """The scale of the features, the same for all models that are to be merged.
 
 SpeechBrain's ``InputNormalization`` gathers the mean and deviation of the
-features while a model trains. They are no part of the model's weights, and two
-trainings come to two pairs. Models that heard features of different scales have
-no average, so here the statistics are taken once, before the first training,
-and kept for every run that names the same folder.
+features while a model trains. They are not part of the model's weights, and two
+trainings end with different ones. Models of differently scaled features have no
+useful average. So here the statistics are taken once, before the first
+training, and kept for every run that names the same folder.
 
 Authors
  * The speechbrain_merge authors 2026

@@ -51,7 +51,7 @@ logger = get_logger(__name__)
 
 
 class ASR(ClipAllGroups, MergeMixin, sb.Brain):
-    """Trains a Conformer with CTC, and merges what comes of it."""
+    """Trains a Conformer with CTC, and merges its checkpoints."""
 
     # How tests are heard, and where their posteriors are kept, if anywhere
     mode = "offline"

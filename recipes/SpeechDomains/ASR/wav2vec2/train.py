@@ -46,7 +46,7 @@ logger = get_logger(__name__)
 
 
 class ASR(MergeMixin, sb.Brain):
-    """Trains an encoder with CTC, and merges what comes of it."""
+    """Trains an encoder with CTC, and merges its checkpoints."""
 
     def compute_forward(self, batch, stage):
         """From waveforms to log-probabilities of characters, per frame."""

@@ -48,7 +48,7 @@ logger = get_logger(__name__)
 
 
 class ASR(ClipAllGroups, MergeMixin, sb.Brain):
-    """Fine-tunes Whisper, and merges what comes of it."""
+    """Fine-tunes Whisper, and merges its checkpoints."""
 
     distillation = None  # LearningWithoutForgetting, where it is asked for
 

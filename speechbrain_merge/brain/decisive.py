@@ -1,4 +1,4 @@
-"""What in a recipe decides how weights score, besides the weights.
+"""The settings of a recipe that decide how weights score.
 
 Two scores can only be compared, and a result only be used again, where the
 recipe decodes in the same way. Which of its settings a recipe's decoder reads
@@ -25,7 +25,9 @@ from types import SimpleNamespace
 import torch
 
 from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool.coverage import check_candidates
 from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.weights import digest
 
 TRAINING_SETTINGS = (
     "seed",
@@ -110,6 +112,38 @@ def decisive_settings(brain, names=()) -> str:
         return f"{home}.".startswith(tuple(f"{m}." for m in TRAINING_MODULES))
 
     return fingerprint(hparams, [] if output is None else [output], skip)
+
+
+def scored_with(brain, title: str, partial: bool, names) -> dict:
+    """What decides how merged weights score, besides them.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``.
+    title : str
+        What errors call the merge.
+    partial : bool
+        Whether only a part of what is trained may be merged.
+    names : list of str
+        Names of the merged tensors, ``<module>.<parameter>``.
+
+    Returns
+    -------
+    dict
+        `hparams`, the recipe's decisive settings, and `beside`, the digests of
+        what is trained and not merged.
+
+    Raises
+    ------
+    ValueError
+        Where a part alone is merged, and nothing says that it is meant.
+    """
+    beside = check_candidates(brain, names, title, partial)
+    return {
+        "hparams": decisive_settings(brain, names),
+        "beside": {name: digest(beside[name]) for name in sorted(beside)},
+    }
 
 
 def _is_for_training(name):

@@ -1,4 +1,4 @@
-"""What is evaluated, in words: for the log and the recipe's train log.
+"""The line of the log that says which weights are evaluated.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -21,7 +21,7 @@ SHOWN = 20  # members of a merge that are named
 
 
 def described(source):
-    """What a source of weights is.
+    """Describes a source of weights in words.
 
     Arguments
     ---------

@@ -1,10 +1,10 @@
-"""The same merge again, with a domain more or a domain less.
+"""Extending a merge: the same again with domains added or left out.
 
 An Average of Domain Experts is continued without the old domains' data: one
 expert is trained on the new domain, from the same original and into the same
-pool, and the average is formed again. The pool remembers what was merged
-(`speechbrain_merge.pool.read_merges`), so that this asks for nothing that was
-said before::
+pool, and the average is formed again. The pool has a record of each merge
+(`speechbrain_merge.pool.read_merges`), so that its members and weights need not
+be given again::
 
     remerge("results/pool", "aode.safetensors")  # and the new domain
     remerge("results/pool", "aode.safetensors", without=["noisy"])  # roll back
@@ -24,13 +24,14 @@ Authors
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool import read_merges
 from speechbrain_merge.pool.merges import find_merge
-from speechbrain_merge.stage.members import base_of, unweighted
-from speechbrain_merge.stage.merge_stage import MergeResult, MergeStage
-from speechbrain_merge.stage.remembered import remember_merge
+from speechbrain_merge.stage.job import resolve
+from speechbrain_merge.stage.members import unweighted
+from speechbrain_merge.stage.merge_records import remember_merge
+from speechbrain_merge.stage.merge_stage import MergeStage
+from speechbrain_merge.stage.result import MergeResult
 
 
 def remerge(
@@ -45,7 +46,7 @@ def remerge(
     workers: int = 1,
     progress: bool = True,
 ) -> MergeResult:
-    """Repeats a merge that a pool remembers, with runs added or left out.
+    """Repeats a merge that is recorded in a pool, with runs added or left out.
 
     Arguments
     ---------
@@ -74,12 +75,12 @@ def remerge(
     Returns
     -------
     MergeResult
-        The pool remembers this merge as well, by the same name.
+        The pool records this merge as well, under the same name.
 
     Raises
     ------
     ValueError
-        Where nothing is remembered, a member is gone, a run is not there, or
+        Where no merge is recorded, a member or a run is missing, or
         the weights do not match.
 
     Example
@@ -124,8 +125,8 @@ def remerge(
         merges = read_merges(folder)
         if not merges:
             raise ValueError(
-                f"{folder} remembers no merge: nothing was merged of its "
-                "candidates, or by an older version. Run a merge stage first."
+                f"{folder} has no record of a merge: its candidates were never "
+                "merged, or by an older version. Run a merge stage first."
             )
         name = merges[-1].name
     record = find_merge([folder], name)
@@ -143,25 +144,10 @@ def remerge(
         without=without,
         weights=weights,
         with_base=with_base,
-    ).resolved()
-    members = stage.chosen()
-    method = stage.method_for(members, members)
-    path = merge(
-        method,
-        members,
-        base_of(stage, members),
-        output,
-        workers,
-        progress,
-        hashes=[member.digest for member in members],
+        workers=workers,
     )
-    names = [member.name for member in members]
-    result = MergeResult(
-        path,
-        name,
-        names,
-        names,
-        {"name": method.name, **method.configuration()},
-    )
-    remember_merge(stage, members, result)
+    output = Path(output)
+    job = resolve(stage, output.parent)
+    result = job.result(job.merge(output=output, progress=progress))
+    remember_merge(job, result)
     return result

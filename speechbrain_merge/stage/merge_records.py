@@ -1,17 +1,17 @@
-"""Merge stages and the merges that pools remember.
+"""The record that a merge stage leaves in its pools, and how it is extended.
 
-`remember_merge` writes down what a stage merged, `extended` makes of such a
-record, and of what is new in the pool, the members of the next merge. See
-`speechbrain_merge.stage.remerging` for the whole story.
+`remember_merge` writes down what a stage merged. `extended` reads such a record
+and adds the runs that are new in the pool: these are the members of the next
+merge. `speechbrain_merge.stage.extending` shows an example.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
 import copy
+import dataclasses
 import os
 from numbers import Real
-from pathlib import Path
 
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.pool.merges import (
@@ -22,7 +22,8 @@ from speechbrain_merge.pool.merges import (
     remember,
     time_of_merge,
 )
-from speechbrain_merge.stage.members import BASE, weights_of
+from speechbrain_merge.stage.members import BASE
+from speechbrain_merge.stage.selection import Selection
 from speechbrain_merge.weights import digest
 
 
@@ -56,22 +57,16 @@ def extended(stage):
         candidate
         for candidate in candidates
         if candidate.run not in {*old, *stage.left_out}
-        and (stage.runs or candidate.run not in record.left_out)
+        and (stage.select.runs or candidate.run not in record.left_out)
     ]
-    if new or stage.runs:
-        new = select(
-            new,
-            stage.per_run,
-            stage.last,
-            stage.best,
-            stage.metric,
-            stage.mode,
-            stage.runs,
-        )
+    if new or stage.select.runs:
+        new = dataclasses.replace(stage.select, without=None).of(new)
     again = {candidate.run for candidate in new}
     result = copy.copy(stage)
-    result.extends = result.runs = result.without = None
-    result.per_run, result.last, result.best = "all", None, None
+    result.extends = None
+    result.select = Selection(
+        metric=stage.select.metric, mode=stage.select.mode
+    )
     result.candidates = [*members, *new]
     result.left_out = [
         run
@@ -104,29 +99,25 @@ def extended(stage):
     return result
 
 
-def remember_merge(stage, candidates, result):
+def remember_merge(job, result):
     """Writes a merge into the pools that its members come from.
 
     Arguments
     ---------
-    stage : MergeStage
+    job : MergeJob
         What was asked for.
-    candidates : list of Candidate
-        All that took part in it.
     result : MergeResult
-        What it came to.
+        Its outcome.
     """
-    by_name = {candidate.name: candidate for candidate in candidates}
+    by_name = {member.name: member for member in job.members}
     members = [by_name[name] for name in result.selected]
     pools = pools_of(members)
     if not pools:
         return
     weights = None
-    if stage.weights is not None:
-        given = weights_of(stage.weights, candidates)
-        weights = {member.name: given[member.name] for member in members}
+    if job.weights is not None:
+        weights = {member.name: job.weights[member.name] for member in members}
     shares = _shares(result.method, members)
-    named = isinstance(stage.base, (str, Path))
     record = MergeRecord(
         result.name,
         result.method,
@@ -136,8 +127,8 @@ def remember_merge(stage, candidates, result):
         ),
         weights,
         any(member.name == BASE for member in members),
-        tuple(stage.left_out),
-        str(stage.base) if named else None,
+        job.left_out,
+        job.base_name,
         str(result.path),
         digest(result.path),
         result.value,
@@ -148,7 +139,7 @@ def remember_merge(stage, candidates, result):
 
 
 def _shares(method, members):
-    """What each member weighs in an average; None where that says nothing."""
+    """The share of each member in an average; None for other methods."""
     weights = method.get("weights")
     if isinstance(weights, dict) and list(weights) == ["experts"]:
         weights = [weights["experts"].get(each.name) for each in members]

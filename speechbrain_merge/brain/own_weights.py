@@ -1,4 +1,4 @@
-"""What modules with adapters held before other weights were put into them.
+"""The own weights of modules with adapters, kept while others are loaded.
 
 A recipe that trains LoRA has a frozen model, which no checkpoint of
 SpeechBrain's `AdaptedModel` contains: it saves what was trained alone, and
@@ -7,7 +7,8 @@ there. So the module's own weights are kept aside and come back before anything
 relies on them: before training, before evaluation, and before a checkpoint is
 loaded, whoever loads it.
 
-Modules without adapters need none of this: their checkpoints are whole.
+Modules without adapters need none of this: their checkpoints are whole. They
+are lent for a while by `borrowed_weights`, which gives them back at its end.
 
 Example
 -------
@@ -30,10 +31,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
+
 import torch
 from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, get_default_hook
 
-from speechbrain_merge.weights import load_plain
+from speechbrain_merge.weights import has_adapters, load_plain, open_weights
 
 
 class OwnWeights:
@@ -101,6 +104,43 @@ class OwnWeights:
             own(recoverable, path, end_of_epoch)
 
         return load
+
+
+@contextlib.contextmanager
+def borrowed_weights(brain, source):
+    """A Brain computes with other weights for a while.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. On leaving, however that happens, its modules hold
+        what they held before.
+    source : object
+        Anything that ``open_weights`` opens, with names
+        ``<module>.<parameter>``.
+    """
+    with open_weights(source) as weights:
+        modules = [
+            brain.module_named(name, weights.label)
+            for name in dict.fromkeys(
+                name.partition(".")[0] for name in weights.names()
+            )
+        ]
+    kept = [
+        (module, _copied(module))
+        for module in modules
+        if not has_adapters(module)  # `OwnWeights` keeps those
+    ]
+    before = brain.own_weights
+    brain.own_weights = OwnWeights(brain.checkpointer)
+    try:
+        brain.load_weights(source)
+        yield
+    finally:
+        brain.own_weights.restore()
+        brain.own_weights = before
+        for module, state in kept:
+            module.load_state_dict(state, strict=True)
 
 
 def _copied(module):

@@ -3,8 +3,8 @@
 from averaging_recipe import TEST_SET, Averaging, evaluate, trained
 
 from speechbrain_merge import MergeStage, merge
+from speechbrain_merge.brain.evaluated import described
 from speechbrain_merge.search import GreedySearch
-from speechbrain_merge.stage.evaluated import described
 
 
 def test_the_logs_say_what_is_evaluated(tmp_path, caplog):

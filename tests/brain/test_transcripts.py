@@ -5,7 +5,8 @@ import torch
 from tiny_recipe import tiny_ctc_brain, tiny_ctc_data
 
 from speechbrain_merge import merge
-from speechbrain_merge.stage.scoring import SelectionSet
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.scorer import Scorer
 
 
 def silent(data):
@@ -19,10 +20,10 @@ def test_a_domain_without_words_is_found_before_anything_is_decoded(tmp_path):
     brain = tiny_ctc_brain(tmp_path)
     sets = {"read": tiny_ctc_data(3), "noise": silent(tiny_ctc_data(3, 1))}
     with pytest.raises(ValueError, match="domain 'noise' has no reference"):
-        SelectionSet(brain, sets, average="macro")
-    SelectionSet(brain, sets, average="micro")
+        Scorer(brain, FixedBatches(brain, sets), average="macro")
+    Scorer(brain, FixedBatches(brain, sets), average="micro")
     with pytest.raises(ValueError, match="check the transcripts"):
-        SelectionSet(brain, silent(tiny_ctc_data(3)))
+        Scorer(brain, FixedBatches(brain, silent(tiny_ctc_data(3))))
 
 
 def test_one_state_dict_is_no_list_of_experts():

@@ -61,12 +61,12 @@ class ValidationLoader:
         self.data, self.kwargs, self.loader = None, {}, None
 
     def remember(self, valid_set, loader_kwargs):
-        """Takes up what ``fit`` was given.
+        """Keeps the arguments that ``fit`` was given.
 
         Arguments
         ---------
         valid_set : Dataset, DataLoader or None
-            Nothing is remembered where there is none.
+            Nothing is kept where there is none.
         loader_kwargs : dict, optional
             As for ``fit``.
         """
@@ -159,7 +159,7 @@ class ValidationLoader:
         return free
 
     def _named(self):
-        """What the YAML says."""
+        """The loader options in the YAML."""
         for name in NAMES:
             settings = getattr(self.hparams, name, None)
             if settings is not None:

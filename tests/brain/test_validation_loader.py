@@ -51,7 +51,7 @@ def train(brain, valid_set=VALID_SET, valid_loader_kwargs={}):
     return brain
 
 
-def merge(brain, valid_set=VALID_SET, given=None, name="greedy"):
+def merge(brain, valid_set=VALID_SET, given=None, name="greedy", **settings):
     """The result, and the batches of the first trial."""
     brain.batches = []
     stage = MergeStage(
@@ -62,6 +62,7 @@ def merge(brain, valid_set=VALID_SET, given=None, name="greedy"):
         # a folder's journal would score no candidate twice
         folder=Path(brain.hparams.output_folder) / f"merge-{name}",
         name=name,
+        **settings,
     )
     result = brain.merge(stage, valid_set, given)
     trials = len([t for t in result.trials if not t["reused"]]) or 1
@@ -146,8 +147,9 @@ def test_dynamic_batches(tmp_path, caplog):
     again = train(a_brain(tmp_path), VALID_SET, kwargs)
     result, _ = merge(again)
     assert result.reused
-    # the same utterances, read anew
-    _, fresh = merge(again, tiny_ctc_data(10, seed=50), name="fresh")
+    # the same utterances, read anew; in a folder that knows no trial of them
+    read = tiny_ctc_data(10, seed=50)
+    _, fresh = merge(again, read, name="fresh", folder=tmp_path / "fresh")
     assert sorted(map(sorted, fresh)) == sorted(map(sorted, batches))
     assert "one utterance at a time" not in caplog.text
     # the sampler numbers its own utterances: it is not used for others

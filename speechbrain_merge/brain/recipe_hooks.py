@@ -7,23 +7,25 @@ Authors
 """
 
 import contextlib
+from typing import Any
 
-from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.half_written import whole_checkpoints
-from speechbrain_merge.stage.evaluated import log_evaluated
-from speechbrain_merge.stage.promised_weights import (
+from speechbrain_merge.brain.evaluated import log_evaluated
+from speechbrain_merge.brain.promised_weights import (
     Guard,
     untouched_checkpoints,
 )
-from speechbrain_merge.stage.validation_loader import ValidationLoader
+from speechbrain_merge.brain.validation_loader import ValidationLoader
+from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool.half_written import whole_checkpoints
 
 
 class RecipeHooks:
     """The part of ``MergeMixin`` that stands between Brain and recipe."""
 
+    checkpointer: Any  # the Brain's
     promised = None  # what use_weights() was given
     scoring = False  # whether candidates are scored just now
-    _own_weights = None
+    own_weights = None  # of modules with adapters, while others are in them
     _validation = None
     _says_weights = False
     _evaluating = False
@@ -40,7 +42,7 @@ class RecipeHooks:
         train_loader_kwargs={},
         valid_loader_kwargs={},
     ):
-        """Trains as ever, and remembers how the validation set is loaded.
+        """Trains, and records how the validation set is loaded.
 
         Arguments
         ---------
@@ -77,7 +79,7 @@ class RecipeHooks:
         self._lift_guard()
         self._restore()
         self._restored = True
-        for pool in self._pools():
+        for pool in self.pools():
             pool.begin(self)
         with whole_checkpoints(self.checkpointer):
             super().on_fit_start()
@@ -90,7 +92,7 @@ class RecipeHooks:
         progressbar=None,
         test_loader_kwargs={},
     ):
-        """Evaluates as ever, with the weights that ``use_weights`` names.
+        """Evaluates with the weights that ``use_weights`` names.
 
         Whatever the recipe's hooks load when evaluation starts, the first
         batch finds the promised weights in the modules. While these are
@@ -149,7 +151,7 @@ class RecipeHooks:
 
     @contextlib.contextmanager
     def _evaluation(self):
-        """What holds while ``evaluate`` runs."""
+        """The context of ``evaluate``: checked weights, kept checkpoints."""
         self._restore()
         self._restored = True
         self._let_pools_collect(False)
@@ -199,15 +201,20 @@ class RecipeHooks:
 
     def _restore(self):
         """Gives modules with adapters their own weights back."""
-        if self._own_weights is not None:
-            self._own_weights.restore()
+        if self.own_weights is not None:
+            self.own_weights.restore()
 
     def _let_pools_collect(self, collecting):
-        for pool in self._pools():
+        for pool in self.pools():
             pool.collecting = collecting
 
-    def _pools(self):
-        """The pools among the checkpointer's recoverables."""
+    def pools(self) -> list:
+        """The pools among the checkpointer's recoverables.
+
+        Returns
+        -------
+        list of CheckpointPool
+        """
         if self.checkpointer is None:
             return []
         return [

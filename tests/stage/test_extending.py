@@ -12,7 +12,7 @@ from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average
 from speechbrain_merge.pool import read_merges, read_pool, select
 from speechbrain_merge.pool.merges import Member, MergeRecord, remember
-from speechbrain_merge.stage.remerging import remerge
+from speechbrain_merge.stage.extending import remerge
 from speechbrain_merge.weights import open_weights
 
 
@@ -226,9 +226,9 @@ def test_the_command_line_shows_what_was_merged(brain, pool, capsys):
 
 
 def test_what_cannot_be_repeated_is_said(brain, pool, tmp_path):
-    with pytest.raises(ValueError, match="remembers no merge"):
+    with pytest.raises(ValueError, match="no record of a merge"):
         remerge(pool, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="no merge 'aode' is remembered"):
+    with pytest.raises(ValueError, match="no merge 'aode' is recorded"):
         brain.merge(stage(pool, extends="aode"))
     brain.merge(stage(pool))
     with pytest.raises(ValueError, match="no run noise. There is: child"):

@@ -1,4 +1,4 @@
-"""Evaluation with the promised weights, whatever a recipe's hooks do.
+"""Evaluation with the weights that were asked for, whatever hooks load.
 
 Recipes override the hooks of the Brain. Fourteen of SpeechBrain's own scripts
 override ``on_evaluate_start``, and most of those load an average of their own
@@ -54,7 +54,7 @@ class Guard:
         self._used = {}
 
     def set(self):
-        """Waits for the first batch from now on."""
+        """Guards the methods: weights are checked before the first batch."""
         self._used = parameters_in_use(self.brain)
         # Attributes of the instance go before whatever the recipe's class
         # makes of these methods
@@ -92,7 +92,7 @@ class Guard:
         return first
 
     def _check_modules(self):
-        """The modules in use are still those that were filled."""
+        """Raises unless the modules in use are those that were filled."""
         now = parameters_in_use(self.brain)
         for name, before in self._used.items():
             if not before <= now.get(name, set()):
@@ -105,7 +105,7 @@ class Guard:
                 )
 
     def _check_after(self, name, promised):
-        """The batch was not evaluated with weights of its own."""
+        """Raises if the batch was evaluated with other weights."""
         changed, _ = differing(self.brain, promised, parameters_only=True)
         if changed:
             raise RuntimeError(
@@ -243,7 +243,7 @@ def untouched_checkpoints(brain):
     ---------
     brain : speechbrain.Brain
         With ``MergeMixin``. Without promised weights its Checkpointer saves
-        and deletes as ever.
+        and deletes as usual.
     """
     if brain.checkpointer is None:
         yield
@@ -285,7 +285,7 @@ def _replace(owner, attributes):
 
 
 def _put(owner, before):
-    """The way back from `_replace`."""
+    """Undoes `_replace`."""
     for name, own in before.items():
         vars(owner).pop(name, None)
         if own is not None:

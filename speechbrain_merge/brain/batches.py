@@ -1,0 +1,216 @@
+"""Utterances in fixed batches, loaded as the recipe loads them.
+
+Whatever is compared on a set of utterances has to see the same batches: padding
+changes what a model hears, and with it its errors. So the batches are made
+once, by the recipe's own sampler, and are known by their place from then on.
+Only the order in which they are loaded may differ.
+
+Example
+-------
+>>> import speechbrain as sb
+>>> brain = sb.Brain(run_opts={"device": "cpu"})
+>>> data = {"read": [1, 2, 3], "spoken": [4]}
+>>> batches = FixedBatches(brain, data, {"batch_size": 2})
+>>> batches.places
+[('read', [0, 1]), ('read', [2]), ('spoken', [3])]
+>>> [batch.tolist() for batch in batches.load([2, 0])]
+[[4], [1, 2]]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import json
+from typing import Optional
+
+import speechbrain as sb
+from torch.utils.data import ConcatDataset, DataLoader
+
+TRANSCRIPTS = ("wrd", "words", "transcript", "text")
+"""The columns in which the host's recipes keep transcripts."""
+
+
+class FixedBatches:
+    """Utterances of one or several domains, in batches that stay the same.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        Makes the loaders.
+    data : Dataset, DataLoader or dict
+        The utterances; a dict names one such set for each domain.
+    loader_kwargs : dict, optional
+        As for ``Brain.evaluate``.
+    stage : speechbrain.Stage
+        What the loaders are for.
+
+    Attributes
+    ----------
+    loaders : dict
+        Domain to loader; the domain is None where `data` is no dict.
+    dataset : ConcatDataset
+        All utterances, domain after domain.
+    places : list of tuple
+        For each batch its domain and the indices of its utterances.
+
+    Raises
+    ------
+    ValueError
+        When there is no utterance.
+    """
+
+    def __init__(
+        self,
+        brain,
+        data,
+        loader_kwargs: Optional[dict] = None,
+        stage: sb.Stage = sb.Stage.VALID,
+    ):
+        self.stage = stage
+        domains = data if isinstance(data, dict) else {None: data}
+        self.loaders = {
+            domain: _loader(brain, dataset, stage, loader_kwargs or {})
+            for domain, dataset in domains.items()
+        }
+        self.dataset = ConcatDataset(
+            [loader.dataset for loader in self.loaders.values()]
+        )
+        self.places, start = [], 0
+        for domain, loader in self.loaders.items():
+            _begin(loader)
+            self.places += [
+                (domain, [start + index for index in batch])
+                for batch in loader.batch_sampler
+            ]
+            start += len(loader.dataset)
+        if not self.places:
+            raise ValueError(
+                "The selection set has no utterance: candidates cannot be "
+                "compared. Check the CSV of the validation data."
+            )
+
+    def __len__(self):
+        return len(self.places)
+
+    def one_by_one(self):
+        """Makes each utterance a batch of its own, without a domain."""
+        self.places = [(None, [index]) for index in range(len(self.dataset))]
+
+    def load(self, order) -> DataLoader:
+        """Loads batches in a given order, with the recipe's own collation.
+
+        Arguments
+        ---------
+        order : list of int
+            Places of batches.
+
+        Returns
+        -------
+        DataLoader
+        """
+        loader = next(iter(self.loaders.values()))
+        return DataLoader(
+            self.dataset,
+            batch_sampler=[self.places[place][1] for place in order],
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+        )
+
+    def key(self, *settings) -> str:
+        """A hash of the utterances and their batches.
+
+        Results that were measured on these batches are known again by it.
+
+        Arguments
+        ---------
+        *settings : str
+            What else decides such a result.
+
+        Returns
+        -------
+        str
+            A SHA-256 in hexadecimal.
+        """
+        content = []
+        for domain, loader in self.loaders.items():
+            data = getattr(loader.dataset, "data", None)
+            ids = getattr(loader.dataset, "data_ids", len(loader.dataset))
+            rows = None
+            if isinstance(data, dict) and isinstance(ids, list):
+                rows = [str(sorted(data[one].items())) for one in ids]
+            content.append([domain, ids, rows])
+        content.append([self.stage.name, *settings])
+        content.append([batch for _, batch in self.places])
+        text = json.dumps(content, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def words(self) -> Optional[dict]:
+        """Reference words of each domain, as far as the data tell them.
+
+        Returns
+        -------
+        dict or None
+            Domain to number of words; None where the data have no column that
+            is known to hold transcripts.
+        """
+        words = {}
+        for domain, loader in self.loaders.items():
+            rows = getattr(loader.dataset, "data", None)
+            ids = getattr(loader.dataset, "data_ids", None)
+            if not isinstance(rows, dict) or not ids:
+                return None
+            columns = [
+                name
+                for name in TRANSCRIPTS
+                if all(name in rows[one] for one in ids)
+            ]
+            if not columns:
+                return None
+            said = [rows[one][columns[0]] for one in ids]
+            words[domain] = sum(
+                len(text.split() if isinstance(text, str) else text)
+                for text in said
+            )
+        return words
+
+    def seconds(self) -> list:
+        """Audio of each batch.
+
+        Returns
+        -------
+        list of float
+            In seconds; zeros where the data have no durations.
+        """
+        durations = []
+        for loader in self.loaders.values():
+            data = getattr(loader.dataset, "data", None)
+            for index in range(len(loader.dataset)):
+                seconds = 0.0
+                if isinstance(data, dict):
+                    row = data[loader.dataset.data_ids[index]]
+                    seconds = float(row.get("duration", 0.0))
+                durations.append(seconds)
+        return [
+            sum(durations[index] for index in batch) for _, batch in self.places
+        ]
+
+
+def _loader(brain, dataset, stage, loader_kwargs):
+    """A loader to learn from how the recipe batches and collates."""
+    if isinstance(dataset, DataLoader):
+        return dataset
+    kwargs = dict(loader_kwargs, ckpt_prefix=None)
+    return brain.make_dataloader(dataset, stage, **kwargs)
+
+
+def _begin(loader):
+    """Brings samplers back to their first epoch: the same batches each time.
+
+    A sampler of dynamic batches orders them anew whenever it was walked
+    through, and one that ``fit`` has used is not as it was.
+    """
+    for sampler in (loader.sampler, loader.batch_sampler):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(0)

@@ -1,0 +1,222 @@
+"""Word errors of the weights that a Brain holds, on a selection set, exactly.
+
+Scoring a candidate must leave no trace: no checkpoint, no log line, no learning
+rate may change. So this runs the Brain's own ``evaluate_batch`` over the
+selection set, between its own ``on_stage_start`` and nothing: ``on_stage_end``,
+where recipes do all of the above, is never called. The errors are read from
+the metric that the recipe fills anyway.
+
+Every trial is scored on the same batches (``speechbrain_merge.brain.batches``).
+Only their order changes, so that decisive ones come first and a trial that has
+lost stops early (``speechbrain_merge.search.racing``). Under ``torchrun`` the
+batches are shared out over the processes and the counts summed.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from typing import Optional
+
+import torch
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.metric_stats import ErrorRateStats
+from tqdm import tqdm
+
+from speechbrain_merge.search import Race, Tally, decisive_first
+from speechbrain_merge.search.tally import require_words
+
+
+class Scorer:
+    """Counts the errors that a Brain makes on fixed batches.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        Whose ``evaluate_batch`` scores. It is told the stage of the batches:
+        with ``VALID``, recipes decode with their quick search, with ``TEST``
+        with their best.
+    batches : FixedBatches
+        The utterances that candidates are compared on.
+    tracker : str
+        Name of the attribute in which the recipe keeps its
+        ``ErrorRateStats``.
+    average : str
+        ``"micro"`` pools the errors of all domains, ``"macro"`` averages the
+        domains' error rates.
+    """
+
+    def __init__(
+        self,
+        brain,
+        batches,
+        tracker: str = "wer_metric",
+        average: str = "micro",
+    ):
+        self.brain, self.batches = brain, batches
+        self.tracker, self.average = tracker, average
+        self.stage = batches.stage
+        known = batches.words()
+        if known is not None:
+            require_words(known, average)
+        self.seconds = batches.seconds()
+        self.order = list(range(len(batches)))
+
+    def key(self) -> str:
+        """A hash of the batches and of how they are scored.
+
+        Returns
+        -------
+        str
+        """
+        return self.batches.key(self.average, self.tracker)
+
+    def score(
+        self,
+        incumbent: Optional[Tally] = None,
+        accept: str = "lt",
+        progress: bool = False,
+    ) -> Tally:
+        """Decodes the set, as far as it takes to decide.
+
+        Arguments
+        ---------
+        incumbent : Tally, optional
+            What there is to beat. Once the errors so far are too many for
+            that, the rest is not decoded.
+        accept : str
+            ``"lt"`` when fewer errors are needed to win, ``"le"`` when as many
+            do.
+        progress : bool
+            Whether to show a bar.
+
+        Returns
+        -------
+        tally : Tally
+            Exact counts, complete unless the race was lost, and the recipe's
+            mean loss of an utterance if they are.
+        """
+        brain, race = self.brain, Race(incumbent, accept)
+        step = brain.step
+        brain.on_stage_start(self.stage, epoch=None)
+        brain.modules.eval()
+        counts = torch.zeros(len(self.batches), 5, dtype=torch.float64)
+        total = self._tally(counts, complete=False)
+        with torch.no_grad():
+            for batch, share in self._steps(progress):
+                brain.step += 1
+                before = len(self._scores())
+                loss = brain.evaluate_batch(batch, stage=self.stage)
+                if share is not None:
+                    counts[share] = self._count(before, batch, float(loss))
+                if incumbent is not None:
+                    total = self._tally(_summed(counts), complete=False)
+                    if race.lost(total):
+                        break
+        brain.step = step
+        counts = _summed(counts)
+        done = bool((counts[:, 3] > 0).all())
+        if done:
+            self._reorder(counts)
+        return self._tally(counts, complete=done)
+
+    def _steps(self, progress):
+        """Yields (batch, index or None): this process's share, in order.
+
+        With several processes all take the same number of steps, since a
+        forward pass may wait for the others: who has no batch left decodes an
+        old one again, and it does not count.
+        """
+        rank, world = 0, 1
+        if torch.distributed.is_initialized():
+            rank = torch.distributed.get_rank()
+            world = torch.distributed.get_world_size()
+        steps = -(-len(self.order) // world)
+        mine = self.order[rank::world]
+        idle = [None] * (steps - len(mine))
+        walk = mine + [(mine or self.order)[0]] * len(idle)
+        shares = mine + idle
+        bar = tqdm(
+            self.batches.load(walk),
+            total=steps,
+            desc="score",
+            leave=False,
+            disable=not (progress and if_main_process()),
+        )
+        yield from zip(bar, shares)
+
+    def _scores(self):
+        """What the recipe's metric has counted so far."""
+        metric = getattr(self.brain, self.tracker, None)
+        if not isinstance(metric, ErrorRateStats):
+            raise ValueError(
+                f"The Brain keeps no ErrorRateStats in `{self.tracker}` after "
+                f"on_stage_start({self.stage}): name the attribute that your "
+                "recipe fills with `tracker` of the merge stage."
+            )
+        return metric.scores
+
+    def _count(self, before, batch, loss):
+        """Errors, words, utterances of the last batch, that it was done, and
+        the sum of its utterances' losses."""
+        scores = self._scores()[before:]
+        if not scores:
+            raise ValueError(
+                f"`{self.tracker}` counted nothing for a batch of the "
+                f"selection set: in {self.stage} the recipe must append every "
+                "batch (some decode only every few epochs; set "
+                "`decode: test` in the merge stage for those)."
+            )
+        return torch.tensor(
+            [
+                sum(score["num_edits"] for score in scores),
+                sum(score["num_ref_tokens"] for score in scores),
+                len(scores),
+                1,
+                loss * len(scores),
+            ],
+            dtype=torch.float64,
+        )
+
+    def _tally(self, counts, complete):
+        """The tally of all batches counted so far."""
+        domains = {}
+        for (domain, _), row in zip(self.batches.places, counts.tolist()):
+            if row[3]:
+                errors, words = domains.get(domain, (0, 0))
+                domains[domain] = (errors + int(row[0]), words + int(row[1]))
+        utterances = float(counts[:, 2].sum())
+        extent = {
+            "complete": complete,
+            "loss": float(counts[:, 4].sum()) / utterances
+            if complete
+            else None,
+            "utterances": int(utterances),
+            "seconds": sum(
+                seconds
+                for seconds, row in zip(self.seconds, counts.tolist())
+                if row[3]
+            ),
+        }
+        if None in self.batches.loaders:
+            return Tally(*domains.get(None, (0, 0)), **extent)
+        return Tally.of_domains(domains, self.average, **extent)
+
+    def _reorder(self, counts):
+        """Decisive batches first, as the trial just scored shows them."""
+        words = {}
+        for (domain, _), row in zip(self.batches.places, counts.tolist()):
+            words[domain] = words.get(domain, 0) + int(row[1])
+        weight = words if self.average == "macro" else dict.fromkeys(words, 1)
+        errors = [
+            row[0] / max(weight[domain], 1)
+            for (domain, _), row in zip(self.batches.places, counts.tolist())
+        ]
+        self.order = decisive_first(errors, counts[:, 2].tolist())
+
+
+def _summed(counts):
+    """Counts of all processes together; each batch is counted by one."""
+    if torch.distributed.is_initialized():
+        counts = counts.clone()
+        torch.distributed.all_reduce(counts)
+    return counts

@@ -1,0 +1,84 @@
+"""A merge by its content, whatever its members are called.
+
+Two trials are the same where the same weights are merged by the same method with
+the same coefficients. Names of candidates say nothing of that, and neither does
+an order that makes no difference.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.records.fingerprint import fingerprint
+
+
+def merge_content(method, members) -> dict:
+    """A merge by content: who goes in, and by which method.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        With its parameters.
+    members : list of Candidate
+        What is merged.
+
+    Returns
+    -------
+    dict
+        Without names of candidates. The order of the members is left out where
+        it makes no difference.
+
+    Example
+    -------
+    >>> from speechbrain_merge.methods import Average
+    >>> from speechbrain_merge.pool import Candidate
+    >>> a = Candidate("a/1", "a", "a", known_digest="0c")
+    >>> b = Candidate("b/1", "b", "b", known_digest="7f")
+    >>> merge_content(Average(), [b, a]) == merge_content(Average(), [a, b])
+    True
+    >>> uneven = Average({"experts": {"a/1": 1, "b/1": 3}})
+    >>> merge_content(uneven, [b, a]) == merge_content(uneven, [a, b])
+    True
+    >>> merge_content(Average([1, 3]), [b, a]) == merge_content(
+    ...     Average([1, 3]), [a, b]
+    ... )
+    False
+    """
+    digests = [member.digest for member in members]
+    known = {member.name: member.digest for member in members}
+    settings = _by_digest(method.configuration(), known)
+    if method.name == "average":
+        if len(members) == 1:
+            settings = {"weights": None}  # whatever its weight: itself
+        if not _has_list(method.weights):
+            digests.sort()  # it sums in float64, in any order
+    return {
+        "members": digests,
+        "method": method.name,
+        "parameters": fingerprint(settings),
+    }
+
+
+def _by_digest(value, known):
+    """Coefficients of experts by their contents instead of their names."""
+    if isinstance(value, dict):
+        return {
+            key: sorted(
+                (
+                    [known.get(name, name), _by_digest(each, known)]
+                    for name, each in entry.items()
+                ),
+                key=str,
+            )
+            if key == "experts" and isinstance(entry, dict)
+            else _by_digest(entry, known)
+            for key, entry in value.items()
+        }
+    return value
+
+
+def _has_list(value):
+    if isinstance(value, dict):
+        return any(
+            _has_list(entry) for key, entry in value.items() if key != "depth"
+        )
+    return isinstance(value, (list, tuple))

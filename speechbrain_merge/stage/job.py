@@ -1,0 +1,342 @@
+"""A merge stage with nothing left to be looked up: one frozen job.
+
+A ``MergeStage`` says in a YAML's words what to merge. ``resolve`` reads the
+pools, finds the base, checks that the experts belong together, and makes a
+``MergeJob`` of it: who takes part, by which method, from which base, under
+which search, into which folder, and a fingerprint of all that decides the
+outcome. The Brain then runs it (``speechbrain_merge.brain.mixin``).
+
+A job is known again by all that decided it: candidates, method, search, base,
+selection data and the recipe's settings. A single trial of its search is
+decided by less, the merge that was scored and how it was scored. So the trials
+of all jobs in a folder share one journal, ``trials.jsonl`` beside their
+folders, and a grown pool, another order, another rule of acceptance or another
+search score only what is new.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+from speechbrain_merge.belonging import check_belonging
+from speechbrain_merge.engine import merge
+from speechbrain_merge.methods import MergeMethod
+from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.search import Journal
+from speechbrain_merge.stage.content import merge_content
+from speechbrain_merge.stage.members import base_of, weighted, weights_of
+from speechbrain_merge.stage.named_coefficients import with_coefficients
+from speechbrain_merge.stage.result import MERGED, MergeResult
+from speechbrain_merge.weights import digest, fold, open_weights
+
+JOURNAL = "trials.jsonl"
+# What decides a job's result but not the score of a single trial
+_OF_THE_JOB = ("method", "candidates", "search")
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeJob:
+    """All that a merge stage asks for, resolved.
+
+    Arguments
+    ---------
+    name : str
+        Of the stage.
+    method : MergeMethod
+        Without the members' weights.
+    members : tuple of Candidate
+        All that take part; a search may leave some out.
+    base : Weights, Path or None
+        What the experts were fine-tuned from, under their names.
+    search : object or None
+        A search of ``speechbrain_merge.search``.
+    folder : Path
+        Where results go.
+    about : dict
+        All that decides the outcome, as plain values for JSON.
+    weights : dict, optional
+        Name of each member to its weight.
+    racing : bool
+        Whether a trial that has lost is stopped.
+    workers : int
+        Threads for merging.
+    dtype : torch.dtype, optional
+        Of the merged weights.
+    left_out : tuple of str
+        Runs that do not take part.
+    base_name : str, optional
+        How the stage names its base, where it does.
+    """
+
+    name: str
+    method: MergeMethod
+    members: tuple
+    base: Any
+    search: Any
+    folder: Path
+    about: Mapping
+    weights: Optional[Mapping] = None
+    racing: bool = True
+    workers: int = 1
+    dtype: Any = None
+    left_out: tuple = ()
+    base_name: Optional[str] = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides the outcome."""
+        text = json.dumps(self.about, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def output(self) -> Path:
+        """The file of the merged weights."""
+        return self.folder / MERGED
+
+    @property
+    def accept(self) -> str:
+        """The search's rule: `"lt"` or `"le"`."""
+        return getattr(self.search, "accept", "lt")
+
+    def proposed(self, proposal=None) -> tuple:
+        """The merge that a proposal of the search stands for.
+
+        Arguments
+        ---------
+        proposal : list of Candidate, dict or None
+            Of a search over candidates some of them, of one over coefficients
+            their values. None merges all members by the method as it is.
+
+        Returns
+        -------
+        method : MergeMethod
+            With weights and coefficients.
+        members : list of Candidate
+            Those to be merged.
+        """
+        members, coefficients = list(self.members), None
+        if proposal is not None and self.search.searches == "candidates":
+            members = list(proposal)
+        elif proposal is not None:
+            coefficients = proposal
+        method = self.method
+        if self.weights is not None:
+            own = {each.name: self.weights[each.name] for each in members}
+            method = weighted(method, own)
+        if coefficients is not None:
+            method = with_coefficients(method, coefficients, members)
+        return method, members
+
+    def merge(
+        self,
+        proposal=None,
+        output: Optional[Path] = None,
+        progress: bool = False,
+    ) -> Any:
+        """Merges what a proposal stands for.
+
+        Arguments
+        ---------
+        proposal : list of Candidate, dict or None
+            As for `proposed`.
+        output : Path, optional
+            The file to write. By default a state dict is given.
+        progress : bool
+            Whether to show a bar.
+
+        Returns
+        -------
+        merged : Path or dict
+        """
+        method, members = self.proposed(proposal)
+        return merge(
+            method,
+            members,
+            self.base,
+            output,
+            workers=self.workers,
+            progress=progress,
+            hashes=None
+            if output is None
+            else [member.digest for member in members],
+            dtype=self.dtype,
+            same_base=False,  # `resolve` has checked all members together
+        )
+
+    def run_search(self, score: Callable, progress: bool = True) -> Any:
+        """Runs the search.
+
+        Arguments
+        ---------
+        score : callable
+            ``score(proposal, incumbent) -> Tally``.
+        progress : bool
+            Whether to show a bar.
+
+        Returns
+        -------
+        SearchResult, or the result of a search over coefficients
+        """
+        over = self.search.searches == "candidates"
+        return self.search.run(
+            *([list(self.members)] if over else []),
+            score,
+            self.journal(),
+            progress=progress,
+            racing=self.racing,
+        )
+
+    def found(self, outcome) -> Any:
+        """The proposal that a search settled on, None without a search.
+
+        Arguments
+        ---------
+        outcome : object
+            What `run_search` gave, or None.
+
+        Returns
+        -------
+        proposal : list of Candidate, dict or None
+        """
+        if outcome is None:
+            return None
+        over = self.search.searches == "candidates"
+        return outcome.members if over else outcome.parameters
+
+    def journal(self) -> Journal:
+        """The journal of the search, which all jobs of the folder share.
+
+        Returns
+        -------
+        Journal
+            It knows a trial by its members' contents, the method as it was in
+            this trial, and the part of `about` that decides its score.
+        """
+        shared = {
+            name: value
+            for name, value in self.about.items()
+            if name not in (*_OF_THE_JOB, "base")
+        }
+
+        def content(proposal):
+            method, members = self.proposed(proposal)
+            found = merge_content(method, members)
+            if method.needs_base or not method.needs_same_names:
+                found["base"] = self.about["base"]
+            return found
+
+        return Journal(self.folder.parent / JOURNAL, shared, content=content)
+
+    def result(self, path: Path, outcome=None) -> MergeResult:
+        """What is kept of the job once its weights are written.
+
+        Arguments
+        ---------
+        path : Path
+            The merged weights.
+        outcome : object, optional
+            What `run_search` gave.
+
+        Returns
+        -------
+        MergeResult
+        """
+        method, members = self.proposed(self.found(outcome))
+        return MergeResult(
+            path=path,
+            name=self.name,
+            candidates=[member.name for member in self.members],
+            selected=[member.name for member in members],
+            method={"name": method.name, **method.configuration()},
+            value=None if outcome is None else outcome.tally.value,
+            trials=[] if outcome is None else outcome.trials,
+            savings={} if outcome is None else outcome.savings.to_dict(),
+        )
+
+
+def resolve(
+    stage,
+    folder: Union[Path, str],
+    scored_with: Optional[Callable] = None,
+    selection: Optional[str] = None,
+) -> MergeJob:
+    """Makes a job of a merge stage.
+
+    Arguments
+    ---------
+    stage : MergeStage
+        What is asked.
+    folder : str or Path
+        Where results go.
+    scored_with : callable, optional
+        ``scored_with(names) -> dict``: what the Brain knows of the rest that
+        decides how weights with these names of tensors score, as plain values.
+    selection : str, optional
+        The key of the selection set. Needed by a search.
+
+    Returns
+    -------
+    MergeJob
+
+    Raises
+    ------
+    ValueError
+        Where there are no candidates, they do not belong together, or there is
+        no base and one is needed.
+    """
+    stage = stage.resolved()
+    members = stage.chosen()
+    # a search over candidates begins with one, all else merges them all
+    one = getattr(stage.search, "searches", None) == "candidates"
+    stage.method.check_experts(1 if one else len(members))
+    base = base_of(stage, members)
+    job = MergeJob(
+        name=stage.name,
+        method=stage.method,
+        members=tuple(members),
+        base=base,
+        search=stage.search,
+        folder=Path(folder),
+        about={},
+        weights=None
+        if stage.weights is None
+        else weights_of(stage.weights, members),
+        racing=stage.score.racing,
+        workers=stage.workers,
+        dtype=stage.dtype,
+        left_out=tuple(stage.left_out),
+        base_name=str(stage.base)
+        if isinstance(stage.base, (str, Path))
+        else None,
+    )
+    method, _ = job.proposed()
+    if stage.same_base:
+        check_belonging(method, members, base)
+    about = {
+        "method": [method.name, fingerprint(method.configuration())],
+        "candidates": [member.digest for member in members],
+        "base": None if base is None else digest(base),
+        "search": fingerprint(stage.search),
+        "decode": stage.score.stage.name,
+        "average": stage.score.average,
+        "dtype": None if stage.dtype is None else str(stage.dtype),
+    }
+    if scored_with is not None:
+        about |= scored_with(_names(method, members, base))
+    if selection is not None:
+        about["selection"] = selection
+    return dataclasses.replace(job, about=about)
+
+
+def _names(method, members, base):
+    """Names of the merged tensors."""
+    # a method that goes by other names than the candidates' has its base's
+    target = members[0] if method.needs_same_names or base is None else base
+    with open_weights(target) as weights, fold(weights) as folded:
+        return folded.names()

@@ -1,0 +1,116 @@
+"""The outcome of a merge stage, and how it is found again.
+
+A ``MergeResult`` is kept in ``result.json`` beside the merged weights, with the
+fingerprint of everything that decided it and the digest of the weights. So the
+same question is not worked out twice, and weights that were exchanged since are
+not taken for the outcome.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.weights import digest
+
+logger = get_logger(__name__)
+
+RESULT, MERGED = "result.json", "merged.safetensors"
+
+
+@dataclasses.dataclass
+class MergeResult:
+    """What became of a merge stage.
+
+    Arguments
+    ---------
+    path : Path
+        The merged weights.
+    name : str
+        Of the stage.
+    candidates : list of str
+        Names of all that took part.
+    selected : list of str
+        Names of those merged.
+    method : dict
+        The method's `name` and its parameters, as the search left them.
+    value : float, optional
+        Error rate on the selection set in percent, if it was scored.
+    trials : list of dict
+        Every trial of the search.
+    savings : dict
+        What racing saved.
+    seconds : float
+        Wall time of search and merge.
+    reused : bool
+        Whether an earlier result of the same content was found.
+    """
+
+    path: Path
+    name: str
+    candidates: list
+    selected: list
+    method: dict
+    value: Optional[float] = None
+    trials: list = dataclasses.field(default_factory=list)
+    savings: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    reused: bool = False
+
+    @property
+    def coefficients(self):
+        """What a search over coefficients has found, or None."""
+        best = [trial for trial in self.trials if trial["accepted"]]
+        return best[-1].get("parameters") if best else None
+
+
+def known_result(job) -> Optional[MergeResult]:
+    """An earlier result of the same job, if it is there and whole.
+
+    Arguments
+    ---------
+    job : MergeJob
+        What is asked.
+
+    Returns
+    -------
+    MergeResult or None
+    """
+    record, path = job.folder / RESULT, job.folder / MERGED
+    if not record.exists():
+        return None
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    if stored["context"] != job.fingerprint or not path.exists():
+        return None
+    if digest(path) != stored["digest"]:
+        logger.warning(f"{path} is not what was merged: it is made again.")
+        return None
+    return MergeResult(**dict(stored["result"], path=path, reused=True))
+
+
+def store_result(job, result: MergeResult):
+    """Writes down a result, whole or not at all.
+
+    Arguments
+    ---------
+    job : MergeJob
+        What was asked.
+    result : MergeResult
+        Its outcome; the merged weights are there already.
+    """
+    stored = dataclasses.asdict(result)
+    stored["path"] = result.path.name
+    content = {
+        "context": job.fingerprint,
+        "digest": digest(result.path),
+        "result": stored,
+    }
+    temporary = job.folder / f"{RESULT}.tmp"
+    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    os.replace(temporary, job.folder / RESULT)
