@@ -20,6 +20,7 @@ EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}
 ) + [
     "codespell==2.3.0",
+    "hypothesis>=6.100",
     "jiwer>=3.0",
     "mypy==2.4.1",
     "peft>=0.13",

@@ -251,7 +251,7 @@ def test_a_plan_makes_only_what_is_new(models, capsys):
         ("final.safetensors", "final.pt", "must end in .safetensors"),
         ("\n        output: out/apart.safetensors", "", "needs an `output`"),
         ("    apart:", "    final:", "line 11: not YAML: found duplicate key"),
-        ("stages:", "stages: [", "not YAML"),
+        ("stages:", "stages: [", "is not plain YAML"),
         ("stages:", "merges:", "a plan has one key, `stages`"),
         ("include: encoder", "include: encodr", "names no part of a model"),
     ],

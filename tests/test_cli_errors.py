@@ -1,6 +1,7 @@
 """Whatever is wrong, the command says so in one line and ends with 2."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -82,6 +83,33 @@ def test_errors_are_one_line(folder, capsys, line, words):
     assert (
         not (folder / "o").exists() and not (folder / "m.safetensors").exists()
     )
+
+
+@pytest.mark.parametrize("place", ["scale", "experts", "base"])
+def test_a_plan_that_stands_for_too_much_is_refused_at_once(
+    folder, capsys, place
+):
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n"
+        for before, now in zip("abcdefghi", "bcdefghij")
+    )
+    keys = {"experts": "[a.safetensors]", "base": "b.safetensors"}
+    if place == "scale":
+        keys["parameters"] = "{scale: *j}"
+    else:
+        keys[place] = "*j"
+    stage = "".join(f"    {key}: {value}\n" for key, value in keys.items())
+    plan = folder / "bomb.yaml"
+    for text in (
+        f"{bomb}stages:\n  m.safetensors:\n    method: ties\n{stage}",
+        "stages: " + "[" * 5000,
+        "stages: &a {b: *a}",
+    ):
+        plan.write_text(text)
+        begun = time.perf_counter()
+        assert main(["merge", str(plan)]) == 2
+        assert time.perf_counter() - begun < 10
+        assert "bomb.yaml" in capsys.readouterr().err
 
 
 def test_where_an_error_comes_from_can_be_seen(folder):

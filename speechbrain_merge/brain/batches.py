@@ -73,7 +73,7 @@ class FixedBatches:
             domain: _loader(brain, dataset, stage, loader_kwargs or {})
             for domain, dataset in domains.items()
         }
-        self.dataset = ConcatDataset(
+        self.dataset: ConcatDataset = ConcatDataset(
             [loader.dataset for loader in self.loaders.values()]
         )
         self.places, start = [], 0

@@ -248,10 +248,10 @@ class MergeMixin(RecipeHooks):
         so then the main one writes a file that all read.
         """
         if not torch.distributed.is_initialized():
-            self.load_weights(job.merge(proposal))
+            self.load_weights(job.merge(proposal, trial=True))
             return
         trial = job.folder / "trial.safetensors"
-        run_on_main(job.merge, args=[proposal, trial])
+        run_on_main(job.merge, args=[proposal, trial], kwargs={"trial": True})
         self.load_weights(trial)
         ddp_barrier()
         run_on_main(os.remove, args=[trial])

@@ -58,6 +58,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
+from speechbrain_merge.records.reading import check_yaml
 from speechbrain_merge.weights import float_dtype
 
 KEYS = (
@@ -119,8 +120,12 @@ def parse_yaml(text, label):
     ValueError
         When it is not YAML, or names a key twice.
     """
+    text = text if isinstance(text, str) else text.read()
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        plain = YAML(typ="safe", pure=True)
+        # What it stands for is bounded before it is made
+        check_yaml(text, str(label))
+        return plain.load(text)
     except YAMLError as error:
         problem = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)

@@ -19,11 +19,11 @@ Authors
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from speechbrain_merge.evaluation.error_rates import ErrorCounts, UtteranceScore
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import parse_json
 
 
 def write_scores(path, scores: Iterable[UtteranceScore]) -> None:
@@ -43,15 +43,11 @@ def write_scores(path, scores: Iterable[UtteranceScore]) -> None:
     >>> path.read_text()
     ''
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with open(unfinished, "w", encoding="utf-8") as stream:
-        for score in scores:
-            line = json.dumps(dataclasses.asdict(score), ensure_ascii=False)
-            stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(unfinished, path)
+    lines = [
+        json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n"
+        for score in scores
+    ]
+    write_whole(path, "".join(lines))
 
 
 def read_scores(path) -> list[UtteranceScore]:
@@ -82,7 +78,7 @@ def read_scores(path) -> list[UtteranceScore]:
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             try:
-                fields = json.loads(line)
+                fields = parse_json(line, "it")
                 fields["counts"] = ErrorCounts(**fields["counts"])
                 fields["reference"] = tuple(fields["reference"])
                 fields["hypothesis"] = tuple(fields["hypothesis"])

@@ -23,7 +23,8 @@ It never touches what the Checkpointer owns, and bounds itself on the disk
 What happens when:
 
 - **A kill, at any instant.** A candidate is in the manifest whole, or it is
-  not there. Remains of a half-written one are removed at the next start.
+  not there. Remains of a half-written one are removed at the next start; what
+  a lost manifest does not name is recovered, see `pool/recovery.py`.
 - **Resuming.** Candidates newer than the restored checkpoint stay. When
   training gets to the same epoch and step again, equal weights are not stored
   twice; different ones (nothing guarantees determinism) take the place of the
@@ -69,11 +70,10 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.pool import first_save
+from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.coverage import check_pools
-from speechbrain_merge.pool.half_written import has_whole_checkpoint
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     finite_number,
@@ -181,6 +181,7 @@ class CheckpointPool:
         self._own_run = self.run  # unless another training has it
         self._claimed = None
         self._begun = False  # Whether a checkpoint tells who this is
+        self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
 
     def candidates(self) -> list[Candidate]:
@@ -213,7 +214,8 @@ class CheckpointPool:
         if brain.checkpointer is not None:
             self.attach(brain.checkpointer)
             check_pools(brain)
-            resuming = has_whole_checkpoint(brain.checkpointer)
+            resuming = half_written.has_whole_checkpoint(brain.checkpointer)
+            self._last = half_written.written_last(brain.checkpointer)
             if not resuming:
                 self._saves_at = Path(brain.checkpointer.checkpoints_dir)
         self.store_base(resuming)
@@ -295,9 +297,8 @@ class CheckpointPool:
             pointer = pointer_record(read_json(path), str(path))
         except RecordError as error:
             raise RecordError(
-                f"{error}. Was the training killed while it saved this "
-                f"checkpoint? Delete the folder {Path(path).parent} to resume "
-                "from the one before."
+                f"{error}. Was this checkpoint not written to its end? Delete "
+                f"the folder {Path(path).parent} to resume from the one before."
             ) from None
         self._lineage = pointer["lineage"]
         self._begun = True
@@ -317,6 +318,9 @@ class CheckpointPool:
         run = self._claim()
         if self._begun:
             first_save.end(run.folder)
+        else:
+            first_save.begin(run.folder, self._lineage, checkpoint, self._last)
+        self._begun = True
         contents = run.read()
         tensors = self._tensors()
         content = digest(tensors)
@@ -348,9 +352,6 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
-        if not self._begun:
-            first_save.begin(run.folder, self._lineage, checkpoint)
-            self._begun = True
         run.store(record, tensors, heads_metadata(self.modules))
         self._prune(run)
         return record["name"], f"stored {record['name']}"

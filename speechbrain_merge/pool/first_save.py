@@ -4,8 +4,8 @@ A resumed training is known by its checkpoint, which holds the training's
 identity. A kill in the first save leaves a candidate, or a part of one, and no
 checkpoint: started again, the training would take its own candidate for that of
 another training. So a note lies in the run while the first checkpoint is saved.
-It goes with the second save, with the first resumption, and at the end of the
-process; only a kill leaves it there.
+It goes with the second save, with the first resumption, and at the end of a
+process that saved it whole; a kill, or an error in that save, leaves it there.
 
 Example
 -------
@@ -39,7 +39,7 @@ from speechbrain_merge.weights.damage import damage_of
 NOTE = ".first-save.json"
 
 
-def begin(run: Path, lineage: str, checkpoint):
+def begin(run: Path, lineage: str, checkpoint, last: Optional[str] = None):
     """Notes that a training saves its first checkpoint.
 
     Arguments
@@ -50,10 +50,13 @@ def begin(run: Path, lineage: str, checkpoint):
         Identity of the training.
     checkpoint : str or Path
         The folder that is being saved.
+    last : str, optional
+        The recoverable that is saved last, where that is known.
     """
     content = {
         "lineage": lineage,
         "checkpoint": os.path.abspath(checkpoint),
+        "last": last,
     }
     write_whole(run / NOTE, json.dumps(content) + "\n")
     atexit.register(_end_of_process, run, os.getpid())
@@ -99,6 +102,9 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     files = sorted(checkpoint.glob(f"*{PARAMFILE_EXT}"))
     if any(damage_of(path) for path in files):
         return note["lineage"]
+    last = note.get("last")
+    if last is not None and last not in [path.stem for path in files]:
+        return note["lineage"]
     whole = any(_points_to(path, note["lineage"]) for path in files)
     return None if whole else note["lineage"]
 
@@ -113,5 +119,12 @@ def _points_to(path, lineage):
 
 def _end_of_process(run, process):
     # A forked child ends as well, and must not take its parent's note
-    if os.getpid() == process:
+    if os.getpid() != process:
+        return
+    try:
+        note = first_save_record(read_json(run / NOTE), str(run / NOTE))
+    except (RecordError, OSError):
+        return
+    # A save that failed, on a full disk say, leaves a part of a checkpoint
+    if not Path(note["checkpoint"]).is_dir() or killed_in_it(run) is None:
         end(run)

@@ -79,6 +79,22 @@ def has_whole_checkpoint(checkpointer) -> bool:
     )
 
 
+def written_last(checkpointer) -> str:
+    """The last of the recoverables that every checkpoint has.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+        Of a Brain.
+
+    Returns
+    -------
+    str
+    """
+    names = list(checkpointer.recoverables)
+    return "brain" if "brain" in names else names[-1]
+
+
 def torn_meta(folder) -> str:
     """Why the ``CKPT.yaml`` of a checkpoint was not written to its end.
 
@@ -181,8 +197,7 @@ def half_written(checkpoint, checkpointer):
     str
         Empty for a whole one.
     """
-    files, names = checkpoint.paramfiles, list(checkpointer.recoverables)
-    last = "brain" if "brain" in names else names[-1]
+    files, last = checkpoint.paramfiles, written_last(checkpointer)
     if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
     damaged = map(damage_of, files.values())

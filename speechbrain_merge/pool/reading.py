@@ -197,13 +197,8 @@ class _Reading:
         expected = set().union(*(modules for _, modules in whole))
         for candidate, modules in _in_order(whole):
             if expected - modules:
-                missing = ", ".join(sorted(expected - modules))
-                self.broken.append(
-                    (
-                        candidate.path,
-                        f"half-written? The others have {missing} as well",
-                    )
-                )
+                missing = _lacks(expected - modules)
+                self.broken.append((candidate.path, missing))
             elif is_from_testing(candidate.meta):
                 self.notes.append(
                     f"{candidate.path} was saved in testing, with a made-up "
@@ -216,11 +211,14 @@ class _Reading:
     def read_checkpoint(self, path):
         try:
             candidate = _from_checkpoint(path)
-            _modules(path)
-        except ValueError as error:
+            missing = _modules_beside(path) - _modules(path)
+        except (ValueError, OSError) as error:
             self.broken.append((path, f"half-written? {error}"))
         else:
-            self.add(path.absolute().parent, candidate)
+            if missing:
+                self.broken.append((path, _lacks(missing)))
+            else:
+                self.add(path.absolute().parent, candidate)
 
     def read_file(self, path):
         if path.suffix not in WEIGHTS_SUFFIXES:
@@ -315,6 +313,23 @@ def _modules(path):
     """The recoverables of a checkpoint that are models. Reads headers only."""
     with open_weights(path) as weights:
         return {name.partition(".")[0] for name in weights.names()}
+
+
+def _modules_beside(path):
+    """Those that other checkpoints of the same training have."""
+    found = set()
+    for other in _checkpoints(path.absolute().parent):
+        if other.name != path.name and (other / METAFNAME).is_file():
+            try:
+                found |= _modules(other)
+            except (ValueError, OSError):
+                continue  # not whole: it says nothing of this one
+    return found
+
+
+def _lacks(missing):
+    names = ", ".join(sorted(missing))
+    return f"half-written? The others have {names} as well"
 
 
 def _name_apart(found):

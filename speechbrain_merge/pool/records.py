@@ -144,7 +144,10 @@ pointer_record = fields(
 )
 """What a checkpoint says of its candidate (`pool.ckpt`)."""
 
-first_save_record = fields({"lineage": text(100), "checkpoint": text()})
+first_save_record = fields(
+    {"lineage": text(100), "checkpoint": text()},
+    {"last": optional(text())},
+)
 """Which training has begun to save its first checkpoint, and where."""
 
 _method = fields({"name": text(200)})

@@ -95,8 +95,10 @@ def whole_folder(target):
     try:
         write_mark(building, None)
         yield building
-        write_mark(building, describe_files(building))
+        files = describe_files(building)
+        # The mark says that they are whole, so they are on the disk first
         _sync_tree(building)
+        write_mark(building, files)
         with _alone_in(target.parent):
             _put_in_place(building, target)
     except BaseException:
@@ -130,7 +132,7 @@ def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:
         if held is None:
             continue
         try:
-            if not is_unfinished(path) and foreign_files(path):
+            if not is_unfinished(path) and _someone_elses(path):
                 logger.warning(
                     f"{path}: left by a killed process, and not removed, since "
                     "it holds files that this package did not write"
@@ -178,6 +180,12 @@ def recover_folder(target) -> bool:
         logger.warning(f"{target}: recovered after a kill, from {path.name}")
         return True
     return False
+
+
+def _someone_elses(folder):
+    """What is foreign in remains, but for a mark that was being written."""
+    marks = {path.name for path in temporaries(folder, MARK)}
+    return set(foreign_files(folder)) - marks
 
 
 def _put_in_place(building, target):
@@ -304,12 +312,28 @@ def _sync_tree(folder):
 
 
 def _remove(folder):
-    """Removes a folder of ours, its mark last."""
+    """Removes a folder of ours, its mark last.
+
+    An unfinished one goes with all that is in it. Of a finished one only what
+    its mark lists goes: what a person adds meanwhile stays.
+    """
+    known = read_mark(folder)
     for name, path in list(walk_files(folder)):
-        if name != MARK:
+        if name != MARK and (known is None or name in known):
             path.unlink()
-    for above, folders, _ in os.walk(folder, topdown=False):
-        for name in folders:
-            os.rmdir(os.path.join(above, name))
-    (folder / MARK).unlink(missing_ok=True)
-    folder.rmdir()
+    try:
+        for above, folders, _ in os.walk(folder, topdown=False):
+            for name in folders:
+                os.rmdir(os.path.join(above, name))
+        # Without its mark, what is left of it would be no one's
+        sync_folder(folder)
+        if os.listdir(folder) in ([], [MARK]):
+            (folder / MARK).unlink(missing_ok=True)
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        logger.warning(
+            f"{folder} was replaced, and not removed, because someone has "
+            "written into it meanwhile"
+        )

@@ -51,6 +51,8 @@ YAML_LIMIT = 1 << 20
 YAML_NODES = 100_000
 """Entries of a YAML file, those that an alias repeats counted each time."""
 
+YAML_DEPTH = 50
+
 LARGEST_NUMBER = 1e30
 
 _LONGEST_NUMBER = 400
@@ -281,6 +283,30 @@ def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
     ...
     speechbrain_merge.records.errors.RecordError: example is not plain YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system', line 1, column 4
     """
+    return _read_yaml(text, where, loader, construct=True)
+
+
+def check_yaml(text: str, where: str):
+    """Refuses YAML that is none, or stands for too much, whatever reads it.
+
+    For YAML that another library than PyYAML is going to read.
+
+    Arguments
+    ---------
+    text : str
+        The YAML. Its tags may be any.
+    where : str
+        What it comes from, for the error.
+
+    Raises
+    ------
+    RecordError
+        As `parse_yaml`.
+    """
+    _read_yaml(text, where, yaml.SafeLoader, construct=False)
+
+
+def _read_yaml(text, where, loader, construct):
     if len(text) > YAML_LIMIT:
         raise RecordError(f"{where} is too long: {len(text)} characters")
     try:
@@ -290,7 +316,7 @@ def parse_yaml(text: str, where: str, loader=yaml.SafeLoader) -> Any:
             if node is None:
                 return None
             _check_size(node, where)
-            return reader.construct_document(node)
+            return reader.construct_document(node) if construct else None
         finally:
             reader.dispose()
     except RecursionError:
@@ -314,7 +340,11 @@ def _check_size(node, where):
     """
     sizes: dict[int, Optional[int]] = {}
 
-    def size_of(node):
+    def size_of(node, depth=0):
+        if depth > YAML_DEPTH:
+            raise RecordError(
+                f"{where} is not plain YAML: it is nested too deeply"
+            )
         known = sizes.get(id(node), 0)
         if known is None:
             raise RecordError(f"{where}: an alias refers to what it is part of")
@@ -330,9 +360,12 @@ def _check_size(node, where):
                     f"{where}: a number or date of {len(node.value)} characters"
                 )
         elif isinstance(node, yaml.MappingNode):
-            total += sum(size_of(k) + size_of(v) for k, v in node.value)
+            total += sum(
+                size_of(key, depth + 1) + size_of(value, depth + 1)
+                for key, value in node.value
+            )
         else:
-            total += sum(map(size_of, node.value))
+            total += sum(size_of(each, depth + 1) for each in node.value)
         if total > YAML_NODES:
             raise RecordError(
                 f"{where} stands for more than {YAML_NODES} entries, aliases "

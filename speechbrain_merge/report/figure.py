@@ -7,8 +7,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import os
+import io
 from pathlib import Path
+
+from speechbrain_merge.records.files import write_whole
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = (
@@ -160,10 +162,7 @@ def save_figure(figure, path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:] or "png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:] or "png")
+    write_whole(path, drawn.getvalue())
     return path

@@ -57,13 +57,34 @@ Authors
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain_merge.evaluation import forgetting, macro_average, rate_of
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    mapped,
+    number,
+    text,
+)
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 
 SCHEMA = 1
+
+
+_counts = fields({}, {"errors": number(0), "words": number(0)})
+_row = fields({}, {"name": text(), "sets": mapped(_counts)})
+_shape = fields(
+    {},
+    {
+        "in_domain": listed(text()),
+        "test_domains": listed(text()),
+        "retention": listed(text()),
+        "rows": listed(_row),
+    },
+)
 
 
 def check_results(results: Mapping) -> None:
@@ -148,15 +169,10 @@ def save_results(path, results: dict) -> None:
     check_results(results)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(
+    content = json.dumps(
         {"schema": SCHEMA, **results}, indent=2, ensure_ascii=False
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    write_whole(path, content + "\n")
 
 
 def load_results(path) -> dict:
@@ -185,8 +201,8 @@ def load_results(path) -> dict:
     ...
     ValueError: ...results.json: results have no `test_domains`
     """
+    results = _shape(read_json(path), str(path))
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
         check_results(results)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -148,6 +148,7 @@ def remerge(
     )
     output = Path(output)
     job = resolve(stage, output.parent)
-    result = job.result(job.merge(output=output, progress=progress))
+    job.merge(output=output, progress=progress)
+    result = job.result(output)
     remember_merge(job, result)
     return result

@@ -68,6 +68,8 @@ class MergeJob:
         Threads for merging.
     dtype : torch.dtype, optional
         Of the merged weights.
+    same_base : bool
+        Whether experts that do not belong together are refused.
     left_out : tuple of str
         Runs that do not take part.
     base_name : str, optional
@@ -85,6 +87,7 @@ class MergeJob:
     racing: bool = True
     workers: int = 1
     dtype: Any = None
+    same_base: bool = True
     left_out: tuple = ()
     base_name: Optional[str] = None
 
@@ -138,6 +141,7 @@ class MergeJob:
         proposal=None,
         output: Optional[Path] = None,
         progress: bool = False,
+        trial: bool = False,
     ) -> Any:
         """Merges what a proposal stands for.
 
@@ -149,6 +153,9 @@ class MergeJob:
             The file to write. By default a state dict is given.
         progress : bool
             Whether to show a bar.
+        trial : bool
+            Whether this is one of many: then it is not asked again whether the
+            members belong together, which `resolve` has asked for all.
 
         Returns
         -------
@@ -166,7 +173,7 @@ class MergeJob:
             if output is None
             else [member.digest for member in members],
             dtype=self.dtype,
-            same_base=False,  # `resolve` has checked all members together
+            same_base=self.same_base and not trial,
         )
 
     def run_search(self, score: Callable, progress: bool = True) -> Any:
@@ -310,6 +317,7 @@ def resolve(
         racing=stage.score.racing,
         workers=stage.workers,
         dtype=stage.dtype,
+        same_base=stage.same_base,
         left_out=tuple(stage.left_out),
         base_name=str(stage.base)
         if isinstance(stage.base, (str, Path))

@@ -124,14 +124,14 @@ class MergeStage:
         partial: bool = False,
         **flat: Any,
     ):
-        if not isinstance(method, MergeMethod):
-            method = create(method)
+        made = method if isinstance(method, MergeMethod) else create(method)
         if search is not None and not hasattr(search, "searches"):
             raise ValueError(
                 f"`search` must come from speechbrain_merge.search, got "
                 f"{type(search).__name__}."
             )
-        self.method, self.candidates, self.base = method, candidates, base
+        self.method = made
+        self.candidates, self.base = candidates, base
         self.search, self.workers = search, workers
         self.select, self.score = given_in_parts(
             {"select": Selection, "score": Scoring},
@@ -142,14 +142,14 @@ class MergeStage:
             tracker = f"{self.select.metric.lower()}_metric"
             self.score = dataclasses.replace(self.score, tracker=tracker)
         self.folder = folder
-        self.name = name or method.name
+        self.name = name or made.name
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends
         self.dtype, self.partial = float_dtype(dtype), partial
         self.left_out = self.select.left_out
         self.weights = None if weights is None else dict(weights)
         if weights is not None:
-            weighted(method, {})  # raises where the method takes none
+            weighted(made, {})  # raises where the method takes none
 
     @property
     def needs_statistics(self) -> list:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Callable
 
+from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.brain.run import Run
@@ -83,6 +84,7 @@ class Maker:
                 f"`tests` of the study names {', '.join(missing)}, and `build` "
                 f"gives the test sets {', '.join(run.test_sets) or 'none'}."
             )
+        _check_normalisers(run)
         return run
 
     def make(self, name: str) -> Made:
@@ -226,6 +228,24 @@ class Maker:
                 "left to merge: add one, as the README shows."
             )
         return pools[0]
+
+
+def _check_normalisers(run):
+    """Raises where a normaliser would get its statistics by training alone.
+
+    The Brain that merges and tests is never trained.
+    """
+    for name, module in run.brain.modules.named_modules():
+        if not isinstance(module, InputNormalization):
+            continue
+        if module.norm_type == "global" and not module.count:
+            raise ValueError(
+                f"The Brain's module '{name}' (InputNormalization) has no "
+                "statistics, and the study tests with a Brain that it does "
+                "not train. Models that are merged need the same features: "
+                "have `build` load statistics that were taken once "
+                "(docs/studies.md, section 4)."
+            )
 
 
 _OTHERS = {

@@ -157,5 +157,5 @@ if __name__ == "__main__":
     print(
         kill_at_every_instant(where, False),
         kill_at_every_instant(where, True),
-        kill_at_random(where, 20),
+        kill_at_random(where, int(os.environ.get("KILLS", 20))),
     )

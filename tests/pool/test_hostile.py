@@ -20,6 +20,7 @@ from filled_pool import (
 )
 from safetensors.torch import load_file, save_file
 from sandbox import run_in_sandbox
+from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_merge.pool import CheckpointPool, read_merges, read_pool
 from speechbrain_merge.pool.manifest import hold
@@ -179,6 +180,48 @@ def test_a_file_copied_in_by_hand_is_put_aside_and_kept(tmp_path, kind, caplog):
     assert "epoch-0009.safetensors: moved to" in caplog.text
 
 
+FIRST_SAVE = """
+import sys
+from pathlib import Path
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain_merge.pool import CheckpointPool
+folder, full = Path(sys.argv[1]), sys.argv[2] == "full"
+model = torch.nn.Linear(2, 2)
+for parameter in model.parameters():
+    torch.nn.init.ones_(parameter)
+pool = CheckpointPool(folder / "pool", {"model": model})
+
+class Last(torch.nn.Linear):
+    def state_dict(self, *arguments, **settings):
+        if full:
+            raise OSError("No space left on device")
+        return super().state_dict(*arguments, **settings)
+
+modules = {"model": model, "pool": pool, "last": Last(1, 1)}
+saver = Checkpointer(folder / "save", modules)
+class Brain: checkpointer = saver; optimizer_step = None
+pool.begin(Brain())
+saver.save_checkpoint(meta={"WER": 1.0, "epoch": 1})
+"""
+
+
+def test_a_first_save_that_failed_is_known_again(tmp_path):
+    def run(*words):
+        command = [sys.executable, "-c", FIRST_SAVE, str(tmp_path), *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert "No space left" in run("full").stderr
+    assert run("free").returncode == 0
+    found = read_pool(tmp_path / "pool")
+    assert [each.name for each in found] == ["run/epoch-0001"]
+    # One that ended well keeps its run, whatever becomes of its checkpoints
+    shutil.rmtree(tmp_path / "save")
+    assert run("free").returncode == 0
+    found = read_pool(tmp_path / "pool")
+    assert [each.run for each in found] == ["run", "run-2"]
+
+
 def test_other_names_are_a_persons_own(tmp_path):
     collect(tmp_path, [{"WER": 3.0}])
     run = tmp_path / "pool" / "run"
@@ -310,6 +353,18 @@ def test_half_a_checkpoint_is_no_smaller_model(tmp_path):
         (folder / "decoder.ckpt").write_bytes(damaged)
         with pytest.raises(ValueError, match="decoder.ckpt"):
             open_weights(folder)
+
+
+def test_a_checkpoint_that_lacks_a_module_is_named(tmp_path):
+    modules = {name: torch.nn.Linear(1, 1) for name in ("encoder", "decoder")}
+    saver = Checkpointer(tmp_path / "save", modules)
+    saver.save_checkpoint(name="whole")
+    half = saver.save_checkpoint(name="half").path
+    assert len(read_pool(half)) == 1
+    (half / "decoder.ckpt").unlink()
+    for source in (half, tmp_path / "save"):
+        with pytest.raises(ValueError, match="CKPT.half: half-written.*decod"):
+            read_pool(source)
 
 
 def test_a_clock_set_back_changes_no_order(tmp_path):

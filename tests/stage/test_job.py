@@ -12,7 +12,7 @@ from filled_pool import saver_of, train_a_little
 from hyperpyyaml import load_hyperpyyaml
 from tiny_models import tiny_network
 
-from speechbrain_merge import CheckpointPool, MergeStage
+from speechbrain_merge import CheckpointPool, MergeStage, provenance
 from speechbrain_merge.search import GreedySearch, GridSearch
 from speechbrain_merge.stage import Scoring, Selection, resolve
 from speechbrain_merge.weights import open_weights
@@ -128,6 +128,7 @@ def test_a_job_merges_what_its_search_proposes(pool, tmp_path):
     merged = job.merge([child, digits])  # weights 2 and 12, of 1 and 3
     assert {x.unique().item() for x in parameters(merged)} == {9.5}
     path = job.merge(output=job.output)
+    assert path == job.output and provenance(path)["same_base"] is True
     with open_weights(path) as weights:
         whole = {name: weights[name] for name in weights.names()}
     # 2, 12 and 22, of 1, 3 and 4

@@ -1,0 +1,202 @@
+"""Whatever a crash leaves of a pool, a merge or an export, work goes on.
+
+Every operation on a file is recorded, and every tree that a crash may leave is
+made (`crash_states.py`). From each the work is begun again, and comes to the
+undisturbed result. Of the states of a training, which take long, a seeded
+sample is tried, or all of them with LONG_TESTS=1 in the environment.
+"""
+
+import os
+import random
+import shutil
+
+import pytest
+import torch
+from crash_states import recorded, states, write_tree
+from safetensors.torch import load_file
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from speechbrain_merge.engine import merge
+from speechbrain_merge.export import export_pretrained
+from speechbrain_merge.pool import CheckpointPool, verify_pool
+from speechbrain_merge.pool.half_written import whole_checkpoints
+from speechbrain_merge.pool.merges import (
+    Member,
+    MergeRecord,
+    read_merges,
+    remember,
+)
+from speechbrain_merge.records.ownership import describe_files, read_mark
+from speechbrain_merge.weights import open_weights, write_weights
+
+
+def test_a_merge(tmp_path):
+    experts = [{"w": torch.full((4,), value)} for value in (1.0, 3.0)]
+    root = tmp_path / "root"
+    output = root / "merged.safetensors"
+
+    def run(folder=root):
+        merge(
+            "average",
+            experts,
+            output=folder / output.name,
+            progress=False,
+        )
+
+    write_weights(output, {"w": torch.zeros(4)})
+    with recorded(root) as recorder:
+        run()
+    number = 0
+    for number, (_, tree) in enumerate(states(recorder), start=1):
+        folder = tmp_path / str(number)
+        write_tree(tree, folder)
+        found = load_file(folder / output.name)["w"].unique().tolist()
+        assert found in ([0.0], [2.0])
+        run(folder)
+        assert load_file(folder / output.name)["w"].unique().tolist() == [2.0]
+        assert [path.name for path in folder.iterdir()] == [output.name]
+    assert number > 8
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_export(tmp_path, before):
+    hparams = tmp_path / "inference.yaml"
+    hparams.write_text("pretrainer:\n  loadables: {model: 1}\n")
+    root = tmp_path / "root"
+    root.mkdir()
+
+    def run(value, folder=root):
+        source = {"model.weight": torch.full((3,), float(value))}
+        export_pretrained(
+            source, hparams, folder / "model", texts={"README.md": "card"}
+        )
+
+    def value_of(folder):
+        """What a folder holds; it has to be whole."""
+        assert read_mark(folder) == describe_files(folder)
+        assert {"README.md", "merge.json", "model.ckpt"} <= {
+            path.name for path in folder.iterdir()
+        }
+        with open_weights(folder / "model.ckpt") as weights:
+            return weights["weight"].unique().item()
+
+    if before:
+        run(1)
+    with recorded(root) as recorder:
+        run(2)
+    number = 0
+    for number, (_, tree) in enumerate(states(recorder), start=1):
+        folder = tmp_path / str(number)
+        write_tree(tree, folder)
+        if before or (folder / "model").exists():
+            assert value_of(folder / "model") in ((1, 2) if before else (2,))
+        run(3, folder)
+        assert value_of(folder / "model") == 3
+        assert [path.name for path in folder.iterdir()] == ["model"]
+        shutil.rmtree(folder)
+    assert number > 20
+
+
+def test_remembered_merges(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+
+    def record(name):
+        members = (Member("a/1", "a", "0" * 64),)
+        return MergeRecord(name, {"name": "average"}, members)
+
+    remember(root, record("first"))
+    with recorded(root) as recorder:
+        remember(root, record("second"))
+    for number, (_, tree) in enumerate(states(recorder)):
+        folder = tmp_path / str(number)
+        write_tree(tree, folder)
+        assert "first" in [each.name for each in read_merges(folder)]
+        remember(folder, record("second"))
+        names = [each.name for each in read_merges(folder)]
+        assert names == ["first", "second"]
+    assert number > 1
+
+
+EPOCHS = 3
+
+
+def train(folder):
+    """One training: begins, or goes on from the last whole checkpoint."""
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    counter = EpochCounter(limit=EPOCHS)
+    pool = CheckpointPool(
+        folder / "pool", {"model": model}, keep_last=2, epoch_counter=counter
+    )
+    recoverables = {"model": model, "pool": pool, "counter": counter}
+    saver = Checkpointer(folder / "save", recoverables)
+
+    class Brain:
+        checkpointer = saver
+        optimizer_step = None
+
+    pool.begin(Brain())
+    pool._brain = None
+    with whole_checkpoints(saver):
+        saver.recover_if_possible()
+    for epoch in counter:
+        torch.nn.init.constant_(model.weight, float(epoch))
+        saver.save_and_keep_only(meta={"WER": float(-epoch)})
+    return pool
+
+
+def test_collecting(tmp_path):
+    root = tmp_path / "root"
+    (root / "pool").mkdir(parents=True)
+    (root / "save").mkdir()
+    saves = []
+
+    def keep_checkpoints():
+        # SpeechBrain's own files are as they are at the time
+        copy = tmp_path / "saves" / str(len(saves))
+        shutil.copytree(root / "save", copy)
+        saves.append(copy)
+
+    keep_checkpoints()
+    with recorded(root / "pool") as recorder:
+        recorder.after.append(keep_checkpoints)
+        train(root)
+    expected = {
+        path.name: load_file(path)
+        for path in (root / "pool" / "run").glob("*.safetensors")
+    }
+    assert len(expected) == 3  # the base, and the last two epochs
+    every = list(states(recorder))
+    assert len(every) > 100
+    if not os.environ.get("LONG_TESTS"):
+        every = random.Random(0).sample(every, 25)
+    for number, tree in every:
+        shutil.rmtree(root)
+        write_tree(tree, root / "pool")
+        shutil.copytree(saves[number], root / "save")
+        pool = train(root)
+        names = [(each.run, each.epoch) for each in pool.candidates()]
+        assert names == [("run", 2), ("run", 3)], number
+        assert [each.fault for each in verify_pool(root / "pool")] == [""] * 3
+        left = {path.name for path in (root / "pool" / "run").iterdir()}
+        left -= {"manifest.jsonl", ".lock", ".first-save.json", "quarantine"}
+        values = [each.path.name for each in pool.candidates()] + [
+            "base.safetensors"
+        ]
+        assert left == set(values), number
+        for name, tensors in expected.items():
+            for key, tensor in tensors.items():
+                again = _same_epoch(pool, name)
+                assert torch.equal(load_file(again)[key], tensor)
+
+
+def _same_epoch(pool, name):
+    """The file of the same epoch, whatever number its name has."""
+    if name.startswith("base"):
+        return pool.candidates()[0].base
+    epoch = int(name[len("epoch-") :][:4])
+    [found] = [each for each in pool.candidates() if each.epoch == epoch]
+    return found.path
