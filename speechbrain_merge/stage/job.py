@@ -142,7 +142,7 @@ class MergeJob:
         output: Optional[Path] = None,
         progress: bool = False,
         trial: bool = False,
-    ) -> Union[Path, dict]:
+    ) -> Any:
         """Merges what a proposal stands for.
 
         Arguments
