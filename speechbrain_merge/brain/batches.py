@@ -121,7 +121,7 @@ class FixedBatches:
     def key(self, *settings) -> str:
         """A hash of the utterances and their batches.
 
-        Results that were measured on these batches are known again by it.
+        Results that were measured on these batches are stored under it.
 
         Arguments
         ---------

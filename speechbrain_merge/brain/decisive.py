@@ -115,7 +115,7 @@ def decisive_settings(brain, names=()) -> str:
 
 
 def scored_with(brain, title: str, partial: bool, names) -> dict:
-    """What decides how merged weights score, besides them.
+    """Everything but the weights that decides how merged weights score.
 
     Arguments
     ---------

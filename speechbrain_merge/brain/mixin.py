@@ -208,7 +208,7 @@ class MergeMixin(RecipeHooks):
             return scorer.score(progress=not self.noprogressbar)
 
     def _scorer_of(self, stage, valid_set, valid_loader_kwargs):
-        """What scores the trials of a stage; None where it has no search."""
+        """The scorer of a stage's trials; None where it has no search."""
         if stage.search is None:
             return None
         if valid_set is None:
@@ -219,7 +219,7 @@ class MergeMixin(RecipeHooks):
         return self._scorer(stage.score, valid_set, valid_loader_kwargs)
 
     def _scorer(self, scoring, valid_set, valid_loader_kwargs):
-        """What scores weights on a selection set."""
+        """A scorer of weights on a selection set."""
         loaders = self.validation_loader.loaders(
             self, valid_set, scoring.stage, valid_loader_kwargs
         )
@@ -274,7 +274,7 @@ class MergeMixin(RecipeHooks):
         )
 
     def _stage_folder(self, stage):
-        """Where the results of a stage go."""
+        """The folder for the results of a stage."""
         if stage.folder is not None:
             return Path(stage.folder) / stage.name
         output = getattr(self.hparams, "output_folder", None)

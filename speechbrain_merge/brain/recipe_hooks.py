@@ -1,4 +1,4 @@
-"""What merging adds to the Brain's hooks, before and around the recipe's own.
+"""The Brain's hooks that merging extends, around the recipe's own.
 
 See ``docs/recipe_hooks.md`` for what a recipe may override and what holds then.
 

@@ -145,7 +145,7 @@ class Scorer:
         yield from zip(bar, shares)
 
     def _scores(self):
-        """What the recipe's metric has counted so far."""
+        """The scores that the recipe's metric has collected so far."""
         metric = getattr(self.brain, self.tracker, None)
         if not isinstance(metric, ErrorRateStats):
             raise ValueError(

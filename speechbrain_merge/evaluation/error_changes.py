@@ -1,4 +1,4 @@
-"""What changed between two systems: which kinds of errors, which utterances.
+"""Changes between two systems, by kind of error and by utterance.
 
 Two systems with nearly the same error rate may make quite different errors.
 Two tables tell, as in Sundar et al. (2024, arXiv 2312.14378): how many of the

@@ -1,4 +1,4 @@
-"""What a merge method was made with, so that it can be made again.
+"""The parameters of a merge method, from which it can be made again.
 
 A merged file says by this how it was made, and a merge is found again by it.
 

@@ -101,7 +101,7 @@ def check_scale(scale):
 
 
 class Fused(NamedTuple):
-    """What the first pass of a ``MatrixMethod`` finds.
+    """The findings of the first pass of a ``MatrixMethod``.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""What a pool may be told.
+"""Checks of the arguments of a pool.
 
 Example
 -------

@@ -1,4 +1,4 @@
-"""What a SpeechBrain checkpoint says about itself: metric, epoch, step.
+"""The meta of a SpeechBrain checkpoint: metric, epoch, step.
 
 `CKPT.yaml` is the first file that SpeechBrain writes into a checkpoint, so it
 is there when a saving hook runs, although the hook gets only a path. Values

@@ -1,4 +1,4 @@
-"""What lies in a run but is not in its manifest: recovered, or put aside.
+"""Recovers files of a run that its manifest lacks, or puts them aside.
 
 A manifest may be lost, emptied, or cut by a disk that was full; a kill may come
 between a candidate and the line that names it; a person may copy a file in.

@@ -25,7 +25,7 @@ from speechbrain_merge.weights import open_weights, verify
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found of one file of a pool.
+    """The outcome of checking one file of a pool.
 
     Arguments
     ---------

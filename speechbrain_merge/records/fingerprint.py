@@ -1,11 +1,11 @@
 """A fingerprint of live objects: the same settings, the same sixty-four letters.
 
-Work that was done once is known again by what decided it. For a recipe that is
-everything that its YAML made: numbers and words, lists, the objects of ``!new:``
-with the values inside them, the functions of ``!name:``, and the files that
-these point to. The text of the YAML alone would not do. It does not know what
-was overridden on the command line or set by the script, and a Brain never sees
-it. So the objects themselves are read.
+Finished work is found by a fingerprint of everything that decided it. For a
+recipe that is everything that its YAML made: numbers and words, lists, the
+objects of ``!new:`` with the values inside them, the functions of ``!name:``,
+and the files that these point to. The text of the YAML alone would not do. It
+does not know what was overridden on the command line or set by the script, and
+a Brain never sees it. So the objects themselves are read.
 
 An object is its class and its settings. A setting is an attribute that the
 constructor takes or sets, that a ``set_…`` method changes, or that was set from

@@ -1,4 +1,4 @@
-"""What a person looks at: tables, pictures and cards of results."""
+"""Tables, pictures and cards of results."""
 
 from speechbrain_merge.report.benchmark import benchmark_rows
 from speechbrain_merge.report.card import merge_card

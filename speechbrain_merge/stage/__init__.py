@@ -1,4 +1,4 @@
-"""What a merge stage is asked, who takes part, and what became of it.
+"""The merge stage: its settings, its members, its job and its result.
 
 A ``MergeStage`` says what to merge and how to choose; ``resolve`` makes a frozen
 ``MergeJob`` of it, which ``MergeMixin`` of the Brain runs; a ``MergeResult`` is

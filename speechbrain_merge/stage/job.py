@@ -6,8 +6,8 @@ pools, finds the base, checks that the experts belong together, and makes a
 which search, into which folder, and a fingerprint of all that decides the
 outcome. The Brain then runs it (``speechbrain_merge.brain.mixin``).
 
-A job is known again by all that decided it: candidates, method, search, base,
-selection data and the recipe's settings. A single trial of its search is
+The fingerprint of a job covers all that decides it: candidates, method, search,
+base, selection data and the recipe's settings. A single trial of its search is
 decided by less, the merge that was scored and how it was scored. So the trials
 of all jobs in a folder share one journal, ``trials.jsonl`` beside their
 folders, and a grown pool, another order, another rule of acceptance or another
@@ -42,7 +42,7 @@ _OF_THE_JOB = ("method", "candidates", "search")
 
 @dataclasses.dataclass(frozen=True)
 class MergeJob:
-    """All that a merge stage asks for, resolved.
+    """A merge stage with everything resolved.
 
     Arguments
     ---------
@@ -241,7 +241,7 @@ class MergeJob:
         return Journal(self.folder.parent / JOURNAL, shared, content=content)
 
     def result(self, path: Path, outcome=None) -> MergeResult:
-        """What is kept of the job once its weights are written.
+        """The result of the job, made once its weights are written.
 
         Arguments
         ---------

@@ -1,4 +1,4 @@
-"""What a merge stage is asked to do.
+"""The settings of a merge stage.
 
 A ``MergeStage`` is plain data that a YAML builds: what to merge, how, and by
 which measure to choose. ``speechbrain_merge.stage.job.resolve`` makes a
@@ -30,7 +30,7 @@ from speechbrain_merge.weights import float_dtype
 
 
 class MergeStage:
-    """What to merge, how, and by which measure to choose.
+    """The settings: what to merge, how, and by which measure to choose.
 
     Arguments
     ---------

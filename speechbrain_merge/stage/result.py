@@ -26,7 +26,7 @@ RESULT, MERGED = "result.json", "merged.safetensors"
 
 @dataclasses.dataclass
 class MergeResult:
-    """What became of a merge stage.
+    """The result of a merge stage.
 
     Arguments
     ---------
@@ -65,7 +65,7 @@ class MergeResult:
 
     @property
     def coefficients(self):
-        """What a search over coefficients has found, or None."""
+        """The coefficients that a search has found, or None."""
         best = [trial for trial in self.trials if trial["accepted"]]
         return best[-1].get("parameters") if best else None
 

@@ -129,7 +129,7 @@ class Scoring:
 
     @property
     def stage(self) -> sb.Stage:
-        """What the Brain is told when it decodes."""
+        """The stage that the Brain decodes in."""
         return sb.Stage[self.decode.upper()]
 
 

@@ -223,7 +223,7 @@ def measure_costs(study, makers: Mapping, results: Mapping) -> None:
 
 
 def _cost(node, maker):
-    """What one merge costs, measured in a process of its own."""
+    """Time and memory of one merge, measured in a process of its own."""
     made = maker.made[node.name]
     members = {member.name: member for member in members_of(maker, node)}
     chosen = [members[name] for name in made.about["selected"]]

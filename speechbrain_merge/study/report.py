@@ -183,7 +183,7 @@ def _note(results):
 
 
 def _changes(study, results, first, second):
-    """What changed between two models: kinds of errors, and utterances."""
+    """Changes between two models, by kind of error and by utterance."""
     rows = {row["name"]: row for row in results["rows"]}
     if not {first, second} <= set(rows):
         return
@@ -217,7 +217,7 @@ def _merges(results):
 
 
 def _merge_line(row, times):
-    """What a merge was made from and what its search found."""
+    """The members of a merge, and the outcome of its search."""
     seed, about = next(iter(row["about"].items()))
     words = (
         f"- **{row['title']}**: {len(about['selected'])} of "

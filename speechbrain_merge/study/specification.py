@@ -253,7 +253,7 @@ READERS = {
 
 
 def _training(specification, context):
-    """What all trainings of an entry share."""
+    """The settings that all trainings of an entry share."""
     start = specification.get("from", ORIGINAL)
     if start != SCRATCH:
         start = context.model(start, "from")

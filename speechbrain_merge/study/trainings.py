@@ -212,7 +212,7 @@ class Training:
         return without_folder(tree, study_folder)
 
     def decisive(self, overrides: Mapping, study_folder) -> dict:
-        """What of the YAML decides a training: all but its tests.
+        """The part of the YAML that decides a training: all but its tests.
 
         Arguments
         ---------

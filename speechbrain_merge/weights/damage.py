@@ -1,4 +1,4 @@
-"""What shows that a file of a checkpoint was not written to its end.
+"""Signs that a file of a checkpoint was not written to its end.
 
 A kill, a full disk or a broken one leave files that are empty, cut, or filled
 with zeros. Most of them do not open; but a model's file whose first bytes are

@@ -75,7 +75,7 @@ def _sha256_of(path):
 
 
 def _state_of(path):
-    """What changes when a file is written to or replaced."""
+    """Inode, size and time of a file: they change when it is written."""
     if not isinstance(path, (str, Path)) or not os.path.isfile(path):
         return None
     status = os.stat(path)

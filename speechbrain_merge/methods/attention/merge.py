@@ -105,7 +105,7 @@ Takers = dict[str, dict]
 
 @dataclass(frozen=True)
 class Found:
-    """What the first pass finds in a source and a target.
+    """The findings of the first pass over a source and a target.
 
     Arguments
     ---------
