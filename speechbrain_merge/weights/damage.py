@@ -52,9 +52,9 @@ def damage_of(path) -> str:
         return f"{path.name} is empty"
     if not any(start):
         return f"{path.name} is filled with zeros"
-    if start.startswith(ZIP) and not zipfile.is_zipfile(path):
+    if start.startswith(ZIP) and not _ends_as_archive(path):
         return f"{path.name} breaks off"
-    if not start.startswith(ZIP) and zipfile.is_zipfile(path):
+    if not start.startswith(ZIP) and _ends_as_archive(path):
         return f"the beginning of {path.name} is damaged"
     if start.startswith(b"{") and path.stat().st_size < TEXT_LIMIT:
         try:
@@ -62,3 +62,11 @@ def damage_of(path) -> str:
         except RecordError:
             return f"{path.name} breaks off"
     return ""
+
+
+def _ends_as_archive(path):
+    """Whether the end of an archive is there, and can be read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError):
+        return False

@@ -96,6 +96,22 @@ def test_a_file_that_is_cut_while_it_is_open_is_an_error(tmp_path, suffix):
     assert f"model{suffix} has 1000 bytes, and had" in done.stdout
 
 
+def test_every_byte_of_the_end_of_an_archive_may_be_damaged(tmp_path):
+    torch.save({"weight": torch.ones(4)}, tmp_path / "model.ckpt")
+    whole = (tmp_path / "model.ckpt").read_bytes()
+    (tmp_path / "CKPT.yaml").write_text("unixtime: 1.0\n")
+    for at in range(len(whole) - 100, len(whole)):
+        for byte in (0x00, 0x02, 0xFF):
+            damaged = bytearray(whole)
+            damaged[at] = byte
+            (tmp_path / "model.ckpt").write_bytes(damaged)
+            try:
+                with open_weights(tmp_path) as weights:
+                    assert torch.equal(weights["model.weight"], torch.ones(4))
+            except ValueError as error:
+                assert "model.ckpt" in str(error)
+
+
 LAYER = "a" * 47 + "c"
 
 
