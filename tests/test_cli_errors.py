@@ -106,9 +106,9 @@ def test_a_plan_that_stands_for_too_much_is_refused_at_once(
         "stages: &a {b: *a}",
     ):
         plan.write_text(text)
-        begun = time.perf_counter()
+        begun = time.process_time()
         assert main(["merge", str(plan)]) == 2
-        assert time.perf_counter() - begun < 10
+        assert time.process_time() - begun < 10
         assert "bomb.yaml" in capsys.readouterr().err
 
 

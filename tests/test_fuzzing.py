@@ -345,12 +345,12 @@ def test_damaged_files(files, name):
             finally:
                 path.write_bytes(valid)
 
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             TARGETS[name](files, damage)
         except (ValueError, OSError):
             pass
-        assert time.perf_counter() - begun < LONGEST
+        assert time.process_time() - begun < LONGEST
 
     run()
     print(f"{name}: {count} inputs")

@@ -185,10 +185,10 @@ def test_aliases_in_a_meta_do_not_hang(tmp_path):
     )
     path = saver.list_checkpoints()[0].path
     (path / "CKPT.yaml").write_text(bomb + "unixtime: 1.0\n")
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError, match="CKPT.yaml stands for more than"):
         read_pool(tmp_path / "save")
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_a_read_only_pool_is_merged_and_not_written(tmp_path):

@@ -68,10 +68,10 @@ def test_huge_whole_numbers(digits):
     ["1e99999999", "9" * 10_000, "1/0", "nan", "inf", "1e400", True, [], None],
 )
 def test_numbers_that_are_none_or_too_large(value):
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(RecordError, match="errors: expected a number"):
         parse_number(value, "errors")
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_exact_numbers():
@@ -96,10 +96,10 @@ def test_exact_numbers():
     ],
 )
 def test_hostile_yaml_is_refused_at_once(content):
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(RecordError, match="plan.yaml"):
         parse_yaml(content, "plan.yaml")
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_few_aliases_are_read():

@@ -29,10 +29,10 @@ def test_compressed_entries_are_refused_before_they_are_read(tmp_path):
     path = tmp_path / "model.pt"
     compressed(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError, match="model.pt: '.*' in it is compressed"):
         open_weights(path)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 50_000  # kilobytes; it stands for 200,000
 
@@ -41,10 +41,10 @@ def test_compressed_entries_are_refused_before_they_are_read(tmp_path):
 def test_expanded_tensors_are_refused(tmp_path, size):
     path = tmp_path / "model.ckpt"
     torch.save({"weight": torch.ones(1).expand(size)}, path)
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError, match="model.ckpt has .* stand for"):
         open_weights(path)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_many_views_of_one_tensor_are_refused(tmp_path):
@@ -134,10 +134,10 @@ def adapter(folder, **config):
 )
 def test_patterns_that_never_end_are_refused(tmp_path, pattern):
     adapter(tmp_path / "adapter", alpha_pattern={pattern: 3})
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(ValueError, match="alpha_pattern"):
         folded(tmp_path / "adapter")
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def folded(folder):
