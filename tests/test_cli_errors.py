@@ -26,6 +26,8 @@ def folder(tmp_path, monkeypatch):
         "    method: attention_merge\n    parameters: {include: 3}\n"
         "    experts: [a.safetensors, b.safetensors]\n",
         "torn.yaml": "stages: [",
+        "words.yaml": "stages: {m.safetensors: {method: ties, base: "
+        "a.safetensors, experts: [b.safetensors], parameters: {1: 2}}}",
         "empty.yaml": "",
         "empty.safetensors": "",
         "merges.jsonl": '{"name": 3}\n',
@@ -49,6 +51,7 @@ def folder(tmp_path, monkeypatch):
         ("merge number.yaml", "`experts` are a list"),
         ("merge attention.yaml", "`include` must be a pattern"),
         ("merge torn.yaml", "torn.yaml"),
+        ("merge words.yaml", "`parameters` are names and values"),
         ("merge empty.yaml", "empty.yaml"),
         ("inspect .", "merges.jsonl, line 1"),
         ("inspect empty.safetensors", "empty.safetensors is empty"),

@@ -218,7 +218,9 @@ class Plan:
         """The method of a stage."""
         parameters = stage.get("parameters", {})
         try:
-            if not isinstance(parameters, dict):
+            if not isinstance(parameters, dict) or not all(
+                isinstance(word, str) for word in parameters
+            ):
                 raise ValueError("`parameters` are names and values.")
             method = create(str(stage["method"]), **parameters)
             parts = {
