@@ -66,8 +66,8 @@ class Run:
     valid_loader_kwargs, test_loader_kwargs : dict, optional
         Options of the loaders; by default those of the YAML.
     export : callable, optional
-        ``export(weights, folder)`` writes merged weights as a model that other
-        programs load.
+        ``export(weights, folder, texts)`` writes merged weights as a model that
+        other programs load, with more files in its folder (name to text).
 
     Example
     -------

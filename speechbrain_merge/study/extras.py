@@ -26,7 +26,6 @@ from collections.abc import Mapping, Sequence
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_merge.brain.landscape import Landscape as Walk
-from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
 from speechbrain_merge.study.graph import check_known
@@ -188,8 +187,9 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
         folder = study.folder / "exported" / name
 
         def work():
-            run_on_main(export, args=[made.path, folder])
-            run_on_main(_write_card, args=[made.path, folder, results])
+            # in one step: an export with other files in it is not replaced
+            texts = _card(made.path, results)
+            run_on_main(export, args=[made.path, folder, texts])
             return {"folder": f"exported/{name}"}
 
         record = study.folder / "exported" / f"{name}.json"
@@ -263,15 +263,15 @@ def _cost(node, maker):
     }
 
 
-def _write_card(path, folder, results):
-    """The card of an exported model, where it is a merge."""
+def _card(path, results):
+    """The card of an exported model as a file of its folder, for a merge."""
     with open_weights(path) as weights:
         metadata = dict(weights.metadata)
     if "merge" not in metadata:
-        return
+        return {}
     shown = flat(results, results["modes"][0])
     card = merge_card(metadata, shown if shown["rows"] else None)
-    write_whole(folder / "README.md", card)
+    return {"README.md": card}
 
 
 def _draw(lines, plane, ends, starts, folder):

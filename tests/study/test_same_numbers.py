@@ -48,6 +48,9 @@ def test_the_error_counts_are_those_of_before(kind, tmp_path):
     for name, counts in before["rows"].items():
         # what all came from, trained from scratch, was called the original
         name = name if name in found else name.replace("original", "generalist")
+        if name in before.get("changed", {}):
+            assert found[name].keys() == counts.keys()  # and the file says why
+            continue
         assert found.get(name) == counts, (name, counts, found.get(name))
     for name, merge in before.get("merges", {}).items():
         about = next(

@@ -280,9 +280,9 @@ def prepare(hparams, run_opts):
             valid_loader_kwargs=hparams["valid_loader_kwargs"],
         )
 
-    def export(weights, folder):
+    def export(weights, folder, texts):
         """Writes a model that loads anywhere, and has it transcribe."""
-        export_whisper(weights, hparams["whisper"], folder)
+        export_whisper(weights, hparams["whisper"], folder, texts=texts)
         transcribe_one(folder, test_sets)
 
     return Run(
