@@ -175,11 +175,9 @@ class CheckpointPool:
         self.tags = [str(tag) for tag in tags or []]
         self.epoch_counter, self.partial = epoch_counter, partial
         self.collecting = True  # False passes over checkpoints for a while
-        self._brain = None
+        self._brain, self._claimed, self._saves = None, None, 0
         self._lineage = uuid.uuid4().hex
-        self._saves = 0
         self._own_run = self.run  # unless another training has it
-        self._claimed = None
         self._begun = False  # Whether a checkpoint tells who this is
         self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
