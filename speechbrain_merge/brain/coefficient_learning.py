@@ -42,8 +42,8 @@ Authors
 """
 
 import hashlib
+import io
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,6 +65,7 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_whole,
 )
+from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
@@ -310,17 +311,14 @@ def _resume(path, method, optimizer, steps):
 def _save(path, method, optimizer, history, about):
     """Writes the state, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as stream:
-        torch.save(
-            {
-                "coefficients": method.coefficients.detach(),
-                "optimizer": optimizer.state_dict(),
-                "history": history,
-                "about": json.dumps(about, sort_keys=True, default=str),
-            },
-            stream,
-        )
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    stream = io.BytesIO()
+    torch.save(
+        {
+            "coefficients": method.coefficients.detach(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "about": json.dumps(about, sort_keys=True, default=str),
+        },
+        stream,
+    )
+    write_whole(path, stream.getvalue())

@@ -4,7 +4,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.records.reading import read_json
 
 logger = get_logger(__name__)
 
@@ -53,7 +53,7 @@ def described(source):
     path = Path(source)
     record = path.parent / "result.json"
     if record.is_file():
-        result = json.loads(record.read_text(encoding="utf-8"))["result"]
+        result = read_json(record)["result"]
         if result["path"] == path.name:
             return _of_stage(result)
     try:

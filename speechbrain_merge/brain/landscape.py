@@ -49,6 +49,7 @@ from speechbrain_merge.brain.weight_plane import (
 from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
+from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.search import Journal
 from speechbrain_merge.weights import digest, open_weights
 
@@ -340,7 +341,5 @@ def _measured(tally):
 def _write(path, result):
     """Writes a result, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(result, indent=1, allow_nan=False)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text + "\n")

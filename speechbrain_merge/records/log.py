@@ -19,6 +19,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -126,6 +128,9 @@ class Log:
             0o666,
         )
         try:
+            # What another process is just writing is not torn
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._mend(descriptor)
             # One write: a kill leaves a part of this line or nothing of it
             write_all(descriptor, line + b"\n")

@@ -43,7 +43,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -54,6 +53,8 @@ from typing import Any, Optional, Union
 from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.log import Log
 from speechbrain_merge.search.racing import Race
 from speechbrain_merge.search.tally import Tally
 
@@ -152,6 +153,11 @@ class Journal:
         content: Optional[Callable] = None,
     ):
         self.path = Path(path)
+        self._log = Log(
+            self.path,
+            _is_trial,
+            "Remove that line to go on; its trial is then scored again.",
+        )
         self.context = dict(context or {})
         self.content = content
         self.ordered = ordered
@@ -285,7 +291,8 @@ class Journal:
             "tally": tally.to_dict(),
             "incumbent": None if incumbent is None else incumbent.to_dict(),
         }
-        _append(self.path, json.dumps(line, allow_nan=False).encode() + b"\n")
+        # what JSON cannot hold is refused before a byte is written
+        self._log.append(json.loads(json.dumps(line, allow_nan=False)))
 
     def _keep(self, key, tally, details):
         self._tallies.setdefault(key, []).append(tally)
@@ -293,58 +300,17 @@ class Journal:
             self._details[key] = details
 
     def _read(self) -> list:
-        if not self.path.exists():
-            return []
-        *lines, torn = self.path.read_bytes().split(b"\n")
-        if torn:
-            logger.warning(
-                f"{self.path}: the last line has no end (killed while "
-                "writing?); it is ignored and its trial scored again"
-            )
-        found = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                trial = json.loads(line)
-                found.append((trial.pop("key"), trial.pop("tally"), trial))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number}: expected a trial as JSON, "
-                    f"with 'key' and 'tally' ({error!r}); remove that line to "
-                    "go on, its trial is then scored again"
-                ) from None
-        return found
+        return [
+            (trial.pop("key"), trial.pop("tally"), trial)
+            for trial in self._log.records()
+        ]
 
 
-def _append(path: Path, line: bytes):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, "ab+") as file:
-        # Another process may share the file: what it is writing is not torn
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _cut_torn_line(file)
-        # A single write: a kill leaves a part of this line or nothing of it.
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        # The file's name is in its folder, which has to be synced as well.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _cut_torn_line(file):
-    content_end = file.seek(0, os.SEEK_END)
-    if content_end == 0:
-        return
-    file.seek(content_end - 1)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
+def _is_trial(record, where):
+    """A line of a journal, which needs the key and the tally of a trial."""
+    if not {"key", "tally"} <= record.keys():
+        raise RecordError(f"{where}: expected a trial, with `key` and `tally`")
+    return record
 
 
 def _canonical(content: Any) -> str:

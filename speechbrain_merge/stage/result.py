@@ -11,17 +11,28 @@ Authors
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.checked import anything, digest_text, fields
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
 
 RESULT, MERGED = "result.json", "merged.safetensors"
+
+_SHAPE = fields(
+    {
+        "context": digest_text,
+        "digest": digest_text,
+        "result": fields({"path": anything()}),
+    }
+)
 
 
 @dataclasses.dataclass
@@ -85,13 +96,20 @@ def known_result(job) -> Optional[MergeResult]:
     record, path = job.folder / RESULT, job.folder / MERGED
     if not record.exists():
         return None
-    stored = json.loads(record.read_text(encoding="utf-8"))
+    try:
+        stored = _SHAPE(read_json(record), str(record))
+        result = MergeResult(**dict(stored["result"], path=path, reused=True))
+    except (RecordError, TypeError) as error:
+        logger.warning(
+            f"{record} cannot be read ({error}): the merge is made again."
+        )
+        return None
     if stored["context"] != job.fingerprint or not path.exists():
         return None
     if digest(path) != stored["digest"]:
         logger.warning(f"{path} is not what was merged: it is made again.")
         return None
-    return MergeResult(**dict(stored["result"], path=path, reused=True))
+    return result
 
 
 def store_result(job, result: MergeResult):
@@ -111,6 +129,5 @@ def store_result(job, result: MergeResult):
         "digest": digest(result.path),
         "result": stored,
     }
-    temporary = job.folder / f"{RESULT}.tmp"
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, job.folder / RESULT)
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(job.folder / RESULT, text)
