@@ -349,6 +349,7 @@ def build(hparams_file, overrides, run_opts):
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
+        save_env_desc=False,  # once a study is enough
     )
     return prepare(hparams, run_opts)
 
