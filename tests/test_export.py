@@ -67,7 +67,12 @@ def merged_whisper(tmp_path_factory):
         state = perturbed(whisper, seed)
         state["_mel_filters"] = whisper.state_dict()["_mel_filters"]
         experts.append({f"whisper.{n}": t for n, t in state.items()})
-    path = merge("average", experts, output=folder / "merged.safetensors")
+    path = merge(
+        "average",
+        experts,
+        output=folder / "merged.safetensors",
+        same_base=False,  # drawn apart
+    )
     with open_weights(path, recoverable="whisper") as weights:
         whisper.load_state_dict(dict(weights), strict=True)
     return whisper, path, hub
@@ -332,7 +337,12 @@ def merged_ctc(tmp_path):
             for key, tensor in perturbed(module, seed, 0.3).items():
                 expert[f"{name}.{key}"] = tensor
         experts.append(expert)
-    path = merge("average", experts, output=tmp_path / "merged.safetensors")
+    path = merge(
+        "average",
+        experts,
+        output=tmp_path / "merged.safetensors",
+        same_base=False,  # drawn apart
+    )
     for name, module in (("wav2vec2", encoder), ("ctc_lin", head)):
         with open_weights(path, recoverable=name) as weights:
             module.load_state_dict(dict(weights), strict=True)

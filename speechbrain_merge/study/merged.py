@@ -9,6 +9,7 @@ import dataclasses
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
 
@@ -19,7 +20,7 @@ from speechbrain_merge.records.once import once
 from speechbrain_merge.search import GridSearch, LayerDistances
 from speechbrain_merge.stage.merge_stage import MergeStage
 from speechbrain_merge.study.made import Made, relative_to
-from speechbrain_merge.study.nodes import GENERALIST, ORIGINAL, SCRATCH
+from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 FOLDER = {"parents": True, "exist_ok": True}
@@ -124,19 +125,58 @@ def members_of(maker, node):
 
 
 def _candidate(maker, name):
-    """A model as a candidate of a merge, by its name in the study."""
+    """A model as a candidate of a merge, by its name in the study.
+
+    The graph knows what a model was trained from, over as many rounds as there
+    were. Models that go back to the same weights belong together, however far
+    training has taken them.
+    """
     made = maker.made[name]
-    known = {"known_digest": made.digest, "base_digest": made.base_digest}
-    if made.candidate is not None:
-        candidate = dataclasses.replace(made.candidate, name=name)
-        node, base = maker.nodes[name], {}
-        if node.group == GENERALIST:
-            base = {"base": None, "base_digest": None}  # as the original
-        elif node.origin == SCRATCH:
-            # as its fine-tunings say: its first weights are no model's
-            base = {"base": made.path, "base_digest": made.digest}
-        return dataclasses.replace(candidate, **base)
-    return Candidate(name, made.path, name, **known)
+    root = root_of(maker, name)
+    if made.candidate is None:
+        return Candidate(
+            name,
+            made.path,
+            name,
+            known_digest=made.digest,
+            base_digest=root,
+        )
+    return dataclasses.replace(
+        made.candidate,
+        name=name,
+        base=made.candidate.base
+        if made.candidate.base_digest == root
+        else made.path,
+        base_digest=root,
+    )
+
+
+def root_of(maker, name: str) -> Optional[str]:
+    """The weights that a model goes back to.
+
+    Arguments
+    ---------
+    maker : Maker
+        Has made the model and its parents.
+    name : str
+        The model.
+
+    Returns
+    -------
+    str or None
+        Their digest: of the original, of weights that were loaded or their
+        base, or of a model that was trained from scratch. None where members
+        of a merge go back to different weights.
+    """
+    node, made = maker.nodes[name], maker.made[name]
+    if node.kind == "train" and node.start != SCRATCH:
+        return root_of(maker, node.start)
+    if node.kind == "merge":
+        roots = {root_of(maker, member) for member in node.members}
+        return roots.pop() if len(roots) == 1 else None
+    if node.kind == "load":
+        return made.base_digest or made.digest
+    return made.digest
 
 
 def base_of(maker, node):

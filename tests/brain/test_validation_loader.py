@@ -1,7 +1,5 @@
 """Selection sets are loaded as the recipe loads its validation set."""
 
-from pathlib import Path
-
 import speechbrain as sb
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -59,8 +57,6 @@ def merge(brain, valid_set=VALID_SET, given=None, name="greedy", **settings):
         [brain.pool],
         search=GreedySearch(),
         racing=False,
-        # a folder's journal would score no candidate twice
-        folder=Path(brain.hparams.output_folder) / f"merge-{name}",
         name=name,
         **settings,
     )

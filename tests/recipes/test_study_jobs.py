@@ -143,8 +143,12 @@ def test_jobs_by_submitit_give_the_same(undisturbed, material, tmp_path):
 def test_a_job_that_fails_is_named_with_its_log(material, tmp_path):
     broken = tmp_path / "whisper"
     broken.mkdir()
-    arguments = command(material, tmp_path / "results", "--jobs=2", seeds=[1])
-    arguments.append(f"--whisper_hub={broken}")
+    arguments = [
+        f"--whisper_hub={broken}" if each.startswith("--whisper_hub") else each
+        for each in command(
+            material, tmp_path / "results", "--jobs=2", seeds=[1]
+        )
+    ]
     done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert done.returncode != 0
