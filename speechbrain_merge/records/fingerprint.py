@@ -54,8 +54,8 @@ import torch
 
 _BLOCK = 1 << 20
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"} - {"_modules"}
-# What transformers writes into its tokenizers when it has warned once
-_NOTES = {"deprecation_warnings"}
+# Written by transformers with a warning, and by torch.amp.custom_fwd at a call
+_NOTES = {"deprecation_warnings", "_fwd_used_autocast"}
 _CONSTRUCTORS = ("__new__", "__post_init__", "__setstate__")
 
 
@@ -280,6 +280,8 @@ def _settings(value):
     left_out = written - given
     if isinstance(value, torch.nn.Module):
         left_out = left_out | _MODULE_STATE | {"_modules"}
+    if "_fwd_used_autocast" in attributes:
+        left_out = left_out | {"_dtype"}  # is written with it
     return {
         name: entry
         for name, entry in attributes.items()

@@ -18,6 +18,7 @@ import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain.lobes.features import Fbank
 from speechbrain.utils.epoch_loop import EpochCounter
 from tiny_models import tiny_whisper
 
@@ -258,3 +259,11 @@ def test_tokenizers_and_whisper(tmp_path):
     assert fingerprint(again) != before
     german = Whisper(hub, hub + "/cache", language="german")
     assert fingerprint(german) != before
+
+
+def test_features_that_were_computed_are_the_same_settings():
+    features = Fbank(sample_rate=16000, n_mels=16)
+    before = fingerprint({"features": features})
+    features(torch.randn(1, 1600))
+    assert fingerprint({"features": features}) == before
+    assert fingerprint({"features": Fbank(n_mels=20)}) != before
