@@ -3,7 +3,8 @@
 Two tests are made of each pair that the YAML names: the matched-pair test of
 NIST (MAPSSWE) on the errors of all sets and seeds together, and a paired
 bootstrap of the difference of the mean error rates, drawn in blocks: all
-utterances of a speaker, of all seeds, go together. In each column of a table
+utterances of a speaker, of all seeds, go together (in sets of fewer than five
+speakers, an utterance of all seeds). In each column of a table
 the best model is compared with the next best. All p-values of a study's pairs,
 and all of a table's columns, are corrected by Holm's method.
 
@@ -66,6 +67,11 @@ def compare_models(results: Mapping, study, speakers: Mapping) -> dict:
     return {"pairs": found, "best": best_of_columns(scores, rows, results)}
 
 
+FEWEST_SPEAKERS = 5
+"""With fewer speakers in a set, its blocks are utterances: drawing one or two
+speakers again and again would show no spread."""
+
+
 class Scores:
     """The errors of each utterance, by row, set and mode, of all seeds.
 
@@ -110,6 +116,8 @@ class Scores:
         seed, mode = str(self.results["seeds"][0]), self.results["modes"][0]
         for name in names:
             known = self.speakers.get(name, {})
+            if len(set(known.values())) < FEWEST_SPEAKERS:
+                known = {}  # each utterance by itself
             for row in self.results["rows"]:
                 if name in row["sets"][seed][mode]:
                     for score in self.of(row, mode, name):

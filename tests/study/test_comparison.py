@@ -11,7 +11,7 @@ from speechbrain_merge.study.results import flat
 from speechbrain_merge.study.tables import comparison_rows, main_rows
 
 UTTERANCES = [f"u{number:02d}" for number in range(40)]
-SPEAKERS = {name: f"s{number % 4}" for number, name in enumerate(UTTERANCES)}
+SPEAKERS = {name: f"s{number % 8}" for number, name in enumerate(UTTERANCES)}
 SAID = dict.fromkeys(UTTERANCES, "one two three four five")
 
 
@@ -28,7 +28,7 @@ def study(tmp_path):
     """Makes the results of models with so many errors, by seed and set."""
     (tmp_path / "scores").mkdir()
 
-    def make(models, compare=(), reference=None, bounds=()):
+    def make(models, compare=(), reference=None, bounds=(), speakers=SPEAKERS):
         rows = []
         for name, seeds in models.items():
             sets = {}
@@ -73,7 +73,7 @@ def study(tmp_path):
             folder=tmp_path, compare=compare, reference=reference
         )
         results["comparisons"] = compare_models(
-            results, asked, {"digits": SPEAKERS}
+            results, asked, {"digits": speakers}
         )
         return results
 
@@ -92,7 +92,7 @@ def test_a_clear_difference_is_told_apart_and_a_small_one_is_not(study):
     # two tests: the smaller p-value counts twice
     assert large["holm"] == pytest.approx(2 * large["p"])
     # all utterances of a speaker go together
-    assert large["blocks"] == 4
+    assert large["blocks"] == 8
     table = markdown_table(*comparison_rows(results))
     assert "| B against A | -0.50 |" in table and table.count("| yes |") == 1
 
@@ -103,7 +103,7 @@ def test_seeds_are_added_up_and_stay_in_the_blocks_of_their_speakers(study):
     results = study({"a": one, "b": other}, compare=[("a", "b")])
     [pair] = results["comparisons"]["pairs"]
     assert pair["difference"] == pytest.approx(100 * (48 - 87) / 600)
-    assert pair["blocks"] == 4
+    assert pair["blocks"] == 8
     header, rows = main_rows(results, "usual", {})
     assert rows[0][1] == "14.5 ± 0.5"
     assert rows[1][1] == "**8.0 ± 2.0**"
@@ -136,3 +136,14 @@ def test_a_reference_is_compared_with_every_row(study):
     )
     names = [pair["names"] for pair in results["comparisons"]["pairs"]]
     assert names == [["b", "a"], ["b", "c"]]
+
+
+def test_one_speaker_is_no_block(study):
+    """Drawn again and again, it would show no spread."""
+    alone = dict.fromkeys(UTTERANCES, "the same")
+    results = study(
+        {"a": {"1": 9}, "b": {"1": 5}}, compare=[("a", "b")], speakers=alone
+    )
+    [pair] = results["comparisons"]["pairs"]
+    assert pair["blocks"] == 40
+    assert pair["low"] < pair["difference"] < pair["high"]
