@@ -11,8 +11,8 @@ Trained is what has parameters with ``requires_grad`` among the Brain's modules.
 It is held by a pool if the same parameters are in one of the pool's modules,
 under whatever name and in whatever list, so that SpeechBrain's
 ``model: !new:torch.nn.ModuleList [...]`` holds ``modules: {enc, ctc_lin}``.
-Frozen modules and those without parameters (a normalizer, features) need not be
-in a pool.
+Frozen modules, those without parameters (a normalizer, features) and those that
+no checkpoint keeps (a language model that a search uses) need not be in a pool.
 
 Where only a part is to be merged on purpose, with one head for all that is
 itself not trained any further, say, ``partial: True`` of the pool or of the
@@ -146,14 +146,38 @@ def missing_modules(brain, held) -> dict:
     known = {
         id(parameter) for module in held for parameter in module.parameters()
     }
+    saved = _saved_parameters(brain)
+    if saved is not None and not saved & known:
+        saved = None  # checkpoints of something else
     return {
         name: module
         for name, module in getattr(brain, "modules", {}).items()
         if any(
-            parameter.requires_grad and id(parameter) not in known
+            parameter.requires_grad
+            and id(parameter) not in known
+            and (saved is None or id(parameter) in saved)
             for parameter in module.parameters()
         )
     }
+
+
+def _saved_parameters(brain):
+    """Ids of the parameters that checkpoints keep; None without checkpoints.
+
+    A module that no checkpoint keeps is the same in every run: a language model
+    that a search uses.
+    """
+    checkpointer = getattr(brain, "checkpointer", None)
+    if checkpointer is None:
+        return None
+    modules = [
+        each
+        for each in checkpointer.recoverables.values()
+        if isinstance(each, torch.nn.Module)
+    ]
+    if not modules:
+        return None
+    return {id(each) for module in modules for each in module.parameters()}
 
 
 def _yaml_names(brain, missing):
