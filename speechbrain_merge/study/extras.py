@@ -45,7 +45,8 @@ class Landscape:
     between : list of str
         Two models.
     aligned : list of str
-        Models that the first... of the pair was aligned to the last by.
+        Models made by `align`: from each a line to the model that it was
+        aligned to.
     from_start : bool
         Whether to walk from the start of each model's training to its end.
     points : int
