@@ -8,29 +8,52 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-TABLES = sorted((ROOT / "tests/recipes").glob("*.csv"))
+from listed_recipes import COLUMNS, ROOT, TABLES, checks_of, rows
 
 
-def rows():
-    """Every recipe that is listed."""
-    for table in TABLES:
-        with open(table, newline="") as file:
-            yield from csv.DictReader(file)
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_a_table_has_the_columns_of_speechbrain_s(table):
+    with open(table, newline="", encoding="utf-8") as file:
+        assert next(csv.reader(file)) == COLUMNS
+    for row in rows(table):
+        assert None not in row and None not in row.values(), row
+        assert row["Dataset"] == table.stem
 
 
-def test_every_yaml_is_listed_and_every_listed_file_exists():
-    listed = {row["Hparam_file"] for row in rows()}
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_every_yaml_of_a_corpus_is_in_its_table(table):
+    # a YAML of its folder, in whichever subfolder: upstream's test looks there
+    listed = {row["Hparam_file"] for row in rows(table)}
     found = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "recipes").rglob("hparams/*.yaml")
+        for path in (ROOT / "recipes" / table.stem).rglob("hparams/**/*.yaml")
+        if "results" not in path.parts
     }
-    assert listed == found
+    assert found - listed == set(), f"add rows to {table.name}"
+    assert listed - found == set(), f"{table.name} lists what is not there"
+
+
+def test_every_corpus_has_a_table():
+    folders = {path.name for path in (ROOT / "recipes").iterdir()}
+    assert folders == {table.stem for table in TABLES}
+
+
+def test_every_listed_file_exists():
     for row in rows():
         for column in ("Script_file", "Data_prep_file", "Readme_file"):
             assert (ROOT / row[column]).is_file(), row[column]
-        assert row["test_debug_flags"] and row["test_debug_checks"]
+        assert row["test_debug_flags"]
+        files, values = checks_of(row["test_debug_checks"])
+        assert files or values
+
+
+def test_links_are_to_data_preparation_alone():
+    links = [p for p in (ROOT / "recipes").rglob("*") if p.is_symlink()]
+    for link in links:
+        assert link.name.endswith("_prepare.py"), link
+        target = link.resolve()
+        assert target.is_file() and target.name == link.name, link
+        assert (ROOT / "recipes") in target.parents, link
 
 
 def test_every_variable_of_a_yaml_is_used():

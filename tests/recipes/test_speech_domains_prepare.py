@@ -256,7 +256,7 @@ def test_a_whisper_comes_back_from_ctranslate2(recipe, tmp_path):
 
 
 def test_half_precision_is_widened(recipe):
-    module = recipe("ctranslate2_whisper")
+    module = recipe("ctranslate2_prepare")
     array = np.array([0.1, 65504.0], dtype=np.float16)
     tensors, settings = module.read_ctranslate2(
         ctranslate2({"encoder/conv1/bias": array, "encoder/n": np.int32(-7)})
@@ -271,11 +271,11 @@ def test_half_precision_is_widened(recipe):
 def test_quantised_weights_are_refused(recipe):
     content = ctranslate2({"encoder/conv1/weight": np.ones((2, 2), np.int8)})
     with pytest.raises(ValueError, match="encoder/conv1/weight .* quantised"):
-        recipe("ctranslate2_whisper").read_ctranslate2(content)
+        recipe("ctranslate2_prepare").read_ctranslate2(content)
 
 
 def test_other_versions_and_damaged_files_are_refused(recipe):
-    read = recipe("ctranslate2_whisper").read_ctranslate2
+    read = recipe("ctranslate2_prepare").read_ctranslate2
     with pytest.raises(ValueError, match="version 5, expected 6"):
         read(ctranslate2({}, version=5))
     with pytest.raises(ValueError, match="should have ended"):
@@ -296,13 +296,13 @@ def test_other_versions_and_damaged_files_are_refused(recipe):
 def test_a_tensor_without_a_place_is_refused(recipe, name):
     array = {name: np.ones(3, np.float32)}
     with pytest.raises(ValueError, match=f"{name} has no place"):
-        recipe("ctranslate2_whisper").to_hugging_face(array)
+        recipe("ctranslate2_prepare").to_hugging_face(array)
 
 
 def test_a_key_bias_is_refused(recipe):
     name = "encoder/layer_0/self_attention/linear_0/bias"
     with pytest.raises(ValueError, match="bias that is not zero"):
-        recipe("ctranslate2_whisper").to_hugging_face(
+        recipe("ctranslate2_prepare").to_hugging_face(
             {name: np.ones(6, np.float32)}
         )
 

@@ -29,7 +29,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ctranslate2_whisper import (
+from ctranslate2_prepare import (
     read_ctranslate2,
     to_hugging_face,
     whisper_config,

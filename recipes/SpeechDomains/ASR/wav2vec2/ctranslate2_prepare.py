@@ -1,0 +1,1 @@
+../whisper/ctranslate2_prepare.py

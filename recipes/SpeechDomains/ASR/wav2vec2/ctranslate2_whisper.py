@@ -1,1 +1,0 @@
-../whisper/ctranslate2_whisper.py
