@@ -53,7 +53,7 @@ from typing import Any, Optional, Union
 from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.checked import fields, text
 from speechbrain_merge.records.log import Log
 from speechbrain_merge.search.racing import Race
 from speechbrain_merge.search.tally import Tally
@@ -155,7 +155,7 @@ class Journal:
         self.path = Path(path)
         self._log = Log(
             self.path,
-            _is_trial,
+            _trial,
             "Remove that line to go on; its trial is then scored again.",
         )
         self.context = dict(context or {})
@@ -165,7 +165,7 @@ class Journal:
         self._details: dict[str, dict] = {}
         lines = ddp_broadcast(self._read() if if_main_process() else None)
         for key, tally, details in lines:
-            self._keep(key, Tally.from_dict(tally), details)
+            self._keep(key, tally, details)
 
     def __len__(self):
         return sum(len(tallies) for tallies in self._tallies.values())
@@ -306,11 +306,8 @@ class Journal:
         ]
 
 
-def _is_trial(record, where):
-    """A line of a journal, which needs the key and the tally of a trial."""
-    if not {"key", "tally"} <= record.keys():
-        raise RecordError(f"{where}: expected a trial, with `key` and `tally`")
-    return record
+_trial = fields({"key": text(1000), "tally": Tally.from_dict})
+"""A line of a journal; what else is in it is for people."""
 
 
 def _canonical(content: Any) -> str:

@@ -25,9 +25,26 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Optional, Union
 
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    mapped,
+    number,
+    one_of,
+    optional,
+    truth,
+    whole,
+)
+from speechbrain_merge.records.errors import RecordError, shown
+from speechbrain_merge.records.reading import parse_number
+
 Count = Union[int, Fraction]
 
 AVERAGES = ("micro", "macro")
+
+_LARGEST_COUNT = 10**15
+_LARGEST_DENOMINATOR = 1 << 64
+"""So that sums over many domains stay exact numbers of moderate length."""
 
 
 def require_words(words: Mapping, average: str = "micro"):
@@ -271,17 +288,24 @@ class Tally:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping) -> "Tally":
+    def from_dict(cls, data: Mapping, where: str = "a tally") -> "Tally":
         """The tally that ``to_dict`` wrote.
 
         Arguments
         ---------
         data : dict
             What ``to_dict`` gave.
+        where : str
+            The file and the line that it was read from, for errors.
 
         Returns
         -------
         Tally
+
+        Raises
+        ------
+        ValueError
+            Where it is not what ``to_dict`` writes.
 
         Example
         -------
@@ -289,22 +313,12 @@ class Tally:
         >>> Tally.from_dict(tally.to_dict()) == tally
         True
         """
-        domains = data["domains"]
-        if domains is not None:
-            domains = {
-                name: (_from_plain(errors), _from_plain(words))
-                for name, (errors, words) in domains.items()
-            }
-        return cls(
-            errors=_from_plain(data["errors"]),
-            words=_from_plain(data["words"]),
-            complete=data["complete"],
-            domains=domains,
-            average=data["average"],
-            utterances=data["utterances"],
-            seconds=data["seconds"],
-            loss=data.get("loss"),  # older journals have none
-        )
+        try:
+            return cls(**_stored(data, where))
+        except RecordError:
+            raise
+        except ValueError as error:
+            raise RecordError(f"{where}: {error}") from None
 
 
 def _exact(value, what: str) -> Count:
@@ -337,5 +351,47 @@ def _plain(count: Count) -> Union[int, str]:
     return str(count) if isinstance(count, Fraction) else count
 
 
-def _from_plain(count: Union[int, str]) -> Count:
-    return Fraction(count) if isinstance(count, str) else count
+def _count(value, where):
+    """A count as ``to_dict`` writes it: a whole number, or "7/2"."""
+    if not isinstance(value, str):
+        return whole(0, _LARGEST_COUNT)(value, where)
+    return parse_number(value, where, 0, _LARGEST_COUNT, exact=True)
+
+
+def _pair(value, where):
+    """Errors and words of a domain."""
+    found = listed(_count, limit=2)(value, where)
+    if len(found) != 2:
+        raise RecordError(f"{where}: expected errors and words")
+    return tuple(found)
+
+
+def _domains(value, where):
+    """Errors and words of each domain, whose sums are counts themselves."""
+    found = mapped(_pair, limit=1000)(value, where)
+    common = [1, 1]
+    for name, pair in found.items():
+        for i, count in enumerate(pair):
+            common[i] = math.lcm(common[i], Fraction(count).denominator)
+        if max(common) > _LARGEST_DENOMINATOR:
+            raise RecordError(
+                f"{where}, key {shown(name)}: the sum has a denominator of "
+                f"more than {_LARGEST_DENOMINATOR}"
+            )
+    return found
+
+
+_stored = fields(
+    {
+        "errors": _count,
+        "words": _count,
+        "complete": truth,
+        "domains": optional(_domains),
+        "average": one_of(*AVERAGES),
+        "utterances": whole(0),
+        "seconds": number(0),
+    },
+    # older journals have none
+    {"loss": optional(number())},
+    unknown="drop",
+)

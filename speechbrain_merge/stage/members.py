@@ -35,12 +35,12 @@ Authors
 """
 
 import inspect
-import math
 from collections import Counter
-from fractions import Fraction
 
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.candidate import BASE
+from speechbrain_merge.records.errors import shown
+from speechbrain_merge.records.reading import parse_number
 from speechbrain_merge.weights import (
     digest,
     fold,
@@ -207,17 +207,12 @@ def number(value, name) -> float:
     float
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError("a truth value")
-        found = float(Fraction(value) if isinstance(value, str) else value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        found = math.nan
-    if not math.isfinite(found):
+        return parse_number(value, "a weight")
+    except ValueError:
         raise ValueError(
-            f"the weight of '{name}' is {value!r}: expected a number, or a "
-            "fraction such as 4/8"
-        )
-    return found
+            f"the weight of '{name}' is {shown(value)}: expected a number, or "
+            "a fraction such as 4/8"
+        ) from None
 
 
 def weighted(method, weights):

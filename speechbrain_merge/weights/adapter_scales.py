@@ -16,6 +16,7 @@ Authors
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Optional
 
 import torch
@@ -28,20 +29,17 @@ from speechbrain_merge.records.checked import (
     optional,
     text as text_of,
 )
-from speechbrain_merge.records.errors import shown
+from speechbrain_merge.records.patterns import MOST_WAYS, find, ways
 from speechbrain_merge.records.reading import parse_json
 
 _config = fields(
     {"lora_alpha": number(-1e9, 1e9)},
     {
-        "alpha_pattern": optional(mapped(number(-1e9, 1e9), limit=10_000)),
+        "alpha_pattern": optional(mapped(number(-1e9, 1e9), limit=4000)),
         "peft_type": optional(text_of(100)),
         "init_lora_weights": anything(),
     },
 )
-_MOST_WAYS = 10**8
-"""Ways to match a pattern that a regular expression may try."""
-
 # What wrapping a layer or a model puts into names, and what stands there
 # without it
 _WRAPPERS = (
@@ -162,7 +160,7 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
     4.0
     """
     where = f"{label}, adapter_config.json"
-    config = _config(parse_json(text, where), where)
+    config = _parsed(text, where)
     start = str(config.get("init_lora_weights", "")).lower()
     special = [key for key in _VARIANTS if config.get(key)]
     if config.get("peft_type") != "LORA" or special:
@@ -178,40 +176,23 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
         )
     alpha = config["lora_alpha"]
     # PEFT's own rule: a pattern has to match the end of the layer's name
+    left = MOST_WAYS
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if _matches(pattern, target, where):
+        rule = rf"^(.*\.)?({pattern})$"
+        if find(rule, target, f"{where}, key 'alpha_pattern'", left):
             alpha = own
             break
+        left -= ways(rule, len(target))
     return Scale(
         scale_value(alpha, rank, bool(config.get("use_rslora"))),
         bool(config.get("fan_in_fan_out")),
     )
 
 
-def _matches(pattern, target, where):
-    """PEFT's rule, for patterns that cannot take for ever.
-
-    A quantifier on a group (``(a+)+``) may try exponentially many ways to
-    match; each ``.*`` multiplies them by the length of the name, and each
-    alternative by two.
-    """
-    plain = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)
-    repeats = len(re.findall(r"[*+{]", plain)) + 1
-    ways = len(target) ** repeats // math.factorial(repeats)
-    ways <<= min(len(re.findall(r"[?|]", plain)), 100)
-    if re.search(r"\)[*+{]|\(\?", plain) or ways > _MOST_WAYS:
-        raise ValueError(
-            f"{where}, key 'alpha_pattern': {shown(pattern)} is more than a "
-            "pattern of names, and may take for ever to match. Fold the "
-            "adapter with PEFT itself: model.merge_and_unload()."
-        )
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", target)
-    except re.error as error:
-        raise ValueError(
-            f"{where}, key 'alpha_pattern': {shown(pattern)} is no regular "
-            f"expression: {error}"
-        ) from None
+@lru_cache(maxsize=8)
+def _parsed(text, where):
+    """The configuration, which is asked for each layer anew."""
+    return _config(parse_json(text, where), where)
 
 
 def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:

@@ -30,6 +30,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Optional
 
+from speechbrain_merge.records.patterns import find
 from speechbrain_merge.weights.part_names import INSIDE, KINDS, OUTSIDE, STACKS
 
 OTHER = "other"
@@ -154,7 +155,7 @@ def matches(name: str, pattern: str) -> bool:
     (True, True)
     """
     if pattern.startswith("re:"):
-        return re.search(pattern[3:], name) is not None
+        return find(pattern[3:], name, f"the pattern '{pattern}'") is not None
     if any(character in pattern for character in _GLOB_CHARACTERS):
         return fnmatchcase(name, pattern)
     found = part(name)

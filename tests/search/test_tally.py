@@ -119,3 +119,37 @@ def test_a_loss_is_kept_and_decides_nothing():
     data = Tally(7, 90, loss=float("inf")).to_dict()
     assert data.pop("loss") is None
     assert Tally.from_dict(data).loss is None
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"errors": "1e99999999"}, "key 'errors': expected a number between"),
+        ({"errors": 0.5}, "key 'errors': expected a whole number"),
+        ({"words": -1}, "key 'words': expected a whole number"),
+        ({"complete": "yes"}, "key 'complete': expected true or false"),
+        ({"seconds": "long"}, "key 'seconds': expected a number"),
+        ({"domains": {"a": [1]}}, "key 'a': expected errors and words"),
+        ({"domains": {"a": [9, 9]}}, "the domains add up to 9 errors"),
+        ({"average": "mean"}, "key 'average': expected one of 'micro'"),
+    ],
+)
+def test_a_stored_tally_is_checked(changes, words):
+    data = {**Tally(3, 100).to_dict(), **changes}
+    with pytest.raises(ValueError, match=f"j.jsonl, line 2.*{words}"):
+        Tally.from_dict(data, "j.jsonl, line 2")
+
+
+def test_a_stored_tally_lacks_a_key():
+    data = Tally(3, 100).to_dict()
+    del data["words"]
+    with pytest.raises(ValueError, match="line 2: expected .* 'words' is missing"):
+        Tally.from_dict(data, "j.jsonl, line 2")
+
+
+def test_sums_over_domains_stay_short():
+    odd = range(1 << 60, (1 << 60) + 2000, 2)
+    domains = {f"d{each}": [f"1/{each + 1}", 1] for each in odd}
+    data = {**Tally(1, 1000).to_dict(), "domains": domains}
+    with pytest.raises(ValueError, match="the sum has a denominator"):
+        Tally.from_dict(data)
