@@ -1,5 +1,6 @@
 """Installs speechbrain_merge: model merging for SpeechBrain recipes."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -15,6 +16,12 @@ EXTRAS = {
     "search": ["cma>=3.3"],
     # studies on a cluster
     "cluster": ["submitit>=1.5"],
+    # signatures of merged models; model-signing imports pyOpenSSL and does not
+    # ask for it
+    "sign": [
+        "model-signing>=1.1.1; python_version >= '3.10'",
+        "pyOpenSSL>=24; python_version >= '3.10'",
+    ],
 }
 EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}
@@ -27,30 +34,49 @@ EXTRAS["dev"] = sorted(
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff==0.12.4",
+    "setuptools>=70.1",
     "types-PyYAML>=6.0.12",
     "yamllint==1.35.1",
 ]
+PACKAGE = Path("speechbrain_merge")
 
 setup(
     name="speechbrain_merge",
-    version="0.1.0",
+    version=runpy.run_path(str(PACKAGE / "version.py"))["__version__"],
     description="Model merging for speech recognition, inside SpeechBrain",
-    long_description=Path("README.md").read_text(encoding="utf-8")
-    if Path("README.md").exists()
-    else "",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="speech recognition, model merging, SpeechBrain, PyTorch",
     packages=find_packages(include=["speechbrain_merge*"]),
-    # symmetry maps
-    package_data={"speechbrain_merge.methods.transport": ["maps/*.yaml"]},
+    package_data={
+        # type hints for users' checkers, fragments of YAML to include
+        "speechbrain_merge": ["py.typed", "hparams/*.yaml", "hparams/*.md"],
+        # symmetry maps
+        "speechbrain_merge.methods.transport": ["maps/*.yaml"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "speechbrain>=1.1.2",
         "torch>=2.7.1",
         "safetensors>=0.4.3",
         "hyperpyyaml>=1.2.2",
+        "huggingface_hub>=0.23",
         "numpy>=1.24",
+        "PyYAML>=6.0",
+        "ruamel.yaml>=0.17.28",
         "scipy>=1.10",
+        "sentencepiece>=0.1.99",
         "tqdm>=4.60",
     ],
     extras_require=EXTRAS,

@@ -11,8 +11,10 @@
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
         -o folder
     speechbrain-merge methods
+    speechbrain-merge fragments smact -o hparams
 
-An error is reported in one line, and the exit status is then 2.
+An error is reported in one line, and the exit status is then 2. What a command
+needs is loaded when it is run: ``--help`` and ``--version`` answer at once.
 
 Example
 -------
@@ -35,26 +37,10 @@ Authors
 """
 
 import argparse
-import inspect
-import json
 import sys
-import time
-from collections import Counter
-from math import prod
+from importlib import import_module
 
-from speechbrain_merge.command.comparison import compare
-from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
-from speechbrain_merge.command.plan_run import PlanRun
-from speechbrain_merge.command.tables import number_cell, print_table
-from speechbrain_merge.export import export_pretrained, export_whisper
-from speechbrain_merge.methods import available
-from speechbrain_merge.methods.registry import find
-from speechbrain_merge.pool import read_merges, verify_pool
-from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import open_weights, part
-from speechbrain_merge.weights.dtypes import RESULT_DTYPES
-
-PLANS = (".yaml", ".yml")
+from speechbrain_merge.records.versions import versions
 
 
 def main(arguments=None) -> int:
@@ -72,7 +58,8 @@ def main(arguments=None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        command = import_module(f"speechbrain_merge.command.{options.module}")
+        command.run(options)
     except Exception as error:
         if options.traceback:
             raise
@@ -88,11 +75,29 @@ def main(arguments=None) -> int:
     return 0
 
 
+class _Version(argparse.Action):
+    """Prints the versions of what takes part, and ends."""
+
+    def __call__(self, parser, *_):
+        """Called by argparse where the option is given."""
+        known = versions()
+        own = known.pop("speechbrain_merge")
+        others = ", ".join(f"{name} {word}" for name, word in known.items())
+        print(f"{parser.prog} {own} ({others})")
+        parser.exit()
+
+
 def _parser():
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="speechbrain-merge",
         description="Merges speech recognisers from a shell.",
+    )
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        help="of this package and of those it builds on",
     )
     parser.add_argument(
         "--traceback",
@@ -104,7 +109,7 @@ def _parser():
     command = commands.add_parser(
         "merge", help="merge models by a method, or by a plan in YAML"
     )
-    command.set_defaults(run=run_merge)
+    command.set_defaults(module="merging")
     command.add_argument("method", help="a method's name, or a plan (.yaml)")
     command.add_argument(
         "experts",
@@ -134,8 +139,8 @@ def _parser():
     )
     command.add_argument(
         "--dtype",
-        choices=RESULT_DTYPES,
-        help="of the result; by default that of the experts",
+        help="of the result: float64, float32, float16 or bfloat16; by default "
+        "that of the experts",
     )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
@@ -146,7 +151,7 @@ def _parser():
     command = commands.add_parser(
         "inspect", help="what is in a file of weights, or merged of a pool"
     )
-    command.set_defaults(run=run_inspect)
+    command.set_defaults(module="inspection")
     command.add_argument("file")
     command.add_argument(
         "--verify",
@@ -155,7 +160,7 @@ def _parser():
     )
 
     command = commands.add_parser("compare", help="how two models differ")
-    command.set_defaults(run=run_compare)
+    command.set_defaults(module="comparison")
     command.add_argument("first")
     command.add_argument("second")
     command.add_argument("--base", help="what both were fine-tuned from")
@@ -164,7 +169,7 @@ def _parser():
     )
 
     command = commands.add_parser("export", help="make a folder that loads")
-    command.set_defaults(run=run_export)
+    command.set_defaults(module="exporting")
     command.add_argument("kind", choices=("whisper", "pretrained"))
     command.add_argument("source", help="merged weights")
     command.add_argument("-o", "--output", required=True, help="the folder")
@@ -179,220 +184,18 @@ def _parser():
     )
 
     command = commands.add_parser("methods", help="the merge methods there are")
-    command.set_defaults(run=run_methods)
+    command.set_defaults(module="method_list")
     command.add_argument("name", nargs="?", help="one, explained in full")
+
+    command = commands.add_parser(
+        "fragments", help="ready YAML, one a method, to include in a recipe"
+    )
+    command.set_defaults(module="fragments")
+    command.add_argument(
+        "names", nargs="*", help="print these, or copy them; by default all"
+    )
+    command.add_argument("-o", "--output", help="copy into this folder")
     return parser
-
-
-def run_merge(options):
-    """Merges by one method, or by a plan."""
-    if options.method.endswith(PLANS):
-        given = [
-            f"--{name.replace('_', '-')}" if name != "experts" else "experts"
-            for name in (
-                "experts",
-                "base",
-                "output",
-                "parameters",
-                "include",
-                "exclude",
-                "otherwise",
-                "different_bases",
-                "dtype",
-            )
-            if getattr(options, name)
-        ]
-        if given:
-            raise ValueError(
-                f"{options.method} is a plan, which says all this itself: "
-                f"leave out {', '.join(given)}."
-            )
-        plan = read_plan(options.method)
-    else:
-        if options.output is None:
-            raise ValueError("give --output, the .safetensors file to write.")
-        if not options.experts:
-            raise ValueError("give the experts to merge.")
-        stage = {
-            "method": options.method,
-            "parameters": parse_yaml(
-                options.parameters or "{}", "--parameters"
-            ),
-        }
-        for name in (
-            "experts",
-            "base",
-            "include",
-            "exclude",
-            "otherwise",
-            "output",
-            "different_bases",
-            "dtype",
-        ):
-            stage[name] = getattr(options, name)
-        plan = Plan({options.output: stage})
-    if options.workers < 1:
-        raise ValueError(f"--workers must be 1 or more, got {options.workers}.")
-    run = PlanRun(plan)
-    if options.dry_run:
-        print("\n".join(run.describe()))
-        return
-    done = run.run(options.workers, progress=not options.quiet)
-    for name, state in done.items():
-        output = plan.stages[name].get("output", "not kept")
-        print(f"{name}: {state}" + (f" ({output})" if output != name else ""))
-
-
-def run_inspect(options):
-    """Prints what is in a file: parts, tensors, ties, provenance."""
-    if options.verify:
-        print_verified(verify_pool(options.file))
-        return
-    merges = read_merges(options.file)
-    if merges:
-        print_merges(merges)
-        return
-    with open_weights(options.file) as weights:
-        own = [name for name in weights.names() if name not in weights.tied]
-        sizes = {name: prod(weights.shape(name)) for name in own}
-        types = Counter()
-        parts, tensors = Counter(), Counter()
-        for name in own:
-            types[_type(weights, name)] += sizes[name]
-            found = part(name)
-            row = ".".join(word for word in (found.stack, found.role) if word)
-            parts[row] += sizes[name]
-            tensors[row] += 1
-        size = sum(sizes[name] * weights.dtype(name).itemsize for name in own)
-        print(
-            f"{weights.label}\n{len(own)} tensors, {sum(sizes.values())} "
-            f"weights ({', '.join(types)}), {size} bytes\n"
-        )
-        print_table(
-            ["part", "tensors", "weights"],
-            [[row, tensors[row], parts[row]] for row in parts],
-        )
-        print()
-        print_table(
-            ["tensor", "shape", "type"],
-            [
-                [name, str(list(weights.shape(name))), _type(weights, name)]
-                for name in own
-            ],
-        )
-        if weights.tied:
-            print()
-            rows = [[alias, kept] for alias, kept in weights.tied.items()]
-            print_table(["tied", "to"], rows)
-        if "merge" in weights.metadata:
-            print("\nmerged:")
-            record = parse_json(weights.metadata["merge"], weights.label)
-            print(json.dumps(record, indent=2, ensure_ascii=False))
-
-
-def print_verified(found):
-    """Prints what a pool has, and fails where a file is not as recorded."""
-    print_table(
-        ["candidate", "SHA-256", "content"],
-        [
-            [each.name, each.digest, "changed" if each.fault else "as recorded"]
-            for each in found
-        ],
-    )
-    faults = [each.fault for each in found if each.fault]
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def print_merges(merges):
-    """Prints what was merged of a pool, the last one at the end."""
-    rows = []
-    for merge in merges:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(merge.time))
-        for member in merge.members:
-            rows.append(
-                [
-                    merge.name,
-                    when,
-                    merge.method["name"],
-                    member.name,
-                    number_cell(member.weight, "{:.4f}"),
-                ]
-            )
-    print_table(["merge", "made", "method", "member", "weight"], rows)
-
-
-def run_compare(options):
-    """Prints how two models differ, part by part."""
-    rows = compare(options.first, options.second, options.base, options.layers)
-    what = "task vectors" if options.base else "weights"
-    print_table(
-        [f"part ({what})", "weights", "cosine", "distance", "sign conflicts"],
-        [
-            [
-                row.part,
-                row.entries,
-                number_cell(row.cosine, "{:.4f}"),
-                number_cell(row.distance, "{:.4f}"),
-                number_cell(row.conflicts, "{:.1%}"),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def run_export(options):
-    """Writes a folder that loads like any other model."""
-    if options.kind == "pretrained":
-        if options.hparams is None:
-            raise ValueError("give --hparams, the YAML for inference.")
-        folder = export_pretrained(
-            options.source, options.hparams, options.output, options.file
-        )
-    else:
-        if options.whisper is None:
-            raise ValueError(
-                "give --whisper, a folder or hub name of a Whisper of the same "
-                "architecture, for its configuration and tokenizer."
-            )
-        from huggingface_hub.constants import HF_HUB_CACHE
-        from speechbrain.integrations.huggingface.whisper import Whisper
-
-        try:
-            whisper = Whisper(
-                options.whisper, str(HF_HUB_CACHE), language=options.language
-            )
-        except Exception as error:
-            # transformers raises whatever comes of a missing file
-            raise ValueError(
-                f"--whisper {options.whisper}: cannot be opened as a Whisper "
-                "with its configuration, tokenizer and feature extractor "
-                f"({type(error).__name__}: {error})."
-            ) from error
-        folder = export_whisper(
-            options.source, whisper, options.output, options.module
-        )
-    print(folder)
-
-
-def run_methods(options):
-    """Prints the methods, or one in full."""
-    if options.name is not None:
-        method = find(options.name)
-        print(f"{options.name}{inspect.signature(method)}\n")
-        print(inspect.getdoc(method))
-        return
-    rows = []
-    for name in available():
-        method = find(name)
-        summary = (inspect.getdoc(method) or "").partition("\n")[0]
-        rows.append([name, "base" if method.needs_base else "", summary])
-    print_table(["method", "needs", ""], rows)
-
-
-def _type(weights, name):
-    """The type of a tensor, in a word."""
-    return str(weights.dtype(name)).removeprefix("torch.")
 
 
 if __name__ == "__main__":

@@ -35,12 +35,10 @@ Authors
 
 import json
 import math
-import platform
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -51,6 +49,7 @@ from tqdm import tqdm
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.records.versions import versions
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
@@ -310,7 +309,7 @@ def _describe(method, experts, base, labels, hashes):
         "base": None
         if base is None
         else {"path": _path(base), "digest": hashes[-1]},
-        "versions": _versions(),
+        "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -339,15 +338,3 @@ def _path(source):
         return source.label
     path = getattr(source, "path", source)
     return str(path) if isinstance(path, (str, Path)) else None
-
-
-def _versions():
-    """Versions of what took part."""
-    versions = {"python": platform.python_version()}
-    for package in ("speechbrain_merge", "speechbrain", "torch", "safetensors"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            # run from a checkout that is not installed
-            versions[package] = "not installed"
-    return versions

@@ -1,4 +1,4 @@
-"""The YAML fragments of hparams/, included as a recipe does."""
+"""The YAML fragments of the package, included as a recipe does."""
 
 import inspect
 import json
@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
+import speechbrain_merge
 from speechbrain_merge import MergeStage
 from speechbrain_merge.methods import MergeMethod, available
 from speechbrain_merge.methods.registry import find
 
-FRAGMENTS = Path(__file__).resolve().parents[1] / "hparams"
+FRAGMENTS = Path(speechbrain_merge.__file__).parent / "hparams"
 POLICIES = ("mast", "mact", "smact", "aode")
 METHODS = sorted(
     path.stem for path in FRAGMENTS.glob("*.yaml") if path.stem not in POLICIES

@@ -17,6 +17,7 @@ import speechbrain_merge
 PACKAGE = Path(speechbrain_merge.__file__).parent
 
 ROOMS = (
+    "__main__",
     "cli",
     "command",
     "study",
@@ -33,6 +34,7 @@ ROOMS = (
     "evaluation",
     "weights",
     "records",
+    "version",
 )
 """From the top to the ground."""
 

@@ -32,6 +32,7 @@ from typing import Optional
 
 import torch
 
+from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.weights import check_compatible, fold, part, renamed
 
 
@@ -147,3 +148,22 @@ def _difference(row, found, based):
         distance = 2 * square**0.5 / (norm_a + norm_b)
     share = conflicts / moved if based and moved else None
     return PartDifference(row, int(entries), cosine, distance, share)
+
+
+def run(options):
+    """Prints how two models differ, part by part."""
+    rows = compare(options.first, options.second, options.base, options.layers)
+    what = "task vectors" if options.base else "weights"
+    print_table(
+        [f"part ({what})", "weights", "cosine", "distance", "sign conflicts"],
+        [
+            [
+                row.part,
+                row.entries,
+                number_cell(row.cosine, "{:.4f}"),
+                number_cell(row.distance, "{:.4f}"),
+                number_cell(row.conflicts, "{:.1%}"),
+            ]
+            for row in rows
+        ],
+    )

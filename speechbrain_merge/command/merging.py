@@ -1,0 +1,69 @@
+"""``speechbrain-merge merge``: by one method, or by a plan.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
+from speechbrain_merge.command.plan_run import PlanRun
+
+PLANS = (".yaml", ".yml")
+
+
+def run(options):
+    """Merges by one method, or by a plan."""
+    if options.method.endswith(PLANS):
+        given = [
+            f"--{name.replace('_', '-')}" if name != "experts" else "experts"
+            for name in (
+                "experts",
+                "base",
+                "output",
+                "parameters",
+                "include",
+                "exclude",
+                "otherwise",
+                "different_bases",
+                "dtype",
+            )
+            if getattr(options, name)
+        ]
+        if given:
+            raise ValueError(
+                f"{options.method} is a plan, which says all this itself: "
+                f"leave out {', '.join(given)}."
+            )
+        plan = read_plan(options.method)
+    else:
+        if options.output is None:
+            raise ValueError("give --output, the .safetensors file to write.")
+        if not options.experts:
+            raise ValueError("give the experts to merge.")
+        stage = {
+            "method": options.method,
+            "parameters": parse_yaml(
+                options.parameters or "{}", "--parameters"
+            ),
+        }
+        for name in (
+            "experts",
+            "base",
+            "include",
+            "exclude",
+            "otherwise",
+            "output",
+            "different_bases",
+            "dtype",
+        ):
+            stage[name] = getattr(options, name)
+        plan = Plan({options.output: stage})
+    if options.workers < 1:
+        raise ValueError(f"--workers must be 1 or more, got {options.workers}.")
+    run = PlanRun(plan)
+    if options.dry_run:
+        print("\n".join(run.describe()))
+        return
+    done = run.run(options.workers, progress=not options.quiet)
+    for name, state in done.items():
+        output = plan.stages[name].get("output", "not kept")
+        print(f"{name}: {state}" + (f" ({output})" if output != name else ""))
