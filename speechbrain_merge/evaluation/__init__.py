@@ -15,6 +15,12 @@ from speechbrain_merge.evaluation.buckets import (
     by_bucket,
     summarize_scores,
 )
+from speechbrain_merge.evaluation.continual import (
+    CONTINUAL_METRICS,
+    average_metrics,
+    continual_metrics,
+    rate_matrix,
+)
 from speechbrain_merge.evaluation.counts import ErrorCounts, counts_of, rate_of
 from speechbrain_merge.evaluation.domains import (
     macro_average,

@@ -71,10 +71,8 @@ def spread(
     if threads <= 1:
         with single_thread():
             return [function(item) for item in items]
-    with (
-        single_thread(),
-        ThreadPoolExecutor(
-            threads, initializer=lambda: torch.set_num_threads(1)
-        ) as pool,
-    ):
+    pool = ThreadPoolExecutor(
+        threads, initializer=lambda: torch.set_num_threads(1)
+    )
+    with single_thread(), pool:
         return list(pool.map(function, items))

@@ -17,7 +17,7 @@ error of a matrix, is a random matrix of independent entries with variances
 
 ``‖E‖ ≈ max_i √(Σ_j v_ij) + max_j √(Σ_i v_ij)``
 
-(Bandeira & van Handel, "Sharp nonasymptotic bounds on the norm of random
+(A. S. Bandeira et al., "Sharp nonasymptotic bounds on the norm of random
 matrices with independent entries", 2016; where all weights have about the size
 ``rms(θ)``, this is ``ε rms(θ) (√m + √n)/√12``). A step is mostly shorter than
 ``ε|x|``, by a quarter in the mean, which leaves a margin.

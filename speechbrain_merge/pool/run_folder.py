@@ -218,9 +218,9 @@ class RunFolder:
             if not hold(claimed.folder):
                 why = "is being written by another process"
             elif not begun and claimed.lineages() == {
-                killed := first_save.killed_in_it(claimed.folder, saves_at)
+                first_save.killed_in_it(claimed.folder, saves_at)
             }:
-                lineage = killed
+                (lineage,) = claimed.lineages()
                 break
             elif claimed.lineages() - {lineage}:
                 why = "holds a training that this one does not continue"

@@ -412,7 +412,7 @@ def test_of_two_runs_that_measure_at_the_same_time_the_first_counts(
     folder = Path(hparams["normalizer_folder"])
     kept = []
     for _ in range(2):
-        features.take_statistics(hparams, folder)
+        features.take_statistics(hparams, folder, ["tones"])
         kept.append(
             {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
         )

@@ -23,14 +23,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 import torchaudio
 from esc50_prepare import prepare_esc50
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.methods import (
@@ -39,6 +35,10 @@ from speechbrain_merge.methods import (
     source_ratios,
 )
 from speechbrain_merge.pool import read_pool, select
+
+import speechbrain as sb
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 

@@ -15,14 +15,15 @@ import shutil
 import uuid
 from pathlib import Path
 
-import speechbrain as sb
 from speech_domains_prepare import prepare_speech_domains
+
+import speechbrain as sb
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import run_on_main
 
 
-def load_statistics(hparams):
+def load_statistics(hparams, folder, domains):
     """Gives the normaliser the statistics of the features.
 
     They are taken where they were not taken before.
@@ -30,20 +31,23 @@ def load_statistics(hparams):
     Arguments
     ---------
     hparams : dict
-        With ``compute_features``, the ``normalize`` that gets the statistics,
-        the ``normalizer_folder`` that keeps them, and the
-        ``normalizer_domains`` whose training sets they are taken from.
+        With ``compute_features`` and the ``normalize`` that gets the
+        statistics.
+    folder : str
+        Keeps them.
+    domains : list of str
+        Whose training sets they are taken from.
 
     Raises
     ------
     ValueError
         When those that were taken are of features of another size.
     """
-    folder = Path(hparams["normalizer_folder"])
+    folder = Path(folder)
     normalize = hparams["normalize"]
     keeper = Checkpointer(folder, {"normalizer": normalize})
     if keeper.find_checkpoint() is None:
-        run_on_main(take_statistics, args=[hparams, folder])
+        run_on_main(take_statistics, args=[hparams, folder, domains])
     keeper.recover_if_possible()
     bands = normalize.glob_mean.shape[-1]
     if bands != hparams["n_mels"]:
@@ -54,7 +58,7 @@ def load_statistics(hparams):
         )
 
 
-def take_statistics(hparams, folder):
+def take_statistics(hparams, folder, domains):
     """Takes the statistics, and keeps them in a folder.
 
     Runs that start at the same time all take them, with the same outcome, and
@@ -66,12 +70,14 @@ def take_statistics(hparams, folder):
         See ``load_statistics``.
     folder : Path
         Gets them, whole.
+    domains : list of str
+        See ``load_statistics``.
     """
     manifests = Path(hparams["manifest_folder"]) / "normalizer"
     prepare_speech_domains(
         data_folder=hparams["data_folder"],
         save_folder=manifests,
-        train_domains=hparams["normalizer_domains"],
+        train_domains=domains,
         valid_domains=[],
         train_hours=hparams["train_hours"],
         seed=hparams["data_seed"],

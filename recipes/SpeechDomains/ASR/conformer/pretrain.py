@@ -20,17 +20,17 @@ import functools
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from features import load_statistics
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
+from speechbrain_merge import MergeMixin, Run
+
+import speechbrain as sb
 from speechbrain.lobes.models.BESTRQ import brq_mask_collate_fn
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.seed import seed_everything
-
-from speechbrain_merge import MergeMixin, Run
 
 logger = get_logger(__name__)
 
@@ -220,7 +220,11 @@ def build(hparams_file, overrides, run_opts):
         },
     )
     train_data, valid_data = dataio_prepare(hparams)
-    load_statistics(hparams)
+    load_statistics(
+        hparams,
+        folder=hparams["normalizer_folder"],
+        domains=hparams["normalizer_domains"],
+    )
     brain = Pretraining(
         modules=hparams["modules"],
         hparams=hparams,

@@ -30,22 +30,22 @@ Authors
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 from features import load_statistics
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-from speechbrain.utils.seed import seed_everything
-from torch.utils.data import ConcatDataset
-from units import check_units, tokens_of, units_of, words_of
-
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.training import ClipAllGroups, balanced_sampler
 from speechbrain_merge.weights import open_weights
+from torch.utils.data import ConcatDataset
+from units import check_units, tokens_of, units_of, words_of
+
+import speechbrain as sb
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.seed import seed_everything
 
 logger = get_logger(__name__)
 
@@ -265,7 +265,11 @@ def prepare(hparams, run_opts):
     train_data, valid_data, valid_sets, test_sets = dataio_prepare(
         hparams, units
     )
-    load_statistics(hparams)
+    load_statistics(
+        hparams,
+        folder=hparams["normalizer_folder"],
+        domains=hparams["normalizer_domains"],
+    )
     asr_brain = ASR(
         modules=hparams["modules"],
         hparams=hparams,

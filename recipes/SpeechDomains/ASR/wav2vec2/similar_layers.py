@@ -13,14 +13,14 @@ import random
 
 import torch
 from speech_encoder import WhisperEncoder
-from speechbrain.dataio.dataloader import make_dataloader
-from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
-from transformers import AutoModel, AutoTokenizer
-
 from speechbrain_merge.brain.representations import paired_representations
 from speechbrain_merge.search import layer_distances
 from speechbrain_merge.search.layer_similarity import DISTANCES
 from speechbrain_merge.training.windowed_whisper import SAMPLES_PER_POSITION
+from transformers import AutoModel, AutoTokenizer
+
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 
 
 def similar_layers(

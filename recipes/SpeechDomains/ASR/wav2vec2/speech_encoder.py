@@ -25,16 +25,16 @@ import math
 from typing import Union
 
 import torch
-from speechbrain.integrations.huggingface.hubert import HuBERT
-from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
-from speechbrain.integrations.huggingface.wavlm import WavLM
-from speechbrain.integrations.huggingface.whisper import N_SAMPLES
-from transformers import AutoConfig
-
 from speechbrain_merge.training.windowed_whisper import (
     SAMPLES_PER_POSITION,
     WindowedWhisper,
 )
+from transformers import AutoConfig
+
+from speechbrain.integrations.huggingface.hubert import HuBERT
+from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+from speechbrain.integrations.huggingface.wavlm import WavLM
+from speechbrain.integrations.huggingface.whisper import N_SAMPLES
 
 WRAPPERS = {"wav2vec2": Wav2Vec2, "hubert": HuBERT, "wavlm": WavLM}
 

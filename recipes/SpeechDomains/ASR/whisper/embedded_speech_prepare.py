@@ -46,6 +46,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from scipy.signal import fftconvolve, resample_poly
+
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
-from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.files import write_whole
+
+from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 

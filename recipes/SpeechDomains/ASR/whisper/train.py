@@ -24,16 +24,9 @@ import os
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain.inference.ASR import WhisperASR
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
-from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.logger import get_logger
-from speechbrain.utils.seed import seed_everything
-
 from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.export import export_whisper
@@ -43,6 +36,13 @@ from speechbrain_merge.training import (
     balanced_sampler,
     freeze,
 )
+
+import speechbrain as sb
+from speechbrain.inference.ASR import WhisperASR
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.seed import seed_everything
 
 logger = get_logger(__name__)
 

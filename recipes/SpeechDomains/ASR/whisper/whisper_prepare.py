@@ -35,6 +35,7 @@ from ctranslate2_prepare import (
     whisper_config,
 )
 from safetensors.torch import save_file
+
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
