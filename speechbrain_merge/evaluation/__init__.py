@@ -1,8 +1,10 @@
 """Error rates, forgetting, significance, transcripts, and combined systems.
 
-This room knows transcripts and counts, and nothing of weights or models.
+This room knows transcripts and counts, and nothing of the models that wrote
+them or of their weights.
 """
 
+from speechbrain_merge.evaluation.bert_score import BERTScore
 from speechbrain_merge.evaluation.bootstrap import (
     BootstrapComparison,
     Interval,
@@ -28,6 +30,7 @@ from speechbrain_merge.evaluation.domains import (
     summarize_domains,
     worst_domain,
 )
+from speechbrain_merge.evaluation.entailment import Entailment
 from speechbrain_merge.evaluation.error_changes import (
     ErrorChange,
     changed_utterance_rows,
@@ -59,6 +62,10 @@ from speechbrain_merge.evaluation.hypothesis_fusion import (
     select_by_confidence,
 )
 from speechbrain_merge.evaluation.records import read_scores, write_scores
+from speechbrain_merge.evaluation.semantic import (
+    SemanticScore,
+    phonetic_similarity,
+)
 from speechbrain_merge.evaluation.sign_flips import sign_flip_p_value
 from speechbrain_merge.evaluation.significance import (
     MatchedPairs,
