@@ -12,6 +12,7 @@ from speechbrain_merge.methods.average import Average  # isort: skip
 from speechbrain_merge.methods.extreme import Extreme  # isort: skip
 from speechbrain_merge.methods.slerp import Slerp  # isort: skip
 from speechbrain_merge.methods.task_arithmetic import TaskArithmetic  # isort: skip
+from speechbrain_merge.methods.analogy import Analogy  # isort: skip
 from speechbrain_merge.methods.ties import TIES  # isort: skip
 from speechbrain_merge.methods.dare import DARE  # isort: skip
 from speechbrain_merge.methods.della import DELLA  # isort: skip
@@ -24,10 +25,15 @@ from speechbrain_merge.methods.layer_scaled import LayerScaled  # isort: skip
 from speechbrain_merge.methods.karcher import Karcher  # isort: skip
 from speechbrain_merge.methods.model_stock import ModelStock  # isort: skip
 from speechbrain_merge.methods.multislerp import MultiSlerp  # isort: skip
+from speechbrain_merge.methods.nuslerp import NuSlerp  # isort: skip
 from speechbrain_merge.methods.task_singular_vectors import TSVM  # isort: skip
 from speechbrain_merge.methods.boosted_task_singular_vectors import BoostedTSVM  # isort: skip
 from speechbrain_merge.methods.isotropic import IsoC, IsoCTS  # isort: skip
 from speechbrain_merge.methods.wudi import WUDI  # isort: skip
+from speechbrain_merge.methods.monosoup import MonoSoup  # isort: skip
+from speechbrain_merge.methods.opcm import OPCM  # isort: skip
+from speechbrain_merge.methods.calibrated import Calibrated  # isort: skip
+from speechbrain_merge.methods.boosted import Boosted  # isort: skip
 from speechbrain_merge.methods.fisher import Fisher  # isort: skip
 from speechbrain_merge.methods.regmean import RegMean  # isort: skip
 from speechbrain_merge.methods.attention.merge import AttentionMerge  # isort: skip

@@ -247,13 +247,57 @@ class MatrixMethod(MergeMethod):
     def merge_tensor(self, name, experts, base):
         """Merges one tensor by the formula or, if it is no matrix, the mean."""
         factor = resolve(self.scale, name, 1, depths=self.depths)[0]
-        names = (name, *self.found.aliases.get(name, []))
-        if not self.is_matrix(tuple(base.shape), *names):
+        if not self.sees(name, base):
             part_of_each = factor / len(experts)
             return combination(
                 [base, *experts],
                 [1.0 - factor] + [part_of_each] * len(experts),
             )
+        change = self.formula_of(name, experts, base)
+        if not change.any() and any(
+            not torch.equal(expert, base) for expert in experts
+        ):
+            logger.warning(
+                "%s stays as in the base: what the experts changed in it is "
+                "no more than the rounding errors of %s. Merge checkpoints "
+                "that were saved in a finer type, if there are such.",
+                name,
+                ", ".join(
+                    sorted({stored_type(expert).dtype for expert in experts})
+                ),
+            )
+        return base.to(torch.float64).add(change, alpha=factor).to(base.dtype)
+
+    def sees(self, name: str, tensor: torch.Tensor) -> bool:
+        """Whether the formula sees a tensor, under any of its names."""
+        names = (name, *self.found.aliases.get(name, []))
+        return self.is_matrix(tuple(tensor.shape), *names)
+
+    def formula_of(
+        self, name: str, experts: list[torch.Tensor], base: torch.Tensor
+    ) -> torch.Tensor:
+        """The formula on the matrix, or the matrices, of one tensor.
+
+        Arguments
+        ---------
+        name : str
+            Name of a tensor that the formula sees.
+        experts : list of torch.Tensor
+            The tensor of each expert.
+        base : torch.Tensor
+            The tensor of the base.
+
+        Returns
+        -------
+        change : torch.Tensor
+            What the formula makes of the task vectors: float64, in the shape
+            of the tensor.
+
+        Raises
+        ------
+        ValueError
+            When no solver can decompose a matrix.
+        """
         # where tensors are merged side by side, one does not take more threads
         threads = (os.cpu_count() or 1) if self.workers == 1 else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
@@ -272,27 +316,16 @@ class MatrixMethod(MergeMethod):
 
         try:
             if name in self.found.layouts:
-                merged = self._merge_fused(merged_task_vector, name, matrices)
+                change = self._merge_fused(merged_task_vector, name, matrices)
             else:
-                merged = merged_task_vector(matrices)
+                change = merged_task_vector(matrices)
         except SOLVER_ERRORS as error:
             raise ValueError(
                 f"The singular values of {name} could not be computed, by any "
                 f"of the solvers, in float64 ({error}). Leave this tensor to "
                 "the mean by adding its name to the method's `exclude`."
             ) from error
-        if not merged.any() and any(
-            not torch.equal(matrix, matrices[0]) for matrix in matrices[1:]
-        ):
-            logger.warning(
-                "%s stays as in the base: what the experts changed in it is "
-                "no more than the rounding errors of %s. Merge checkpoints "
-                "that were saved in a finer type, if there are such.",
-                name,
-                ", ".join(sorted({info.dtype for info in infos[1:]})),
-            )
-        merged = matrices[0].add(merged, alpha=factor)
-        return merged.reshape(base.shape).to(base.dtype)
+        return change.to(torch.float64).reshape(base.shape)
 
     def _merge_fused(self, formula, name, matrices):
         """Queries, keys and values apart."""

@@ -92,6 +92,10 @@ class Noise:
         """The error of all task vectors side by side."""
         return math.hypot(*self.experts, *self.base)
 
+    def first(self, number: int) -> "Noise":
+        """The errors of the first so many experts alone."""
+        return Noise(self.experts[:number], self.base[:number])
+
     def of_sum(self) -> float:
         """The error of their sum; the base's error counts once an expert."""
         return math.hypot(*self.experts, sum(self.base))

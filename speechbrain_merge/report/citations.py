@@ -11,6 +11,11 @@ CITATIONS = {
         "Learning, ICLR 2024",
         "2310.02575",
     ),
+    "analogy": (
+        "Su et al., Task Arithmetic can Mitigate Synthetic-to-Real Gap in "
+        "Automatic Speech Recognition, EMNLP 2024",
+        "2406.02925",
+    ),
     "attention_merge": (
         "Sundar et al., Multimodal Attention Merging for Improved Speech "
         "Recognition and Audio Event Classification, ICASSP Workshops 2024",
@@ -22,6 +27,10 @@ CITATIONS = {
         "time, ICML 2022",
         "2203.05482",
     ),
+    "boosted": (
+        "Skorobogat et al., Subspace-Boosted Model Merging, 2025",
+        "2506.16506",
+    ),
     "boosted_tsv_m": (
         "Carvalho, Teixeira, Rolland and Abad, Interspeech 2026",
         "2603.05354",
@@ -30,6 +39,11 @@ CITATIONS = {
         "Davari and Belilovsky, Model Breadcrumbs: Scaling Multi-Task Model "
         "Merging with Sparse Masks, ECCV 2024",
         "2312.06795",
+    ),
+    "calibrated": (
+        "Zhang et al., When Shared Knowledge Hurts: Spectral Over-Accumulation "
+        "in Model Merging, ICML 2026",
+        "2602.05536",
     ),
     "consensus": (
         "Wang et al., Localizing Task Information for Improved Model Merging "
@@ -76,10 +90,24 @@ CITATIONS = {
         "models, ECCV 2024",
         "2403.19522",
     ),
+    "monosoup": (
+        "Hazimeh et al., Model soups need only one ingredient, 2026",
+        "2602.09689",
+    ),
     "multislerp": (
         "Goddard et al., Arcee's MergeKit: A Toolkit for Merging Large "
         "Language Models, EMNLP Industry Track 2024",
         "2403.13257",
+    ),
+    "nuslerp": (
+        "Goddard et al., Arcee's MergeKit: A Toolkit for Merging Large "
+        "Language Models, EMNLP Industry Track 2024",
+        "2403.13257",
+    ),
+    "opcm": (
+        "Tang et al., Merging Models on the Fly Without Retraining: A "
+        "Sequential Approach to Scalable Continual Model Merging, NeurIPS 2025",
+        "2501.09522",
     ),
     "optimal_transport": (
         "Fu et al., OTF: Optimal Transport based Fusion of Supervised and "

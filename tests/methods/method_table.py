@@ -98,6 +98,16 @@ ROWS = [
     Row("extreme", {"keep": "least"}, **AVERAGE),
     Row("extreme", {"reference": "base"}, **AVERAGE),
     Row("slerp", {"t": 0.3}, experts=2, identical=True, permutable=False),
+    Row("nuslerp", experts=2, identical=True),
+    Row(
+        "nuslerp",
+        {"weights": [1, 3], "reference": "base"},
+        experts=2,
+        identical=True,
+        permutable=False,
+    ),
+    Row("nuslerp", {"by": "output"}, experts=2, identical=True),
+    Row("nuslerp", {"by": "input"}, experts=2, identical=True),
     Row("karcher", **AVERAGE),
     Row("karcher", {"weights": [1, 3, 2]}, permutable=False, **AVERAGE),
     Row("multislerp", **AVERAGE),
@@ -108,6 +118,9 @@ ROWS = [
     Row("task_arithmetic", single=True),
     Row("task_arithmetic", {"scale": 1 / 3}, identical=True),
     Row("task_arithmetic", {"scale": [1, -0.5, 0.2]}, permutable=False),
+    # copies of one model differ in nothing: the base
+    Row("analogy", experts=2, permutable=False),
+    Row("analogy", {"scale": {"depth": [0, 1]}}, experts=2, permutable=False),
     # before any learning it is task arithmetic
     Row("adamerging"),
     Row("adamerging", {"scale": 1, "by": "expert"}, single=True),
@@ -135,6 +148,25 @@ ROWS = [
     Row("consensus"),
     Row("consensus", {"minimum_agreement": 1}, single=True),
     Row("layer_scaled", {"method": "ties", "first": 0.1, "last": 1}),
+    Row("calibrated", {"method": "task_arithmetic"}, single=True),
+    # of copies, three in the sum: 3 times as far as one
+    Row(
+        "calibrated",
+        {"method": {"method": "task_arithmetic", "scale": 1 / 3}},
+        identical=True,
+    ),
+    Row(
+        "calibrated",
+        {"method": "ties", "alpha": 0.5, "conv_as_matrix": True},
+        tolerance=1e-4,
+    ),
+    Row("boosted", {"method": "task_arithmetic"}, tolerance=1e-4),
+    Row(
+        "boosted",
+        {"method": "tsv_m", "boost": 0.6, "energy": "l2"},
+        tolerance=1e-4,
+    ),
+    Row("boosted", {"method": "ties", "boost": 1}, tolerance=1e-4),
     Row(
         "restricted",
         {"method": "ties", "include": "encoder", "otherwise": "base"},
@@ -155,6 +187,16 @@ ROWS = [
     Row("boosted_tsv_m", tolerance=1e-4),
     Row("boosted_tsv_m", {"boost_stage": "merged"}, tolerance=1e-4),
     Row("boosted_tsv_m", {"energy": "l2", "rank_fraction": 1}, tolerance=1e-4),
+    Row("opcm", single=True, permutable=False),
+    Row(
+        "opcm",
+        {"alpha": 0.9, "exclude": [], "conv_as_matrix": True},
+        single=True,
+        permutable=False,
+    ),
+    Row("opcm", {"previous": {"experts": 3}}, permutable=False),
+    Row("monosoup", experts=1),
+    Row("monosoup", {"energy": 0.8}, experts=1),
     # Adam's steps have a length of their own
     Row("wudi", {"steps": 5}, homogeneous=False),
     # the statistics belong to the experts in their order

@@ -58,3 +58,36 @@ def largest_difference(merged, answer):
         float((merged[name] - tensor).abs().max())
         for name, tensor in answer.items()
     )
+
+
+def later_answers(dtype):
+    """Base, experts and answers of ``make_later.py``.
+
+    Arguments
+    ---------
+    dtype : torch.dtype
+        ``torch.float32`` or ``torch.float64``.
+
+    Returns
+    -------
+    base : dict
+    experts : list of dict
+    answers : dict
+        Name of an answer to a state dict, which may lack tensors.
+    """
+    found = {}
+    kind = str(dtype).removeprefix("torch.")
+    for key, tensor in load_file(FOLDER / "later.safetensors").items():
+        of, what, name = key.split("/")
+        if of == kind:
+            found.setdefault(what, {})[name] = tensor
+    experts = [found.pop(f"expert{number}") for number in range(3)]
+    return found.pop("base"), experts, found
+
+
+def assert_answers(merged, answer, dtype):
+    """A merge is the answer, as exactly as its type allows."""
+    for name, expected in answer.items():
+        torch.testing.assert_close(
+            merged[name], expected, rtol=0, atol=TOLERANCES[dtype], msg=name
+        )

@@ -54,9 +54,11 @@ def test_nothing_in_a_state_dict(name):
     needed = {
         "layer_scaled": {"method": "average", "first": 0, "last": 1},
         "restricted": {"method": "average", "include": "encoder"},
+        "boosted": {"method": "task_arithmetic"},
+        "calibrated": {"method": "task_arithmetic"},
     }
     method = create(name, **needed.get(name, {}))
-    empty = [{}, {}]
+    empty = [{}] * (method.maximum_experts or 2)
     with pytest.raises(ValueError, match="has no tensors"):
         method(empty, {})
     with pytest.raises(ValueError, match="has no tensors"):

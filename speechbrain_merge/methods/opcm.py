@@ -1,0 +1,258 @@
+r"""OPCM: experts merged one after the other, each beside what is there already.
+
+Orthogonal Projection-based Continual Merging (Tang et al., "Merging Models on
+the Fly Without Retraining", arXiv:2501.09522). Experts come one at a time, and
+old ones need not be kept: of each new task vector, what lies in the strongest
+directions of the merged one is left out, so that it does not disturb what was
+merged before. The length of the merged task vector stays the mean length of
+those of the experts.
+
+With ``A_1 = τ_1`` and the singular value decomposition ``A_{t−1} = U diag(σ) Vᵀ``,
+of whose values the first ``r`` have at most a part ``alpha`` of the sum:
+
+- ``τ̃_t = τ_t`` without its entries ``u_iᵀ τ_t v_j`` for ``i, j ≤ r``, and
+  without those for ``i = j``;
+- ``A_t = A_{t−1} + τ̃_t`` in matrices; ``A_{t−1} + τ_t`` in other tensors;
+- ``θ = θ_0 + A_T · mean_t ‖τ_t‖ / ‖A_T‖``, norms over the whole model.
+
+One expert is given back, and the order of the experts matters.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.methods import OPCM
+>>> base = {"fc.weight": torch.zeros(2, 2)}
+>>> first = {"fc.weight": torch.diag(torch.tensor([3.0, 0.0]))}
+>>> second = {"fc.weight": torch.diag(torch.tensor([1.0, 3.0]))}
+>>> merged = OPCM()([first, second], base)["fc.weight"]
+>>> torch.equal(merged[0, 0], merged[1, 1])  # of the second, [0, 0] is left out
+True
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import math
+from typing import NamedTuple, Optional
+
+import torch
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.methods.base import is_finite
+from speechbrain_merge.methods.coefficients import resolve
+from speechbrain_merge.methods.factorization import decompose
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
+from speechbrain_merge.methods.one_thread import single_thread
+from speechbrain_merge.methods.parameters import check_number, check_whole
+from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.task_vectors import merged_names
+
+logger = get_logger(__name__)
+
+
+class Sequence(NamedTuple):
+    """The findings of the first pass of ``OPCM``.
+
+    Arguments
+    ---------
+    layouts, aliases : dict
+        As of ``speechbrain_merge.methods.matrices.Fused``.
+    growth : float
+        ``‖A_T‖`` beside the mean length of the experts' task vectors.
+    experts : int
+        How many experts are in the merge.
+    """
+
+    layouts: dict
+    aliases: dict
+    growth: float = 1.0
+    experts: int = 1
+
+
+@register("opcm")
+class OPCM(MatrixMethod):
+    """``θ_0 + A_T · mean_t ‖τ_t‖ / ‖A_T‖``, experts in the order given.
+
+    A merge can go on from an earlier one, without the experts that it was made
+    of: give the earlier merge as the first expert, and ``previous``.
+
+    Directions of ``A`` that are no stronger than the rounding errors of the
+    weights as they were stored (``speechbrain_merge.methods.rounding``) take
+    nothing away from a new expert; in the authors' code LAPACK chooses some.
+
+    Arguments
+    ---------
+    scale : float or dict
+        Multiplies the merged task vector, also by part or depth
+        (``speechbrain_merge.methods.coefficients``).
+    alpha : float
+        From 0 (a new expert loses the diagonal alone) to 1. The authors use
+        0.5.
+    previous : dict or None
+        Says that the first expert is a merge by this method (with a scale of
+        1): ``experts`` is the number that it was made of, and ``growth`` is
+        what the log of that merge says, ``‖A‖`` beside the mean length. Where
+        ``growth`` is missing it is taken to be ``√experts``, as it is for
+        task vectors that are orthogonal to each other.
+    exclude, conv_as_matrix, split_projections, heads
+        Which matrices are projected
+        (``speechbrain_merge.methods.matrices.MatrixMethod``).
+
+    Example
+    -------
+    >>> OPCM(alpha=1.2)
+    Traceback (most recent call last):
+    ...
+    ValueError: `alpha` must be a number at least 0 and at most 1, got 1.2.
+    """
+
+    def __init__(
+        self,
+        scale=1.0,
+        alpha=0.5,
+        previous: Optional[dict] = None,
+        exclude=NO_MATRICES,
+        conv_as_matrix=False,
+        split_projections=True,
+        heads=None,
+    ):
+        super().__init__(
+            scale, exclude, conv_as_matrix, split_projections, heads
+        )
+        check_number(alpha, "alpha", at_least=0, at_most=1)
+        if previous is not None:
+            check_previous(previous)
+        self.alpha, self.previous = alpha, previous
+
+    def prepare(self, experts, base):
+        """The lengths of the task vectors and of what they are merged to."""
+        fused = super().prepare(experts, base)
+        self.found = Sequence(fused.layouts, fused.aliases)
+
+        def squares(name):
+            """Squared norms: of each expert's task vector, and of ``A``."""
+            anchor = base[name].to(torch.float64)
+            models = [expert[name].to(torch.float64) for expert in experts]
+            if not all(map(is_finite, (anchor, *models))):
+                return [0.0] * (len(models) + 1)  # reported when it is merged
+            lengths = [
+                float((model - anchor).square().sum()) for model in models
+            ]
+            merged = self._accumulated(name, models, anchor, base[name].dtype)
+            return [*lengths, float(merged.square().sum())]
+
+        found = self.each(squares, merged_names(experts), "merge in sequence")
+        *lengths, total = [
+            math.sqrt(math.fsum(column)) for column in zip(*found)
+        ]
+        before = 1 if self.previous is None else self.previous["experts"]
+        number = before + len(lengths) - 1
+        mean = (before * lengths[0] + math.fsum(lengths[1:])) / number
+        growth = total / mean if mean > 0 else 0.0
+        logger.info(
+            "opcm: to go on from this merge, give it as the first expert and "
+            "previous={experts: %d, growth: %.9g}.",
+            number,
+            growth,
+        )
+        return Sequence(fused.layouts, fused.aliases, growth, number)
+
+    def merge_tensor(self, name, experts, base):
+        """Merges one tensor."""
+        if self.found.growth == 0:  # nothing moved, or all of it cancels
+            return base.clone()
+        scale = resolve(self.scale, name, 1, depths=self.depths)[0]
+        anchor = base.to(torch.float64)
+        models = [expert.to(torch.float64) for expert in experts]
+        merged = self._accumulated(name, models, anchor, base.dtype)
+        return anchor.add(merged, alpha=scale / self.found.growth).to(
+            base.dtype
+        )
+
+    def _accumulated(self, name, models, anchor, dtype):
+        """``A_T`` of one tensor, in float64 and in its shape."""
+        if self.sees(name, anchor):
+            return self.formula_of(
+                name,
+                [model.to(dtype) for model in models],
+                anchor.to(dtype),
+            )
+        first, *others = (model - anchor for model in models)
+        return sum(others, first * self._growth_before())
+
+    def _growth_before(self):
+        """What makes the first task vector ``A`` again."""
+        if self.previous is None:
+            return 1.0
+        return self.previous.get("growth", math.sqrt(self.previous["experts"]))
+
+    def merge_matrix(self, vectors, threads, ladder, noise):
+        """``A_T`` of one matrix."""
+        first, *others = vectors
+        total = first * self._growth_before()
+        with single_thread():
+            for number, vector in enumerate(others, 1):
+                total = total + beside(
+                    vector, total, self.alpha, noise.first(number).of_sum()
+                )
+        return total
+
+
+def beside(
+    vector: torch.Tensor, merged: torch.Tensor, alpha: float, noise: float
+) -> torch.Tensor:
+    """A task vector without what would disturb a merged one.
+
+    Arguments
+    ---------
+    vector, merged : torch.Tensor
+        ``[m, n]``, float64.
+    alpha : float
+        Which part of the sum of the merged one's singular values is protected
+        as a block.
+    noise : float
+        Directions of the merged one that are no stronger than this take
+        nothing away.
+
+    Returns
+    -------
+    rest : torch.Tensor
+        ``[m, n]``.
+
+    Example
+    -------
+    >>> merged = torch.diag(torch.tensor([3.0, 2.0, 1.0])).double()
+    >>> beside(torch.ones(3, 3).double(), merged, 0.9, 0.0)
+    tensor([[0., 0., 1.],
+            [0., 0., 1.],
+            [1., 1., 0.]], dtype=torch.float64)
+    """
+    found = decompose(merged, noise)
+    values = found.values
+    if len(values) == 0:
+        return vector
+    # all that come before the one that makes their sum exceed the part
+    sums = values.cumsum(0)
+    block = int((sums <= alpha * sums[-1]).sum())
+    entries = found.left.T @ vector @ found.right
+    taken = torch.diag(entries.diagonal())
+    taken[:block, :block] = entries[:block, :block]
+    return vector - found.left @ taken @ found.right.T
+
+
+def check_previous(previous: dict) -> None:
+    """Raises a ValueError unless this says what an earlier merge was."""
+    known = {"experts", "growth"}
+    if (
+        not isinstance(previous, dict)
+        or "experts" not in previous
+        or set(previous) - known
+    ):
+        raise ValueError(
+            "`previous` must say of how many experts the earlier merge was "
+            "made, as in {experts: 3, growth: 1.7} (growth, from the log of "
+            f"that merge, may be left out); got {previous!r}."
+        )
+    check_whole(previous["experts"], "previous: experts", at_least=1)
+    if "growth" in previous:
+        check_number(previous["growth"], "previous: growth", above=0)
