@@ -34,7 +34,11 @@ def test_every_yaml_of_a_corpus_is_in_its_table(table):
 
 
 def test_every_corpus_has_a_table():
-    folders = {path.name for path in (ROOT / "recipes").iterdir()}
+    folders = {
+        path.name
+        for path in (ROOT / "recipes").iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    }
     assert folders == {table.stem for table in TABLES}
 
 
