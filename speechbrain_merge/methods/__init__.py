@@ -9,6 +9,7 @@ from speechbrain_merge.methods.plain_function import merge_method
 from speechbrain_merge.methods.registry import available, create, register
 
 from speechbrain_merge.methods.average import Average  # isort: skip
+from speechbrain_merge.methods.trajectory_weights import trajectory_weights  # isort: skip
 from speechbrain_merge.methods.extreme import Extreme  # isort: skip
 from speechbrain_merge.methods.slerp import Slerp  # isort: skip
 from speechbrain_merge.methods.task_arithmetic import TaskArithmetic  # isort: skip

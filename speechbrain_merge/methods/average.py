@@ -20,6 +20,10 @@ Authors
 from speechbrain_merge.methods.base import MergeMethod, mean, weighted_sum
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.trajectory_weights import (
+    check_shape,
+    trajectory_weights,
+)
 
 
 @register("average")
@@ -31,11 +35,14 @@ class Average(MergeMethod):
 
     Arguments
     ---------
-    weights : list, dict or None
+    weights : list, dict, str or None
         One weight an expert, in any form of
         ``speechbrain_merge.methods.coefficients``; divided by their sum.
         ``None`` is the plain mean. Weights may be negative, their sum may not
-        be zero.
+        be zero. For the checkpoints of one training, the oldest first, also
+        the name of a decay of its learning rate: ``"linear"``, ``"cosine"``
+        or ``"inverse_square_root"``; see
+        ``speechbrain_merge.methods.trajectory_weights``.
 
     Example
     -------
@@ -50,7 +57,9 @@ class Average(MergeMethod):
 
     def __init__(self, weights=None):
         super().__init__()
-        if weights is not None:
+        if isinstance(weights, str):
+            check_shape(weights)
+        elif weights is not None:
             check_coefficient(weights, "weights")
         self.weights = weights
 
@@ -63,10 +72,15 @@ class Average(MergeMethod):
         """Weighted mean of one tensor."""
         if self.weights is None:
             return mean(experts)
-        return weighted_sum(experts, self._shares(name, len(experts)))
+        shares = self._shares(name, len(experts))
+        if len(set(shares)) == 1:
+            return mean(experts)  # the same to the last bit
+        return weighted_sum(experts, shares)
 
     def _shares(self, name, number):
         """The weights of one tensor, summing to one."""
+        if isinstance(self.weights, str):
+            return trajectory_weights(self.weights, number)
         weights = resolve(self.weights, name, number, self.labels, self.depths)
         total = sum(weights)
         if abs(total) < 1e-12:

@@ -42,6 +42,10 @@ def merge_content(method, members) -> dict:
     ...     Average([1, 3]), [a, b]
     ... )
     False
+    >>> merge_content(Average("cosine"), [b, a]) == merge_content(
+    ...     Average("cosine"), [a, b]
+    ... )
+    False
     """
     digests = [member.digest for member in members]
     known = {member.name: member.digest for member in members}
@@ -81,4 +85,5 @@ def _has_list(value):
         return any(
             _has_list(entry) for key, entry in value.items() if key != "depth"
         )
-    return isinstance(value, (list, tuple))
+    # a name is that of a decay along the members
+    return isinstance(value, (list, tuple, str))

@@ -60,8 +60,8 @@ class MergeJob:
         Where results go.
     about : dict
         All that decides the outcome, as plain values for JSON.
-    weights : dict, optional
-        Name of each member to its weight.
+    weights : dict or str, optional
+        Name of each member to its weight, or the decay that gives them.
     racing : bool
         Whether a trial that has lost is stopped.
     workers : int
@@ -83,7 +83,7 @@ class MergeJob:
     search: Any
     folder: Path
     about: Mapping
-    weights: Optional[Mapping] = None
+    weights: Union[Mapping, str, None] = None
     racing: bool = True
     workers: int = 1
     dtype: Any = None
@@ -129,12 +129,34 @@ class MergeJob:
         elif proposal is not None:
             coefficients = proposal
         method = self.method
-        if self.weights is not None:
-            own = {each.name: self.weights[each.name] for each in members}
+        own = self.weights_for(members)
+        if own is not None:
             method = weighted(method, own)
         if coefficients is not None:
             method = with_coefficients(method, coefficients, members)
         return method, members
+
+    def weights_for(self, members) -> Optional[dict]:
+        """The weights of some of the members, if any are given.
+
+        Arguments
+        ---------
+        members : list of Candidate
+            In any order.
+
+        Returns
+        -------
+        dict or None
+            Name of each to its weight. A decay goes along those that are there,
+            in the order of their training.
+        """
+        if self.weights is None:
+            return None
+        if isinstance(self.weights, str):
+            names = {member.name for member in members}
+            there = [each for each in self.members if each.name in names]
+            return weights_of(self.weights, there)
+        return {each.name: self.weights[each.name] for each in members}
 
     def merge(
         self,
@@ -303,6 +325,9 @@ def resolve(
     one = getattr(stage.search, "searches", None) == "candidates"
     stage.method.check_experts(1 if one else len(members))
     base = base_of(stage, members)
+    weights = stage.weights
+    if weights is not None and not isinstance(weights, str):
+        weights = weights_of(weights, members)
     job = MergeJob(
         name=stage.name,
         method=stage.method,
@@ -311,9 +336,7 @@ def resolve(
         search=stage.search,
         folder=Path(folder),
         about={},
-        weights=None
-        if stage.weights is None
-        else weights_of(stage.weights, members),
+        weights=weights,
         racing=stage.score.racing,
         workers=stage.workers,
         dtype=stage.dtype,

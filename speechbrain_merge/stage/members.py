@@ -14,6 +14,11 @@ for the original, so that they do not depend on any order::
         weights: {child_l2: 4/8, digits: 1/8, read: 1/8, telephony: 1/8,
             base: 1/8}
 
+The checkpoints of one training can be weighed as a decay of its learning rate
+would have weighed them, by the decay's name::
+
+        weights: cosine
+
 Weights of one model and its fine-tunings lie close together, and so does their
 mean to all of them. Those of unrelated models do not, and their mean is noise.
 Pools keep the digest of the original. Experts of different originals are not
@@ -37,6 +42,7 @@ Authors
 import inspect
 from collections import Counter
 
+from speechbrain_merge.methods.trajectory_weights import trajectory_weights
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.candidate import BASE
 from speechbrain_merge.records.errors import shown
@@ -132,12 +138,13 @@ def weights_of(weights, members) -> dict:
 
     Arguments
     ---------
-    weights : dict
+    weights : dict or str
         Name of a run or of a candidate to a number, or to a fraction as text
         ("4/8"). Candidates of one run share its weight equally. They need not
-        sum to one.
+        sum to one. Or the name of a decay, for candidates of one run; see
+        ``speechbrain_merge.methods.trajectory_weights``.
     members : list of Candidate
-        What is merged.
+        What is merged, of one run in the order of its training.
 
     Returns
     -------
@@ -148,7 +155,7 @@ def weights_of(weights, members) -> dict:
     ------
     ValueError
         When the names do not match, or a weight is no number; names both
-        lists.
+        lists. When a decay is to go along several runs.
 
     Example
     -------
@@ -160,6 +167,16 @@ def weights_of(weights, members) -> dict:
       members without a weight: read/1
     Name each run (read) or each candidate once.
     """
+    if isinstance(weights, str):
+        runs = list(dict.fromkeys(member.run for member in members))
+        if len(runs) > 1:
+            raise ValueError(
+                f"`weights: {weights}` weighs the checkpoints of one training, "
+                f"and these are of {', '.join(runs)}: name one of them with "
+                "`runs`, or merge the checkpoints of each first."
+            )
+        decayed = trajectory_weights(weights, len(members))
+        return dict(zip((member.name for member in members), decayed))
     shares = Counter(member.run for member in members)
     names = {member.name for member in members}
     strangers = [
@@ -257,6 +274,32 @@ def weighted(method, weights):
             f"'karcher' do; it takes {', '.join(parameters) or 'nothing'}"
         )
     return type(method)(**{**method.configuration(), **changed})
+
+
+def decay_of(method):
+    """The decay by which a method weighs checkpoints, or None.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        One with a parameter `weights`, or a wrapper around one.
+
+    Returns
+    -------
+    str or None
+
+    Example
+    -------
+    >>> from speechbrain_merge.methods import Average
+    >>> decay_of(Average("cosine")), decay_of(Average())
+    ('cosine', None)
+    """
+    while method is not None:
+        weights = getattr(method, "weights", None)
+        if isinstance(weights, str):
+            return weights
+        method = getattr(method, "method", None)
+    return None
 
 
 def unweighted(method):

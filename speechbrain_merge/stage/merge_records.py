@@ -114,9 +114,7 @@ def remember_merge(job, result):
     pools = pools_of(members)
     if not pools:
         return
-    weights = None
-    if job.weights is not None:
-        weights = {member.name: job.weights[member.name] for member in members}
+    weights = job.weights_for(members)
     shares = _shares(result.method, members)
     record = MergeRecord(
         result.name,

@@ -17,10 +17,13 @@ import torch
 
 from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.trajectory_weights import check_shape
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.stage.members import (
     base_member,
     base_of,
+    decay_of,
+    unweighted,
     weighted,
     weights_of,
 )
@@ -61,9 +64,12 @@ class MergeStage:
         with `extends`, as it was. It is what the experts'
         pool kept unless `base` says otherwise: for experts that started from
         a merge (iterated averaging), that is not the first original.
-    weights : dict, optional
+    weights : dict or str, optional
         Weight of each member by the name of its run or its own, `base` for
-        the base; see ``speechbrain_merge.stage.members``. By default the
+        the base; see ``speechbrain_merge.stage.members``. For the checkpoints
+        of one run also the name of a decay: "linear", "cosine" or
+        "inverse_square_root"; see
+        ``speechbrain_merge.methods.trajectory_weights``. By default the
         method's, which are equal ones.
     extends : str, optional
         Name of a merge recorded in the candidates' pool: its members take
@@ -117,7 +123,7 @@ class MergeStage:
         name: Optional[str] = None,
         workers: int = 1,
         with_base: Optional[bool] = None,
-        weights: Optional[Mapping] = None,
+        weights: Union[Mapping, str, None] = None,
         extends: Optional[str] = None,
         same_base: bool = True,
         dtype: Union[str, torch.dtype, None] = None,
@@ -130,6 +136,22 @@ class MergeStage:
                 f"`search` must come from speechbrain_merge.search, got "
                 f"{type(search).__name__}."
             )
+        decay = decay_of(made)
+        if decay is not None and weights is None:
+            # here the members are known, and so is their order
+            made, weights = unweighted(made), decay
+        if isinstance(weights, str):
+            check_shape(weights)
+            for option, given in (
+                ("extends", extends),
+                ("with_base", with_base),
+            ):
+                if given:
+                    raise ValueError(
+                        f"`weights: {weights}` weighs the checkpoints of one "
+                        f"training, and does not go with `{option}`: give the "
+                        "weight of each member."
+                    )
         self.method = made
         self.candidates, self.base = candidates, base
         self.search, self.workers = search, workers
@@ -147,7 +169,9 @@ class MergeStage:
         self.extends = extends
         self.dtype, self.partial = float_dtype(dtype), partial
         self.left_out = self.select.left_out
-        self.weights = None if weights is None else dict(weights)
+        self.weights = (
+            dict(weights) if isinstance(weights, Mapping) else weights
+        )
         if weights is not None:
             weighted(made, {})  # raises where the method takes none
 

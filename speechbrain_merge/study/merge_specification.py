@@ -137,7 +137,16 @@ def _method(specification, members, from_runs, context):
             )
         [(method, inside)] = method.items()
         parameters = {**(inside or {}), **parameters}
-    if "weights" in specification:
+    if isinstance(specification.get("weights"), str):
+        # a decay along the candidates of a training
+        if not from_runs:
+            raise ValueError(
+                f"{context.where('weights')} is {specification['weights']!r}: "
+                "a decay weighs the candidates of one training, `of: {runs: "
+                "MODEL}`; give each model a number."
+            )
+        parameters["weights"] = specification["weights"]
+    elif "weights" in specification:
         if from_runs:
             raise ValueError(
                 f"{context.where('weights')} go with models, not with the "

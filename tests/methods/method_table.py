@@ -94,6 +94,13 @@ AVERAGE = {"identical": True, "single": True}
 ROWS = [
     Row("average", **AVERAGE),
     Row("average", {"weights": [1, 3, 2]}, permutable=False, **AVERAGE),
+    Row("average", {"weights": "linear"}, **AVERAGE),
+    Row(
+        "average",
+        {"weights": "inverse_square_root"},
+        permutable=False,
+        **AVERAGE,
+    ),
     Row("extreme", **AVERAGE),
     Row("extreme", {"keep": "least"}, **AVERAGE),
     Row("extreme", {"reference": "base"}, **AVERAGE),
