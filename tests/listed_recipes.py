@@ -8,7 +8,8 @@ do; a test puts a folder of its own there.
 
 The miniature is made by `tests/corpora/CORPUS.py`, the name of the table in
 lower case with `_` for `-`. Its function `make(folder)` writes what the flags
-look for in `tests/tmp`: the corpus in exactly its layout, and tiny models.
+look for in `tests/tmp`: the corpus in exactly its layout, and tiny models. If it
+has a function `check(row, output)`, that looks at the results of each run.
 
 Example
 -------
