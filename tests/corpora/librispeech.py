@@ -32,8 +32,8 @@ import numpy
 import sentencepiece
 import soundfile
 import torch
-from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from listed_recipes import flags_of
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from tiny_models import (
     make_speech,
     tiny_bert,

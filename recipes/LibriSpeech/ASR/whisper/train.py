@@ -46,7 +46,8 @@ class ASR(MergeMixin, sb.Brain):
         wavs, wav_lens = batch.sig
         bos_tokens, bos_lens = batch.tokens_bos
         # The decoder has a token of its own for padding
-        known = length_to_mask(bos_lens * bos_tokens.shape[1]).bool()
+        number = bos_tokens.shape[1]
+        known = length_to_mask((bos_lens * number).round(), number).bool()
         bos_tokens = bos_tokens.masked_fill(~known, self.tokenizer.pad_token_id)
 
         enc_out, logits, _ = self.modules.whisper(wavs, bos_tokens)
