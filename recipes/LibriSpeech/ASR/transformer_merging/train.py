@@ -22,16 +22,16 @@ Authors
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from librispeech_prepare import prepare_librispeech
+from speechbrain_merge import MergeMixin
+
+import speechbrain as sb
 from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
-
-from speechbrain_merge import MergeMixin
 
 logger = get_logger(__name__)
 

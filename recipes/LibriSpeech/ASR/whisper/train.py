@@ -22,17 +22,17 @@ Authors
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from librispeech_prepare import prepare_librispeech
+from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge.brain.domains import evaluate_domains
+
+import speechbrain as sb
 from speechbrain.dataio.dataio import length_to_mask, load_data_csv
 from speechbrain.utils.data_utils import undo_padding
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-
-from speechbrain_merge import MergeMixin, Run
-from speechbrain_merge.brain.domains import evaluate_domains
 
 logger = get_logger(__name__)
 
