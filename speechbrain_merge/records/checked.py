@@ -150,6 +150,13 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return check
 
 
+def plain_float(value, where: str) -> float:
+    """A number, perhaps NaN or infinite, as in a training that diverged."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong(where, "a number", value)
+    return _as_float(value)
+
+
 def whole(low: float = -math.inf, high: float = 1 << 62) -> Check:
     """A whole number between bounds, inclusive. Truth values are none."""
 
@@ -195,6 +202,18 @@ def listed(each: Check, limit: int = LONGEST_LIST) -> Check:
             each(entry, f"{where}, entry {number}")
             for number, entry in enumerate(value, start=1)
         ]
+
+    return check
+
+
+def some(each: Check, limit: int = LONGEST_LIST) -> Check:
+    """As `listed`, with one entry at least."""
+
+    def check(value, where):
+        found = listed(each, limit)(value, where)
+        if not found:
+            raise _wrong(where, "one entry or more", value)
+        return found
 
     return check
 

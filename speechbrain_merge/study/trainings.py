@@ -38,6 +38,12 @@ from typing import Any, Callable, Optional
 import yaml
 from hyperpyyaml import resolve_references
 
+from speechbrain_merge.records.reading import (
+    YAML_LIMIT,
+    check_yaml,
+    parse_yaml,
+    read_text,
+)
 from speechbrain_merge.study.axes import DOMAIN, fill
 
 WORDS = {
@@ -206,9 +212,11 @@ class Training:
             Key of the YAML to its value.
         """
         plain = json.loads(json.dumps(dict(overrides), default=str))
+        check_yaml(read_text(self.hparams, YAML_LIMIT), str(self.hparams))
+        # By its name, it finds the files that the YAML includes
         with open(self.hparams, encoding="utf-8") as file:
             text = resolve_references(file, plain).getvalue()
-        tree = yaml.load(text, Loader=_PlainLoader)
+        tree = parse_yaml(text, str(self.hparams), _PlainLoader)
         return without_folder(tree, study_folder)
 
     def decisive(self, overrides: Mapping, study_folder) -> dict:
@@ -260,8 +268,9 @@ def top_level_keys(path) -> set:
     >>> sorted(top_level_keys(path))
     ['lr', 'model']
     """
-    with open(path, encoding="utf-8") as file:
-        tree = yaml.compose(file, Loader=yaml.SafeLoader)
+    text = read_text(path, YAML_LIMIT)
+    check_yaml(text, str(path))
+    tree = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(tree, yaml.MappingNode):
         raise ValueError(f"{path} is no YAML of keys and values.")
     return {key.value for key, _ in tree.value}

@@ -143,7 +143,9 @@ def test_a_stored_tally_is_checked(changes, words):
 def test_a_stored_tally_lacks_a_key():
     data = Tally(3, 100).to_dict()
     del data["words"]
-    with pytest.raises(ValueError, match="line 2: expected .* 'words' is missing"):
+    with pytest.raises(
+        ValueError, match="line 2: expected .* 'words' is missing"
+    ):
         Tally.from_dict(data, "j.jsonl, line 2")
 
 
