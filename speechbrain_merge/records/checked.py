@@ -141,7 +141,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(_as_float(value))
+            or not is_finite(value)
             or not low <= value <= high
         ):
             raise _wrong(where, f"a number{_between(low, high)}", value)
@@ -295,8 +295,21 @@ def _between(low, high):
     return f" between {low} and {high}"
 
 
+def is_finite(value) -> bool:
+    """Whether a number has a place among the floats.
+
+    ``math.isfinite`` raises an error for whole numbers that are too large.
+
+    Example
+    -------
+    >>> is_finite(10**308), is_finite(10**309), is_finite(math.nan)
+    (True, False, False)
+    """
+    return math.isfinite(_as_float(value))
+
+
 def _as_float(value):
     try:
         return float(value)
     except OverflowError:
-        return math.inf
+        return math.inf if value > 0 else -math.inf
