@@ -186,7 +186,7 @@ STUDY_RESULTS = {
     ],
     "models": {},
     "sequences": [],
-    "comparisons": [],
+    "comparisons": {"best": {}},
     "barriers": {},
 }
 
@@ -609,7 +609,7 @@ def hparams_of_an_export(files, damage):
 
 @target
 def symmetry_map(files, damage):
-    damage.words.append("symmetry map")
+    damage.words += ["symmetry map", "the map of tiny"]
     with damage(files.map):
         symmetry(MODEL, files.map)
 

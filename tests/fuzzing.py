@@ -127,7 +127,11 @@ def damaged_yaml(text, choose):
         value = None  # tags: HyperPyYAML
     kind = choose(st.integers(0, 4))
     if value is not None and kind > 1:
-        return yaml.safe_dump(damaged_value(value, choose), allow_unicode=True)
+        value = damaged_value(value, choose)
+        try:
+            return yaml.safe_dump(value, allow_unicode=True)
+        except RecursionError:
+            return json.dumps(value)
     lines = text.splitlines() or [""]
     at = choose(st.integers(0, len(lines) - 1))
     more = ["a: &a [*a]", "<<: *b", "? [1]", "- x", "\tx", "%TAG ! x", "---"]
@@ -274,7 +278,10 @@ def damaged(path, valid, choose):
         return damaged_safetensors(valid, choose)
     if valid[:4] == b"PK\x03\x04":
         return damaged_archive(valid, choose)
-    text = valid.decode()
+    try:
+        text = valid.decode()
+    except UnicodeDecodeError:
+        return damaged_bytes(valid, choose)
     if path.suffix == ".yaml":
         return damaged_yaml(text, choose).encode("utf-8", "surrogatepass")
     try:

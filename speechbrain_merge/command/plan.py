@@ -58,6 +58,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import YAML_LIMIT, check_yaml, read_text
 from speechbrain_merge.weights import float_dtype
 
@@ -129,6 +130,11 @@ def parse_yaml(text, label):
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         raise ValueError(f"{label}{line}: not YAML: {problem}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, RecordError):
+            raise
+        # dates that are none, numbers of too many digits
+        raise ValueError(f"{label}: not YAML: {error}") from None
 
 
 class Plan:

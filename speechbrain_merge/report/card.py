@@ -251,7 +251,8 @@ def _inner(recorded):
         for key, value in recorded.items()
         if key not in ("method", "parameters")
     }
-    return name, {**beside, **recorded.get("parameters", {})}
+    inside = recorded.get("parameters")
+    return name, {**beside, **(inside if isinstance(inside, Mapping) else {})}
 
 
 def _method_node(name, parameters):
