@@ -49,6 +49,16 @@ from tqdm import tqdm
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.records.checked import (
+    anything,
+    fields,
+    listed,
+    mapped,
+    number,
+    optional,
+    text,
+)
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.versions import versions
 from speechbrain_merge.weights import (
     Weights,
@@ -63,6 +73,27 @@ from speechbrain_merge.weights import (
 )
 
 logger = get_logger(__name__)
+
+_model = fields(
+    {},
+    {
+        "label": optional(text()),
+        "path": optional(text()),
+        "digest": optional(text(200)),
+        "weight": number(),
+    },
+)
+provenance_record = fields(
+    {"method": text(200)},
+    {
+        "parameters": optional(mapped(anything())),
+        "sources": optional(listed(_model)),
+        "base": optional(_model),
+        "created": optional(text(100)),
+        "versions": optional(mapped(text(100))),
+    },
+)
+"""What a merged file says of its making."""
 
 # Holds the place of a sha256 that is still being computed
 NO_HASH = "0" * 64
@@ -253,7 +284,7 @@ def provenance(source: Union[str, Path]) -> dict:
     Raises
     ------
     ValueError
-        When the file was not written by ``merge``.
+        When the file was not written by ``merge``, or its record is damaged.
     """
     with open_weights(source) as weights:
         if "merge" not in weights.metadata:
@@ -261,7 +292,10 @@ def provenance(source: Union[str, Path]) -> dict:
                 f"{weights.label} has no record of a merge in its metadata: it "
                 "was not written by speechbrain_merge."
             )
-        return json.loads(weights.metadata["merge"])
+        where = f"{weights.label}, metadata 'merge'"
+        return provenance_record(
+            parse_json(weights.metadata["merge"], where), where
+        )
 
 
 def _read(merged, names, title, workers, progress):

@@ -34,7 +34,7 @@ from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.paths import plain_name
-from speechbrain_merge.records.reading import parse_json, read_yaml
+from speechbrain_merge.records.reading import parse_json, read_json, read_yaml
 from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
 logger = get_logger(__name__)
@@ -301,7 +301,7 @@ def _save_what_transformers_forgets(whisper, folder):
     from transformers import GenerationConfig
 
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["architectures"] = ["WhisperForConditionalGeneration"]
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     spelling = getattr(whisper.tokenizer, "english_spelling_normalizer", None)

@@ -65,12 +65,30 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_whole,
 )
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    mapped,
+    plain_float,
+    whole,
+)
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import digest
+from speechbrain_merge.weights.files import load_torch
 
 logger = get_logger(__name__)
 
 OBJECTIVES = ("entropy", "loss")
+
+_history = listed(
+    fields(
+        {
+            "step": whole(0),
+            "objective": plain_float,
+            "coefficients": mapped(mapped(plain_float)),
+        }
+    )
+)
 
 
 def learn_coefficients(
@@ -288,7 +306,7 @@ def _resume(path, method, optimizer, steps):
     """Loads the state of an earlier run; returns the history so far."""
     if not path.exists():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read_state(path, method)
     history = state["history"][:steps]
     stored = state["coefficients"]
     if len(history) < len(state["history"]):
@@ -303,9 +321,36 @@ def _resume(path, method, optimizer, steps):
         )
     with torch.no_grad():
         method.coefficients.copy_(stored)
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{path}, key 'optimizer': not the state of this optimizer "
+            f"({error}). Delete the file to learn the coefficients anew."
+        ) from error
     logger.info(f"Coefficients: {len(history)} steps are in {path}.")
     return history
+
+
+def _read_state(path, method):
+    """The state in a file, if it is one of this method."""
+    state = load_torch(path)
+    wanted = {"coefficients", "optimizer", "history"}
+    if not isinstance(state, dict) or not wanted <= state.keys():
+        raise ValueError(
+            f"{path} is no state of learned coefficients: it needs "
+            f"{', '.join(sorted(wanted))}. Delete it to learn them anew."
+        )
+    where = f"{path}, key 'history'"
+    state["history"] = _history(state["history"], where)
+    stored = state["coefficients"]
+    shape = method.coefficients.shape
+    if not isinstance(stored, torch.Tensor) or stored.shape != shape:
+        raise ValueError(
+            f"{path}, key 'coefficients': expected a tensor of shape "
+            f"{list(shape)}. Delete the file to learn them anew."
+        )
+    return state
 
 
 def _save(path, method, optimizer, history, about):

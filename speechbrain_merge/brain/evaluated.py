@@ -14,6 +14,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.stage.result import stored_result
 
 logger = get_logger(__name__)
 
@@ -53,14 +54,14 @@ def described(source):
     path = Path(source)
     record = path.parent / "result.json"
     if record.is_file():
-        result = read_json(record)["result"]
+        result = stored_result(read_json(record), str(record))["result"]
         if result["path"] == path.name:
             return _of_stage(result)
     try:
         record = provenance(path)
     except ValueError:  # not a file of a merge
         return {"evaluated": str(path)}
-    labels = [each["label"] for each in record["sources"]]
+    labels = [each.get("label") for each in record.get("sources") or []]
     return {"evaluated": f"merge {path} ({record['method']}) {_of(labels)}"}
 
 

@@ -58,7 +58,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
-from speechbrain_merge.records.reading import check_yaml
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import YAML_LIMIT, check_yaml, read_text
 from speechbrain_merge.weights import float_dtype
 
 KEYS = (
@@ -92,8 +93,7 @@ def read_plan(path) -> "Plan":
     ValueError
         When it is not a plan; says where and why.
     """
-    with open(path, encoding="utf-8") as file:
-        content = parse_yaml(file, path)
+    content = parse_yaml(read_text(path, YAML_LIMIT), path)
     if not isinstance(content, dict) or list(content) != ["stages"]:
         raise ValueError(
             f"{path}: a plan has one key, `stages`, with a name for each stage."
@@ -106,7 +106,7 @@ def parse_yaml(text, label):
 
     Arguments
     ---------
-    text : str or file
+    text : str
         What to read.
     label : str
         What errors call it.
@@ -120,7 +120,6 @@ def parse_yaml(text, label):
     ValueError
         When it is not YAML, or names a key twice.
     """
-    text = text if isinstance(text, str) else text.read()
     try:
         plain = YAML(typ="safe", pure=True)
         # What it stands for is bounded before it is made
@@ -131,6 +130,11 @@ def parse_yaml(text, label):
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
         raise ValueError(f"{label}{line}: not YAML: {problem}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, RecordError):
+            raise
+        # dates that are none, numbers of too many digits
+        raise ValueError(f"{label}: not YAML: {error}") from None
 
 
 class Plan:

@@ -42,6 +42,8 @@ from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.records.checked import digest_text, fields
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import (
     check_compatible,
     digest,
@@ -51,6 +53,9 @@ from speechbrain_merge.weights import (
 )
 
 logger = get_logger(__name__)
+
+_made = fields({}, {"digest": digest_text})
+"""What a file says of the stage that made it."""
 
 
 class PlanRun:
@@ -234,8 +239,9 @@ class PlanRun:
         if output is None or not os.path.exists(output):
             return False
         with open_weights(output) as weights:
-            made = json.loads(weights.metadata.get("plan", "{}"))
-        return made.get("digest") == self._digest(name)
+            where = f"{output}, metadata 'plan'"
+            made = parse_json(weights.metadata.get("plan", "{}"), where)
+        return _made(made, where).get("digest") == self._digest(name)
 
     def _needed(self):
         """Stages that have an output to be made, and what making it needs."""

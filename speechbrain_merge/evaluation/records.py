@@ -22,8 +22,49 @@ import json
 from collections.abc import Iterable
 
 from speechbrain_merge.evaluation.error_rates import ErrorCounts, UtteranceScore
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    number,
+    optional,
+    text,
+    whole,
+)
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.records.reading import parse_json, read_text
+
+LIMIT = 1 << 30
+"""Bytes of a file of scores: about a million utterances."""
+
+
+def _words(value, where):
+    return tuple(listed(text())(value, where))
+
+
+_counts = fields(
+    {},
+    {
+        "insertions": number(0),
+        "deletions": number(0),
+        "substitutions": number(0),
+        "words": number(0),
+        "utterances": whole(0),
+        "wrong_sentences": whole(0),
+    },
+    unknown="refuse",
+)
+_score = fields(
+    {
+        "id": text(),
+        "counts": _counts,
+        "reference": _words,
+        "hypothesis": _words,
+        "operations": text(),
+    },
+    {"duration": optional(number(0))},
+    unknown="refuse",
+)
 
 
 def write_scores(path, scores: Iterable[UtteranceScore]) -> None:
@@ -75,17 +116,15 @@ def read_scores(path) -> list[UtteranceScore]:
     []
     """
     scores = []
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                fields = parse_json(line, "it")
-                fields["counts"] = ErrorCounts(**fields["counts"])
-                fields["reference"] = tuple(fields["reference"])
-                fields["hypothesis"] = tuple(fields["hypothesis"])
-                scores.append(UtteranceScore(**fields))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}, line {number} is not the score of an utterance: "
-                    f"{error}"
-                ) from error
+    lines = read_text(path, LIMIT).removesuffix("\n").split("\n")
+    for place, line in enumerate(lines if any(lines) else [], start=1):
+        where = f"{path}, line {place}"
+        try:
+            found = _score(parse_json(line, where), where)
+        except RecordError as error:
+            raise RecordError(
+                f"{where} is not the score of an utterance: {error}"
+            ) from None
+        found["counts"] = ErrorCounts(**found["counts"])
+        scores.append(UtteranceScore(**found))
     return scores

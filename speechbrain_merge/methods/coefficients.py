@@ -28,10 +28,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import math
 from numbers import Real
 from typing import Any, Optional
 
+from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.weights import matches, part
 
 _FORMS = (
@@ -57,7 +57,7 @@ def check_coefficient(value: Any, name: str) -> None:
         finite.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if not is_finite(value):
             raise ValueError(f"`{name}` must be finite, got {value}.")
     elif isinstance(value, (list, tuple)) and len(value) > 0:
         for entry in value:

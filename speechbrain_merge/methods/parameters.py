@@ -15,10 +15,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import math
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any, Optional
+
+from speechbrain_merge.records.checked import is_finite
 
 
 def check_number(
@@ -55,7 +56,7 @@ def check_number(
     fits = (
         isinstance(value, Real)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and is_finite(value)
         and all(holds(bound) for bound, _, holds in bounds)
     )
     if not fits:

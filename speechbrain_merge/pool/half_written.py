@@ -19,7 +19,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool.meta import finite_number
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.records.reading import parse_yaml, read_text
 from speechbrain_merge.weights.damage import damage_of
 
 logger = get_logger(__name__)
@@ -117,10 +117,12 @@ def torn_meta(folder) -> str:
     keys = [each.value for each in events if isinstance(each, yaml.ScalarEvent)]
     if "unixtime" not in keys[:-1]:
         return f"its {METAFNAME} has no time"
-    time = yaml.safe_load(keys[keys.index("unixtime") + 1] or "null")
-    if finite_number(time) is None:
-        return f"the time in its {METAFNAME} is no number"
-    return ""
+    time = keys[keys.index("unixtime") + 1]
+    try:
+        known = finite_number(parse_yaml(time, METAFNAME)) is not None
+    except RecordError:
+        known = False
+    return "" if known else f"the time in its {METAFNAME} is no number"
 
 
 def _short(error):

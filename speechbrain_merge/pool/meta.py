@@ -19,7 +19,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Optional
@@ -30,6 +29,7 @@ from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.reading import read_text, read_yaml
 
@@ -272,4 +272,4 @@ def finite_number(value) -> Optional[float]:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if is_finite(value) else None

@@ -141,13 +141,20 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(_as_float(value))
+            or not is_finite(value)
             or not low <= value <= high
         ):
             raise _wrong(where, f"a number{_between(low, high)}", value)
         return value
 
     return check
+
+
+def plain_float(value, where: str) -> float:
+    """A number, perhaps NaN or infinite, as in a training that diverged."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong(where, "a number", value)
+    return _as_float(value)
 
 
 def whole(low: float = -math.inf, high: float = 1 << 62) -> Check:
@@ -195,6 +202,18 @@ def listed(each: Check, limit: int = LONGEST_LIST) -> Check:
             each(entry, f"{where}, entry {number}")
             for number, entry in enumerate(value, start=1)
         ]
+
+    return check
+
+
+def some(each: Check, limit: int = LONGEST_LIST) -> Check:
+    """As `listed`, with one entry at least."""
+
+    def check(value, where):
+        found = listed(each, limit)(value, where)
+        if not found:
+            raise _wrong(where, "one entry or more", value)
+        return found
 
     return check
 
@@ -276,8 +295,21 @@ def _between(low, high):
     return f" between {low} and {high}"
 
 
+def is_finite(value) -> bool:
+    """Whether a number has a place among the floats.
+
+    ``math.isfinite`` raises an error for whole numbers that are too large.
+
+    Example
+    -------
+    >>> is_finite(10**308), is_finite(10**309), is_finite(math.nan)
+    (True, False, False)
+    """
+    return math.isfinite(_as_float(value))
+
+
 def _as_float(value):
     try:
         return float(value)
     except OverflowError:
-        return math.inf
+        return math.inf if value > 0 else -math.inf

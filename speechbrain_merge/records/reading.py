@@ -216,9 +216,10 @@ def parse_number(
             above, _, below = value.partition("/")
             divisor = Fraction(below.strip() or 1)
             found = Fraction(above.strip()) / divisor if divisor else None
-    elif isinstance(value, (int, float, Fraction)):
-        if not isinstance(value, bool) and math.isfinite(value):
-            found = Fraction(value)
+    elif isinstance(value, (int, Fraction)) and not isinstance(value, bool):
+        found = Fraction(value)  # however large
+    elif isinstance(value, float) and math.isfinite(value):
+        found = Fraction(value)
     if found is None or not low <= found <= high:
         raise RecordError(
             f"{where}: expected a number between {low:g} and {high:g}, got "

@@ -35,41 +35,12 @@ from typing import Optional
 import yaml
 
 from speechbrain_merge import methods
+from speechbrain_merge.engine import provenance_record
 from speechbrain_merge.methods.registry import available, find
-from speechbrain_merge.records.checked import (
-    anything,
-    fields,
-    listed,
-    mapped,
-    number,
-    optional,
-    text,
-)
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
 from speechbrain_merge.report.results import check_results
 from speechbrain_merge.report.tables import markdown_table, results_table
-
-_model = fields(
-    {},
-    {
-        "label": optional(text()),
-        "path": optional(text()),
-        "digest": optional(text(200)),
-        "weight": number(),
-    },
-)
-_provenance = fields(
-    {"method": text(200)},
-    {
-        "parameters": optional(mapped(anything())),
-        "sources": optional(listed(_model)),
-        "base": optional(_model),
-        "created": optional(text(100)),
-        "versions": optional(mapped(text(100))),
-    },
-)
-"""What a merged file says of its making."""
 
 _PLAIN = "tag:yaml.org,2002:"
 
@@ -228,7 +199,7 @@ def _record(metadata):
             'there is no record of a merge: expected "merge" in the metadata '
             f'of a merged file, or a dict with "method"; got {metadata!r}'
         )
-    return _provenance(record, "the record of the merge")
+    return provenance_record(record, "the record of the merge")
 
 
 def _opening(method, sources, record):
@@ -280,7 +251,8 @@ def _inner(recorded):
         for key, value in recorded.items()
         if key not in ("method", "parameters")
     }
-    return name, {**beside, **recorded.get("parameters", {})}
+    inside = recorded.get("parameters")
+    return name, {**beside, **(inside if isinstance(inside, Mapping) else {})}
 
 
 def _method_node(name, parameters):

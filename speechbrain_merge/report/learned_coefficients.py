@@ -18,11 +18,19 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechbrain_merge.records.checked import (
+    either,
+    fields,
+    mapped,
+    number,
+    plain_float,
+)
+from speechbrain_merge.records.log import Log
 from speechbrain_merge.report.figure import (
     COLOURS,
     GREY,
@@ -35,6 +43,14 @@ ROW_HEIGHT = 2.7
 MOST_LABELS = 12
 LONGEST_LABEL = 24
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)(?=\.|$)")
+
+_step = fields(
+    {
+        "step": number(),
+        "coefficients": mapped(either(plain_float, mapped(plain_float))),
+    }
+)
+"""A line of the file: λ may be infinite or NaN where a training diverged."""
 
 
 def record_coefficients(path, step, coefficients):
@@ -57,11 +73,7 @@ def record_coefficients(path, step, coefficients):
     >>> read_coefficients(path)[0]["step"]
     1
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"step": step, "coefficients": coefficients})
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+    Log(path).append({"step": step, "coefficients": coefficients})
 
 
 def read_coefficients(path):
@@ -80,15 +92,9 @@ def read_coefficients(path):
     Raises
     ------
     ValueError
-        When the file has no whole line.
+        When the file has no whole line, or a damaged one.
     """
-    rows = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a kill cut it short
-        rows[row["step"]] = row
+    rows = {row["step"]: row for row in Log(path, _step).records()}
     if not rows:
         raise ValueError(f"{path} has no coefficients.")
     return [rows[step] for step in sorted(rows)]
@@ -211,8 +217,8 @@ def _shades(lines):
 
     kinds = list(dict.fromkeys(kind for kind, _ in lines))
     shades = {}
-    for number, kind in enumerate(kinds):
-        colour = to_rgb(COLOURS[number % len(COLOURS)])
+    for kind, colour in zip(kinds, itertools.cycle(COLOURS)):
+        colour = to_rgb(colour)
         inside = [label for label in lines if label[0] == kind]
         for place, label in enumerate(inside):
             if len(inside) == 1:

@@ -16,13 +16,13 @@ Authors
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Optional
 
 from speechbrain.utils.hpopt import report_result
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.search.journal import Journal
 from speechbrain_merge.search.racing import Savings
 from speechbrain_merge.search.tally import Tally
@@ -185,7 +185,7 @@ class CoefficientTrials:
 
 def check_range(name: str, low: float, high: float):
     """Raise ValueError unless ``low < high`` and both are finite."""
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (is_finite(low) and is_finite(high) and low < high):
         raise ValueError(
             f"{name}: expected finite bounds with low < high, got "
             f"low={low}, high={high}"

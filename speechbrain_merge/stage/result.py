@@ -16,7 +16,19 @@ from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_merge.records.checked import anything, digest_text, fields
+from speechbrain_merge.records.checked import (
+    anything,
+    digest_text,
+    fields,
+    file_name,
+    listed,
+    mapped,
+    number,
+    optional,
+    plain_float,
+    text,
+    truth,
+)
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
@@ -26,13 +38,32 @@ logger = get_logger(__name__)
 
 RESULT, MERGED = "result.json", "merged.safetensors"
 
-_SHAPE = fields(
+stored_result = fields(
     {
         "context": digest_text,
         "digest": digest_text,
-        "result": fields({"path": anything()}),
+        "result": fields(
+            {
+                "path": file_name,
+                "name": text(),
+                "candidates": listed(text()),
+                "selected": listed(text()),
+                "method": lambda value, where: fields({"name": text()})(
+                    mapped(anything())(value, where), where
+                ),
+            },
+            {
+                "value": optional(plain_float),
+                "trials": listed(fields({}, {"accepted": optional(truth)})),
+                "savings": mapped(anything()),
+                "seconds": number(0),
+                "reused": truth,
+            },
+            unknown="refuse",
+        ),
     }
 )
+"""The content of ``result.json``."""
 
 
 @dataclasses.dataclass
@@ -97,9 +128,9 @@ def known_result(job) -> Optional[MergeResult]:
     if not record.exists():
         return None
     try:
-        stored = _SHAPE(read_json(record), str(record))
+        stored = stored_result(read_json(record), str(record))
         result = MergeResult(**dict(stored["result"], path=path, reused=True))
-    except (RecordError, TypeError) as error:
+    except RecordError as error:
         logger.warning(
             f"{record} cannot be read ({error}): the merge is made again."
         )

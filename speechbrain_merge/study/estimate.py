@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain_merge.records.once import known_record
-from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.report import text_table
+from speechbrain_merge.study.results import read_times
 
 
 def describe_plan(study) -> str:
@@ -31,8 +31,7 @@ def describe_plan(study) -> str:
     str
         A table for a terminal.
     """
-    times = study.folder / "times.json"
-    known = read_json(times) if times.is_file() else {}
+    known = read_times(study.folder)
     seen, rows, left = {}, [], []
     for seed, nodes in study.wanted().items():
         for node in nodes:

@@ -16,7 +16,6 @@ from speechbrain_merge.evaluation import (
     read_scores,
 )
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.report import (
     benchmark_rows,
     bucket_rows,
@@ -28,7 +27,7 @@ from speechbrain_merge.report import (
     summarize_results,
     text_table,
 )
-from speechbrain_merge.study.results import flat, write_results
+from speechbrain_merge.study.results import flat, read_times, write_results
 from speechbrain_merge.study.searches import (
     draw_searches,
     layer_rows,
@@ -61,7 +60,7 @@ def write_report(study, results: Mapping) -> None:
     """
     folder = study.folder
     write_results(folder, results)
-    times = read_json(folder / "times.json")
+    times = read_times(folder)
     lines, csv, latex = [], [], []
     for mode in results["modes"]:
         if not results["rows"]:

@@ -30,6 +30,19 @@ from typing import Optional
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.evaluation import backward_transfer, forward_transfer
+from speechbrain_merge.records.checked import (
+    anything,
+    fields,
+    listed,
+    mapped,
+    number,
+    optional,
+    some,
+    text,
+    truth,
+    whole,
+)
+from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.comparison import compare_models
@@ -38,6 +51,47 @@ from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.testing import speakers
 
 SCHEMA = 2
+
+_count = fields(
+    {"errors": number(0), "words": number(0), "utterances": number(0)},
+    {"buckets": mapped(mapped(number(0)))},
+)
+_row = fields(
+    {
+        "name": text(),
+        "title": text(),
+        "group": text(),
+        "kind": text(),
+        "domains": listed(text()),
+        "sets": mapped(mapped(mapped(_count))),
+        "about": mapped(mapped(anything())),
+    }
+)
+_results = fields(
+    {
+        "metric": text(),
+        "domains": listed(text()),
+        "tests": listed(text()),
+        "modes": listed(text()),
+        "seeds": some(whole(0)),
+        "rows": listed(_row),
+        "models": mapped(mapped(anything())),
+    },
+    {"retention": optional(listed(text()))},
+)
+_times = mapped(
+    mapped(
+        fields(
+            {},
+            {
+                "seconds": optional(number(0)),
+                "interrupted": truth,
+                "trials": listed(mapped(anything())),
+                "savings": mapped(anything()),
+            },
+        )
+    )
+)
 
 
 def gather(study, makers: Mapping, found: Mapping) -> dict:
@@ -151,10 +205,38 @@ def read_results(path) -> dict:
     schema = results.get("schema") if isinstance(results, dict) else None
     if schema != SCHEMA:
         raise ValueError(
-            f"{path} is of schema {schema!r}, and this version reads schema "
-            f"{SCHEMA}: run the study again to write it anew."
+            f"{path} is of schema {shown(schema)}, and this version reads "
+            f"schema {SCHEMA}: run the study again to write it anew."
         )
+    results = _results(results, str(path))
+    for row in results["rows"]:
+        for seed in map(str, results["seeds"]):
+            for mode in results["modes"]:
+                if seed not in row["about"] or mode not in row["sets"].get(
+                    seed, {}
+                ):
+                    raise RecordError(
+                        f"{path}: row {shown(row['name'])} has no seed {seed}, "
+                        f"or not that in mode {shown(mode)}"
+                    )
     return results
+
+
+def read_times(folder) -> dict:
+    """Reads ``times.json``.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The study's folder.
+
+    Returns
+    -------
+    dict
+        Model to seed to what is known; empty where there is no file.
+    """
+    path = Path(folder) / "times.json"
+    return _times(read_json(path), str(path)) if path.is_file() else {}
 
 
 def write_times(folder, times: Mapping) -> None:
@@ -168,7 +250,7 @@ def write_times(folder, times: Mapping) -> None:
         Model to seed to seconds.
     """
     path = Path(folder) / "times.json"
-    known = read_json(path) if path.is_file() else {}
+    known = read_times(folder)
     for name, seeds in times.items():
         known.setdefault(name, {}).update(seeds)
     write_whole(path, json.dumps(known, indent=1) + "\n")

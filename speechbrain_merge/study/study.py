@@ -57,6 +57,7 @@ from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
 from speechbrain_merge.study.results import gather
+from speechbrain_merge.study.sections import check_sections
 from speechbrain_merge.study.testing import USUAL, Tester
 from speechbrain_merge.study.trainings import Training
 from speechbrain_merge.training import RunSampler
@@ -163,6 +164,27 @@ class Study:
         launcher: Optional[str] = None,
         cluster: Optional[Mapping] = None,
     ):
+        check_sections(
+            {
+                "models": models,
+                "trainings": trainings,
+                "domains": domains,
+                "tests": tests,
+                "seeds": seeds,
+                "modes": modes,
+                "metric": metric,
+                "tracker": tracker,
+                "evaluate_with": evaluate_with,
+                "retention": retention,
+                "compare": compare,
+                "reference": reference,
+                "landscapes": landscapes,
+                "exports": exports,
+                "only": only,
+                "jobs": jobs,
+                "cluster": cluster,
+            }
+        )
         self.folder = Path(folder)
         self.domains = list(domains)
         self.tests = list(self.domains if tests is None else tests)

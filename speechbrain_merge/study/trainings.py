@@ -37,7 +37,14 @@ from typing import Any, Callable, Optional
 
 import yaml
 from hyperpyyaml import resolve_references
+from ruamel.yaml.error import YAMLError
 
+from speechbrain_merge.records.reading import (
+    YAML_LIMIT,
+    check_yaml,
+    parse_yaml,
+    read_text,
+)
 from speechbrain_merge.study.axes import DOMAIN, fill
 
 WORDS = {
@@ -206,9 +213,11 @@ class Training:
             Key of the YAML to its value.
         """
         plain = json.loads(json.dumps(dict(overrides), default=str))
+        check_yaml(read_text(self.hparams, YAML_LIMIT), str(self.hparams))
+        # By its name, it finds the files that the YAML includes
         with open(self.hparams, encoding="utf-8") as file:
-            text = resolve_references(file, plain).getvalue()
-        tree = yaml.load(text, Loader=_PlainLoader)
+            text = _resolved(file, plain)
+        tree = parse_yaml(text, str(self.hparams), _PlainLoader)
         return without_folder(tree, study_folder)
 
     def decisive(self, overrides: Mapping, study_folder) -> dict:
@@ -260,11 +269,29 @@ def top_level_keys(path) -> set:
     >>> sorted(top_level_keys(path))
     ['lr', 'model']
     """
-    with open(path, encoding="utf-8") as file:
-        tree = yaml.compose(file, Loader=yaml.SafeLoader)
+    text = read_text(path, YAML_LIMIT)
+    check_yaml(text, str(path))
+    tree = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(tree, yaml.MappingNode):
         raise ValueError(f"{path} is no YAML of keys and values.")
-    return {key.value for key, _ in tree.value}
+    return {
+        key.value for key, _ in tree.value if isinstance(key, yaml.ScalarNode)
+    }
+
+
+def _resolved(file, overrides):
+    """The text of a YAML with its references resolved and files included."""
+    try:
+        return resolve_references(file, overrides).getvalue()
+    except (YAMLError, ValueError, LookupError, TypeError) as error:
+        # HyperPyYAML does not say which file it is
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file.name}: {reason}") from error
+    except (AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file.name} is no YAML of keys and values, or is nested too "
+            f"deeply: {error}"
+        ) from error
 
 
 def without_folder(value: Any, folder) -> Any:

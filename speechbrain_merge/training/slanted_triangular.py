@@ -38,6 +38,24 @@ from numbers import Integral, Real
 import torch
 from speechbrain.utils import checkpoints
 
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    number,
+    optional,
+    whole,
+)
+from speechbrain_merge.records.reading import read_json
+
+_state = fields(
+    {
+        "n_steps": whole(0),
+        "peaks": optional(listed(number(0))),
+        "current_lr": optional(number(0)),
+    }
+)
+"""What a checkpoint keeps of a schedule."""
+
 
 @checkpoints.register_checkpoint_hooks
 class SlantedTriangularScheduler:
@@ -188,8 +206,7 @@ class SlantedTriangularScheduler:
     def load(self, path, end_of_epoch=False):
         """Goes on where `save` was called."""
         del end_of_epoch  # the step is all that counts
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
+        state = _state(read_json(path), str(path))
         self.n_steps = state["n_steps"]
         self.peaks = state["peaks"]
         self.current_lr = state["current_lr"]

@@ -213,6 +213,7 @@ def load_torch(path):
         TypeError,
         ValueError,
         AssertionError,
+        OSError,  # without the name of the file
         struct.error,
     ) as error:
         raise ValueError(

@@ -27,6 +27,9 @@ from typing import Optional
 
 import torch
 
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import parse_json, read_text
+
 # Key of the metadata of open weights
 ATTENTION_HEADS = "attention_heads"
 # What attention layers call their number of heads
@@ -61,7 +64,7 @@ def attention_heads(source) -> dict:
     if isinstance(source, (str, PathLike)):
         return _of_configuration(Path(source) / "config.json")
     text = getattr(source, "metadata", {}).get(ATTENTION_HEADS)
-    return {} if text is None else _whole_numbers(text)
+    return {} if text is None else _whole_numbers(text, source.label)
 
 
 def heads_at(counts: dict, name: str, stack: str = "") -> Optional[int]:
@@ -221,7 +224,7 @@ def _of_configuration(path):
         return {}
     stacks = {
         key[: -len(_ENDING)].rstrip("_"): number
-        for key, number in _whole_numbers(path.read_text("utf-8")).items()
+        for key, number in _whole_numbers(read_text(path), path).items()
         if key.endswith(_ENDING)
     }
     return {
@@ -231,11 +234,11 @@ def _of_configuration(path):
     }
 
 
-def _whole_numbers(text):
+def _whole_numbers(text, where):
     """The whole numbers of a JSON object; of other text none."""
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = parse_json(text, str(where))
+    except RecordError:
         return {}
     if not isinstance(content, dict):
         return {}

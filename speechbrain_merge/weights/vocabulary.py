@@ -24,9 +24,11 @@ Authors
 
 import ast
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from speechbrain_merge.records.errors import shown
+from speechbrain_merge.records.reading import parse_json, read_bytes
 
 # Where a file is looked for: beside the weights and so many folders above
 _LEVELS = 2
@@ -37,6 +39,7 @@ _FILES = {
     "vocabulary": ("vocab.json", "vocab.txt", "tokens.txt"),
 }
 _ARROW = " => "
+_LONGEST_TOKEN = 1000
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,17 @@ def read_tokens(path) -> dict:
     tokens : dict
         Token to number. Of a file of another kind, its hash.
     """
-    content = Path(path).read_bytes()
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8")
         if Path(path).suffix == ".json":
-            return _of_json(json.loads(text))
+            return _of_json(parse_json(text, str(path)))
         if _ARROW in text:
             return _of_label_encoder(text)
         if Path(path).suffix == ".txt":
             lines = text.splitlines()
             return {line: number for number, line in enumerate(lines)}
-    except (ValueError, SyntaxError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass  # of another kind
     return _of_sentencepiece(content)
 
@@ -131,8 +134,18 @@ def _of_label_encoder(text):
     for line in text.splitlines():
         if _ARROW in line:
             token, _, number = line.rpartition(_ARROW)
-            tokens[str(ast.literal_eval(token))] = ast.literal_eval(number)
+            tokens[str(_literal(token))] = _literal(number)
     return tokens
+
+
+def _literal(text):
+    """What Python's `repr` wrote, if it is short and not deeply nested."""
+    if len(text) > _LONGEST_TOKEN:
+        raise ValueError(f"a token of {len(text)} characters")
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{shown(text)} is no token: {error}") from None
 
 
 def _of_sentencepiece(content):

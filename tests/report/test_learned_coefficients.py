@@ -58,7 +58,7 @@ def test_a_resumed_training_and_a_kill(tmp_path):
         row["coefficients"]["layers.0"] for row in read_coefficients(path)
     ]
     assert values == [0.1, 0.25, 0.35]
-    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="empty.jsonl has no coefficients"):
         read_coefficients(tmp_path / "empty.jsonl")
     with pytest.raises(ValueError, match="no step"):

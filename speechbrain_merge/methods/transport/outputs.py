@@ -14,8 +14,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import json
-
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import IncompatibleWeights, part
 
 # Hyperparameters that say what the outputs mean
@@ -74,7 +73,7 @@ def _known(weights):
     known = dict(weights.metadata)
     for key in ("hyperparameters", "meta"):
         try:
-            more = json.loads(known.get(key, "{}"))
+            more = parse_json(known.get(key, "{}"), weights.label)
         except ValueError:
             continue
         if isinstance(more, dict):

@@ -279,7 +279,7 @@ def _blocks(chart, sizes, shapes, last, heads):
             name = fill(template, values, last)
             spaces = tuple(fill(s, values, last) for s in entry["spaces"])
             inside = entry.get("fixed_inside", ())
-            size = sizes[spaces[0]]
+            size = [_size(sizes, space, template) for space in spaces][0]
             number = _number(entry, values, shapes, size)
             if number and heads and "number" in entry and number != heads:
                 raise ValueError(
@@ -293,9 +293,9 @@ def _blocks(chart, sizes, shapes, last, heads):
                     "has: give `heads`, as in the model's configuration "
                     "(nhead, num_attention_heads)."
                 )
-            if any(sizes[space] % number for space in spaces):
+            if number < 1 or any(sizes[space] % number for space in spaces):
                 raise ValueError(
-                    f"The {size} units of '{spaces[0]}' do not divide into "
+                    f"The units of {', '.join(spaces)} do not divide into "
                     f"{number} blocks: check `heads`."
                 )
             made[name] = Blocks(
@@ -306,6 +306,16 @@ def _blocks(chart, sizes, shapes, last, heads):
                 tuple(fill(space, values, last) for space in inside),
             )
     return made
+
+
+def _size(sizes, space, where):
+    """The number of units of a space that a map speaks of."""
+    if space not in sizes:
+        raise ValueError(
+            f"symmetry map, '{where}': there is no space '{space}' among those "
+            f"of this model ({', '.join(list(sizes)[:10])})."
+        )
+    return sizes[space]
 
 
 def _number(entry, values, shapes, size):
@@ -319,7 +329,14 @@ def _number(entry, values, shapes, size):
                 found.get(word, value) == value
                 for word, value in values.items()
             ):
-                told = shape[entry[key]["axis"]]
+                axis = entry[key]["axis"]
+                if axis >= len(shape) or not shape[axis]:
+                    raise ValueError(
+                        f"'{name}' of shape {list(shape)} does not tell the "
+                        f"{key} of blocks in axis {axis}, as the symmetry map "
+                        "says."
+                    )
+                told = shape[axis]
                 return told if key == "number" else size // told
     return None
 
@@ -334,7 +351,18 @@ def _pieces(name, spelled, shape, sizes, blocks, belongs):
     if kind == "stacked":
         rows = list(torch.arange(shape[0]).chunk(parts))
     elif kind == "interleaved":
-        number = blocks[belongs[lists[0][0]]].number
+        first = lists[0][0] if lists[0] else None
+        if first not in belongs:
+            raise ValueError(
+                f"'{name}' is interleaved by the heads of '{first}', and the "
+                "symmetry map has no blocks with this space."
+            )
+        number = blocks[belongs[first]].number
+        if shape[0] % (number * parts):
+            raise ValueError(
+                f"'{name}' of shape {list(shape)} does not divide into "
+                f"{number} blocks of {parts} parts, as the symmetry map says."
+            )
         table = torch.arange(shape[0]).unflatten(0, (number, parts, -1))
         rows = [table[:, part].flatten() for part in range(parts)]
     made = []
@@ -347,11 +375,12 @@ def _pieces(name, spelled, shape, sizes, blocks, belongs):
             if how == "flatten":
                 outer, fast = inner
                 moving = fast if outer == FIXED else outer
-                other = size // sizes[moving]
-                if other * sizes[moving] != size:
+                units = _size(sizes, moving, name)
+                other = size // units if units else 0
+                if other * units != size:
                     raise ValueError(
                         f"'{name}': {size} columns are no multiple of the "
-                        f"{sizes[moving]} units of '{moving}'."
+                        f"{units} units of '{moving}'."
                     )
                 seen += [other, sizes[fast]] if fast == moving else []
                 seen += [sizes[outer], other] if fast != moving else []

@@ -55,21 +55,150 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import yaml
+from speechbrain_merge.records.checked import (
+    either,
+    fields,
+    file_name,
+    listed,
+    mapped,
+    some,
+    text,
+    truth,
+    whole,
+)
+from speechbrain_merge.records.errors import RecordError, shown
+from speechbrain_merge.records.reading import read_yaml
 
 MAPS = Path(__file__).parent / "maps"
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(-1|:last)?\}")
-_SECTIONS = {
-    "tensors",
-    "fixed",
-    "same",
-    "pinned",
-    "blocks",
-    "outputs",
-    "tied",
+MOST_ENTRIES = 2000
+LONGEST_PATTERN = 500
+
+
+def _pattern(value, where):
+    """A name with placeholders, of which each part has one at most.
+
+    With more of them, and with more than one ``{rest}``, there would be many
+    ways to match a name, and their number would grow with its length.
+    """
+    text(LONGEST_PATTERN)(value, where)
+    found = [each.group(1) for each in _PLACEHOLDER.finditer(value)]
+    parts = _PLACEHOLDER.sub("{}", value).split(".")
+    if found.count("rest") > 1 or any(part.count("{}") > 1 for part in parts):
+        raise RecordError(
+            f"{where}: expected one placeholder between two dots at most, and "
+            f"one {{rest}}, got {shown(value)}"
+        )
+    if any(re.match("[0-9]", name) for name in found):
+        raise RecordError(
+            f"{where}: the name of a placeholder begins with a letter, got "
+            f"{shown(value)}"
+        )
+    return value
+
+
+def _by_pattern(each):
+    """A mapping from patterns to values that pass a check."""
+
+    def check(value, where):
+        found = mapped(each, MOST_ENTRIES)(value, where)
+        for key in found:
+            _pattern(key, where)
+        return found
+
+    return check
+
+
+def _exactly(number, each):
+    """A list of so many entries that pass a check."""
+
+    def check(value, where):
+        found = listed(each, limit=number)(value, where)
+        if len(found) < number:
+            raise RecordError(f"{where}: expected {number} entries")
+        return found
+
+    return check
+
+
+def _one_key(value, where):
+    if isinstance(value, dict) and len(value) == 1:
+        return value
+    raise RecordError(f"{where}: expected one key, got {shown(value)}")
+
+
+def _either_key(**checks):
+    """A mapping with one key of several."""
+
+    def check(value, where):
+        return fields({}, checks, unknown="refuse")(
+            _one_key(value, where), where
+        )
+
+    return check
+
+
+_patterns = listed(_pattern, limit=MOST_ENTRIES)
+_axes = listed(
+    either(
+        _pattern,
+        _either_key(flatten=_exactly(2, _pattern), within=_pattern),
+    ),
+    limit=20,
+)
+_several_axes = some(_axes, limit=20)
+_tensor = either(
+    _axes,
+    _either_key(stacked=_several_axes, interleaved=_several_axes, flat=_axes),
+)
+_told = fields({"tensor": _pattern, "axis": whole(0, 20)}, unknown="refuse")
+_sections = {
+    "tensors": _by_pattern(_tensor),
+    "fixed": _patterns,
+    "same": _by_pattern(_pattern),
+    "pinned": mapped(text(), MOST_ENTRIES),
+    "blocks": _by_pattern(
+        fields(
+            {"spaces": some(_pattern, limit=20)},
+            {
+                "number": _told,
+                "size": _told,
+                "fixed_inside": listed(_pattern, limit=20),
+                "fixed_order": truth,
+            },
+            unknown="refuse",
+        )
+    ),
+    "outputs": _by_pattern(_patterns),
+    "tied": _by_pattern(_pattern),
 }
-_HEAD = {"names", "about", "include", "detect", "variants"}
+_names_of_tensors = {"present": _patterns, "absent": _patterns}
+_map = fields(
+    {},
+    {
+        **_sections,
+        "names": some(text(100), limit=100),
+        "about": text(),
+        "include": listed(file_name, limit=100),
+        "detect": fields({}, _names_of_tensors, unknown="refuse"),
+        "variants": listed(
+            fields(
+                {},
+                {
+                    **_sections,
+                    **_names_of_tensors,
+                    "one_axis": _patterns,
+                    "about": text(),
+                },
+                unknown="refuse",
+            ),
+            limit=100,
+        ),
+    },
+    unknown="refuse",
+)
+"""The content of a file, or of a part that others include."""
 
 
 class UnsupportedArchitecture(ValueError):
@@ -135,7 +264,7 @@ class SymmetryMap:
         -------
         SymmetryMap
         """
-        sections = {name: getattr(self, name) for name in _SECTIONS}
+        sections = {name: getattr(self, name) for name in _sections}
         flat = [name for name, shape in shapes.items() if len(shape) == 1]
         for variant in self.variants:
             one_axis = {"present": variant.get("one_axis", [])}
@@ -214,27 +343,26 @@ def read_map(source, label=None) -> SymmetryMap:
 
     Raises
     ------
-    ValueError
-        Where an entry is not known.
+    RecordError
+        Where an entry is not known, or is not what it should be; names the
+        file and the entry.
     """
     folder = MAPS
-    content = source
     if not isinstance(source, dict):
         label, folder = str(source), Path(source).parent
-        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-    unknown = set(content) - _SECTIONS - _HEAD
-    if unknown:
-        raise ValueError(
-            f"{label}: a symmetry map has no entry {sorted(unknown)}; it has "
-            f"{sorted(_SECTIONS | _HEAD)}."
-        )
+        source = read_yaml(source)
+    content = _map(source, label)
     sections = {"tensors": {}, "fixed": [], "same": {}}
     sections.update(pinned={}, blocks={}, outputs={}, tied={}, variants=[])
     for part in content.get("include", []):
         file = f"{part}.part.yaml"
         path = folder / file if (folder / file).exists() else MAPS / file
-        text = path.read_text(encoding="utf-8")
-        sections = _joined(sections, yaml.safe_load(text))
+        if not path.exists():
+            raise RecordError(
+                f"{label}, key 'include': there is no {file} beside it, nor "
+                f"among those of the package in {MAPS}"
+            )
+        sections = _joined(sections, _map(read_yaml(path), str(path)))
     sections = _joined(sections, content)
     return SymmetryMap(
         tuple(content.get("names", [label])),
@@ -284,6 +412,11 @@ def fill(template: str, values: dict, last: dict) -> str:
     -------
     str
 
+    Raises
+    ------
+    ValueError
+        Where a placeholder is not known, or has no number before it.
+
     Example
     -------
     >>> fill("front_end.{block-1}.{conv:last}", {"block": "2"}, {"conv": 4})
@@ -294,7 +427,19 @@ def fill(template: str, values: dict, last: dict) -> str:
         name, change = found.groups()
         if change == ":last":
             return str(last.get(name, "last"))
-        return str(int(values[name]) - 1) if change else values[name]
+        if name not in values:
+            raise ValueError(
+                f"symmetry map, {template!r}: the name of the tensor or space "
+                f"has no placeholder {{{name}}}, but {sorted(values)}"
+            )
+        if not change:
+            return values[name]
+        if not re.fullmatch("[0-9]{1,9}", values[name]):
+            raise ValueError(
+                f"symmetry map, {template!r}: {{{name}}} stands for "
+                f"{shown(values[name])}, expected a number"
+            )
+        return str(int(values[name]) - 1)
 
     return _PLACEHOLDER.sub(value, template)
 
