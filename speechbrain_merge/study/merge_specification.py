@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.stage.members import number
 from speechbrain_merge.study.nodes import GENERALIST, SCRATCH, Merge
+from speechbrain_merge.study.sequences import merged_by_stage
 
 STAGE_OPTIONS = {
     "search",
@@ -31,6 +32,7 @@ class MergeReader:
         "base",
         "select_on",
         "layers_of",
+        "stages",
     }
 
     @staticmethod
@@ -40,7 +42,12 @@ class MergeReader:
 
     @staticmethod
     def read(specification, context, shown):
-        """One merge."""
+        """One merge, or with `stages` those of the first experts, too."""
+        if specification.get("stages"):
+            yield from merged_by_stage(
+                MergeReader.read, specification, context, shown
+            )
+            return
         given = specification.get("of")
         if given is None:
             raise ValueError(
@@ -66,7 +73,7 @@ class MergeReader:
                 f"{context.where('search')} must come from "
                 f"speechbrain_merge.search, got {type(search).__name__}."
             )
-        method = _method(specification, members, from_runs, context)
+        method = method_of(specification, members, from_runs, context)
         searches = getattr(search, "searches", None) == "candidates"
         if not from_runs:
             method.check_experts(1 if searches else len(members))
@@ -125,14 +132,32 @@ def _check_members(members, from_runs, specification, context):
         )
 
 
-def _method(specification, members, from_runs, context):
-    """The merge method of an entry, an object of its own."""
-    method = specification["merge"]
+def method_of(specification, members, from_runs, context, key="merge"):
+    """The merge method of an entry, an object of its own.
+
+    Arguments
+    ---------
+    specification : dict
+        The entry.
+    members : list of str
+        The models that are merged.
+    from_runs : bool
+        Whether their candidates are.
+    context : Context
+        Where the entry stands.
+    key : str
+        The key that names the method.
+
+    Returns
+    -------
+    MergeMethod
+    """
+    method = specification[key]
     parameters = dict(specification.get("parameters") or {})
     if isinstance(method, Mapping):
         if len(method) != 1:
             raise ValueError(
-                f"{context.where('merge')} is {dict(method)}; expected a name, "
+                f"{context.where(key)} is {dict(method)}; expected a name, "
                 "or one name with its parameters."
             )
         [(method, inside)] = method.items()
@@ -159,14 +184,14 @@ def _method(specification, members, from_runs, context):
         if parameters:
             raise ValueError(
                 f"Model '{context.name}': {', '.join(parameters)} must stand "
-                "in the method itself, since `merge` is not a name."
+                f"in the method itself, since `{key}` is not a name."
             )
         # a method may keep what it found for one merge
         return copy.deepcopy(method)
     try:
         return create(method, **parameters)
     except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{context.where('merge')}: {error}") from error
+        raise ValueError(f"{context.where(key)}: {error}") from error
 
 
 def _weights(given, members, context):

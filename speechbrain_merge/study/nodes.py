@@ -149,6 +149,9 @@ class Merge(Node):
         The domains whose selection sets a search uses.
     layers_of : dict, optional
         A similarity node and how its layers become a search.
+    stages : tuple of str
+        Where domains are added one by one: the models after each domain, this
+        one the last.
     """
 
     method: Any = None
@@ -159,14 +162,16 @@ class Merge(Node):
     options: Mapping = dataclasses.field(default_factory=dict)
     select_on: tuple = ()
     layers_of: Optional[Mapping] = None
+    stages: tuple = ()
 
     kind = "merge"
 
     @property
     def parents(self) -> tuple:
-        """Members, base, and the similarity that proposes layers."""
+        """Members, base, a similarity that proposes layers, earlier stages."""
         more = [self.base] if self.base else []
         more += [self.layers_of["similarity"]] if self.layers_of else []
+        more += [name for name in self.stages if name != self.name]
         return _once((*self.members, *more))
 
 

@@ -31,6 +31,13 @@ Each model is one entry under ``models``. Its first key says how it is made::
             row: False                 # not in the table
         in-turn:
             in_turn: "{each}"          # one domain after the other
+        sequential:
+            in_turn: "{each}"
+            merge_each: average        # of the model so far and the new expert
+        aode-in-turn:
+            merge: average
+            of: "{each}"
+            stages: True               # also of the first, the first two, …
         oracle:
             oracle: "{domain}"         # each test set by its expert
             otherwise: original

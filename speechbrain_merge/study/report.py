@@ -27,6 +27,7 @@ from speechbrain_merge.report import (
     summarize_results,
     text_table,
 )
+from speechbrain_merge.study.continual import continual_rows
 from speechbrain_merge.study.results import flat, read_times, write_results
 from speechbrain_merge.study.searches import (
     draw_searches,
@@ -124,6 +125,10 @@ def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:
 
 def _parts(study, results, times):
     """The lesser tables, each a list of lines."""
+    if "continual" in results:
+        header, rows = continual_rows(results)
+        print(f"\n{text_table(header, rows)}")
+        yield [markdown_table(header, rows), ""]
     if results["sequences"]:
         yield [markdown_table(*sequence_rows(results)), ""]
     pairs = results["comparisons"]["pairs"]

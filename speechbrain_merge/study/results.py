@@ -16,7 +16,8 @@ same study; times are in ``times.json`` beside it::
           "about": {"1986": {"steps": 40}}},        trials, method, chosen …
          …],
      "models": {...}            every node that is no row: kind and parents
-     "sequences": [...], "comparisons": [...], "barriers": {...}}
+     "sequences": [...], "comparisons": [...], "barriers": {...},
+     "continual": {...}}                      with ``continual`` in the study
 
 Authors
  * The speechbrain_merge authors 2026
@@ -46,8 +47,10 @@ from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.comparison import compare_models
+from speechbrain_merge.study.continual import continual_results
 from speechbrain_merge.study.graph import trainings_behind
 from speechbrain_merge.study.nodes import ORIGINAL
+from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import speakers
 
 SCHEMA = 2
@@ -162,6 +165,10 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
         "models": others,
         "sequences": _sequences(plan, found, seeds, by_name),
     }
+    if study.continual:
+        results["continual"] = continual_results(
+            study.continual, plan, found, seeds, results["modes"][0]
+        )
     test_sets = makers[seeds[0]].run.test_sets
     results["comparisons"] = compare_models(results, study, speakers(test_sets))
     run_on_main(write_times, args=[study.folder, times])
@@ -351,7 +358,7 @@ def _sequences(plan, found, seeds, by_name):
     for node in plan:
         if ("sequence", node.name, seeds[0]) not in found:
             continue
-        order = [by_name[name].domains[0] for name in node.stages]
+        order = sequence_of(node, by_name).domains
         for seed in seeds:
             stages = found["sequence", node.name, seed]
             matrix = [[stage[d]["wer"] for d in order] for stage in stages]
@@ -359,7 +366,7 @@ def _sequences(plan, found, seeds, by_name):
                 {
                     "name": node.title,
                     "seed": seed,
-                    "domains": order,
+                    "domains": list(order),
                     "rates": matrix,
                     "backward": backward_transfer(matrix),
                     "forward": forward_transfer(matrix),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from speechbrain_merge.methods import create
 from speechbrain_merge.study.axes import DOMAIN, fill
-from speechbrain_merge.study.merge_specification import MergeReader
+from speechbrain_merge.study.merge_specification import MergeReader, method_of
 from speechbrain_merge.study.nodes import (
     ORIGINAL,
     SCRATCH,
@@ -22,6 +22,7 @@ from speechbrain_merge.study.nodes import (
     Similarity,
     Train,
 )
+from speechbrain_merge.study.sequences import merged_in_turn
 
 COMBINATIONS = ("oracle", "selection", "ensemble")
 
@@ -54,14 +55,14 @@ class _Train:
 
 
 class _InTurn:
-    """``in_turn: DOMAINS``: one after the other."""
+    """``in_turn: DOMAINS``: one after the other, perhaps merged in between."""
 
-    keys = {"from", "with", "training", "seed_offset", "reverse"}
+    keys = {"from", "with", "training", "seed_offset", "reverse", "merge_each"}
 
     @staticmethod
     def group(specification, context):
-        """A group of its own."""
-        return "in turn"
+        """A group of its own, or that of merges."""
+        return "merge" if "merge_each" in specification else "in turn"
 
     @staticmethod
     def read(specification, context, shown):
@@ -74,6 +75,14 @@ class _InTurn:
                 f"{context.where('in_turn')}: no domain to train on."
             )
         common = _training(specification, context)
+        if "merge_each" in specification:
+            two = [common["start"], order[0]]
+            method = method_of(specification, two, False, context, "merge_each")
+            method.check_experts(2)
+            yield from merged_in_turn(
+                context.name, order, common, method, context.planned, shown
+            )
+            return
         start, stages, added = common.pop("start"), [], []
         for position, domain in enumerate(order, start=1):
             found = {"start": start, "domains": (domain,), **common}

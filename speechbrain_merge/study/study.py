@@ -42,6 +42,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain_merge.study.continual import Continual
 from speechbrain_merge.study.estimate import describe_plan
 from speechbrain_merge.study.extras import (
     Landscape,
@@ -58,6 +59,7 @@ from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
 from speechbrain_merge.study.results import gather
 from speechbrain_merge.study.sections import check_sections
+from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import USUAL, Tester
 from speechbrain_merge.study.trainings import Training
 from speechbrain_merge.training import RunSampler
@@ -109,6 +111,8 @@ class Study:
         Pairs of models whose difference is tested: the baseline first.
     reference : str, optional
         A model that every other row is compared with.
+    continual : dict, optional
+        Measures sequences as CL-MASR does; see ``study/continual.py``.
     landscapes : dict
         Name to ``{between: [A, B], points: 11}``; see ``study/extras.py``.
     exports : list of str
@@ -155,6 +159,7 @@ class Study:
         retention: Optional[Sequence] = None,
         compare: Sequence = (),
         reference: Optional[str] = None,
+        continual: Optional[Mapping] = None,
         landscapes: Optional[Mapping] = None,
         exports: Sequence = (),
         costs: bool = False,
@@ -233,6 +238,14 @@ class Study:
         if reference is not None:
             check_known(reference, names, "`reference`")
         self.reference = reference
+        self.continual = continual and Continual(**continual)
+        if self.continual:
+            rows = [
+                node.name
+                for node in self.plans[self.seeds[0]]
+                if node.row and node.tests is None
+            ]
+            self.continual.check(rows, self.domains, self.tests)
         self.landscapes = {
             name: Landscape(name, **given)
             for name, given in (landscapes or {}).items()
@@ -284,7 +297,7 @@ class Study:
                 if node.row and node.tests != ():
                     found[node.name, seed] = tester.test(node.name)
                 if node.row and getattr(node, "stages", ()):
-                    self._keep_stages(found, tester, node, seed)
+                    found.update(self._stages(tester, node, seed))
                 bar.update()
         bar.close()
         if self.jobs == 0:
@@ -379,12 +392,21 @@ class Study:
         number = sum(len(nodes) for nodes in self.wanted().values())
         return tqdm(total=2 * number, desc=self.folder.name, unit="step")
 
-    @staticmethod
-    def _keep_stages(found, tester, node, seed):
+    def _stages(self, tester, node, seed):
         """The counts after each domain of a sequence."""
-        domains = {tester.maker.nodes[name].domains[0] for name in node.stages}
-        if domains <= set(tester.study.tests):
-            found["sequence", node.name, seed] = tester.stages(node.name)
+        sequence = sequence_of(node, tester.maker.nodes)
+        found = {}
+        if self.continual:
+            learned = [
+                sequence.domains[:k] for k in range(len(node.stages) + 1)
+            ]
+            sets = [(*self.continual.base, *domains) for domains in learned]
+            tested = tester.stages(sequence, sets)
+            found["continual", node.name, seed] = tested
+        elif set(sequence.domains) <= set(self.tests):
+            sets = [sequence.domains] * (len(node.stages) + 1)
+            found["sequence", node.name, seed] = tester.stages(sequence, sets)
+        return found
 
 
 def _training(name, given):

@@ -31,6 +31,7 @@ from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.study.made import digest_of
 from speechbrain_merge.study.making import Maker
+from speechbrain_merge.study.sequences import Sequence
 from speechbrain_merge.study.trainings import without_folder
 
 logger = get_logger(__name__)
@@ -79,32 +80,31 @@ class Tester:
             for mode, settings in self.study.modes.items()
         }
 
-    def stages(self, name: str) -> list[dict]:
-        """The counts of a sequence of trainings, from its start on.
+    def stages(self, sequence: Sequence, sets: list) -> list[dict]:
+        """The counts of a sequence of models, from its start on.
 
         Arguments
         ---------
-        name : str
-            The last model of a sequence.
+        sequence : Sequence
+            See ``study/sequences.py``.
+        sets : list of list of str
+            The test sets of the start and of each model.
 
         Returns
         -------
         list of dict
-            For the start and each model: set to its counts, in the first mode,
-            on the sets of the sequence's domains.
+            For the start and each model: set to its counts, in the first mode.
         """
         nodes = self.maker.nodes
-        stages = nodes[name].stages
         settings = next(iter(self.study.modes.values()))
-        domains = [nodes[stage].domains[0] for stage in stages]
         return [
             {
-                domain: self._test_one(
-                    nodes[one], domain, {**settings, **nodes[one].test_with}
+                test: self._test_one(
+                    nodes[one], test, {**settings, **nodes[one].test_with}
                 )
-                for domain in domains
+                for test in tests
             }
-            for one in (nodes[stages[0]].start, *stages)
+            for one, tests in zip((sequence.start, *sequence.models), sets)
         ]
 
     def _test_one(self, node, test, settings):

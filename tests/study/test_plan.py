@@ -3,8 +3,10 @@
 import pytest
 
 from speechbrain_merge.search import GreedySearch
+from speechbrain_merge.study.continual import Continual
 from speechbrain_merge.study.graph import trainings_behind, with_ancestors
 from speechbrain_merge.study.plan import plan_models as plan_all
+from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.training import RunSampler
 
 
@@ -207,3 +209,101 @@ def test_the_original_is_there_only_where_it_is_needed():
 def test_every_key_is_checked_and_named(models, message):
     with pytest.raises(ValueError, match=message):
         plan_models({**SMALL, **models}, ["a", "b"], tests=["a", "b"])
+
+
+def test_merges_in_turn_start_each_training_from_the_last_merge():
+    models = {
+        **SMALL,
+        "turn": {"in_turn": "{each}", "merge_each": "average"},
+        "heavy": {
+            "in_turn": "{each}",
+            "merge_each": {"average": {"weights": [3, 1]}},
+        },
+    }
+    plan = plan_models(models, ["a", "b", "c"])
+    by_name = {model.name: model for model in plan}
+    assert {
+        name: (by_name[name].start, by_name[name].domains)
+        for name in ("turn-expert-2", "turn-expert-3")
+    } == {
+        "turn-expert-2": ("turn-1", ("b",)),
+        "turn-expert-3": ("turn-2", ("c",)),
+    }
+    # the first training is that of an expert, and made once
+    assert by_name["turn-1"].members == ("original", "a")
+    assert by_name["turn-2"].members == ("turn-1", "turn-expert-2")
+    assert by_name["turn"].members == ("turn-2", "turn-expert-3")
+    assert by_name["turn"].stages == ("turn-1", "turn-2", "turn")
+    assert [by_name[n].row for n in by_name["turn"].stages] == [0, 0, 1]
+    assert by_name["heavy"].method.weights == [3.0, 1.0]
+    sequence = sequence_of(by_name["turn"], by_name)
+    assert sequence.start == "original"
+    assert sequence.domains == ("a", "b", "c")
+    some = with_ancestors(plan, ["turn"])
+    assert "turn-2" in [model.name for model in some]
+
+
+def test_a_merge_by_stages_has_the_first_experts():
+    models = {
+        **SMALL,
+        "all": {
+            "merge": "average",
+            "of": ["{each}", "original"],
+            "weights": {"b": 2},
+            "stages": True,
+        },
+    }
+    by_name = {
+        model.name: model for model in plan_models(models, ["a", "b", "c"])
+    }
+    assert by_name["all-1"].members == ("a", "original")
+    assert by_name["all-2"].members == ("a", "b", "original")
+    assert by_name["all"].members == ("a", "b", "c", "original")
+    assert by_name["all-1"].method.weights == [1.0, 1.0]
+    assert by_name["all-2"].method.weights == [1.0, 2.0, 1.0]
+    assert by_name["all"].stages == ("all-1", "all-2", "all")
+    assert sequence_of(by_name["all"], by_name).domains == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ({"in_turn": "{each}", "merge_each": "slurp"}, "`merge_each`: .*slurp"),
+        (
+            {"merge": "average", "of": {"runs": "{each}"}, "stages": True},
+            "`stages` needs models",
+        ),
+        (
+            {"merge": "average", "of": "aode", "stages": True},
+            "found none",
+        ),
+        (
+            {
+                "merge": "average",
+                "of": "{each}",
+                "stages": True,
+                "weights": [1, 1],
+            },
+            "`weights` must name",
+        ),
+    ],
+)
+def test_wrong_sequences_are_told(entry, message):
+    with pytest.raises(ValueError, match=message):
+        plan_models({**SMALL, "m": entry}, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"base": ["a"]}, "`base` is .*'a'.* among en"),
+        ({"base": []}, "expected tests of the study"),
+        ({"base": ["en"], "joint": "jiont"}, "did you mean 'joint'"),
+        ({"base": ["en"], "single": "{domain}s"}, "no model 'as'"),
+        ({"base": ["en"], "single": {"a": 1.0}}, "no rate for b"),
+    ],
+)
+def test_wrong_references_of_continual_learning_are_told(given, message):
+    names, tests = ["a", "b", "joint"], ["en", "a", "b"]
+    with pytest.raises(ValueError, match=message):
+        Continual(**given).check(names, ["a", "b"], tests)

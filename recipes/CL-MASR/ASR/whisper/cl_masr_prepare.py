@@ -1,0 +1,1 @@
+../../cl_masr_prepare.py
