@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -387,3 +389,37 @@ def test_methods(capsys):
     assert run("methods", "ties") == 0
     out = capsys.readouterr().out
     assert out.startswith("ties(density=") and "density : float" in out
+
+
+def test_what_a_plan_does_not_keep_leaves_no_trace(models):
+    """No path in the record of a merge, and no folder after a kill."""
+    texts = []
+    for _ in range(2):
+        shutil.rmtree("out", ignore_errors=True)
+        # the base is not kept either
+        assert run("merge", plan("base: base.pt", "base: halves")) == 0
+        texts.append(provenance("out/final.safetensors"))
+        texts[-1].pop("created")
+    assert texts[0] == texts[1]
+    assert texts[0]["sources"][0]["path"] is None
+    assert texts[0]["base"]["path"] is None
+    assert texts[0]["sources"][0]["digest"] == texts[0]["base"]["digest"]
+
+    Path("out/final.safetensors").unlink()
+    killed = (
+        "import os, signal\nfrom speechbrain_merge.command import plan_run\n"
+        "from speechbrain_merge.cli import main\n"
+        "def kill(*arguments, **options):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "plan_run.merge = kill\nmain(['merge', 'plan.yaml'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed])
+    assert done.returncode == -signal.SIGKILL
+    left = {path.name for path in Path("out").iterdir()}
+    assert len(left) == 3, left  # two outputs, and remains
+    assert run("merge", "plan.yaml") == 0
+    assert sorted(os.listdir("out")) == [
+        "apart.safetensors",
+        "final.safetensors",
+        "kept.safetensors",
+    ]

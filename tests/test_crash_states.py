@@ -2,21 +2,28 @@
 
 Every operation on a file is recorded, and every tree that a crash may leave is
 made (`crash_states.py`). From each the work is begun again, and comes to the
-undisturbed result. Of the states of a training, which take long, a seeded
-sample is tried, or all of them with LONG_TESTS=1 in the environment.
+undisturbed result. Of the states of a training, a search and a study, which take
+long, a seeded sample is tried, or all with LONG_TESTS=1 in the environment.
 """
 
+import contextlib
+import json
 import os
 import random
 import shutil
 
 import pytest
 import torch
+from counted_scorings import ask, trained
 from crash_states import recorded, states, write_tree
+from kill_harness import StandingClock, contents, differences
+from killed_stages import build, study_yaml
 from safetensors.torch import load_file
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
+from tiny_recipe import tiny_network
 
+from speechbrain_merge import engine
 from speechbrain_merge.engine import merge
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.pool import CheckpointPool, verify_pool
@@ -28,7 +35,16 @@ from speechbrain_merge.pool.merges import (
     remember,
 )
 from speechbrain_merge.records.ownership import describe_files, read_mark
+from speechbrain_merge.study import Study
 from speechbrain_merge.weights import open_weights, write_weights
+
+
+def sample(recorder, number):
+    """Some of the states, seeded, or all of them with LONG_TESTS=1."""
+    every = list(states(recorder))
+    if os.environ.get("LONG_TESTS"):
+        return every
+    return random.Random(0).sample(every, number)
 
 
 def test_a_merge(tmp_path):
@@ -169,11 +185,8 @@ def test_collecting(tmp_path):
         for path in (root / "pool" / "run").glob("*.safetensors")
     }
     assert len(expected) == 3  # the base, and the last two epochs
-    every = list(states(recorder))
-    assert len(every) > 100
-    if not os.environ.get("LONG_TESTS"):
-        every = random.Random(0).sample(every, 25)
-    for number, tree in every:
+    assert len(list(states(recorder))) > 100
+    for number, tree in sample(recorder, 25):
         shutil.rmtree(root)
         write_tree(tree, root / "pool")
         shutil.copytree(saves[number], root / "save")
@@ -200,3 +213,85 @@ def _same_epoch(pool, name):
     epoch = int(name[len("epoch-") :][:4])
     [found] = [each for each in pool.candidates() if each.epoch == epoch]
     return found.path
+
+
+def test_a_search(tmp_path):
+    """No scored trial is lost, and none is counted that was not scored."""
+    results = tmp_path / "results"
+    brain = trained(results)
+    (results / "merge").mkdir()
+    pool = (results / "pool").rename(tmp_path / "pool as it was")
+    shutil.copytree(pool, results / "pool")
+    with recorded(results / "merge") as recorder:
+        first, scored = ask(brain)
+    merged = load_file(first.path)
+    trials = results / "merge/trials.jsonl"
+    assert scored == len(trials.read_text().splitlines()) > 3
+    left = {path.name for path in first.path.parent.iterdir()}
+    for _, tree in sample(recorder, 12):
+        shutil.rmtree(results / "merge")
+        shutil.rmtree(results / "pool")
+        write_tree(tree, results / "merge")
+        shutil.copytree(pool, results / "pool")
+        known = len(whole_lines(tree.get("trials.jsonl") or b""))
+        again, scored_again = ask(brain)
+        if not again.reused:
+            assert scored_again == scored - known
+        assert (again.selected, again.value) == (first.selected, first.value)
+        for name, tensor in load_file(again.path).items():
+            assert torch.equal(tensor, merged[name])
+        assert {path.name for path in again.path.parent.iterdir()} == left
+        assert len(whole_lines(trials.read_bytes())) == scored
+        assert len(read_merges(results / "pool")) == 1
+
+
+def whole_lines(content):
+    """Lines of a log that are whole, with their end or without."""
+    found = []
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def test_a_study(tmp_path, monkeypatch):
+    """Records, scores, tables, pictures and results come to the same files."""
+    monkeypatch.setattr(engine, "datetime", StandingClock)
+    root = tmp_path / "root"
+    root.mkdir()
+    study_yaml(tmp_path)
+    for seed, name in enumerate("ab"):
+        tensors = tiny_network(seed).state_dict()
+        write_weights(
+            tmp_path / f"{name}.safetensors",
+            {f"model.{key}": tensor for key, tensor in tensors.items()},
+        )
+
+    def run():
+        monkeypatch.chdir(tmp_path)
+        Study(
+            "root",
+            {
+                "a": {"load": "a.safetensors"},
+                "b": {"load": "b.safetensors"},
+                "average": {
+                    "merge": "average",
+                    "of": ["a", "b"],
+                    "same_base": False,
+                },
+            },
+            {"expert": {"hparams": "train.yaml"}},
+            domains=["a", "b"],
+            compare=[["a", "average"]],
+        ).run(build, {})
+
+    with recorded(root) as recorder:
+        run()
+    expected = contents(root)
+    assert {"results.json", "results.md"} <= set(expected)
+    for number, tree in sample(recorder, 6):
+        shutil.rmtree(root)
+        write_tree(tree, root)
+        run()
+        found = list(differences(contents(root), expected))
+        assert not found, (number, found)

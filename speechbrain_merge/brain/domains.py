@@ -13,6 +13,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -213,7 +214,7 @@ def evaluate_domains(
 
 
 def write_alignments(path, metric) -> None:
-    """Writes the alignments of a set, as SpeechBrain's recipes do.
+    """Writes the alignments of a set, as SpeechBrain's recipes do, and whole.
 
     Arguments
     ---------
@@ -222,5 +223,6 @@ def write_alignments(path, metric) -> None:
     metric : ErrorRateStats
         What was counted.
     """
-    with open(path, "w", encoding="utf-8") as file:
-        metric.write_stats(file)
+    text = io.StringIO()
+    metric.write_stats(text)
+    write_whole(path, text.getvalue())

@@ -20,6 +20,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import functools
 import os
 import time
@@ -34,9 +35,14 @@ from speechbrain_merge.brain.decisive import scored_with
 from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
+from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge
-from speechbrain_merge.stage.result import known_result, store_result
+from speechbrain_merge.stage.result import (
+    clear_stage,
+    known_result,
+    store_result,
+)
 from speechbrain_merge.stage.selection import Scoring
 from speechbrain_merge.weights import has_adapters, open_weights
 
@@ -161,6 +167,7 @@ class MergeMixin(RecipeHooks):
             functools.partial(scored_with, self, title, partial),
             None if scorer is None else scorer.key(),
         )
+        run_on_main(clear_stage, args=[job.folder])
         # One process looks, and all hear the same: another might look when the
         # first one has begun to write already.
         result = run_on_main(known_result, args=[job])
@@ -232,25 +239,36 @@ class MergeMixin(RecipeHooks):
 
         def score(proposal, incumbent):
             """Merges into the Brain's modules and counts errors."""
-            self._load_trial(job, proposal)
+            self._load_trial(job, proposal, trials)
             return scorer.score(incumbent, job.accept)
 
         outcome = None
         if job.search is not None:
-            outcome = job.run_search(score, progress=show)
+            with self._folder_of_trials(job) as trials:
+                outcome = job.run_search(score, progress=show)
         run_on_main(job.merge, args=[job.found(outcome), job.output, show])
         return job.result(job.output, outcome)
 
-    def _load_trial(self, job, proposal):
+    @contextlib.contextmanager
+    def _folder_of_trials(self, job):
+        """A folder for trials, where several processes read them."""
+        if not torch.distributed.is_initialized():
+            yield None
+            return
+        with contextlib.ExitStack() as stack:
+            folder = working_folder(job.folder / "trials")
+            yield run_on_main(stack.enter_context, args=[folder])
+
+    def _load_trial(self, job, proposal, folder):
         """Puts the merge of a proposal into the modules.
 
         One process merges in memory. Several would all read all candidates,
         so then the main one writes a file that all read.
         """
-        if not torch.distributed.is_initialized():
+        if folder is None:
             self.load_weights(job.merge(proposal, trial=True))
             return
-        trial = job.folder / "trial.safetensors"
+        trial = folder / "trial.safetensors"
         run_on_main(job.merge, args=[proposal, trial], kwargs={"trial": True})
         self.load_weights(trial)
         ddp_barrier()

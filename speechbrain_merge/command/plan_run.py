@@ -33,8 +33,9 @@ Authors
 import hashlib
 import json
 import os
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
@@ -43,6 +44,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.records.checked import digest_text, fields
+from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import (
     check_compatible,
@@ -130,40 +132,53 @@ class PlanRun:
             for stage in self.plan.stages.values()
             if "output" in stage
         ]
-        beside = Path(outputs[-1]).absolute().parent
-        beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".plan-", dir=beside) as kept:
+        with ExitStack() as stack:
+            kept = stack.enter_context(
+                working_folder(Path(outputs[-1]).absolute())
+            )
             for number, name in enumerate(self._needed()):
-                stage = self.plan.stages[name]
-                output = stage.get("output", f"{kept}/{number}.safetensors")
-                made[name] = Candidate(name, Path(output), "")
+                output = self.plan.stages[name].get("output")
                 if self._up_to_date(name):
+                    made[name] = Candidate(name, Path(output), "")
                     done[name] = "up to date"
                     continue
-                experts = [
-                    made[each] if isinstance(each, str) else each
-                    for each in self._experts(name)
-                ]
-                base = stage.get("base")
-                if base is not None:
-                    base = made.get(base, base)
-                    if self.plan.methods[name].needs_same_names:
-                        # stays open: some entries may be the expert's
-                        base = renamed(fold(base), fold(experts[0]))
-                record = {"stage": name, "digest": self._digest(name)}
-                merge(
-                    self.plan.methods[name],
-                    experts,
-                    base,
-                    output,
-                    workers,
-                    progress,
-                    metadata={"plan": json.dumps(record)},
-                    dtype=stage.get("dtype"),
-                    same_base=not stage.get("different_bases"),
-                )
+                target = Path(output or kept / f"{number}.safetensors")
+                self._merge(name, made, target, workers, progress)
+                # Open, a file that does not stay has no path to be recorded
+                weights: Any = target
+                if output is None:
+                    weights = stack.enter_context(open_weights(target))
+                made[name] = Candidate(name, weights, "")
                 done[name] = "merged"
         return done
+
+    def _merge(self, name, made, output, workers, progress):
+        """Merges one stage into a file."""
+        stage, method = self.plan.stages[name], self.plan.methods[name]
+        experts = [
+            made[each] if isinstance(each, str) else each
+            for each in self._experts(name)
+        ]
+        base = stage.get("base")
+        if base is not None:
+            stays = "output" in self.plan.stages.get(base, ["output"])
+            base = made.get(base, base)
+            if method.needs_same_names:
+                # stays open: some entries may be the expert's
+                base = renamed(fold(base), fold(experts[0]))
+                base = base if stays else Candidate(stage["base"], base, "")
+        record = {"stage": name, "digest": self._digest(name)}
+        merge(
+            method,
+            experts,
+            base,
+            output,
+            workers,
+            progress,
+            metadata={"plan": json.dumps(record)},
+            dtype=stage.get("dtype"),
+            same_base=not stage.get("different_bases"),
+        )
 
     def _experts(self, name):
         """Candidates of a stage; of other stages their names."""

@@ -6,6 +6,11 @@ one, and loading it fails at every later start; and if ``CKPT.yaml`` itself was
 being written, no checkpoint of the folder can be listed any more. Here
 incomplete checkpoints are recognised and skipped; they stay where they are.
 
+Its files are written one after the other, in the order in which recoverables
+were added, and what a Brain adds itself in ``fit`` (optimizer, dataloader) would
+come after the Brain. So the Brain is moved to the end: a checkpoint that has it
+has all others.
+
 Authors
  * The speechbrain_merge authors 2026
 """
@@ -31,7 +36,8 @@ def pass_over_remains(checkpointer):
     """From now on a checkpointer lists only checkpoints whose meta is whole.
 
     Otherwise one empty ``CKPT.yaml`` ends every resumption, and every later
-    saving that has to choose which checkpoints to keep.
+    saving that has to choose which checkpoints to keep. It also writes the
+    Brain last, so that remains can be told.
 
     Arguments
     ---------
@@ -41,6 +47,7 @@ def pass_over_remains(checkpointer):
     if checkpointer is None or hasattr(checkpointer, "passed_over"):
         return
     checkpointer.passed_over = set()
+    _write_brain_last(checkpointer)
     listing = checkpointer._list_checkpoint_dirs
 
     def list_whole():
@@ -58,6 +65,24 @@ def pass_over_remains(checkpointer):
         return whole
 
     checkpointer._list_checkpoint_dirs = list_whole
+
+
+def _write_brain_last(checkpointer):
+    """Keeps the Brain the last of the recoverables, whatever is added."""
+    adding = checkpointer.add_recoverable
+
+    @functools.wraps(adding)
+    def add(*arguments, **options):
+        adding(*arguments, **options)
+        move()
+
+    def move():
+        recoverables = checkpointer.recoverables
+        if "brain" in recoverables:
+            recoverables["brain"] = recoverables.pop("brain")
+
+    checkpointer.add_recoverable = add
+    move()
 
 
 def has_whole_checkpoint(checkpointer) -> bool:

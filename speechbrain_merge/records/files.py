@@ -62,6 +62,8 @@ _LOCKS_UNSUPPORTED = (
 def write_whole(path, content: Union[str, bytes]):
     """Writes a file so that no one ever sees a part of it.
 
+    What killed processes left of the same file is removed.
+
     Arguments
     ---------
     path : str or Path
@@ -79,6 +81,7 @@ def write_whole(path, content: Union[str, bytes]):
     """
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
+    remove_stale(path.parent, path.name)
     temporary, descriptor = create_temporary(path)
     try:
         write_all(descriptor, data)

@@ -109,6 +109,44 @@ def whole_folder(target):
         os.close(held)
 
 
+@contextmanager
+def working_folder(target):
+    """Gives a folder beside a target for files that are not to stay.
+
+    It is removed at the end. What a killed process left of one is removed
+    when the next one for the same target is made.
+
+    Arguments
+    ---------
+    target : str or Path
+        What the files are needed for. Its parents are made.
+
+    Yields
+    ------
+    folder : Path
+        Empty. Files in it are to be closed at the end.
+
+    Example
+    -------
+    >>> target = getfixture("tmp_path") / "final.safetensors"
+    >>> with working_folder(target) as folder:
+    ...     _ = (folder / "half").write_text("1")
+    >>> list(target.parent.iterdir())
+    []
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(target.parent):
+        remove_stale_folders(target.parent, target.name)
+    folder, held = _new_folder(target)
+    try:
+        write_mark(folder, None)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
 def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:
     """Removes unfinished folders that killed processes left.
 

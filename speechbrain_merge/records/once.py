@@ -71,9 +71,12 @@ def once(
     """
     path = Path(path)
     settings = json.loads(json.dumps(settings, default=str))
+    begun = path.with_name(f"{path.stem}.begun")
     known = run_on_main(known_record, args=[path])
     if known is not None:
         if known["settings"] == settings:
+            # A kill may have come between the record and this
+            run_on_main(begun.unlink, kwargs={"missing_ok": True})
             logger.info(f"{path.parent} is done already.")
             return known
         if not again:
@@ -83,7 +86,6 @@ def once(
                 f"another folder, or {advice}"
             )
     run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
-    begun = path.with_name(f"{path.stem}.begun")
     with _alone(path):
         interrupted = run_on_main(begun.exists)
         run_on_main(begun.touch)

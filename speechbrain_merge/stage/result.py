@@ -30,7 +30,8 @@ from speechbrain_merge.records.checked import (
     truth,
 )
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.files import remove_stale, write_whole
+from speechbrain_merge.records.folders import remove_stale_folders
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights import digest
 
@@ -110,6 +111,19 @@ class MergeResult:
         """The coefficients that a search has found, or None."""
         best = [trial for trial in self.trials if trial["accepted"]]
         return best[-1].get("parameters") if best else None
+
+
+def clear_stage(folder: Path):
+    """Removes what killed processes left in the folder of a stage.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the stage; perhaps not there yet.
+    """
+    if folder.is_dir():
+        remove_stale(folder)
+        remove_stale_folders(folder)
 
 
 def known_result(job) -> Optional[MergeResult]:

@@ -8,10 +8,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import gc
 import shutil
 from pathlib import Path
 
+from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.pool import read_pool
@@ -156,8 +158,18 @@ def _began_from(candidate, start):
 def _remove_checkpoints(folder, home):
     """Removes the checkpoints of a finished training of this study.
 
-    After its record is written: without one, it goes on from them.
+    After its record is written: without one, it goes on from them. Whatever
+    else lies beside them stays.
     """
     folder = Path(folder).resolve()
-    if home.resolve() in folder.parents:
-        run_on_main(shutil.rmtree, args=[folder, True])
+    if home.resolve() in folder.parents and folder.is_dir():
+        run_on_main(_remove_folders, args=[folder])
+
+
+def _remove_folders(folder):
+    """Removes what a Checkpointer wrote, and the folder if that was all."""
+    for path in folder.glob(f"{CKPT_PREFIX}+*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # unless a person's files are in it

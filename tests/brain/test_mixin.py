@@ -327,6 +327,56 @@ def test_remains_of_a_checkpoint_are_passed_over(tmp_path, caplog, remains):
         assert torch.equal(tensor, again.modules.state_dict()[name]), name
 
 
+def test_a_kill_between_any_two_files_of_a_checkpoint(tmp_path):
+    """Also after the Brain's file, while the optimizer's is not there yet."""
+    data = tiny_ctc_data(8)
+
+    def train(folder, epochs, stop_after=None):
+        torch.manual_seed(0)
+        brain = tiny_ctc_brain(
+            folder, tiny_network(0), MergingCTC, epochs=epochs
+        )
+        written = []
+
+        def save(name):
+            hook = sb.utils.checkpoints.get_default_hook(
+                brain.checkpointer.recoverables[name],
+                sb.utils.checkpoints.DEFAULT_SAVE_HOOKS,
+            )
+
+            def function(recoverable, path):
+                if len(written) == stop_after:
+                    raise InterruptedError
+                written.append(name)
+                hook(recoverable, path)
+
+            return function
+
+        class Hooks(dict):
+            def __contains__(self, name):
+                return True
+
+            def __getitem__(self, name):
+                return save(name)
+
+        brain.checkpointer.custom_save_hooks = Hooks()
+        brain.fit(brain.hparams.epoch_counter, data, data)
+        return brain, written
+
+    whole, written = train(tmp_path / "whole", 2)
+    files = len(written) // 2
+    assert "optimizer" in written and written[-1] == "brain"
+    for number in range(files):
+        folder = tmp_path / str(number)
+        train(folder, 1)
+        with pytest.raises(InterruptedError):
+            train(folder, 2, stop_after=number)
+        again, _ = train(folder, 2)
+        assert again.optimizer_step == whole.optimizer_step
+        for name, tensor in whole.modules.state_dict().items():
+            assert torch.equal(tensor, again.modules.state_dict()[name]), name
+
+
 def test_a_part_of_a_checkpoint_is_no_remains_where_parts_are_allowed(tmp_path):
     modules = {name: torch.nn.Linear(1, 1) for name in ("model", "last")}
     saver = sb.utils.checkpoints.Checkpointer(

@@ -17,6 +17,7 @@ from speechbrain_merge.records.folders import (
     recover_folder,
     remove_stale_folders,
     whole_folder,
+    working_folder,
 )
 from speechbrain_merge.records.ownership import MARK
 
@@ -209,3 +210,24 @@ def test_two_at_once_leave_one_whole_folder(tmp_path):
     assert entries(tmp_path) == ["model"]
     files = [tmp_path / "model" / name for name in "abcdef"]
     assert len({path.read_text() for path in files}) == 1
+
+
+def test_a_working_folder_leaves_nothing(tmp_path):
+    target = tmp_path / "final.safetensors"
+    with pytest.raises(ZeroDivisionError), working_folder(target) as folder:
+        (folder / "half").write_text("1")
+        # while it is held, the next one does not take it for remains
+        with working_folder(target) as other:
+            assert folder != other and (folder / "half").is_file()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_written_again_takes_the_remains_away(tmp_path):
+    remains = temporary_beside(tmp_path / "result.json")
+    other = temporary_beside(tmp_path / "other.json")
+    for path in (remains, other):
+        path.write_text("{")
+    write_whole(tmp_path / "result.json", "{}")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"result.json", other.name}

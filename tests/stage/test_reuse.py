@@ -17,6 +17,8 @@ import torch
 from counted_scorings import VALID, AnotherDecoder, Decoder, ask, trained
 from tiny_models import tiny_ctc_data, tiny_network
 
+from speechbrain_merge.records.files import temporary_beside
+from speechbrain_merge.records.ownership import write_mark
 from speechbrain_merge.search import (
     CoordinateSearch,
     GreedySearch,
@@ -230,3 +232,25 @@ def test_a_torn_line_and_an_old_journal(brain, tmp_path):
         file.write(json.dumps(row) + "\n")
     _, scored = ask(brain, name="old")
     assert scored == 0 and len(old.read_text().splitlines()) == 1
+
+
+def test_what_a_killed_stage_left_goes_when_it_begins_again(brain, tmp_path):
+    """Also where the stage itself is done; a person's files stay."""
+    ask(brain)
+    folder = tmp_path / "results/merge/average"
+    there = sorted(path.name for path in folder.iterdir())
+    remains = [
+        temporary_beside(folder / name)
+        for name in ("merged.safetensors", "result.json", "trials")
+    ]
+    remains[0].write_bytes(b"half")
+    remains[1].write_text("{")
+    remains[2].mkdir()
+    write_mark(remains[2], None)
+    (remains[2] / "trial.safetensors").write_bytes(b"half")
+    theirs = folder / ".mine.partial"
+    theirs.write_text("a person's")
+    result, scored = ask(brain)
+    assert result.reused and scored == 0
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == sorted([*there, theirs.name])

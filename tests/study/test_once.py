@@ -26,6 +26,16 @@ def test_what_is_done_is_not_done_again(tmp_path):
     ]
 
 
+def test_a_kill_after_the_record_leaves_no_remains(tmp_path):
+    path = tmp_path / "done.json"
+    once(path, {}, lambda: 1)
+    before = path.read_bytes()
+    (tmp_path / "done.begun").touch()
+    assert once(path, {}, lambda: 2)["outcome"] == 1
+    assert path.read_bytes() == before
+    assert not (tmp_path / "done.begun").exists()
+
+
 def test_other_settings_are_named(tmp_path):
     path = tmp_path / "done.json"
     once(path, {"yaml": {"lr": 1, "seed": 2}}, lambda: 1)
