@@ -170,8 +170,7 @@ class MergeMixin(RecipeHooks):
             result = self._make(job, scorer, title, started)
         else:
             logger.info(f"{title}: found in {job.folder}.")
-            self.use_weights(result.path)
-        run_on_main(remember_merge, args=[job, result])
+            self._use(job, result)
         return result
 
     def score_weights(
@@ -242,8 +241,13 @@ class MergeMixin(RecipeHooks):
                 result.seconds = time.perf_counter() - started
                 run_on_main(store_result, args=[job, result])
             # Nobody replaces the file before it is known which one it is
-            self.use_weights(result.path)
+            self._use(job, result)
         return result
+
+    def _use(self, job, result):
+        """Remembers a merge in its pools, and promises its weights."""
+        run_on_main(remember_merge, args=[job, result])
+        self.use_weights(result.path)
 
     def _run(self, job, scorer):
         """Searches if asked to, and writes the merged weights."""

@@ -141,8 +141,19 @@ def check_export(folder, ended):
 
 
 def check_study(folder, ended):
-    """Results that are those of a study alone."""
+    """The results of a study alone, after a start of its own."""
     check_refusals(ended)
+    material = folder.parent / "material"
+    for study in (folder / "study", material / "study"):
+        [done] = side_by_side(
+            [lambda study=study: run_study(study, material)], folder / "logs"
+        )
+        assert done.code == 0, done.said
+    found, alone = (
+        (study / "results.json").read_bytes()
+        for study in (folder / "study", material / "study")
+    )
+    assert found == alone
 
 
 KINDS = {}

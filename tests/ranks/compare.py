@@ -9,7 +9,9 @@ import json
 import re
 from pathlib import Path
 
-from speechbrain_merge.weights import digest
+import torch
+
+from speechbrain_merge.weights import digest, open_weights
 
 EXACT = (
     "merge/*/merged.safetensors",
@@ -18,7 +20,7 @@ EXACT = (
     "evaluated/*",
     "exported/*",
     "collected/pool/**/*.safetensors",
-    "study/results.*",
+    "study/results.json",
     "study/seed-1/original.safetensors",
     "study/seed-1/models/*/pool/**/*.safetensors",
     "study/seed-1/merge/*/merged.safetensors",
@@ -30,6 +32,7 @@ EXACT = (
 """Files whose bytes have to be equal."""
 
 CREATED = re.compile(rb'created(\\*"): (\\*")[-+:T0-9]+')
+DIGEST = re.compile(rb'"digest": "[0-9a-f]{64}"')
 UNEQUAL = ("decoded", "skipped", "reused")
 
 
@@ -39,20 +42,43 @@ def masked(path, folder):
     return CREATED.sub(rb"created\1: \2", content)
 
 
+def content_of(path, name, folder):
+    """What a file has to have in common with that of another folder."""
+    if "/pool/" in name:
+        # the header has the identity of a training
+        with open_weights(path) as weights:
+            return digest(weights)
+    if path.suffix == ".pt":
+        # pickle tells a string that was read from one that was made
+        return plain(torch.load(path, weights_only=True))
+    if path.name == "results.json":
+        return path.read_bytes()
+    content = masked(path, folder)
+    if "/landscapes/" in name:
+        content = DIGEST.sub(b"", content)  # of a candidate's file, likewise
+    return content
+
+
+def plain(state):
+    """What `torch.load` gives, as plain data."""
+    if isinstance(state, torch.Tensor):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {name: plain(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [plain(value) for value in state]
+    return state
+
+
 def exact_files(folder):
-    """Name to masked bytes of all files that have to be equal."""
+    """Name to content of all files that have to be equal."""
     found = {}
     for pattern in EXACT:
         for path in folder.glob(pattern):
             # an export's mark has the sizes and times of its files
             if path.is_file() and not path.name.startswith("."):
                 name = str(path.relative_to(folder))
-                found[name] = (
-                    # with the identity of its training in the header
-                    digest(path).encode()
-                    if "/pool/" in name
-                    else masked(path, folder)
-                )
+                found[name] = content_of(path, name, folder)
     return found
 
 
