@@ -202,7 +202,8 @@ def learn_coefficients(
         optimizer = torch.optim.Adam([method.coefficients], lr=learning_rate)
         history = []
         if about is not None:
-            path = _path(folder, about)
+            # Settings may differ by rank, such as the name of a device
+            path = run_on_main(_path, args=[folder, about])
             history = _resume(path, method, optimizer, steps)
             ddp_barrier()  # nobody writes while another reads
         stack.enter_context(without_training(brain, stage))
@@ -304,7 +305,7 @@ def _path(folder, about):
 
 def _resume(path, method, optimizer, steps):
     """Loads the state of an earlier run; returns the history so far."""
-    if not path.exists():
+    if not run_on_main(path.exists):
         return []
     state = _read_state(path, method)
     history = state["history"][:steps]

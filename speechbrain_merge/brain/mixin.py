@@ -20,22 +20,21 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import contextlib
 import functools
-import os
 import time
 from pathlib import Path
 
-import torch
-from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.decisive import scored_with
 from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights
+from speechbrain_merge.brain.promised_weights import file_of
+from speechbrain_merge.brain.ranks import sent_by_main
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
-from speechbrain_merge.records.folders import working_folder
+from speechbrain_merge.records.alone import alone
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge
 from speechbrain_merge.stage.result import (
@@ -66,6 +65,7 @@ class MergeMixin(RecipeHooks):
             recipe itself would evaluate, as without merging.
         """
         self.promised, self._says_weights = source, True
+        self._promised_file = file_of(source)
 
     def load_weights(self, source):
         """Loads weights into the Brain's modules, strictly.
@@ -172,14 +172,10 @@ class MergeMixin(RecipeHooks):
         # first one has begun to write already.
         result = run_on_main(known_result, args=[job])
         if result is None:
-            with self._candidates_scored():
-                result = self._run(job, scorer)
-            result.seconds = time.perf_counter() - started
-            run_on_main(store_result, args=[job, result])
+            result = self._make(job, scorer, title, started)
         else:
             logger.info(f"{title}: found in {job.folder}.")
-        run_on_main(remember_merge, args=[job, result])
-        self.use_weights(result.path)
+            self._use(job, result)
         return result
 
     def score_weights(
@@ -233,46 +229,56 @@ class MergeMixin(RecipeHooks):
         batches = FixedBatches(self, loaders, stage=scoring.stage)
         return Scorer(self, batches, scoring.tracker, scoring.average)
 
+    def _make(self, job, scorer, title, started):
+        """The result of a stage that no other process runs meanwhile."""
+        run_on_main(
+            job.folder.mkdir, kwargs={"parents": True, "exist_ok": True}
+        )
+        advice = (
+            f"Wait until it has finished in {job.folder}, or give the stage "
+            "another `name` or `folder`."
+        )
+        with alone(job.folder, title, advice), self._candidates_scored():
+            # Another may have finished just now
+            result = run_on_main(known_result, args=[job])
+            if result is None:
+                result = self._run(job, scorer)
+                result.seconds = time.perf_counter() - started
+                run_on_main(store_result, args=[job, result])
+            # Nobody replaces the file before it is known which one it is
+            self._use(job, result)
+        return result
+
+    def _use(self, job, result):
+        """Remembers a merge in its pools, and promises its weights."""
+        run_on_main(remember_merge, args=[job, result])
+        self.use_weights(result.path)
+
     def _run(self, job, scorer):
         """Searches if asked to, and writes the merged weights."""
         show = not self.noprogressbar
 
         def score(proposal, incumbent):
             """Merges into the Brain's modules and counts errors."""
-            self._load_trial(job, proposal, trials)
+            self._load_trial(job, proposal)
             return scorer.score(incumbent, job.accept)
 
         outcome = None
         if job.search is not None:
-            with self._folder_of_trials(job) as trials:
-                outcome = job.run_search(score, progress=show)
+            outcome = job.run_search(score, progress=show)
         run_on_main(job.merge, args=[job.found(outcome), job.output, show])
         return job.result(job.output, outcome)
 
-    @contextlib.contextmanager
-    def _folder_of_trials(self, job):
-        """A folder for trials, where several processes read them."""
-        if not torch.distributed.is_initialized():
-            yield None
-            return
-        with contextlib.ExitStack() as stack:
-            folder = working_folder(job.folder / "trials")
-            yield run_on_main(stack.enter_context, args=[folder])
-
-    def _load_trial(self, job, proposal, folder):
+    def _load_trial(self, job, proposal):
         """Puts the merge of a proposal into the modules.
 
-        One process merges in memory. Several would all read all candidates,
-        so then the main one writes a file that all read.
+        Several processes would all read all candidates, so the main one
+        merges, and sends the others what it has merged.
         """
-        if folder is None:
-            self.load_weights(job.merge(proposal, trial=True))
-            return
-        trial = folder / "trial.safetensors"
-        run_on_main(job.merge, args=[proposal, trial], kwargs={"trial": True})
-        self.load_weights(trial)
-        ddp_barrier()
-        run_on_main(os.remove, args=[trial])
+        merged = None
+        if if_main_process():
+            merged = job.merge(proposal, trial=True)
+        self.load_weights(sent_by_main(merged, self.device))
 
     def module_named(self, name, label="the source"):
         """A module by the name that candidates know it by."""

@@ -19,6 +19,7 @@ Authors
 """
 
 import contextlib
+import os
 
 import torch
 from speechbrain.core import Stage
@@ -80,6 +81,7 @@ class Guard:
                 return own(*arguments, **keywords)
             promised = self.brain.promised
             if promised is not None:
+                self.brain.check_promised_file()
                 put_back(self.brain, promised)
                 self._check_modules()
             if self.on_ready is not None:
@@ -114,6 +116,25 @@ class Guard:
                 "these are not the weights that were promised. Call "
                 "use_weights(None) to evaluate the recipe's own."
             )
+
+
+def file_of(source):
+    """Which file a source is, so that another in its place is noticed.
+
+    Arguments
+    ---------
+    source : object
+        As for ``use_weights``.
+
+    Returns
+    -------
+    tuple or None
+        None where the source is no path of a file.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not os.path.isfile(source):
+        return None
+    found = os.stat(source)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def put_back(brain, source):

@@ -12,6 +12,7 @@ from typing import Any
 from speechbrain_merge.brain.evaluated import log_evaluated
 from speechbrain_merge.brain.promised_weights import (
     Guard,
+    file_of,
     untouched_checkpoints,
 )
 from speechbrain_merge.brain.validation_loader import ValidationLoader
@@ -24,6 +25,7 @@ class RecipeHooks:
 
     checkpointer: Any  # the Brain's
     promised = None  # what use_weights() was given
+    _promised_file = None  # which file that was
     scoring = False  # whether candidates are scored just now
     own_weights = None  # of modules with adapters, while others are in them
     _validation = None
@@ -137,10 +139,27 @@ class RecipeHooks:
         # which evaluate() would then divide the test loss.
         self.step = 0
         if self.promised is not None:
+            self.check_promised_file()
             self.load_weights(self.promised)
             if not self._evaluating:
                 # A recipe with a loop of its own, to transcribe for instance
                 self._set_guard("compute_forward", "evaluate_batch")
+
+    def check_promised_file(self):
+        """Raises where other weights have taken the promised ones' place.
+
+        Raises
+        ------
+        RuntimeError
+            Naming the file.
+        """
+        if file_of(self.promised) != self._promised_file:
+            raise RuntimeError(
+                f"{self.promised} was replaced since it was chosen to be "
+                "evaluated, perhaps by another process that runs a merge stage "
+                "of the same name in the same folder. Run the merge stage "
+                "again, under a name of its own."
+            )
 
     @property
     def validation_loader(self):

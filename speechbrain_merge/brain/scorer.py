@@ -22,6 +22,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
+from speechbrain_merge.brain.ranks import not_distributed
 from speechbrain_merge.search import Race, Tally, decisive_first
 from speechbrain_merge.search.tally import require_words
 
@@ -101,7 +102,7 @@ class Scorer:
         brain.modules.eval()
         counts = torch.zeros(len(self.batches), 5, dtype=torch.float64)
         total = self._tally(counts, complete=False)
-        with torch.no_grad():
+        with torch.no_grad(), not_distributed(brain):
             for batch, share in self._steps(progress):
                 brain.step += 1
                 before = len(self._scores())
@@ -123,8 +124,8 @@ class Scorer:
         """Yields (batch, index or None): this process's share, in order.
 
         With several processes all take the same number of steps, since a
-        forward pass may wait for the others: who has no batch left decodes an
-        old one again, and it does not count.
+        recipe may have its processes wait for one another: who has no batch
+        left decodes an old one again, and it does not count.
         """
         rank, world = 0, 1
         if torch.distributed.is_initialized():

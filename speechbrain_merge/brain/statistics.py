@@ -270,7 +270,9 @@ def _collect(
     if path.suffix != ".safetensors":
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         name = Path(getattr(source, "name", "") or "weights").name
-        path = path / f"{name}.{kind}-{key}.safetensors"
+        path = run_on_main(
+            path.joinpath, args=[f"{name}.{kind}-{key}.safetensors"]
+        )
         if run_on_main(path.exists):
             logger.info(f"Statistics of {name}: found in {path}.")
             return path
@@ -294,7 +296,7 @@ def _collect(
             "could be collected of: no parameter is trained, or no linear "
             "layer is called."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # which makes the folder, too
     run_on_main(write_weights, args=[path, tensors, {"statistics": text}])
     return path
 

@@ -11,6 +11,8 @@ import numpy as np
 import speechbrain as sb
 import torch
 
+from speechbrain_merge.brain.ranks import not_distributed
+
 
 @contextmanager
 def without_training(brain, stage):
@@ -28,7 +30,8 @@ def without_training(brain, stage):
     brain.modules.eval()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
-        stack.enter_context(brain.no_sync())
+        # Each process goes through all the data, for itself
+        stack.enter_context(not_distributed(brain))
         if any(
             isinstance(m, torch.nn.RNNBase) for m in brain.modules.modules()
         ):

@@ -9,17 +9,16 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import contextlib
-import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.records.alone import alone
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 
@@ -86,7 +85,7 @@ def once(
                 f"another folder, or {advice}"
             )
     run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
-    with _alone(path):
+    with alone(path.with_name(f"{path.stem}.lock"), str(path.parent)):
         interrupted = run_on_main(begun.exists)
         run_on_main(begun.touch)
         started = time.perf_counter()
@@ -158,25 +157,3 @@ def changed(before: Mapping, now: Mapping, prefix: str = "") -> list[str]:
         elif one != other:
             names.append(f"{prefix}{name}")
     return names
-
-
-@contextlib.contextmanager
-def _alone(path) -> Iterator[None]:
-    """Holds a lock while work is done; the system frees it after a kill."""
-    if not if_main_process():
-        yield
-        return
-    with open(path.with_name(f"{path.stem}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{path.parent}: another process is doing this at the moment. "
-                "Wait until it has finished."
-            ) from None
-        except OSError as error:
-            logger.warning(
-                f"{path.parent} cannot be locked ({error.strerror or error}):"
-                " do not run this study twice at the same time."
-            )
-        yield

@@ -38,7 +38,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Optional
 
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, main_process_only
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -157,7 +157,9 @@ class TrialRunner:
         known, key = None, ""
         if self.journal is not None:
             key = self.journal.key_of(proposal, **content)
-            known = self.journal.find(key, against, self.accept)
+            # Of all processes the main one decides whether to score
+            find = main_process_only(self.journal.find)
+            known = find(key, against, self.accept)
         seconds = 0.0
         if known is not None:
             tally = known

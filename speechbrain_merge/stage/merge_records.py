@@ -13,6 +13,8 @@ import dataclasses
 import os
 from numbers import Real
 
+from speechbrain.utils.distributed import run_on_main
+
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.pool.merges import (
     Member,
@@ -48,8 +50,7 @@ def extended(stage):
         Where there is no such merge, one of its members is gone, or a run that
         is named is not there.
     """
-    candidates = read_pool(stage.candidates)
-    record = find_merge(pools_of(candidates), stage.extends)
+    candidates, record = run_on_main(_read, args=[stage])
     select(candidates, without=stage.left_out)  # raises for unknown runs
     members = record.find_members(candidates, stage.left_out)
     old = {*record.runs, *(member.run for member in members)}
@@ -97,6 +98,12 @@ def extended(stage):
         }
         result.weights = {**kept, **given}
     return result
+
+
+def _read(stage):
+    """The candidates, and the record of the merge that is extended."""
+    candidates = read_pool(stage.candidates)
+    return candidates, find_merge(pools_of(candidates), stage.extends)
 
 
 def remember_merge(job, result):

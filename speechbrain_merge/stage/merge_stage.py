@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import torch
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
@@ -197,6 +198,9 @@ class MergeStage:
     def chosen(self) -> list:
         """The candidates that take part, read from where they lie.
 
+        Under ``torchrun`` the main process reads them, and all get the same:
+        other trainings may be writing into these pools. So all call this.
+
         Returns
         -------
         candidates : list of Candidate
@@ -208,6 +212,10 @@ class MergeStage:
             When there is none, a run is missing, the experts come from
             different originals, or weights do not match.
         """
+        return run_on_main(self._chosen)
+
+    def _chosen(self) -> list:
+        """`chosen`, of this process."""
         if self.extends is not None:
             return self.resolved().chosen()
         members = self.select.of(read_pool(self.candidates))

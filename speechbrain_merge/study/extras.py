@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.records.once import once
@@ -217,10 +217,13 @@ def measure_costs(study, makers: Mapping, results: Mapping) -> None:
         node = maker.nodes[row["name"]]
         if node.kind != "merge":
             continue
-        if if_main_process():
-            cost = _cost(node, maker)
-            times = {node.name: {f"{seed} cost": cost}}
-            write_times(study.folder, times)
+        run_on_main(_write_cost, args=[study, node, maker, seed])
+
+
+def _write_cost(study, node, maker, seed):
+    """Measures one merge, and adds it to ``times.json``."""
+    cost = _cost(node, maker)
+    write_times(study.folder, {node.name: {f"{seed} cost": cost}})
 
 
 def _cost(node, maker):

@@ -119,7 +119,7 @@ class Maker:
             for key, tensor in module.state_dict().items()
         }
         content = digest(tensors)
-        if path.is_file():
+        if run_on_main(path.is_file):
             with open_weights(path) as weights:
                 known = digest(weights)
             if known != content:

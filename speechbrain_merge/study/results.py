@@ -52,6 +52,7 @@ from speechbrain_merge.study.graph import trainings_behind
 from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import speakers
+from speechbrain_merge.study.trainings import without_folder
 
 SCHEMA = 2
 
@@ -142,7 +143,10 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
             # it looks at the transcripts
             "bound": getattr(node, "how", None) == "oracle",
             "about": {
-                str(seed): _without_seconds(one.about)
+                # a study may be moved
+                str(seed): without_folder(
+                    _without_seconds(one.about), study.folder
+                )
                 for seed, one in made.items()
             },
         }

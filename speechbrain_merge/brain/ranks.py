@@ -1,0 +1,91 @@
+"""Several processes that compute with one model, under ``torchrun``.
+
+What is decided and written is the main process's business; the others compute
+their share. So they need what it has merged, and none of them may wait within a
+forward pass for another, which may have other batches or none.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
+
+import torch
+from speechbrain.utils.distributed import ddp_broadcast, if_main_process
+from torch.nn.parallel import DistributedDataParallel
+
+
+def sent_by_main(weights: Optional[Mapping], device: Any = "cpu") -> Mapping:
+    """Weights of the main process, on every process.
+
+    They are sent a tensor at a time, as bytes, so that all dtypes arrive as
+    they are.
+
+    Arguments
+    ---------
+    weights : dict or None
+        Name to tensor, on the main process; the others give None.
+    device : str or torch.device
+        Where NCCL finds what it sends. Gloo sends from main memory.
+
+    Returns
+    -------
+    dict
+        The same on each process.
+
+    Example
+    -------
+    >>> sent_by_main({"w": torch.ones(1)})
+    {'w': tensor([1.])}
+    """
+    if not torch.distributed.is_initialized():
+        return {} if weights is None else weights
+    main = if_main_process()
+    layout = ddp_broadcast(
+        [(name, each.shape, each.dtype) for name, each in weights.items()]
+        if weights is not None
+        else None
+    )
+    through = "cpu" if torch.distributed.get_backend() == "gloo" else device
+    received = {}
+    for name, shape, dtype in layout:
+        tensor = torch.empty(shape, dtype=dtype)
+        if weights is not None:
+            tensor = weights[name].detach().to("cpu").contiguous()
+        if tensor.numel():
+            content = tensor.reshape(-1).view(torch.uint8).to(through)
+            torch.distributed.broadcast(content, src=0)
+            if not main:
+                tensor = content.to("cpu").view(dtype).reshape(shape)
+        received[name] = tensor
+    return received
+
+
+@contextlib.contextmanager
+def not_distributed(brain: Any) -> Iterator[None]:
+    """The Brain computes with its own modules, not with those of DDP.
+
+    DDP's forward passes may send buffers from the main process to the others.
+    Processes that decode different utterances take different numbers of
+    forward passes, and would wait for one another, or take one tensor for
+    another.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        Its modules are wrapped again afterwards.
+    """
+    wrapped = {
+        name: module
+        for name, module in brain.modules.items()
+        if isinstance(module, DistributedDataParallel)
+    }
+    for name, module in wrapped.items():
+        brain.modules[name] = module.module
+    try:
+        yield
+    finally:
+        for name, module in wrapped.items():
+            brain.modules[name] = module
