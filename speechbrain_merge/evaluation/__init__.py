@@ -5,6 +5,7 @@ them or of their weights.
 """
 
 from speechbrain_merge.evaluation.bert_score import BERTScore
+from speechbrain_merge.evaluation.best_reference import BestReferenceStats
 from speechbrain_merge.evaluation.bootstrap import (
     BootstrapComparison,
     Interval,
