@@ -62,6 +62,7 @@ from speechbrain_merge.evaluation.hypothesis_fusion import (
     oracle,
     select_by_confidence,
 )
+from speechbrain_merge.evaluation.measured import measured
 from speechbrain_merge.evaluation.records import read_scores, write_scores
 from speechbrain_merge.evaluation.semantic import (
     SemanticScore,

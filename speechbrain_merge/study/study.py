@@ -53,12 +53,13 @@ from speechbrain_merge.study.extras import (
 from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
+from speechbrain_merge.study.measures import add_measures, check_measures
 from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
 from speechbrain_merge.study.results import gather
 from speechbrain_merge.study.testing import USUAL, Tester
-from speechbrain_merge.study.trainings import Training
+from speechbrain_merge.study.trainings import read_training
 from speechbrain_merge.training import RunSampler
 
 logger = get_logger(__name__)
@@ -104,6 +105,13 @@ class Study:
     retention : list of str, optional
         The sets on which forgetting is measured; by default those without a
         domain of training.
+    means : dict, optional
+        Name to list of test sets: the columns of means in the table, such as
+        ``{English: [read, spoken]}``. By default the sets in domain and those
+        out of domain.
+    measures : dict
+        Name to a measure of transcripts that is shown beside the error rate;
+        see ``study/measures.py``.
     compare : list of list of str
         Pairs of models whose difference is tested: the baseline first.
     reference : str, optional
@@ -152,6 +160,8 @@ class Study:
         keep_checkpoints: bool = False,
         evaluate_with: Optional[str] = None,
         retention: Optional[Sequence] = None,
+        means: Optional[Mapping] = None,
+        measures: Optional[Mapping] = None,
         compare: Sequence = (),
         reference: Optional[str] = None,
         landscapes: Optional[Mapping] = None,
@@ -176,10 +186,12 @@ class Study:
         self.checkpoint = checkpoint
         self.keep_checkpoints = keep_checkpoints
         self.retention = None if retention is None else list(retention)
+        self.means = {k: list(sets) for k, sets in (means or {}).items()}
+        self.measures = check_measures(measures or {})
         self.costs, self.plan, self.jobs = costs, plan, int(jobs)
         self.launcher, self.cluster = launcher, dict(cluster or {})
         self.trainings = {
-            name: _training(name, given)
+            name: read_training(name, given)
             for name, given in (trainings or {}).items()
         }
         self._check_axes()
@@ -268,6 +280,7 @@ class Study:
         if self.jobs == 0:
             return None
         results = gather(self, makers, found)
+        run_on_main(add_measures, args=[self, results])
         measure_costs(self, makers, results)
         walk_landscapes(self, makers, results)
         run_on_main(write_report, args=[self, results])
@@ -336,12 +349,16 @@ class Study:
             )
         if self.jobs < 0:
             raise ValueError(f"`jobs` is {self.jobs}; expected 0 or more.")
-        strangers = set(self.retention or ()) - set(self.tests)
-        if strangers:
-            raise ValueError(
-                f"`retention` names {', '.join(sorted(strangers))}, which are "
-                f"not among the tests {', '.join(self.tests)}."
-            )
+        for key, names in {
+            "`retention`": self.retention or (),
+            **{f"`means`: {name}": sets for name, sets in self.means.items()},
+        }.items():
+            strangers = [name for name in names if name not in self.tests]
+            if strangers:
+                raise ValueError(
+                    f"{key} names {', '.join(map(str, strangers))}, not among "
+                    f"the tests {', '.join(self.tests)}."
+                )
 
     def _draws(self, draws, seed):
         """The draws of a seed: other seeds draw other hyperparameters."""
@@ -363,28 +380,6 @@ class Study:
         domains = {tester.maker.nodes[name].domains[0] for name in node.stages}
         if domains <= set(tester.study.tests):
             found["sequence", node.name, seed] = tester.stages(node.name)
-
-
-def _training(name, given):
-    """A training from its entry in the YAML."""
-    if not isinstance(given, Mapping) or "hparams" not in given:
-        raise ValueError(
-            f"Training '{name}' is {given!r}; expected `hparams`, and perhaps "
-            "`with`, `keys` or `build`."
-        )
-    unknown = set(given) - {"hparams", "with", "keys", "build"}
-    if unknown:
-        raise ValueError(
-            f"Training '{name}': unknown keys {', '.join(sorted(unknown))}; "
-            "expected hparams, with, keys or build."
-        )
-    return Training(
-        name,
-        given["hparams"],
-        given.get("with"),
-        given.get("keys"),
-        given.get("build"),
-    )
 
 
 def _as_list(value):
