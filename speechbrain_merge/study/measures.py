@@ -67,6 +67,27 @@ def check_measures(measures: Mapping) -> dict:
     return dict(measures)
 
 
+def require_measures(measures: Mapping) -> None:
+    """Raises where a measure has a model that is not there.
+
+    Arguments
+    ---------
+    measures : dict
+        Name to measure. One with a method ``require`` is asked.
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained.
+    """
+    for name, measure in measures.items():
+        if hasattr(measure, "require"):
+            try:
+                measure.require()
+            except (ImportError, ValueError) as error:
+                raise ValueError(f"`measures`: {name}: {error}") from error
+
+
 def add_measures(study, results: Mapping) -> None:
     """Measures all rows of the results, and notes the means in them.
 

@@ -236,7 +236,7 @@ def flat(
         "test_domains": list(named.values()),
         "rows": rows,
     }
-    if results.get("retention"):
+    if results.get("retention") is not None:
         made["retention"] = [
             title
             for (_, n), title in named.items()

@@ -53,7 +53,11 @@ from speechbrain_merge.study.extras import (
 from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
-from speechbrain_merge.study.measures import add_measures, check_measures
+from speechbrain_merge.study.measures import (
+    add_measures,
+    check_measures,
+    require_measures,
+)
 from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
@@ -79,8 +83,10 @@ class Study:
         ``study/trainings.py``. The first is the usual one.
     domains : list of str
         The domains that models are trained on.
-    tests : list of str, optional
-        The test sets; by default the domains.
+    tests : list of str or dict, optional
+        The test sets; by default the domains. A dict is of columns of means in
+        the table, such as ``{English: [read, spoken], other: [fr, de]}``; by
+        default these are the sets in domain and those out of domain.
     seeds : list of int
         Every model exists once for each.
     draws : RunSampler, optional
@@ -104,11 +110,7 @@ class Study:
         The training whose YAML merges and tests; by default the first.
     retention : list of str, optional
         The sets on which forgetting is measured; by default those without a
-        domain of training.
-    means : dict, optional
-        Name to list of test sets: the columns of means in the table, such as
-        ``{English: [read, spoken]}``. By default the sets in domain and those
-        out of domain.
+        domain of training, and none of an empty list.
     measures : dict
         Name to a measure of transcripts that is shown beside the error rate;
         see ``study/measures.py``.
@@ -149,7 +151,7 @@ class Study:
         models: Mapping,
         trainings: Optional[Mapping] = None,
         domains: Sequence = (),
-        tests: Optional[Sequence] = None,
+        tests: Union[Sequence, Mapping, None] = None,
         seeds: Sequence = (0,),
         draws: Optional[RunSampler] = None,
         modes: Optional[Mapping] = None,
@@ -160,7 +162,6 @@ class Study:
         keep_checkpoints: bool = False,
         evaluate_with: Optional[str] = None,
         retention: Optional[Sequence] = None,
-        means: Optional[Mapping] = None,
         measures: Optional[Mapping] = None,
         compare: Sequence = (),
         reference: Optional[str] = None,
@@ -175,6 +176,12 @@ class Study:
     ):
         self.folder = Path(folder)
         self.domains = list(domains)
+        self.means = {}
+        if isinstance(tests, Mapping):
+            self.means = {name: list(sets) for name, sets in tests.items()}
+            tests = dict.fromkeys(
+                one for sets in tests.values() for one in sets
+            )
         self.tests = list(self.domains if tests is None else tests)
         self.seeds = [int(seed) for seed in seeds]
         self.modes = {
@@ -186,7 +193,6 @@ class Study:
         self.checkpoint = checkpoint
         self.keep_checkpoints = keep_checkpoints
         self.retention = None if retention is None else list(retention)
-        self.means = {k: list(sets) for k, sets in (means or {}).items()}
         self.measures = check_measures(measures or {})
         self.costs, self.plan, self.jobs = costs, plan, int(jobs)
         self.launcher, self.cluster = launcher, dict(cluster or {})
@@ -251,6 +257,7 @@ class Study:
         if self.plan:
             print(run_on_main(describe_plan, args=[self]))
             return None
+        require_measures(self.measures)
         if self.jobs > 1 or self.launcher:
             launch(self)
         makers = {
@@ -349,16 +356,12 @@ class Study:
             )
         if self.jobs < 0:
             raise ValueError(f"`jobs` is {self.jobs}; expected 0 or more.")
-        for key, names in {
-            "`retention`": self.retention or (),
-            **{f"`means`: {name}": sets for name, sets in self.means.items()},
-        }.items():
-            strangers = [name for name in names if name not in self.tests]
-            if strangers:
-                raise ValueError(
-                    f"{key} names {', '.join(map(str, strangers))}, not among "
-                    f"the tests {', '.join(self.tests)}."
-                )
+        strangers = set(self.retention or ()) - set(self.tests)
+        if strangers:
+            raise ValueError(
+                f"`retention` names {', '.join(sorted(strangers))}, which are "
+                f"not among the tests {', '.join(self.tests)}."
+            )
 
     def _draws(self, draws, seed):
         """The draws of a seed: other seeds draw other hyperparameters."""
