@@ -24,6 +24,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.evaluation import (
     UtteranceScore,
     from_tracker,
+    measured,
     summarize_scores,
     total,
     write_scores,
@@ -170,6 +171,7 @@ def evaluate_domains(
     test_sets: Mapping,
     folder,
     loader_kwargs: Optional[Mapping] = None,
+    measures: Optional[Mapping] = None,
     **options: Any,
 ) -> dict:
     """Evaluates the weights in use on every set, and writes what was found.
@@ -186,6 +188,9 @@ def evaluate_domains(
         metric is not WER, its name in lower case stands for ``wer``.
     loader_kwargs : dict, optional
         Options of the loader.
+    measures : dict, optional
+        Name to a measure of transcripts (``evaluation/measured.py``), whose
+        mean over the utterances stands beside the rate.
     **options
         Of ``evaluate_set``.
 
@@ -203,6 +208,9 @@ def evaluate_domains(
         scores = evaluate_set(brain, test_set, loader_kwargs, label, **options)
         counts = rates_of(scores)
         rates[name] = {metric: counts.pop("wer"), **counts}
+        for one, measure in (measures or {}).items():
+            values = measured(one, measure, scores)
+            rates[name][one] = sum(values.values()) / max(len(values), 1)
         run_on_main(write_scores, args=[folder / f"{name}.jsonl", scores])
         stats = getattr(brain, options.get("tracker") or f"{metric}_metric")
         run_on_main(

@@ -15,6 +15,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from fractions import Fraction
 from typing import Optional
 
 import torch
@@ -83,7 +84,8 @@ class Scorer:
         ---------
         incumbent : Tally, optional
             What there is to beat. Once the errors so far are too many for
-            that, the rest is not decoded.
+            that, the rest is not decoded. A tracker with ``words_vary``, such
+            as ``BestReferenceStats``, is never stopped.
         accept : str
             ``"lt"`` when fewer errors are needed to win, ``"le"`` when as many
             do.
@@ -100,6 +102,8 @@ class Scorer:
         step = brain.step
         brain.on_stage_start(self.stage, epoch=None)
         brain.modules.eval()
+        # Where the words depend on the hypotheses, a trial is decoded in full
+        racing = incumbent is not None and not self._words_vary()
         counts = torch.zeros(len(self.batches), 5, dtype=torch.float64)
         total = self._tally(counts, complete=False)
         with torch.no_grad(), not_distributed(brain):
@@ -109,7 +113,7 @@ class Scorer:
                 loss = brain.evaluate_batch(batch, stage=self.stage)
                 if share is not None:
                     counts[share] = self._count(before, batch, float(loss))
-                if incumbent is not None:
+                if racing:
                     total = self._tally(_summed(counts), complete=False)
                     if race.lost(total):
                         break
@@ -144,6 +148,11 @@ class Scorer:
             disable=not (progress and if_main_process()),
         )
         yield from zip(bar, shares)
+
+    def _words_vary(self):
+        """Whether the number of reference words depends on the hypotheses."""
+        metric = getattr(self.brain, self.tracker, None)
+        return getattr(metric, "words_vary", False)
 
     def _scores(self):
         """The scores that the recipe's metric has collected so far."""
@@ -184,7 +193,10 @@ class Scorer:
         for (domain, _), row in zip(self.batches.places, counts.tolist()):
             if row[3]:
                 errors, words = domains.get(domain, (0, 0))
-                domains[domain] = (errors + int(row[0]), words + int(row[1]))
+                domains[domain] = (
+                    errors + _exact(row[0]),
+                    words + _exact(row[1]),
+                )
         utterances = float(counts[:, 2].sum())
         extent = {
             "complete": complete,
@@ -206,13 +218,18 @@ class Scorer:
         """Decisive batches first, as the trial just scored shows them."""
         words = {}
         for (domain, _), row in zip(self.batches.places, counts.tolist()):
-            words[domain] = words.get(domain, 0) + int(row[1])
+            words[domain] = words.get(domain, 0) + row[1]
         weight = words if self.average == "macro" else dict.fromkeys(words, 1)
         errors = [
             row[0] / max(weight[domain], 1)
             for (domain, _), row in zip(self.batches.places, counts.tolist())
         ]
         self.order = decisive_first(errors, counts[:, 2].tolist())
+
+
+def _exact(count):
+    """A count without rounding: averages of a few counts are fractions."""
+    return Fraction(count).limit_denominator(12)
 
 
 def _summed(counts):

@@ -5,6 +5,7 @@ them or of their weights.
 """
 
 from speechbrain_merge.evaluation.bert_score import BERTScore
+from speechbrain_merge.evaluation.best_reference import BestReferenceStats
 from speechbrain_merge.evaluation.bootstrap import (
     BootstrapComparison,
     Interval,
@@ -61,6 +62,7 @@ from speechbrain_merge.evaluation.hypothesis_fusion import (
     oracle,
     select_by_confidence,
 )
+from speechbrain_merge.evaluation.measured import measured
 from speechbrain_merge.evaluation.records import read_scores, write_scores
 from speechbrain_merge.evaluation.semantic import (
     SemanticScore,

@@ -34,6 +34,7 @@ import torch
 from speechbrain_merge.evaluation.text_models import (
     load_text_model,
     longest_input,
+    require_text_model,
 )
 
 ROBERTA_LARGE_BASELINE = 0.83122575
@@ -86,7 +87,17 @@ class BERTScore:
         self.model, self.layer = str(model), layer
         self.baseline, self.device = baseline, device
         self.batch_size = batch_size
-        self._loaded = None
+        self._loaded: Optional[tuple] = None
+
+    def require(self) -> None:
+        """Raises where the model is not there, without loading its weights.
+
+        Raises
+        ------
+        ImportError, ValueError
+            Saying what to do.
+        """
+        require_text_model(self.model, "model")
 
     def __call__(
         self, references: Sequence[str], hypotheses: Sequence[str]

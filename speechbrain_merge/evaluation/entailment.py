@@ -17,6 +17,7 @@ import torch
 from speechbrain_merge.evaluation.text_models import (
     load_text_model,
     longest_input,
+    require_text_model,
 )
 
 
@@ -57,7 +58,17 @@ class Entailment:
     ):
         self.model, self.label = str(model), label
         self.device, self.batch_size = device, batch_size
-        self._loaded = None
+        self._loaded: Optional[tuple] = None
+
+    def require(self) -> None:
+        """Raises where the model is not there, without loading its weights.
+
+        Raises
+        ------
+        ImportError, ValueError
+            Saying what to do.
+        """
+        require_text_model(self.model, "model")
 
     def __call__(
         self, premises: Sequence[str], hypotheses: Sequence[str]

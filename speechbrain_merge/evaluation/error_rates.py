@@ -65,6 +65,9 @@ class UtteranceScore:
         ``D`` deleted, ``S`` substituted.
     duration : float
         Seconds of audio, where known.
+    references : int
+        How many transcripts the utterance has, of which this is the best for
+        the hypothesis.
 
     Example
     -------
@@ -79,6 +82,7 @@ class UtteranceScore:
     hypothesis: tuple
     operations: str
     duration: Optional[float] = None
+    references: int = 1
 
     @property
     def errors(self):
@@ -361,6 +365,8 @@ def _from_details(details, clip, durations):
         hypothesis=tuple(details["hyp_tokens"]),
         operations="".join(step for step, _, _ in details["alignment"]),
         duration=None if durations is None else durations.get(details["key"]),
+        # SpeechBrain's own details are of one
+        references=details.get("references", 1),
     )
 
 
@@ -368,6 +374,10 @@ def _best_version(attempts):
     """The score against the best reference, averaged over equally good ones."""
     if len(attempts) == 1:
         return attempts[0]
+    attempts = [
+        dataclasses.replace(score, references=len(attempts))
+        for score in attempts
+    ]
 
     def rate(score):
         if score.words:

@@ -129,6 +129,19 @@ class SemanticScore:
         if min(self.weights.values()) < 0:
             raise ValueError(f"`weights` are negative: {self.weights}")
 
+    def require(self) -> None:
+        """Raises where something that the parts need is not there.
+
+        Raises
+        ------
+        ImportError, ValueError
+            Saying what to do.
+        """
+        phonetic_similarity("", "")
+        for part in (self.bert_score, self.entailment):
+            if hasattr(part, "require"):
+                part.require()
+
     def __call__(
         self, references: Sequence[str], hypotheses: Sequence[str]
     ) -> list[float]:

@@ -5,7 +5,8 @@ as well have gone the other way: all ``2ⁿ`` choices of signs are equally likel
 The p-value of their sum is the share of the choices that give one at least as
 far from zero (Fisher's permutation test for pairs [1]). It needs no assumption
 on how differences are distributed, and holds for two of them as for two
-thousand. Errors are whole numbers, so that the choices need not be listed: their
+thousand. Errors are whole numbers (or halves, where two references are equally
+good, which are doubled), so that the choices need not be listed: their
 distribution is built up by one difference at a time.
 
 Example
@@ -23,18 +24,21 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy
 
 
-def sign_flip_p_value(differences: Sequence[int]) -> float:
+def sign_flip_p_value(differences: Sequence[float]) -> float:
     """The share of all sign patterns whose sum is at least as far from zero.
 
     Arguments
     ---------
-    differences : sequence of int
-        Whole numbers; zeros change nothing.
+    differences : sequence of float
+        Whole numbers, or fractions of small denominators where counts are
+        averages over equally good references; zeros change nothing.
 
     Returns
     -------
@@ -45,19 +49,14 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
     Raises
     ------
     TypeError
-        If a difference is not a whole number.
+        If a difference is neither.
 
     Example
     -------
     >>> sign_flip_p_value([3, -1, 2])
     0.5
     """
-    for difference in differences:
-        if difference != int(difference):
-            raise TypeError(
-                f"{difference!r} is not a whole number of errors: the exact "
-                "test counts sums of whole numbers"
-            )
+    differences = _in_whole_numbers(differences)
     sizes = [abs(int(difference)) for difference in differences if difference]
     reach = sum(sizes)
     # chances[s + reach] is the probability of the sum s
@@ -71,3 +70,22 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
     observed = abs(sum(int(difference) for difference in differences))
     sums = numpy.arange(-reach, reach + 1)
     return min(1.0, float(chances[numpy.abs(sums) >= observed].sum()))
+
+
+LARGEST_DENOMINATOR = 12
+"""Of differences of counts that are averages of up to four."""
+
+
+def _in_whole_numbers(differences):
+    """The differences times what makes all of them whole."""
+    exact = []
+    for difference in differences:
+        close = Fraction(difference).limit_denominator(LARGEST_DENOMINATOR)
+        if abs(close - Fraction(difference)) > 1e-9:
+            raise TypeError(
+                f"{difference!r} is not a whole number of errors, nor an "
+                "average of a few: the exact test counts sums of whole numbers"
+            )
+        exact.append(close)
+    factor = math.lcm(*(each.denominator for each in exact))
+    return [int(each * factor) for each in exact]

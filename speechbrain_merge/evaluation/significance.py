@@ -110,7 +110,10 @@ def mapsswe(
     first : sequence of UtteranceScore
         Scores of one system: the baseline.
     second : sequence of UtteranceScore
-        Scores of the other against the same references, in any order.
+        Scores of the other against the same references, in any order. Of an
+        utterance with several references each system may have been scored
+        against another one; it then is one segment as a whole, and so is one
+        whose errors were clipped.
     minimum_correct : int
         Words correct in both systems that part one segment from the next. An
         utterance's ends part segments too.
@@ -136,11 +139,17 @@ def mapsswe(
     """
     differences = []
     for a, b in pair_scores(first, second):
+        if a.references > 1 and a.references == b.references:
+            differences += _whole_difference(a, b)
+            continue
         if a.reference != b.reference:
             raise ValueError(
                 f"utterance {a.id!r} was scored against different references: "
                 "the matched-pair test needs the same words for both systems"
             )
+        if _clipped(a) or _clipped(b):
+            differences += _whole_difference(a, b)
+            continue
         differences += _segment_differences(a, b, minimum_correct)
     count = len(differences)
     differing = sum(difference != 0 for difference in differences)
@@ -199,6 +208,18 @@ def holm(
         highest = max(highest, (len(order) - rank) * p_values[place])
         corrected[place] = min(1.0, highest)
     return corrected
+
+
+def _clipped(score):
+    """Whether fewer errors count than the alignment has."""
+    return score.errors < len(score.operations) - score.operations.count("=")
+
+
+def _whole_difference(first, second):
+    """Errors of second minus first as one segment, where there are any."""
+    if not first.errors and not second.errors:
+        return []
+    return [second.errors - first.errors]
 
 
 def _segment_differences(first, second, minimum_correct):

@@ -4,6 +4,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 from typing import Any, Optional
 
 import torch
@@ -38,6 +39,39 @@ def load_text_model(
     ValueError
         Where the model is neither a folder nor found by that name.
     """
+    transformers = require_text_model(source, role)
+    classes = {
+        "encoder": transformers.AutoModel,
+        "classifier": transformers.AutoModelForSequenceClassification,
+    }
+    with _named(source, role):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = classes[kind].from_pretrained(source)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.eval().to(device), tokenizer
+
+
+def require_text_model(source: str, role: str) -> Any:
+    """Raises where a model is not there, without loading its weights.
+
+    Arguments
+    ---------
+    source : str
+        A name at the Hugging Face hub, or a folder.
+    role : str
+        The argument that named it, for the message.
+
+    Returns
+    -------
+    module
+        transformers.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As ``load_text_model``.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -45,13 +79,16 @@ def load_text_model(
             "a metric that reads text with a language model needs "
             "transformers: pip install 'speechbrain_merge[semantic]'"
         ) from error
-    classes = {
-        "encoder": transformers.AutoModel,
-        "classifier": transformers.AutoModelForSequenceClassification,
-    }
+    with _named(source, role):
+        transformers.AutoConfig.from_pretrained(source)
+    return transformers
+
+
+@contextlib.contextmanager
+def _named(source, role):
+    """Says which model was not found, and what to do."""
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = classes[kind].from_pretrained(source)
+        yield
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(
@@ -59,9 +96,6 @@ def load_text_model(
             "and its tokenizer nor a name found at the Hugging Face hub or in "
             f"its cache ({reason}). Name a folder, or run once with a network."
         ) from error
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device), tokenizer
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

@@ -28,6 +28,7 @@ from speechbrain_merge.report import (
     text_table,
 )
 from speechbrain_merge.study.continual import continual_rows
+from speechbrain_merge.study.measures import measure_rows
 from speechbrain_merge.study.results import flat, read_times, write_results
 from speechbrain_merge.study.searches import (
     draw_searches,
@@ -72,6 +73,11 @@ def write_report(study, results: Mapping) -> None:
         csv.append(csv_text(header, rows, mode))
         latex.append(latex_table(header, rows))
         print(f"\n{title}\n{text_table(header, rows)}")
+        for name in study.measures:
+            header, rows = measure_rows(results, mode, name)
+            lines += [markdown_table(header, rows), ""]
+            csv.append(csv_text(header, rows, mode))
+            print(f"\n{text_table(header, rows)}")
     lines += [line for part in _parts(study, results, times) for line in part]
     lines += [_note(results), ""]
     write_whole(folder / "results.md", "\n".join(lines).strip() + "\n")

@@ -4,7 +4,7 @@
 same study; times are in ``times.json`` beside it::
 
     {"schema": 2, "metric": "WER",
-     "domains": [...], "tests": [...], "retention": [...],
+     "domains": [...], "tests": [...], "retention": [...], "means": {...},
      "modes": ["usual"], "seeds": [1986],
      "rows": [
          {"name": "aode", "title": "AoDE", "group": "merge", "kind": "merge",
@@ -163,6 +163,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
         "domains": list(study.domains),
         "tests": list(study.tests),
         "retention": study.retention,
+        "means": study.means,
         "modes": list(study.modes),
         "seeds": seeds,
         "rows": rows,
@@ -328,7 +329,7 @@ def flat(
         "test_domains": list(named.values()),
         "rows": rows,
     }
-    if results.get("retention"):
+    if results.get("retention") is not None:
         made["retention"] = [
             title
             for (_, n), title in named.items()

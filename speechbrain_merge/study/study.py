@@ -54,6 +54,11 @@ from speechbrain_merge.study.extras import (
 from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
+from speechbrain_merge.study.measures import (
+    add_measures,
+    check_measures,
+    require_measures,
+)
 from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
@@ -61,7 +66,7 @@ from speechbrain_merge.study.results import gather
 from speechbrain_merge.study.sections import check_sections
 from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import USUAL, Tester
-from speechbrain_merge.study.trainings import Training
+from speechbrain_merge.study.trainings import read_training
 from speechbrain_merge.training import RunSampler
 
 logger = get_logger(__name__)
@@ -81,8 +86,10 @@ class Study:
         ``study/trainings.py``. The first is the usual one.
     domains : list of str
         The domains that models are trained on.
-    tests : list of str, optional
-        The test sets; by default the domains.
+    tests : list of str or dict, optional
+        The test sets; by default the domains. A dict is of columns of means in
+        the table, such as ``{English: [read, spoken], other: [fr, de]}``; by
+        default these are the sets in domain and those out of domain.
     seeds : list of int
         Every model exists once for each.
     draws : RunSampler, optional
@@ -106,7 +113,10 @@ class Study:
         The training whose YAML merges and tests; by default the first.
     retention : list of str, optional
         The sets on which forgetting is measured; by default those without a
-        domain of training.
+        domain of training, and none of an empty list.
+    measures : dict
+        Name to a measure of transcripts that is shown beside the error rate;
+        see ``study/measures.py``.
     compare : list of list of str
         Pairs of models whose difference is tested: the baseline first.
     reference : str, optional
@@ -146,7 +156,7 @@ class Study:
         models: Mapping,
         trainings: Optional[Mapping] = None,
         domains: Sequence = (),
-        tests: Optional[Sequence] = None,
+        tests: Union[Sequence, Mapping, None] = None,
         seeds: Sequence = (0,),
         draws: Optional[RunSampler] = None,
         modes: Optional[Mapping] = None,
@@ -157,6 +167,7 @@ class Study:
         keep_checkpoints: bool = False,
         evaluate_with: Optional[str] = None,
         retention: Optional[Sequence] = None,
+        measures: Optional[Mapping] = None,
         compare: Sequence = (),
         reference: Optional[str] = None,
         continual: Optional[Mapping] = None,
@@ -192,6 +203,12 @@ class Study:
         )
         self.folder = Path(folder)
         self.domains = list(domains)
+        self.means = {}
+        if isinstance(tests, Mapping):
+            self.means = {name: list(sets) for name, sets in tests.items()}
+            tests = dict.fromkeys(
+                one for sets in tests.values() for one in sets
+            )
         self.tests = list(self.domains if tests is None else tests)
         self.seeds = [int(seed) for seed in seeds]
         self.modes = {
@@ -203,10 +220,11 @@ class Study:
         self.checkpoint = checkpoint
         self.keep_checkpoints = keep_checkpoints
         self.retention = None if retention is None else list(retention)
+        self.measures = check_measures(measures or {})
         self.costs, self.plan, self.jobs = costs, plan, int(jobs)
         self.launcher, self.cluster = launcher, dict(cluster or {})
         self.trainings = {
-            name: _training(name, given)
+            name: read_training(name, given)
             for name, given in (trainings or {}).items()
         }
         self._check_axes()
@@ -274,6 +292,7 @@ class Study:
         if self.plan:
             print(run_on_main(describe_plan, args=[self]))
             return None
+        require_measures(self.measures)
         if self.jobs > 1 or self.launcher:
             launch(self)
         makers = {
@@ -303,6 +322,7 @@ class Study:
         if self.jobs == 0:
             return None
         results = gather(self, makers, found)
+        run_on_main(add_measures, args=[self, results])
         measure_costs(self, makers, results)
         walk_landscapes(self, makers, results)
         run_on_main(write_report, args=[self, results])
@@ -407,28 +427,6 @@ class Study:
             sets = [sequence.domains] * (len(node.stages) + 1)
             found["sequence", node.name, seed] = tester.stages(sequence, sets)
         return found
-
-
-def _training(name, given):
-    """A training from its entry in the YAML."""
-    if not isinstance(given, Mapping) or "hparams" not in given:
-        raise ValueError(
-            f"Training '{name}' is {given!r}; expected `hparams`, and perhaps "
-            "`with`, `keys` or `build`."
-        )
-    unknown = set(given) - {"hparams", "with", "keys", "build"}
-    if unknown:
-        raise ValueError(
-            f"Training '{name}': unknown keys {', '.join(sorted(unknown))}; "
-            "expected hparams, with, keys or build."
-        )
-    return Training(
-        name,
-        given["hparams"],
-        given.get("with"),
-        given.get("keys"),
-        given.get("build"),
-    )
 
 
 def _as_list(value):

@@ -9,6 +9,7 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
+from speechbrain_merge.evaluation import macro_average
 from speechbrain_merge.report import summarize_results
 from speechbrain_merge.report.tables import NOTHING
 from speechbrain_merge.study.results import flat
@@ -48,9 +49,14 @@ def main_rows(results: Mapping, mode: str, times: Mapping) -> tuple:
     names = inside + outside
     means = [("in_domain", "in-domain\nmean", inside)]
     means += [("out_of_domain", "out-of-domain\nmean", outside)]
+    summaries = [row for seed in by_seed.values() for row in seed.values()]
+    if results.get("means"):
+        means = [(k, f"{k}\nmean", v) for k, v in results["means"].items()]
+        for row in summaries:
+            for key, _, sets in means:
+                row[key] = macro_average(row["rates"], sets)
     means += [("forgetting", "forgetting\n%", names)]
     means += [("mean", "mean", names)]
-    summaries = [row for seed in by_seed.values() for row in seed.values()]
     shown = [
         (key, title)
         for key, title, wanted in means

@@ -342,3 +342,42 @@ def _tagged(loader, suffix, node):
 
 
 _PlainLoader.add_multi_constructor("!", _tagged)
+
+
+def read_training(name: str, given: Mapping) -> Training:
+    """A training from its entry in the YAML of a study.
+
+    Arguments
+    ---------
+    name : str
+        Its name.
+    given : dict
+        ``hparams``, and perhaps ``with``, ``keys`` and ``build``.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    ValueError
+        Where it is not such an entry.
+    """
+    if not isinstance(given, Mapping) or "hparams" not in given:
+        raise ValueError(
+            f"Training '{name}' is {given!r}; expected `hparams`, and perhaps "
+            "`with`, `keys` or `build`."
+        )
+    unknown = set(given) - {"hparams", "with", "keys", "build"}
+    if unknown:
+        raise ValueError(
+            f"Training '{name}': unknown keys {', '.join(sorted(unknown))}; "
+            "expected hparams, with, keys or build."
+        )
+    return Training(
+        name,
+        given["hparams"],
+        given.get("with"),
+        given.get("keys"),
+        given.get("build"),
+    )

@@ -8,6 +8,7 @@ import torch
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_merge.evaluation import (
+    BestReferenceStats,
     ErrorCounts,
     by_bucket,
     count_errors,
@@ -296,3 +297,70 @@ def test_texts_come_by_utterance():
         score_utterances("a b", {"u1": "a b"})
     with pytest.raises(ValueError, match="hypotheses must be a dict.*list"):
         score_utterances({"u1": "a b"}, ["a b"])
+
+
+def two_transcripts(count=60, seed=5):
+    """Spoken and fluent transcripts, and hypotheses between them."""
+    draw = random.Random(seed)
+    fluent, hypotheses = random_transcripts(count, seed)
+    spoken = {
+        name: " ".join(
+            word
+            for each in text.split()
+            for word in [each] * (1 + (draw.random() < 0.3))
+        )
+        for name, text in fluent.items()
+    }
+    hypotheses["u1"] = "a " * 40  # a loop, which clipping cuts short
+    hypotheses["u2"] = spoken["u2"]
+    return [spoken, fluent], hypotheses
+
+
+def test_the_tracker_of_the_best_reference_has_the_challenges_rate():
+    references, hypotheses = two_transcripts()
+    tracker = BestReferenceStats(clip=True)
+    names = list(hypotheses)
+    for start in range(0, len(names), 7):
+        batch = names[start : start + 7]
+        tracker.append(
+            batch,
+            [hypotheses[name].split() for name in batch],
+            [references[0][name].split() for name in batch],
+            others=[[references[1][name].split() for name in batch]],
+        )
+    expected = challenge_rate(*references, hypotheses)
+    assert tracker.summarize("WER") == pytest.approx(expected)
+    scores = from_tracker(tracker)
+    assert total(scores) == count_errors(references, hypotheses, clip=True)
+    assert total(scores).rate == pytest.approx(expected)
+    assert {score.references for score in scores} == {2}
+    # the rule matters on these: neither transcript alone, nor unclipped
+    others = [count_errors(each, hypotheses, clip=True) for each in references]
+    assert all(other.rate > expected + 1 for other in others)
+    assert count_errors(references, hypotheses).rate > expected + 1
+    # halves come from transcripts that are equally good
+    assert any(score.errors % 1 for score in scores)
+
+
+def test_the_trackers_alignments_can_be_written(tmp_path):
+    tracker = BestReferenceStats()
+    tracker.append(["u"], [["b", "c", "x"]], [["a", "b"]], [[["b", "d", "x"]]])
+    with open(tmp_path / "wer.txt", "w", encoding="utf-8") as file:
+        tracker.write_stats(file)
+    text = (tmp_path / "wer.txt").read_text()
+    assert "%WER 33.33 [ 1 / 3, 0 ins, 0 del, 1 sub ]" in text
+    lines = [line.split() for line in text.splitlines()]
+    place = next(
+        i for i, line in enumerate(lines) if line[::2] == ["b", "d", "x"]
+    )
+    assert lines[place + 1][::2] == ["=", "S", "="]
+    assert lines[place + 2][::2] == ["b", "c", "x"]
+    with pytest.raises(ValueError, match="1 utterances and 2 texts"):
+        tracker.append(["u"], [["b"], ["c"]], [["b"]])
+
+
+def test_scores_of_several_references_are_read_again(tmp_path):
+    references, hypotheses = two_transcripts(count=6)
+    scores = score_utterances(references, hypotheses, clip=True)
+    write_scores(tmp_path / "scores.jsonl", scores)
+    assert read_scores(tmp_path / "scores.jsonl") == scores

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from speechbrain_merge.evaluation import (
+    ErrorCounts,
     UtteranceScore,
     confidence_interval,
     holm,
@@ -19,7 +20,6 @@ from speechbrain_merge.evaluation import (
     paired_bootstrap,
     score_utterances,
     sign_flip_p_value,
-    total,
 )
 
 
@@ -161,7 +161,18 @@ def test_sctk_test_case():
 
     def scored(*rows):
         return [
-            UtteranceScore(name, total([]), reference, (), operations)
+            UtteranceScore(
+                name,
+                ErrorCounts(
+                    insertions=operations.count("I"),
+                    deletions=operations.count("D"),
+                    substitutions=operations.count("S"),
+                    words=len(reference),
+                ),
+                reference,
+                (),
+                operations,
+            )
             for name, reference, operations in rows
         ]
 
@@ -181,8 +192,8 @@ def test_sign_flips_of_thousands():
     z = sum(differences) / math.sqrt(sum(each**2 for each in differences))
     found = sign_flip_p_value(differences)
     assert 0 < found == pytest.approx(2 * stats.norm.sf(z), rel=0.5)
-    with pytest.raises(TypeError, match="0.5 is not a whole number"):
-        sign_flip_p_value([1, 0.5])
+    with pytest.raises(TypeError, match="0.123 is not a whole number"):
+        sign_flip_p_value([1, 0.123])
     assert sign_flip_p_value([]) == sign_flip_p_value([0, 0]) == 1
 
 
@@ -348,3 +359,42 @@ def test_macro_bootstrap_weighs_sets_alike():
     assert found == macro_bootstrap(first, second, replicates=20_000, seed=3)
     with pytest.raises(ValueError, match="same sets.*'large'.*'small'"):
         macro_bootstrap(first, {"large": large[1]})
+
+
+def test_an_utterance_with_several_references_is_one_segment():
+    """Each system may be the best match of another transcript."""
+    spoken = {f"u{i}": "a a b c d e" for i in range(8)}
+    fluent = {f"u{i}": "a b c d e" for i in range(8)}
+    heard = dict.fromkeys(spoken, "a a b c d x")
+    better = dict.fromkeys(spoken, "a b c d e")
+    first = score_utterances([spoken, fluent], heard, clip=True)
+    second = score_utterances([spoken, fluent], better, clip=True)
+    assert first[0].reference != second[0].reference
+    found = mapsswe(first, second)
+    assert (found.segments, found.differing) == (8, 8)
+    assert found.mean_difference == -1 and found.p_value == 2 / 2**8
+    # other transcripts than the other system's are still refused
+    with pytest.raises(ValueError, match="different references"):
+        mapsswe(first, score_utterances(fluent, better))
+
+
+def test_averages_of_equally_good_references_are_tested_exactly():
+    spoken, fluent = {"u": "a b", "v": "c"}, {"u": "a b c d", "v": "c"}
+    # one of two words and two of four are wrong: equally good, 1.5 of three
+    first = score_utterances([spoken, fluent], {"u": "a c", "v": "c"})
+    assert [score.errors for score in first] == [1.5, 0]
+    right = score_utterances([spoken, fluent], fluent)
+    found = mapsswe(first, right)
+    assert (found.mean_difference, found.p_value) == (-1.5, 1)
+    halves = sign_flip_p_value([0.5, -1.5, 1.0])
+    assert halves == sign_flip_p_value([1, -3, 2])
+    with pytest.raises(TypeError, match="0.123 is not a whole number"):
+        sign_flip_p_value([0.123])
+
+
+def test_clipped_errors_count_as_the_rate_counts_them():
+    said = {"u": "a b"}
+    loop = score_utterances(said, {"u": "a " * 30}, clip=True)
+    right = score_utterances(said, said)
+    found = mapsswe(right, loop)
+    assert (found.segments, found.mean_difference) == (1, 2)
