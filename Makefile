@@ -1,5 +1,6 @@
 # make demo   the whole road on a small real default, about ten minutes on two cores
 # make test   linters and tests; no network beyond the package registries, no GPU
+# make docs   the site, into docs/_build; no network once it is installed
 #
 # Both make .venv first, if it is missing. PYTHON chooses the interpreter, PIP_FLAGS
 # goes to every pip call (an index of your own, say).
@@ -17,12 +18,16 @@ RECIPE := recipes/SpeechDomains/ASR/whisper
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint check install clean
+.PHONY: demo test docs lint check install clean
 
 demo: install
 	cd $(RECIPE) && $(CURDIR)/$(BIN)/python train.py hparams/demo.yaml
 
 test: lint check
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+	@echo "The site: $(CURDIR)/docs/_build/index.html"
 
 lint: install
 	$(BIN)/ruff check .
@@ -52,4 +57,4 @@ $(VENV)/.installed: setup.py Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info $(RECIPE)/results
+	rm -rf $(VENV) build *.egg-info $(RECIPE)/results docs/_build docs/reference docs/recipes

@@ -22,6 +22,8 @@ EXTRAS = {
         "model-signing>=1.1.1; python_version >= '3.10'",
         "pyOpenSSL>=24; python_version >= '3.10'",
     ],
+    # the site, and the tutorial
+    "docs": ["sphinx>=7.4", "myst-nb>=1.1", "furo>=2024.8"],
 }
 EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}

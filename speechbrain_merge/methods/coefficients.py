@@ -7,9 +7,11 @@ takes such a coefficient, it takes any of these, which nest:
 ``0.5``                                the same for every expert and tensor
 ``[0.5, 0.2]``                         one for each expert, in their order
 ``{"experts": {"digits": 0.5, …}}``    one for each expert, by its label
-``{"parts": {"encoder": 0.5,           by part of the model: the first pattern
-"attention": [0.1, 0.2]},              that matches the tensor (see
-"default": 1.0}``                      ``speechbrain_merge.weights.matches``)
+``{"parts": {"encoder": 0.5, …}}``     by part of the model: the first pattern
+                                       that matches the tensor (see
+                                       ``speechbrain_merge.weights.matches``);
+                                       a tensor that none matches takes
+                                       ``default``
 ``{"depth": [0.0, 0.5, 1.0]}``         over the layers of a stack, from first
                                        to last, linear in between; a tensor
                                        outside the layers takes ``default``

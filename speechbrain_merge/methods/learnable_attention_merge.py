@@ -3,12 +3,12 @@ r"""Learnable attention merging (L-MAM): how much of another's attention, learne
 As `attention_merge`, this takes the queries, keys and values of a source into
 a target, but with one λ for each layer that training finds, together with the
 target's weights, while the source stays as it is (Sundar et al., ICASSP
-workshops 2024, arXiv 2312.14378, eq. 3):
+workshops 2024, arXiv 2312.14378, eq. 3)::
 
     W_i = λ_i · W_i^source + (1 − λ_i) · W_i^target,   i a layer
 
 In a recipe's YAML, λ with a learning rate of its own (the paper trains with
-1e-5, at which λ would hardly move in its two epochs):
+1e-5, at which λ would hardly move in its two epochs)::
 
     attention: !new:speechbrain_merge.methods.LearnableAttentionMerge
         ratio: 0.1
@@ -18,12 +18,12 @@ In a recipe's YAML, λ with a learning rate of its own (the paper trains with
             lr: 0.00001
         lambda_learning_rate: 0.001
 
-and in its ``train.py``, before the Brain is made:
+and in its ``train.py``, before the Brain is made::
 
     hparams["attention"].attach(hparams["wav2vec2"], hparams["source"])
 
 That is all: checkpoints, resuming and pools work as usual
-(``speechbrain_merge.methods.parametrization`` says how), and
+(``speechbrain_merge.methods.parametrization`` says how), and ::
 
     fold_attention(hparams["wav2vec2"])
 

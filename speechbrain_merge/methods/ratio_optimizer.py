@@ -3,7 +3,7 @@
 λ is one number a layer, between 0 and 1, and the weights beside it are learned
 with rates at which such a number does not move: it wants a rate 10 to 100
 times as high. ``ratio_optimizer`` takes the place of an optimizer in the YAML
-of a recipe, of which no line changes:
+of a recipe, of which no line changes::
 
     opt_class: !name:speechbrain_merge.methods.ratio_optimizer
         modules: !ref <modules>

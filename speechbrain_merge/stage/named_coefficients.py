@@ -3,15 +3,15 @@
 A search over coefficients knows names and numbers. What a name means depends on
 the method and on who takes part:
 
-====================  ======================================================
-``scale``             a parameter of the method, or of the one that it wraps
-``digits``            the coefficient of an expert: a run, a candidate, or
-                      ``base`` where the base is a member
-``encoder.attention`` the coefficient of a part of the model
-``depth.0``           the coefficient at the first of several depths; those
-                      between are interpolated
-``scale.digits``      the same, where a method has several coefficients
-====================  ======================================================
+=====================  ======================================================
+``scale``              a parameter of the method, or of the one that it wraps
+``digits``             the coefficient of an expert: a run, a candidate, or
+                       ``base`` where the base is a member
+``encoder.attention``  the coefficient of a part of the model
+``depth.0``            the coefficient at the first of several depths; those
+                       between are interpolated
+``scale.digits``       the same, where a method has several coefficients
+=====================  ======================================================
 
 The first row that fits counts. The coefficient is the method's ``scale``, else
 its ``weights``, else ``t``; all forms are those of

@@ -1,0 +1,35 @@
+"""Every example on the site is run, or its page says why not.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import re
+
+import pytest
+from site_pages import CODE, DOCS, Examples, blocks_of, pages
+
+LISTED = re.compile(r"^\| \[[^]]*\]\((\w+\.md)\) \| `(.+?)` \| (.+) \|$", re.M)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_examples_of(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    examples = Examples(tmp_path)
+    for block in blocks_of(page):
+        if "not run" not in block.comments:
+            examples.run(block)
+
+
+def test_what_is_not_run_is_listed():
+    blocks = [block for page in pages() for block in blocks_of(page)]
+    told = [
+        (block.page, block.code.strip().split("\n")[0], reason.strip())
+        for block in blocks
+        for word, reason in block.comments.items()
+        if word == "not run"
+    ]
+    listed = LISTED.findall((DOCS / "examples.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(told)
+    code = [block for block in blocks if block.language in CODE]
+    assert len(told) <= len(code) / 5, "few examples are not run"
