@@ -37,7 +37,7 @@ LONGEST_PATTERN = 1000
 
 
 def find(
-    pattern: str, text: str, where: str, most: int = MOST_WAYS
+    pattern: str, text: str, where: str, most: float = MOST_WAYS
 ) -> Optional[re.Match]:
     """What ``re.search`` gives, if it is sure to end soon.
 

@@ -6,7 +6,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from math import log2
+from math import ceil, floor, log2
 
 from speechbrain_merge.report.figure import (
     COLOURS,
@@ -22,18 +22,25 @@ from speechbrain_merge.report.results import (
 )
 from speechbrain_merge.report.tables import pooled_buckets
 
+# A rate of zero would otherwise be infinitely better
+DOUBLINGS = 6
+
 
 def plot_domains(results, path):
     """Heat map of error rates: models down, test sets across.
 
     The colour is the change against the generalist (the first row, where there
-    is none): blue where a model makes fewer errors, red where it makes more,
-    darkest at a quarter and at four times. The best of a set is in bold.
+    is none): blue where a model makes fewer errors, red where it makes more.
+    The largest change of each colour is the darkest, so that all that lies
+    between is told apart. In bold is the best of a set where it is
+    significantly better than the next best, if the results say so
+    (``significant``), else the lowest rate.
 
     Arguments
     ---------
     results : dict
-        See ``report/results.py``.
+        See ``report/results.py``; ``significant`` may give, for each set, the
+        name of the best model or None.
     path : str or Path
         The picture to write.
 
@@ -54,11 +61,12 @@ def plot_domains(results, path):
         [_doublings(row["rates"][d], reference[d]) for d in domains]
         for row in summaries
     ]
-    image = axes.imshow(changes, cmap="RdBu_r", aspect="auto", vmin=-2, vmax=2)
+    scale = _scale(changes)
+    image = axes.imshow(changes, cmap="RdBu_r", aspect="auto", norm=scale)
     for x, domain in enumerate(domains):
         rates = [row["rates"][domain] for row in summaries]
         texts = ["–" if rate is None else f"{rate:.1f}" for rate in rates]
-        best = min((rate for rate in rates if rate is not None), default=None)
+        bold = _bold(results, domain, summaries, rates)
         for y, text in enumerate(texts):
             axes.text(
                 x,
@@ -67,10 +75,10 @@ def plot_domains(results, path):
                 ha="center",
                 va="center",
                 # dark cells need light words
-                color="white" if abs(changes[y][x]) > 1.2 else "black",
-                weight="bold"
-                if best is not None and text == f"{best:.1f}"
-                else "normal",
+                color="white"
+                if abs(scale(changes[y][x]) - 0.5) > 0.3
+                else "black",
+                weight="bold" if y in bold else "normal",
             )
     axes.set_xticks(range(len(domains)), domains)
     axes.set_yticks(range(len(summaries)), [row["name"] for row in summaries])
@@ -79,8 +87,18 @@ def plot_domains(results, path):
     if inside and outside:
         axes.axvline(len(inside) - 0.5, color="white", linewidth=5)
         _name_sides(axes, inside, outside)
-    bar = figure.colorbar(image, ticks=range(-2, 3), shrink=0.9, aspect=16)
-    bar.ax.set_yticklabels(["1/4", "1/2", "same", "2 x", "4 x"])
+    ticks = range(ceil(scale.vmin), floor(scale.vmax) + 1)
+    bar = figure.colorbar(image, ticks=ticks, shrink=0.9, aspect=16)
+    bar.ax.set_yticklabels(
+        [
+            "same"
+            if not tick
+            else f"{2**tick} x"
+            if tick > 0
+            else f"1/{2**-tick}"
+            for tick in ticks
+        ]
+    )
     bar.set_label(f"against {_reference(summaries)['name']}", fontsize=9)
     bar.outline.set_visible(False)
     axes.set_title(
@@ -90,6 +108,28 @@ def plot_domains(results, path):
     )
     _turn_where_crowded(figure, axes.get_xticklabels())
     return save_figure(figure, path)
+
+
+def _scale(changes):
+    """Colours of changes: the largest of each side is the darkest there.
+
+    Each side goes to a doubling at least, so that what is nearly the same
+    looks so.
+    """
+    from matplotlib.colors import TwoSlopeNorm
+
+    values = [value for row in changes for value in row]
+    return TwoSlopeNorm(0, min(-1, *values), max(1, *values))
+
+
+def _bold(results, domain, summaries, rates):
+    """The rows of a set that are in bold."""
+    if "significant" in results:
+        best = results["significant"].get(domain)
+        return [y for y, row in enumerate(summaries) if row["name"] == best]
+    known = [f"{rate:.1f}" for rate in rates if rate is not None]
+    best = min(known, key=float, default=None)
+    return [y for y, rate in enumerate(rates) if f"{rate or 0:.1f}" == best]
 
 
 def _turn_where_crowded(figure, labels):
@@ -171,11 +211,13 @@ def _reference(summaries):
 
 
 def _doublings(rate, reference):
-    """How often the error rate doubled, at most twice either way."""
+    """How often the error rate doubled, at most ``DOUBLINGS`` either way."""
+    if rate is None or rate == reference:
+        return 0
     if not rate or not reference:
         # nothing to relate to, or nothing left to improve
-        return 0 if rate == reference or rate is None else (2 if rate else -2)
-    return max(-2, min(2, log2(rate / reference)))
+        return DOUBLINGS if rate else -DOUBLINGS
+    return max(-DOUBLINGS, min(DOUBLINGS, log2(rate / reference)))
 
 
 def _name_sides(axes, inside, outside):

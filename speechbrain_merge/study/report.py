@@ -1,7 +1,8 @@
 """Tables and pictures of a study, drawn from its results alone.
 
 Writes ``results.json``, the tables as Markdown (``results.md``), CSV and LaTeX,
-and the pictures that the results have something for.
+the pictures that the results have something for, and all of it as one page
+(``report.html``, see ``study/page.py``).
 
 Authors
  * The speechbrain_merge authors 2026
@@ -28,7 +29,9 @@ from speechbrain_merge.report import (
     text_table,
 )
 from speechbrain_merge.study.continual import continual_rows
+from speechbrain_merge.study.loggers import log_results
 from speechbrain_merge.study.measures import measure_rows
+from speechbrain_merge.study.page import write_page
 from speechbrain_merge.study.results import flat, read_times, write_results
 from speechbrain_merge.study.searches import (
     draw_searches,
@@ -84,7 +87,13 @@ def write_report(study, results: Mapping) -> None:
     write_whole(folder / "results.csv", "\n".join(csv))
     write_whole(folder / "results.tex", "\n".join(latex))
     draw_pictures(folder, results, times)
-    print(f"\n{_note(results)}\nTables and pictures are in {folder}.")
+    page = write_page(folder)
+    if study.train_logger is not None:
+        log_results(study.train_logger, folder, results, times)
+    print(
+        f"\n{_note(results)}\nTables and pictures are in {folder}, and together "
+        f"in {page.name}."
+    )
 
 
 def draw_pictures(folder: Path, results: Mapping, times: Mapping) -> None:

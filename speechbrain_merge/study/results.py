@@ -329,6 +329,15 @@ def flat(
         "test_domains": list(named.values()),
         "rows": rows,
     }
+    titles = {row["name"]: row["title"] for row in results["rows"]}
+    best = results.get("comparisons", {}).get("best", {})
+    if best and len(seeds) == len(results["seeds"]):
+        # tested on all seeds together: a single one has no test of its own
+        made["significant"] = {
+            title: titles.get(found["name"]) if found["significant"] else None
+            for (one, name), title in named.items()
+            if (found := best.get(one, {}).get(name)) is not None
+        }
     if results.get("retention") is not None:
         made["retention"] = [
             title

@@ -40,6 +40,7 @@ from typing import Any, Optional, Union
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import TrainLogger
 from tqdm import tqdm
 
 from speechbrain_merge.study.continual import Continual
@@ -143,6 +144,9 @@ class Study:
         jobs on this machine, both through submitit.
     cluster : dict
         Options of submitit's executor, such as ``slurm_partition``.
+    train_logger : TrainLogger, optional
+        Gets the error rates of all models too; a ``TensorboardLogger`` also
+        gets the table and the pictures.
 
     Raises
     ------
@@ -179,6 +183,7 @@ class Study:
         jobs: int = 1,
         launcher: Optional[str] = None,
         cluster: Optional[Mapping] = None,
+        train_logger: Optional[TrainLogger] = None,
     ):
         check_sections(
             {
@@ -216,6 +221,7 @@ class Study:
             for name, settings in (modes or {USUAL: {}}).items()
         }
         self.metric, self.mode = metric, mode
+        self.train_logger = train_logger
         self.tracker = tracker or f"{metric.lower()}_metric"
         self.checkpoint = checkpoint
         self.keep_checkpoints = keep_checkpoints

@@ -176,7 +176,7 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
         )
     alpha = config["lora_alpha"]
     # PEFT's own rule: a pattern has to match the end of the layer's name
-    left = MOST_WAYS
+    left: float = MOST_WAYS
     for pattern, own in (config.get("alpha_pattern") or {}).items():
         rule = rf"^(.*\.)?({pattern})$"
         if find(rule, target, f"{where}, key 'alpha_pattern'", left):

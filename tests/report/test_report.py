@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import numpy
 import pytest
 
 from speechbrain_merge.report import (
@@ -350,13 +351,70 @@ def test_the_map_has_every_number(tmp_path, monkeypatch):
     for words in ("generalist", "smact", "read", "55.0", "12.0"):
         assert f"<!-- {words} -->" in text, words
     [image] = pictures[0].images
-    # half as many errors, one doubling less; colours end at two doublings
+    # half as many errors, one doubling less; colours end at the largest change
     assert image.get_array()[:, 2].tolist() == [
         0,
         1,
         pytest.approx(0.263, abs=1e-3),
     ]
-    assert image.get_array()[1, 0] == -2
+    assert image.get_array()[1, 0] == pytest.approx(-3.322, abs=1e-3)
+    assert image.norm.vmin == image.get_array()[1, 0]
+    assert image.norm.vmax == 1
+
+
+def test_the_colours_of_the_map_tell_good_from_better(tmp_path, monkeypatch):
+    """4.8 % and 9.0 %, both far below 100 %: apart in CIELAB, where a
+    difference of 2 is just seen."""
+    pictures = drawn(monkeypatch)
+    rows = [
+        {
+            "name": name,
+            "group": group,
+            "sets": {"a": {"errors": errors, "words": 1000}},
+        }
+        for name, group, errors in (
+            ("start", "generalist", 1000),
+            ("one", "merge", 48),
+            ("other", "merge", 90),
+        )
+    ]
+    content = {"in_domain": ["a"], "test_domains": ["a"], "rows": rows}
+    plot_domains(content, tmp_path / "domains.png")
+    [image] = pictures[0].images
+    _, one, other = image.to_rgba(image.get_array())[:, 0, :3]
+    assert numpy.linalg.norm(lab(one) - lab(other)) > 10
+
+
+def lab(colour):
+    """A colour in CIELAB, from sRGB (IEC 61966-2-1), at D65."""
+    linear = numpy.where(
+        colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4
+    )
+    xyz = (
+        numpy.array(
+            [
+                [0.4124, 0.3576, 0.1805],
+                [0.2126, 0.7152, 0.0722],
+                [0.0193, 0.1192, 0.9505],
+            ]
+        )
+        @ linear
+        / numpy.array([0.9505, 1.0, 1.089])
+    )
+    x, y, z = numpy.cbrt(xyz)
+    return numpy.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_bold_is_what_is_significant(tmp_path, monkeypatch):
+    pictures = drawn(monkeypatch)
+    content = {**results(), "significant": {"digits": "smact", "read": None}}
+    plot_domains(content, tmp_path / "domains.png")
+    bold = [
+        (text.get_position(), text.get_text())
+        for text in pictures[0].axes.texts
+        if text.get_weight() == "bold"
+    ]
+    assert bold == [((0, 2), "6.0")]
 
 
 def test_another_metric_is_in_every_title(tmp_path, monkeypatch):
