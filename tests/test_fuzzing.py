@@ -1,20 +1,26 @@
 """Whatever is in a file, it ends in an answer or in an error of ours, soon.
 
-A short, seeded run is part of the tests; FUZZ=100000 in the environment asks
-for so many inputs in all, and FUZZ_SEED for others.
+A short, seeded run is part of the tests. FUZZ=100000 in the environment asks for
+so many inputs in all, FUZZ_SEED for others; with ``-s`` each kind prints its
+counts as a line of JSON.
 """
 
+import dataclasses
+import json
 import struct
+from pathlib import Path
 
 import pytest
 from fuzz_targets import TARGETS, Files
 from fuzzing import JUNK, asked, fuzz
 from hypothesis import given, settings
+from sandbox import run_in_sandbox
 
 from speechbrain_merge.records.reading import parse_number
 from speechbrain_merge.weights import open_weights
 
-INPUTS, SEED = asked(len(TARGETS))
+WRITERS = 5
+INPUTS, SEED = asked(len(TARGETS) + WRITERS)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +31,29 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_damaged_files(files, name):
-    # once before, so that no import is counted
-    with_files = TARGETS[name]
-    costs = fuzz(lambda damage: with_files(files, damage), INPUTS or 20, SEED)
-    print(f"\n{name}: {costs}")
+    costs = fuzz(
+        lambda damage: TARGETS[name](files, damage), INPUTS or 12, SEED
+    )
+    print("\n" + json.dumps({"kind": name, **dataclasses.asdict(costs)}))
+
+
+CODE = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+import fuzz_writers
+
+fuzz_writers.run(Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]))
+"""
+
+
+def test_damaged_files_and_commands_that_write(tmp_path):
+    here = str(Path(__file__).parent)
+    output = run_in_sandbox(CODE, tmp_path, here, str(INPUTS or 12), str(SEED))
+    kinds = [json.loads(line) for line in output.splitlines()]
+    assert len(kinds) == WRITERS
+    print("\n" + output)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)

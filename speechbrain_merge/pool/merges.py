@@ -176,7 +176,7 @@ def read_merges(pool) -> list[MergeRecord]:
         line["left_out"] = tuple(line.get("left_out", ()))
         if found:
             # The order of the lines counts: a clock may have been set back
-            line["time"] = max(line["time"], found[-1].time + TICK)
+            line["time"] = max(line.get("time", 0.0), found[-1].time + TICK)
         found.append(MergeRecord(**line))
     return found
 

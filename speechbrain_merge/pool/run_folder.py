@@ -148,7 +148,9 @@ def names_to_keep(
     replaced : set of str
         Names of those that were trained again, later in the list.
     """
-    newest = {record["slot"]: record["name"] for record in records}
+    newest = {
+        record.get("slot", record["name"]): record["name"] for record in records
+    }
     current = [each for each in records if each["name"] in newest.values()]
     kept = {record["name"] for record in current}
     replaced = {record["name"] for record in records} - kept

@@ -386,7 +386,9 @@ def _training_minutes(row, times):
     for name in row["trainings"]:
         for seed in seeds:
             took = times.get(name, {}).get(seed, {})
-            total += took.get("seconds", 0.0)
+            known = took.get("seconds")
+            total += known or 0.0
+            whole = whole and known is not None
             whole = whole and not took.get("interrupted", False)
     minutes = f"{total / len(seeds) / 60:.1f}"
     # what came before an interruption is not counted

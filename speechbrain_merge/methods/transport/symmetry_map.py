@@ -56,7 +56,6 @@ from functools import cache
 from pathlib import Path
 
 from speechbrain_merge.records.checked import (
-    either,
     fields,
     file_name,
     listed,
@@ -140,18 +139,26 @@ def _either_key(**checks):
 
 
 _patterns = listed(_pattern, limit=MOST_ENTRIES)
-_axes = listed(
-    either(
-        _pattern,
-        _either_key(flatten=_exactly(2, _pattern), within=_pattern),
-    ),
-    limit=20,
-)
+_two_axes_in_one = _either_key(flatten=_exactly(2, _pattern), within=_pattern)
+
+
+def _axis(value, where):
+    check = _two_axes_in_one if isinstance(value, dict) else _pattern
+    return check(value, where)
+
+
+_axes = listed(_axis, limit=20)
 _several_axes = some(_axes, limit=20)
-_tensor = either(
-    _axes,
-    _either_key(stacked=_several_axes, interleaved=_several_axes, flat=_axes),
+_arranged = _either_key(
+    stacked=_several_axes, interleaved=_several_axes, flat=_axes
 )
+
+
+def _tensor(value, where):
+    check = _arranged if isinstance(value, dict) else _axes
+    return check(value, where)
+
+
 _told = fields({"tensor": _pattern, "axis": whole(0, 20)}, unknown="refuse")
 _sections = {
     "tensors": _by_pattern(_tensor),
