@@ -6,7 +6,7 @@ from collections import Counter
 
 from ranks.test_ranks import LONG, python
 
-ROUNDS = int(os.environ.get("ROUNDS", 30 if LONG else 2))
+ROUNDS = int(os.environ.get("ROUNDS", 30 if LONG else 1))
 KINDS = {
     "trainings",
     "same_stage",

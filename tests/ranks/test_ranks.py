@@ -160,7 +160,8 @@ def children_of(parent):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_torchrun(folder, world, tmp_path):
-    output = tmp_path / f"ranks-{world}"
+    # as long as the other folders' names, which merged files have in them
+    output = folder / f"torch-{world}"
     draw = random.Random(world)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={world}", "tests/ranks/stages.py"]
