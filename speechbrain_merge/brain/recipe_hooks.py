@@ -18,6 +18,7 @@ from speechbrain_merge.brain.promised_weights import (
 from speechbrain_merge.brain.validation_loader import ValidationLoader
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.half_written import whole_checkpoints
+from speechbrain_merge.training.moving_average import MovingAverage
 
 
 class RecipeHooks:
@@ -34,6 +35,7 @@ class RecipeHooks:
     _training = False
     _restored = False  # whether fit() or evaluate() has loaded a checkpoint
     _guard = None
+    _averages = contextlib.ExitStack()  # while they are evaluated
 
     def fit(
         self,
@@ -85,6 +87,41 @@ class RecipeHooks:
             pool.begin(self)
         with whole_checkpoints(self.checkpointer):
             super().on_fit_start()
+
+    def _fit_valid(self, *arguments, **keywords):
+        """Validates with the moving averages, where these are to be used.
+
+        The recipe's ``on_stage_end``, which saves checkpoints, finds the
+        modules' own weights again.
+        """
+        with contextlib.ExitStack() as averages:
+            if not self._enter_averages(averages):
+                return super()._fit_valid(*arguments, **keywords)
+            on_stage_end = self.on_stage_end
+
+            def with_own_weights(*stage, **more):
+                averages.close()
+                return on_stage_end(*stage, **more)
+
+            self.on_stage_end = with_own_weights
+            try:
+                return super()._fit_valid(*arguments, **keywords)
+            finally:
+                del self.on_stage_end
+
+    def _enter_averages(self, stack) -> bool:
+        """Puts the moving averages into the modules until a stack is closed."""
+        if self.checkpointer is None:
+            return False
+        used = [
+            recoverable
+            for recoverable in self.checkpointer.recoverables.values()
+            if isinstance(recoverable, MovingAverage)
+            and recoverable.use_average
+        ]
+        for average in used:
+            stack.enter_context(average.in_modules())
+        return bool(used)
 
     def evaluate(
         self,
@@ -176,10 +213,12 @@ class RecipeHooks:
         self._let_pools_collect(False)
         self._set_guard("evaluate_batch", on_ready=self._ready_to_evaluate)
         outer, self._evaluating = self._evaluating, True
+        self._averages = contextlib.ExitStack()
         try:
             with untouched_checkpoints(self):
                 yield
         finally:
+            self._averages.close()
             self._evaluating = outer
             self._lift_guard()
             # Some evaluate each epoch; else the modules now hold no state of
@@ -189,6 +228,8 @@ class RecipeHooks:
     def _ready_to_evaluate(self):
         # Not every recipe's hook calls ours, which resets the counter
         self.step = 1
+        if self.promised is None:
+            self._enter_averages(self._averages)
         if self._says_weights:
             log_evaluated(self)
 

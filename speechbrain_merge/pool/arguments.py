@@ -58,3 +58,27 @@ def check_arguments(modules, run, every, keep_last, keep_best, mode):
             raise ValueError(f"{name}={count}: expected 1 or more, or None")
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {MODES}")
+
+
+def check_average(average, modules):
+    """Refuses a moving average that is not of the modules of a pool.
+
+    Arguments
+    ---------
+    average : MovingAverage
+        See ``speechbrain_merge.training``.
+    modules : dict
+        Name to torch.nn.Module.
+
+    Raises
+    ------
+    ValueError
+        Names the module.
+    """
+    averaged = list(getattr(average, "modules", {}).values())
+    for name, module in modules.items():
+        if not any(module is each for each in averaged):
+            raise ValueError(
+                f"average: it has no average of '{name}'. Give the same "
+                "`modules` to the MovingAverage and to the CheckpointPool."
+            )

@@ -71,7 +71,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_merge.pool import first_save, half_written
-from speechbrain_merge.pool.arguments import check_arguments
+from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.manifest import hold
@@ -135,6 +135,8 @@ class CheckpointPool:
         Tells the epoch where the recipe's meta does not.
     partial : bool
         Whether `modules` may leave out trained ones, see `pool.coverage`.
+    average : MovingAverage, optional
+        Collects its average of the modules in place of their weights.
 
     Example
     -------
@@ -160,8 +162,11 @@ class CheckpointPool:
         intra_epoch: bool = False,
         epoch_counter=None,
         partial: bool = False,
+        average=None,
     ):
         check_arguments(modules, run, every, keep_last, keep_best, mode)
+        if average is not None:
+            check_average(average, modules)
         # The working directory may change while the training runs
         self.folder = Path(folder).absolute()
         self.modules = dict(modules)
@@ -174,6 +179,7 @@ class CheckpointPool:
         self.base, self.intra_epoch = base, intra_epoch
         self.tags = [str(tag) for tag in tags or []]
         self.epoch_counter, self.partial = epoch_counter, partial
+        self.average = average
         self.collecting = True  # False passes over checkpoints for a while
         self._brain, self._claimed, self._saves = None, None, 0
         self._lineage = uuid.uuid4().hex
@@ -369,6 +375,16 @@ class CheckpointPool:
                 run.remove(record, "not among those to keep")
 
     def _tensors(self):
+        if self.average is None:
+            return self._plain_tensors()
+        with self.average.in_modules():
+            # copies, since the modules get their own weights back
+            return {
+                name: tensor.clone()
+                for name, tensor in self._plain_tensors().items()
+            }
+
+    def _plain_tensors(self):
         return {
             f"{name}.{key}": tensor
             for name, module in self.modules.items()

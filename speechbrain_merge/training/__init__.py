@@ -16,6 +16,7 @@ from speechbrain_merge.training.layerwise_decay import (
     layerwise_decay,
     layerwise_groups,
 )
+from speechbrain_merge.training.moving_average import MovingAverage
 from speechbrain_merge.training.sampling import RunSampler
 from speechbrain_merge.training.schedules import learning_rate_schedule
 from speechbrain_merge.training.slanted_triangular import (
