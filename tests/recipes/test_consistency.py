@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from listed_recipes import COLUMNS, ROOT, TABLES, checks_of, rows
+from speechbrain.utils.run_opts import RunOptions
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
@@ -80,7 +81,7 @@ def test_every_variable_of_a_yaml_is_used():
                 f"modules.{name}",
             )
             # options that the Brain reads itself
-            own = name in ("precision", "eval_precision", "max_grad_norm")
+            own = name in RunOptions().as_dict()
             referred = f"<{name}>" in yaml[key.end() :]
             made = "!apply" in value  # for what it does
             assert (
