@@ -107,7 +107,7 @@ def test_a_wrapped_method_with_parameters_that_are_none():
         ("{flatten: [channels, fixed]}", "{flatten: [x]}", "expected 2"),
         ("axis: 0", "axis: -1", "key 'axis': expected a whole number"),
         ("{layer:last}", "{other}", "has no placeholder {other}"),
-        ("[channels, fixed]}", "[chanels, fixed]}", "no space 'chanels'"),
+        ("[channels, fixed]}", "[width, fixed]}", "no space 'width'"),
         ("axis: 0", "axis: 3", "does not tell the number of blocks in axis 3"),
         ("about:", "include: [nothing]\nabout:", "there is no nothing.part"),
         ("about:", "a: &a [*a]\nabout:", "an alias refers to what"),
