@@ -295,3 +295,23 @@ def test_an_archive_that_torch_cannot_seek_in(tmp_path):
     path.write_bytes(path.read_bytes()[:5])
     with pytest.raises(ValueError, match="model.pt cannot be read to its end"):
         open_weights(path)
+
+
+def test_tests_of_a_study_in_groups(tmp_path):
+    (tmp_path / "train.yaml").write_text(HPARAMS)
+    study = Study(
+        tmp_path,
+        {"{domain}": {"train": "{domain}"}},
+        {"expert": {"hparams": str(tmp_path / "train.yaml")}},
+        ["a"],
+        tests={"known": ["a"], "new": ["b", "c"]},
+    )
+    assert study.tests == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="key 'tests', key 'new'"):
+        Study(
+            tmp_path,
+            {"{domain}": {"train": "{domain}"}},
+            {"expert": {"hparams": str(tmp_path / "train.yaml")}},
+            ["a"],
+            tests={"known": ["a"], "new": "b"},
+        )
