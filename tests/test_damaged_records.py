@@ -107,7 +107,7 @@ def test_a_wrapped_method_with_parameters_that_are_none():
         ("{flatten: [channels, fixed]}", "{flatten: [x]}", "expected 2"),
         ("axis: 0", "axis: -1", "key 'axis': expected a whole number"),
         ("{layer:last}", "{other}", "has no placeholder {other}"),
-        ("[channels, fixed]}", "[chanels, fixed]}", "no space 'chanels'"),
+        ("[channels, fixed]}", "[width, fixed]}", "no space 'width'"),
         ("axis: 0", "axis: 3", "does not tell the number of blocks in axis 3"),
         ("about:", "include: [nothing]\nabout:", "there is no nothing.part"),
         ("about:", "a: &a [*a]\nabout:", "an alias refers to what"),
@@ -295,3 +295,23 @@ def test_an_archive_that_torch_cannot_seek_in(tmp_path):
     path.write_bytes(path.read_bytes()[:5])
     with pytest.raises(ValueError, match="model.pt cannot be read to its end"):
         open_weights(path)
+
+
+def test_tests_of_a_study_in_groups(tmp_path):
+    (tmp_path / "train.yaml").write_text(HPARAMS)
+    study = Study(
+        tmp_path,
+        {"{domain}": {"train": "{domain}"}},
+        {"expert": {"hparams": str(tmp_path / "train.yaml")}},
+        ["a"],
+        tests={"known": ["a"], "new": ["b", "c"]},
+    )
+    assert study.tests == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="key 'tests', key 'new'"):
+        Study(
+            tmp_path,
+            {"{domain}": {"train": "{domain}"}},
+            {"expert": {"hparams": str(tmp_path / "train.yaml")}},
+            ["a"],
+            tests={"known": ["a"], "new": "b"},
+        )

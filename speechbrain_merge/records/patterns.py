@@ -49,7 +49,7 @@ def find(
         What is searched in.
     where : str
         The file and the entry of the pattern, for the error.
-    most : int
+    most : float
         Ways that may be tried.
 
     Returns

@@ -52,6 +52,12 @@ def _path(value, where):
     return value if isinstance(value, Path) else _name(value, where)
 
 
+def _tests(value, where):
+    """Test sets, perhaps in named groups."""
+    check = mapped(_names) if isinstance(value, Mapping) else _names
+    return check(value, where)
+
+
 def _any(value, where):
     """Anything, objects too."""
     return value
@@ -100,13 +106,15 @@ _sections = fields(
             )
         ),
         "domains": _names,
-        "tests": optional(_names),
+        "tests": optional(_tests),
         "seeds": some(whole(0, (1 << 63) - 1)),
         "modes": optional(mapped(optional(_settings))),
         "metric": _name,
         "tracker": optional(_name),
         "evaluate_with": optional(_name),
         "retention": optional(_names),
+        "measures": optional(_settings),
+        "continual": optional(_settings),
         "compare": listed(_names),
         "reference": optional(_name),
         "landscapes": optional(mapped(_settings)),

@@ -197,6 +197,8 @@ class Study:
                 "tracker": tracker,
                 "evaluate_with": evaluate_with,
                 "retention": retention,
+                "measures": measures,
+                "continual": continual,
                 "compare": compare,
                 "reference": reference,
                 "landscapes": landscapes,
