@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from speechbrain_merge.engine import merge, provenance
     from speechbrain_merge.evaluation.barrier import barrier
     from speechbrain_merge.pool import CheckpointPool, read_merges
+    from speechbrain_merge.records.signing import Signer, verify_signature
     from speechbrain_merge.stage import MergeResult, MergeStage
     from speechbrain_merge.stage.extending import remerge
 
@@ -40,12 +41,14 @@ _HOMES = {
     "MergeResult": "stage",
     "MergeStage": "stage",
     "Run": "brain",
+    "Signer": "records.signing",
     "barrier": "evaluation.barrier",
     "learn_coefficients": "brain.coefficient_learning",
     "merge": "engine",
     "provenance": "engine",
     "read_merges": "pool",
     "remerge": "stage.extending",
+    "verify_signature": "records.signing",
 }
 """The module of each public name."""
 
@@ -56,6 +59,7 @@ __all__ = [
     "MergeResult",
     "MergeStage",
     "Run",
+    "Signer",
     "__version__",
     "barrier",
     "learn_coefficients",
@@ -63,6 +67,7 @@ __all__ = [
     "provenance",
     "read_merges",
     "remerge",
+    "verify_signature",
 ]
 
 

@@ -10,6 +10,8 @@
     speechbrain-merge compare a.pt b.pt --base base.pt
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
         -o folder
+    speechbrain-merge merge plan.yaml --sign key.pem
+    speechbrain-merge verify m.safetensors --key key.pub
     speechbrain-merge methods
     speechbrain-merge fragments smact -o hparams
 
@@ -58,7 +60,7 @@ def main(arguments=None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        command = import_module(f"speechbrain_merge.command.{options.module}")
+        command = import_module(f"speechbrain_merge.command.{options.runs}")
         command.run(options)
     except Exception as error:
         if options.traceback:
@@ -109,7 +111,7 @@ def _parser():
     command = commands.add_parser(
         "merge", help="merge models by a method, or by a plan in YAML"
     )
-    command.set_defaults(module="merging")
+    command.set_defaults(runs="merging")
     command.add_argument("method", help="a method's name, or a plan (.yaml)")
     command.add_argument(
         "experts",
@@ -147,20 +149,22 @@ def _parser():
         "--dry-run", action="store_true", help="check all, merge nothing"
     )
     command.add_argument("--quiet", action="store_true", help="no bars")
+    _add_signing(command)
 
     command = commands.add_parser(
         "inspect", help="what is in a file of weights, or merged of a pool"
     )
-    command.set_defaults(module="inspection")
+    command.set_defaults(runs="inspection")
     command.add_argument("file")
     command.add_argument(
         "--verify",
         action="store_true",
-        help="read a whole pool, and compare it with what it has on record",
+        help="read a pool, or all that a merged model was made of, as far as "
+        "it is there, and compare it with what is on record",
     )
 
     command = commands.add_parser("compare", help="how two models differ")
-    command.set_defaults(module="comparison")
+    command.set_defaults(runs="comparison")
     command.add_argument("first")
     command.add_argument("second")
     command.add_argument("--base", help="what both were fine-tuned from")
@@ -169,7 +173,7 @@ def _parser():
     )
 
     command = commands.add_parser("export", help="make a folder that loads")
-    command.set_defaults(module="exporting")
+    command.set_defaults(runs="exporting")
     command.add_argument("kind", choices=("whisper", "pretrained"))
     command.add_argument("source", help="merged weights")
     command.add_argument("-o", "--output", required=True, help="the folder")
@@ -182,20 +186,55 @@ def _parser():
     command.add_argument(
         "--file", action="append", default=[], help="another loadable's file"
     )
+    _add_signing(command)
+
+    command = commands.add_parser(
+        "verify", help="who signed a model, and whether it is unchanged"
+    )
+    command.set_defaults(runs="verification")
+    command.add_argument("path", help="a merged file or an exported folder")
+    command.add_argument("--key", help="the public key of who signed it")
+    command.add_argument(
+        "--certificate-chain",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="or certificates that you trust, the root's among them",
+    )
+    command.add_argument(
+        "--signature", help="where it is, if not beside the file (.sig)"
+    )
 
     command = commands.add_parser("methods", help="the merge methods there are")
-    command.set_defaults(module="method_list")
+    command.set_defaults(runs="method_list")
     command.add_argument("name", nargs="?", help="one, explained in full")
 
     command = commands.add_parser(
         "fragments", help="ready YAML, one a method, to include in a recipe"
     )
-    command.set_defaults(module="fragments")
+    command.set_defaults(runs="fragments")
     command.add_argument(
         "names", nargs="*", help="print these, or copy them; by default all"
     )
     command.add_argument("-o", "--output", help="copy into this folder")
     return parser
+
+
+def _add_signing(command):
+    """The options by which an output is signed."""
+    command.add_argument(
+        "--sign",
+        metavar="KEY",
+        help="sign with this private key (needs speechbrain_merge[sign])",
+    )
+    command.add_argument("--certificate", help="of the key")
+    command.add_argument(
+        "--certificate-chain",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="certificates between that and the root's",
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ be larger than memory. A tensor of each expert is read, merged and written
 before the next; what is in memory at once is one tensor of each expert and of
 the result, for each worker. The output appears under its name only when it is
 whole, and carries in its metadata what it was made of: sources and their
-hashes, method, parameters and versions.
+hashes, method, parameters and versions, and the same of each source that is a
+merge itself (``speechbrain_merge.lineage``).
 
 Example
 -------
@@ -47,18 +48,11 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from speechbrain_merge.belonging import check_belonging
+from speechbrain_merge.lineage import chain_of, check_record
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.list_of_experts import list_of_experts
-from speechbrain_merge.records.checked import (
-    anything,
-    fields,
-    listed,
-    mapped,
-    number,
-    optional,
-    text,
-)
 from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.records.versions import versions
 from speechbrain_merge.weights import (
     Weights,
@@ -73,27 +67,6 @@ from speechbrain_merge.weights import (
 )
 
 logger = get_logger(__name__)
-
-_model = fields(
-    {},
-    {
-        "label": optional(text()),
-        "path": optional(text()),
-        "digest": optional(text(200)),
-        "weight": number(),
-    },
-)
-provenance_record = fields(
-    {"method": text(200)},
-    {
-        "parameters": optional(mapped(anything())),
-        "sources": optional(listed(_model)),
-        "base": optional(_model),
-        "created": optional(text(100)),
-        "versions": optional(mapped(text(100))),
-    },
-)
-"""What a merged file says of its making."""
 
 # Holds the place of a sha256 that is still being computed
 NO_HASH = "0" * 64
@@ -111,6 +84,7 @@ def merge(
     metadata: Optional[dict] = None,
     dtype: Union[str, torch.dtype, None] = None,
     same_base: bool = True,
+    sign: Union[Signer, str, Path, None] = None,
 ) -> Any:
     """Merges weights from anywhere, streamed.
 
@@ -148,6 +122,9 @@ def merge(
         method is made for them: fine-tuned from different weights, with other
         vocabularies beside them, with heads that were initialised apart. See
         ``speechbrain_merge.belonging``.
+    sign : Signer, str or Path, optional
+        Signs the output: with a private key in a file, or as the signer says,
+        see ``speechbrain_merge.records.signing``.
 
     Returns
     -------
@@ -182,6 +159,11 @@ def merge(
     if output is not None and Path(output).suffix != ".safetensors":
         # else hours of merging end in a file that nothing opens
         raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
+    signer = signer_of(sign)
+    if signer is not None:
+        if output is None:
+            raise ValueError("`sign` signs a file: give an `output` as well.")
+        signer.check()
     experts = list_of_experts(experts, method.name)
     dtype = float_dtype(dtype)
     for given, what in ((labels, "labels"), (hashes, "hashes")):
@@ -242,12 +224,16 @@ def merge(
         # side. The hashes take their places in the header afterwards.
         hashing = stack.enter_context(_threads(workers))
         coming = [
-            hashing.submit(digest, source) for source in sources[len(known) :]
+            hashing.submit(digest, _content(source))
+            for source in sources[len(known) :]
         ]
         blank = known + [NO_HASH] * len(coming)
         record = _describe(method, experts, base, labels, blank)
         record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
         record["same_base"] = same_base
+        whole = [*opened] if anchor is None else [*opened, anchor]
+        chain, own = chain_of(whole, blank)
+        record.update(chain)
         notes["merge"] = json.dumps(record)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -261,8 +247,12 @@ def merge(
                 source["digest"] = code
             if base is not None:
                 record["base"]["digest"] = blank[-1]
+            for index, entry in own.items():
+                entry["digest"] = blank[index]
             notes["merge"] = json.dumps(record)
             writer.describe(notes)
+    if signer is not None:
+        signer.sign(output)
     return output
 
 
@@ -279,7 +269,8 @@ def provenance(source: Union[str, Path]) -> dict:
     record : dict
         ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
         and ``digest``), ``base``, ``dtype`` (where one was asked for),
-        ``same_base``, ``versions``, ``created``.
+        ``same_base``, ``versions``, ``created``; and, where a source is a
+        merge itself, ``chain``, see ``speechbrain_merge.lineage``.
 
     Raises
     ------
@@ -293,9 +284,7 @@ def provenance(source: Union[str, Path]) -> dict:
                 "was not written by speechbrain_merge."
             )
         where = f"{weights.label}, metadata 'merge'"
-        return provenance_record(
-            parse_json(weights.metadata["merge"], where), where
-        )
+        return check_record(parse_json(weights.metadata["merge"], where), where)
 
 
 def _read(merged, names, title, workers, progress):
@@ -364,6 +353,16 @@ def _on_record(experts, opened, base, anchor):
         } - {None}
         known += [(anchor, code, str(base), base) for code in codes]
     return known
+
+
+def _content(source):
+    """What is hashed of a source: the file or folder itself, if it has one.
+
+    A base that goes by other names, or is folded, is the model in that file.
+    """
+    if isinstance(source, Weights) and Path(source.label).exists():
+        return Path(source.label)
+    return source
 
 
 def _path(source):

@@ -12,7 +12,7 @@ recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
 
 A folder appears under its name when it is whole. What it was merged from is in
-its ``merge.json``. A folder that is there already is replaced in one step if it
+its ``merge.json``, and with ``sign`` there is a signature of all its files. A folder that is there already is replaced in one step if it
 is an earlier export that no one has touched since; any other is left alone.
 
 Authors
@@ -24,22 +24,22 @@ import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 import yaml
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.paths import plain_name
 from speechbrain_merge.records.reading import parse_json, read_json, read_yaml
-from speechbrain_merge.weights import IncompatibleWeights, open_weights
+from speechbrain_merge.records.signing import Signer, signer_of
+from speechbrain_merge.weights import IncompatibleWeights, digest, open_weights
 
 logger = get_logger(__name__)
-
-RECORD = "merge.json"
 
 _hparams = fields(
     {"pretrainer": fields({"loadables": mapped(anything())})},
@@ -79,7 +79,12 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def export_whisper(
-    source, whisper, folder, module="whisper", texts: Optional[Mapping] = None
+    source,
+    whisper,
+    folder,
+    module="whisper",
+    texts: Optional[Mapping] = None,
+    sign: Union[Signer, str, Path, None] = None,
 ):
     """Writes a merged Whisper as a SpeechBrain and Hugging Face folder.
 
@@ -97,6 +102,9 @@ def export_whisper(
         Name of the module in ``source``.
     texts : dict, optional
         More files of the folder, name to text: a card as ``README.md``.
+    sign : Signer, str or Path, optional
+        Signs the folder: with a private key in a file, or as the signer says,
+        see ``speechbrain_merge.records.signing``.
 
     Returns
     -------
@@ -123,7 +131,7 @@ def export_whisper(
         if name.startswith("model.")
     }
     _check_fit(inner, whisper.model.state_dict(), module)
-    with _export_folder(folder, source, texts) as target:
+    with _export_folder(folder, source, texts, sign) as target:
         whisper.model.save_pretrained(target, state_dict=inner)
         whisper.tokenizer.save_pretrained(target)
         whisper.feature_extractor.save_pretrained(target)
@@ -143,7 +151,12 @@ def export_whisper(
 
 
 def export_pretrained(
-    source, hparams_file, folder, files=(), texts: Optional[Mapping] = None
+    source,
+    hparams_file,
+    folder,
+    files=(),
+    texts: Optional[Mapping] = None,
+    sign: Union[Signer, str, Path, None] = None,
 ):
     """Writes merged weights as a SpeechBrain pretrained folder.
 
@@ -161,6 +174,8 @@ def export_pretrained(
         More files that the loadables need (tokenizer.ckpt, normalizer.ckpt).
     texts : dict, optional
         More files of the folder, name to text: a card as ``README.md``.
+    sign : Signer, str or Path, optional
+        As for ``export_whisper``.
 
     Returns
     -------
@@ -197,7 +212,7 @@ def export_pretrained(
             f"{sorted(given - set(modules))}. Every merged module must be "
             "loaded, and every loadable have a file."
         )
-    with _export_folder(folder, source, texts) as target:
+    with _export_folder(folder, source, texts, sign) as target:
         for module in modules:
             torch.save(_module_state(source, module), target / f"{module}.ckpt")
         for file in files:
@@ -250,19 +265,29 @@ def _check_fit(state, expected, module):
 
 
 @contextmanager
-def _export_folder(folder, source, texts):
+def _export_folder(folder, source, texts, sign):
     """Gives a folder to fill, which takes its place when it is complete."""
+    signer = signer_of(sign)
+    if signer is not None:
+        signer.check()
     with open_weights(source) as weights:
-        record = {"weights": weights.label, **weights.metadata}
-    if "merge" in record:
-        where = f"{record['weights']}, metadata 'merge'"
-        record["merge"] = parse_json(record["merge"], where)
+        record = {**weights.metadata, "weights": weights.label}
+        if Path(weights.label).is_file():
+            record["digest"] = digest(Path(weights.label))
+    if KEY in record:
+        where = f"{record['weights']}, metadata '{KEY}'"
+        record[KEY] = parse_json(record[KEY], where)
     with whole_folder(folder) as target:
         yield target
-        content = {RECORD: json.dumps(record, indent=2) + "\n", **(texts or {})}
+        content = {
+            EXPORT_RECORD: json.dumps(record, indent=2) + "\n",
+            **(texts or {}),
+        }
         for name, text in content.items():
             path = target / plain_name(name, "texts")
             path.write_text(text, encoding="utf-8")
+        if signer is not None:
+            signer.sign(target)
 
 
 def _loadables(hparams_file):

@@ -26,6 +26,7 @@ ROOMS = (
     "export",
     "report",
     "engine",
+    "lineage",
     "belonging",
     "search",
     "methods",

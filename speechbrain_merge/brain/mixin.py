@@ -154,10 +154,12 @@ class MergeMixin(RecipeHooks):
         Raises
         ------
         ValueError
-            When there are no candidates, no base where one is needed, or no
-            selection set for a search.
+            When there are no candidates, no base where one is needed, no
+            selection set for a search, or no key to sign with.
         """
         started = time.perf_counter()
+        if stage.sign is not None:
+            run_on_main(stage.sign.check)
         scorer = self._scorer_of(stage, valid_set, valid_loader_kwargs)
         title = f"Merge stage '{stage.name}'"
         partial = stage.partial or any(pool.partial for pool in self.pools())
@@ -176,6 +178,8 @@ class MergeMixin(RecipeHooks):
         else:
             logger.info(f"{title}: found in {job.folder}.")
             self._use(job, result)
+        if stage.sign is not None:
+            run_on_main(stage.sign.sign, args=[result.path])
         return result
 
     def score_weights(

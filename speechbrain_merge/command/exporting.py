@@ -4,16 +4,24 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from speechbrain_merge.command.verification import given_signer
 from speechbrain_merge.export import export_pretrained, export_whisper
 
 
 def run(options):
     """Writes a folder that loads like any other model."""
+    signer = given_signer(options)
+    if signer is not None:
+        signer.check()
     if options.kind == "pretrained":
         if options.hparams is None:
             raise ValueError("give --hparams, the YAML for inference.")
         folder = export_pretrained(
-            options.source, options.hparams, options.output, options.file
+            options.source,
+            options.hparams,
+            options.output,
+            options.file,
+            sign=signer,
         )
     else:
         if options.whisper is None:
@@ -36,6 +44,10 @@ def run(options):
                 f"({type(error).__name__}: {error})."
             ) from error
         folder = export_whisper(
-            options.source, whisper, options.output, options.module
+            options.source,
+            whisper,
+            options.output,
+            options.module,
+            sign=signer,
         )
     print(folder)

@@ -8,8 +8,11 @@ import json
 import time
 from collections import Counter
 from math import prod
+from pathlib import Path
 
 from speechbrain_merge.command.tables import number_cell, print_table
+from speechbrain_merge.command.verification import print_lineage
+from speechbrain_merge.lineage import KEY, check_lineage, record_at
 from speechbrain_merge.pool import read_merges, verify_pool
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights, part
@@ -18,7 +21,12 @@ from speechbrain_merge.weights import open_weights, part
 def run(options):
     """Prints what is in a file: parts, tensors, ties, provenance."""
     if options.verify:
-        print_verified(verify_pool(options.file))
+        if Path(options.file).is_file() or record_at(options.file) is not None:
+            rows = check_lineage(options.file)
+            print_lineage(rows)
+            _refuse_faults(rows)
+        else:
+            print_verified(verify_pool(options.file))
         return
     merges = read_merges(options.file)
     if merges:
@@ -56,9 +64,9 @@ def run(options):
             print()
             rows = [[alias, kept] for alias, kept in weights.tied.items()]
             print_table(["tied", "to"], rows)
-        if "merge" in weights.metadata:
+        if KEY in weights.metadata:
+            record = parse_json(weights.metadata[KEY], weights.label)
             print("\nmerged:")
-            record = parse_json(weights.metadata["merge"], weights.label)
             print(json.dumps(record, indent=2, ensure_ascii=False))
 
 
@@ -71,9 +79,7 @@ def print_verified(found):
             for each in found
         ],
     )
-    faults = [each.fault for each in found if each.fault]
-    if faults:
-        raise ValueError("\n".join(faults))
+    _refuse_faults(found)
 
 
 def print_merges(merges):
@@ -92,6 +98,13 @@ def print_merges(merges):
                 ]
             )
     print_table(["merge", "made", "method", "member", "weight"], rows)
+
+
+def _refuse_faults(found):
+    """Raises where something verified is not as recorded."""
+    faults = dict.fromkeys(each.fault for each in found if each.fault)
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def _type(weights, name):

@@ -6,6 +6,7 @@ Authors
 
 from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
 from speechbrain_merge.command.plan_run import PlanRun
+from speechbrain_merge.command.verification import given_signer
 
 PLANS = (".yaml", ".yml")
 
@@ -57,13 +58,16 @@ def run(options):
         ):
             stage[name] = getattr(options, name)
         plan = Plan({options.output: stage})
+    signer = given_signer(options)
     if options.workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {options.workers}.")
+    if signer is not None:
+        signer.check()
     run = PlanRun(plan)
     if options.dry_run:
         print("\n".join(run.describe()))
         return
-    done = run.run(options.workers, progress=not options.quiet)
+    done = run.run(options.workers, progress=not options.quiet, signer=signer)
     for name, state in done.items():
         output = plan.stages[name].get("output", "not kept")
         print(f"{name}: {state}" + (f" ({output})" if output != name else ""))

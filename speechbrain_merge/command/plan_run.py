@@ -35,7 +35,7 @@ import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
 
@@ -46,6 +46,7 @@ from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.records.checked import digest_text, fields
 from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import (
     check_compatible,
     digest,
@@ -110,7 +111,12 @@ class PlanRun:
             )
         return lines
 
-    def run(self, workers: int = 1, progress: bool = True) -> dict:
+    def run(
+        self,
+        workers: int = 1,
+        progress: bool = True,
+        signer: Optional[Signer] = None,
+    ) -> dict:
         """Merges what is not up to date, and what that needs.
 
         Arguments
@@ -119,6 +125,8 @@ class PlanRun:
             Threads of each merge.
         progress : bool
             Whether to show bars.
+        signer : Signer, optional
+            Signs each output, also those that are up to date.
 
         Returns
         -------
@@ -126,6 +134,8 @@ class PlanRun:
             Stage to ``"merged"`` or ``"up to date"``; stages that nothing
             needed are not in it.
         """
+        if signer is not None:
+            signer.check()
         done, made = {}, {}
         outputs = [
             stage["output"]
@@ -139,11 +149,14 @@ class PlanRun:
             for number, name in enumerate(self._needed()):
                 output = self.plan.stages[name].get("output")
                 if self._up_to_date(name):
+                    if signer is not None:
+                        signer.sign(output)
                     made[name] = Candidate(name, Path(output), "")
                     done[name] = "up to date"
                     continue
                 target = Path(output or kept / f"{number}.safetensors")
-                self._merge(name, made, target, workers, progress)
+                sign = None if output is None else signer
+                self._merge(name, made, target, workers, progress, sign)
                 # Open, a file that does not stay has no path to be recorded
                 weights: Any = target
                 if output is None:
@@ -152,7 +165,7 @@ class PlanRun:
                 done[name] = "merged"
         return done
 
-    def _merge(self, name, made, output, workers, progress):
+    def _merge(self, name, made, output, workers, progress, signer):
         """Merges one stage into a file."""
         stage, method = self.plan.stages[name], self.plan.methods[name]
         experts = [
@@ -178,6 +191,7 @@ class PlanRun:
             metadata={"plan": json.dumps(record)},
             dtype=stage.get("dtype"),
             same_base=not stage.get("different_bases"),
+            sign=signer,
         )
 
     def _experts(self, name):

@@ -35,7 +35,7 @@ from typing import Optional
 import yaml
 
 from speechbrain_merge import methods
-from speechbrain_merge.engine import provenance_record
+from speechbrain_merge.lineage import check_record
 from speechbrain_merge.methods.registry import available, find
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
@@ -89,6 +89,8 @@ def merge_card(
     ]
     if sources:
         lines += ["", "## Sources", "", _sources_table(sources, record)]
+    if record.get("chain"):
+        lines += ["", "## Earlier merges", "", _chain_table(record["chain"])]
     lines += ["", "## Method", ""]
     parameters = record.get("parameters") or {}
     if parameters:
@@ -199,7 +201,7 @@ def _record(metadata):
             'there is no record of a merge: expected "merge" in the metadata '
             f'of a merged file, or a dict with "method"; got {metadata!r}'
         )
-    return provenance_record(record, "the record of the merge")
+    return check_record(record, "the record of the merge")
 
 
 def _opening(method, sources, record):
@@ -226,6 +228,17 @@ def _sources_table(sources, record):
         rows.append(row + [f"`{source.get('digest') or 'unknown'}`"])
     header = ["model", "path"] + ["weight"] * weighted + ["SHA-256"]
     return markdown_table(header, rows)
+
+
+def _chain_table(chain):
+    """The table of merges that sources, or their sources, come from."""
+    rows = []
+    for entry in chain:
+        models = entry.get("sources") or []
+        names = [each.get("label") or each.get("path") or "" for each in models]
+        made = f"`{entry['method']}`"
+        rows.append([f"`{entry['digest']}`", made, ", ".join(names)])
+    return markdown_table(["SHA-256", "method", "of"], rows)
 
 
 def _methods_in(record):

@@ -20,6 +20,7 @@ from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.trajectory_weights import check_shape
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.stage.members import (
     base_member,
     base_of,
@@ -90,6 +91,9 @@ class MergeStage:
         Whether candidates may hold a part of the trained modules only; else
         that is refused, unless the pool says it is meant. See
         ``speechbrain_merge.pool.coverage``.
+    sign : Signer, str or Path, optional
+        Signs the merged weights with the private key in this file, or as the
+        signer says. See ``speechbrain_merge.records.signing``.
     **flat : dict
         Instead of `select` and `score`, their entries: `per_run`, `last`,
         `best`, `metric`, `mode`, `runs`, `without`; `tracker`, `decode`,
@@ -129,6 +133,7 @@ class MergeStage:
         same_base: bool = True,
         dtype: Union[str, torch.dtype, None] = None,
         partial: bool = False,
+        sign: Union[Signer, str, os.PathLike, None] = None,
         **flat: Any,
     ):
         made = method if isinstance(method, MergeMethod) else create(method)
@@ -164,7 +169,7 @@ class MergeStage:
         if self.score.tracker is None:
             tracker = f"{self.select.metric.lower()}_metric"
             self.score = dataclasses.replace(self.score, tracker=tracker)
-        self.folder = folder
+        self.folder, self.sign = folder, signer_of(sign)
         self.name = name or made.name
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends

@@ -1,0 +1,367 @@
+"""What a merged model goes back to: the chain of hashes.
+
+A merged file says in its metadata what it was made of: each source with its
+path and the SHA-256 of its content. Where a source is a merge itself, its own
+record goes into the *chain* of the new one, and so do the records in the chain
+of the source. So the last merge of many lists all merges before it, each by the
+hash of its content, down to the models that were trained::
+
+    {"method": "ties",
+     "sources": [{"label": "halves", "path": …, "digest": "5b…"}, …],
+     "chain": [{"digest": "5b…", "method": "average", "sources": […]}, …]}
+
+A record is in the chain once, however many merges it is part of, the nearest
+first. The chain has at most 1,000 records and a megabyte of JSON; a longer one
+loses the farthest, and says so (``"chain_complete": false``).
+
+`check_lineage` compares the chain with the files that are still there. That
+finds damage and mistakes. Who can write a file can write its record as well: a
+signature (``speechbrain_merge.records.signing``) is what shows who made it.
+
+Example
+-------
+>>> import torch
+>>> from speechbrain_merge.engine import merge, provenance
+>>> from speechbrain_merge.weights import write_weights
+>>> folder = getfixture("tmp_path")
+>>> for name in "abc":
+...     path = folder / f"{name}.safetensors"
+...     _ = write_weights(path, {"w": torch.ones(1)})
+>>> def average(names, output):
+...     experts = [folder / f"{name}.safetensors" for name in names]
+...     output = folder / f"{output}.safetensors"
+...     return merge("average", experts, output=output, progress=False)
+>>> halves = average("ab", "halves")
+>>> whole = average(["halves", "c"], "whole")
+>>> [each["method"] for each in provenance(whole)["chain"]]
+['average']
+>>> for row in check_lineage(whole):
+...     print("    " * row.depth + row.label.rpartition("/")[2], row.state)
+whole.safetensors the merge
+    halves.safetensors as recorded
+        a.safetensors as recorded
+        b.safetensors as recorded
+    c.safetensors as recorded
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.records.checked import (
+    anything,
+    digest_text,
+    fields,
+    listed,
+    mapped,
+    number,
+    optional,
+    text,
+    truth,
+)
+from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import parse_json, read_json
+from speechbrain_merge.weights import Weights, open_weights, verify
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
+
+logger = get_logger(__name__)
+
+KEY = "merge"
+"""The entry of a file's metadata, and of an export's record, that says it."""
+
+EXPORT_RECORD = "merge.json"
+"""The file of an exported folder that says what was exported."""
+
+LONGEST_CHAIN = 1000
+CHAIN_BYTES = 1 << 20
+
+_model = fields(
+    {},
+    {
+        "label": optional(text()),
+        "path": optional(text()),
+        "digest": optional(text(200)),
+        "weight": number(),
+    },
+)
+_about = {
+    "parameters": optional(mapped(anything())),
+    "sources": optional(listed(_model)),
+    "base": optional(_model),
+    "dtype": optional(text(100)),
+    "same_base": truth,
+    "created": optional(text(100)),
+    "versions": optional(mapped(text(100))),
+}
+_ancestor = fields({"method": text(200), "digest": digest_text}, _about)
+check_record = fields(
+    {"method": text(200)},
+    {
+        **_about,
+        "chain": listed(_ancestor, LONGEST_CHAIN),
+        "chain_complete": truth,
+    },
+)
+"""The record of a merge, checked: anyone may have written it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model in the lineage of a merged one.
+
+    Arguments
+    ---------
+    depth : int
+        0 for the merged model itself, 1 for what it was merged from, ….
+    label : str
+        What the merge called it.
+    method : str
+        How it was made; empty for a model that is no merge, as far as known.
+    digest : str
+        The SHA-256 on record; of the merged model itself empty.
+    state : str
+        "the merge" for the merged model itself; for others "as recorded",
+        "not here", "not recorded" (its hash), "seen above", or "changed".
+    fault : str
+        What is wrong; else empty.
+    """
+
+    depth: int
+    label: str
+    method: str
+    digest: str
+    state: str
+    fault: str = ""
+
+
+def record_of(weights: Weights) -> Optional[dict]:
+    """The record of the merge that made some weights.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+
+    Returns
+    -------
+    dict or None
+        None where they are no merge. The record of an exported folder counts
+        as that of its weights.
+
+    Raises
+    ------
+    RecordError
+        Where there is a record that is none of ours.
+    """
+    if KEY in weights.metadata:
+        where = f"{weights.label}, metadata '{KEY}'"
+        return check_record(parse_json(weights.metadata[KEY], where), where)
+    path = Path(weights.label)
+    if path.name in HUGGING_FACE_FILES:
+        path = path.parent
+    path /= EXPORT_RECORD
+    if path.is_file():
+        record = read_json(path)
+        if isinstance(record, Mapping) and KEY in record:
+            return check_record(record[KEY], f"{path}, key '{KEY}'")
+    return None
+
+
+def record_at(path) -> Optional[dict]:
+    """The record of a merged file, or of an exported folder.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file or folder.
+
+    Returns
+    -------
+    dict or None
+        None where it is neither.
+
+    Raises
+    ------
+    ValueError
+        Where it is a damaged file of weights, or its record is none of ours.
+    """
+    path = Path(path)
+    if path.is_dir():
+        # The weights of a SpeechBrain folder are in several files
+        return record_of(Weights({}, str(path)))
+    if path.suffix != SAFETENSORS_SUFFIX:
+        return None
+    with open_weights(path) as weights:
+        return record_of(weights)
+
+
+def chain_of(opened: Sequence[Weights], digests: Sequence[str]) -> tuple:
+    """The chain of a new merge.
+
+    Arguments
+    ---------
+    opened : list of Weights
+        What is merged.
+    digests : list of str
+        The hash of each.
+
+    Returns
+    -------
+    found : dict
+        Entries of the new merge's record: ``chain``, where one of the models
+        is a merge, and ``chain_complete``, where some of it is left out.
+    own : dict
+        Number of a model to its entry in the chain, where it has one: for a
+        hash that becomes known later.
+    """
+    records, complete = [], True
+    for weights in opened:
+        try:
+            records.append(record_of(weights))
+        except RecordError as error:
+            # Another program's, perhaps: the weights can be merged all the same
+            logger.warning(f"{error}. It is not taken for a merge of ours.")
+            records.append(None)
+    known: dict = {}
+    own = {}
+    for index, (record, digest) in enumerate(zip(records, digests)):
+        if record is not None:
+            complete &= record.pop("chain_complete", True)
+            for ancestor in record.pop("chain", []):
+                known.setdefault(ancestor["digest"], ancestor)
+            own[index] = {"digest": digest, **record}
+    chain, size, seen = [], 0, set(digests)
+    waiting = deque(own.values())
+    while waiting:
+        entry = waiting.popleft()
+        size += len(json.dumps(entry))
+        if len(chain) == LONGEST_CHAIN or size > CHAIN_BYTES:
+            complete = False
+            break
+        chain.append(entry)
+        for model in _models(entry):
+            digest = model.get("digest")
+            if digest in known and digest not in seen:
+                seen.add(digest)
+                waiting.append(known[digest])
+    found: dict = {"chain": chain} if chain else {}
+    if not complete:
+        found["chain_complete"] = False
+    return found, own
+
+
+def check_lineage(path) -> list[Row]:
+    """Compares what a merged model says of its making with what is there.
+
+    Arguments
+    ---------
+    path : str or Path
+        A merged file, or an exported folder.
+
+    Returns
+    -------
+    list of Row
+        The model itself, then each model that it was made of, followed by
+        those that this was made of. A source is looked for at its recorded
+        path, from the working folder or from that of the merged model; only
+        files and folders of weights are opened.
+
+    Raises
+    ------
+    ValueError
+        Where the file was not merged by this package, or has no record of it
+        that can be read.
+    """
+    path = Path(path)
+    record = record_at(path)
+    if record is None:
+        raise ValueError(
+            f"{path} has no record of a merge: it was not written by "
+            "speechbrain_merge."
+        )
+    known = {entry["digest"]: entry for entry in record.get("chain", [])}
+    complete = record.get("chain_complete", True)
+    rows = [Row(0, str(path), record["method"], "", "the merge")]
+    seen = set()
+    # In this order the models of a merge follow it; deep chains do not recur
+    waiting = [(1, model) for model in reversed(_models(record))]
+    while waiting:
+        depth, model = waiting.pop()
+        entry = known.get(model.get("digest"))
+        row = Row(
+            depth,
+            model.get("label") or model.get("path") or "weights in memory",
+            "" if entry is None else entry["method"],
+            model.get("digest") or "",
+            "seen above",
+        )
+        if entry is not None and row.digest in seen:
+            rows.append(row)
+            continue
+        rows.append(_checked(row, model, entry, path.parent, complete))
+        if entry is not None:
+            seen.add(row.digest)
+            waiting += [(depth + 1, each) for each in reversed(_models(entry))]
+    return rows
+
+
+def _checked(row, model, entry, beside, complete):
+    """A row with the state of the model's file."""
+    path = _find(model.get("path"), beside)
+    if path is None:
+        return replace(row, state="not here")
+    if not row.digest:
+        return replace(row, state="not recorded")
+    try:
+        with open_weights(path) as weights:
+            verify(weights, row.digest, str(path), path)
+            found = record_of(weights)
+    except (ValueError, OSError) as error:
+        return replace(row, state="changed", fault=str(error))
+    fault = ""
+    if found is None and entry is not None:
+        fault = f"{path} is on record as a merge, and it says nothing of one"
+    elif found is not None and entry is None and complete:
+        fault = f"{path} is a merge, and its record is missing in the chain"
+    elif found is not None and entry is not None:
+        told = {key: value for key, value in entry.items() if key != "digest"}
+        found = {
+            key: found[key] for key in found if not key.startswith("chain")
+        }
+        if told != found:
+            fault = (
+                f"{path} says that it was made otherwise than the chain has it"
+            )
+    state = "changed" if fault else "as recorded"
+    return replace(row, state=state, fault=fault)
+
+
+def _find(path, beside):
+    """Where the file or folder of a source is; None where it is not."""
+    if not path:
+        return None
+    for place in (Path(path), beside / path):
+        with suppress(OSError):  # too long for a name, for instance
+            if place.is_dir() or (
+                place.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
+                and place.is_file()
+            ):
+                return place
+    return None
+
+
+def _models(record):
+    """What a merge was made of, its base last."""
+    models = list(record.get("sources") or [])
+    base = record.get("base")
+    return models if base is None else [*models, {"label": "base", **base}]
