@@ -9,10 +9,11 @@ there have to be the same files with the same content, no other file, and every
 file that a person put there meanwhile.
 
     python tests/kill_harness.py --kills 1000 --seed 0
-    python tests/kill_harness.py --every "greedy search"
+    python tests/kill_harness.py --every --stages "greedy search"
 
 The second kills at every operation in turn. A child is forked from this
-process for each attempt, which has imported everything once.
+process for each attempt, which has imported everything once: also what the
+package imports when it needs it.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -21,6 +22,7 @@ Authors
 import argparse
 import datetime
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -46,6 +48,9 @@ from killed_stages import STAGES  # noqa: E402
 from speechbrain_merge import engine  # noqa: E402
 from speechbrain_merge.pool.run_folder import RunFolder  # noqa: E402
 from speechbrain_merge.records.ownership import MARK  # noqa: E402
+
+for _name in ("cma", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+    importlib.import_module(_name)
 
 ATTEMPTS = 4
 """Kills of one run, at most."""
