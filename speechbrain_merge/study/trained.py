@@ -162,12 +162,15 @@ def _remove_checkpoints(folder, home):
     else lies beside them stays.
     """
     folder = Path(folder).resolve()
-    if home.resolve() in folder.parents and folder.is_dir():
+    if home.resolve() in folder.parents:
+        # The main process looks: for another they may be gone by then
         run_on_main(_remove_folders, args=[folder])
 
 
 def _remove_folders(folder):
     """Removes what a Checkpointer wrote, and the folder if that was all."""
+    if not folder.is_dir():
+        return
     for path in folder.glob(f"{CKPT_PREFIX}+*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

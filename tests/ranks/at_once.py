@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from ranks.compare import CREATED
-from ranks.launch import side_by_side
+from ranks.launch import RUN_OPTS, ranks, side_by_side
 from ranks.stages import EPOCHS, MergingCTC, Network, fit, make_brain
 from ranks.study import run_study, write_yaml
 from speechbrain.integrations.huggingface.whisper import Whisper
@@ -234,6 +234,68 @@ def whisper_exports(folder, material):
 def studies(folder, material):
     """The same study twice."""
     return [lambda: run_study(folder / "study", material)] * 2, check_study
+
+
+def collect(pool, run, seed):
+    """A training from the same start as the pool's others."""
+    model = Network()
+    brain = tiny_ctc_brain(
+        pool.parent / f"training-{seed}",
+        model,
+        MergingCTC,
+        epochs=12,
+        recoverables={"pool": CheckpointPool(pool, {"model": model}, run=run)},
+    )
+    data = tiny_ctc_data(8, seed)
+    brain.fit(brain.hparams.epoch_counter, data, data)
+
+
+def merge_often(folder, rank):
+    """Merges what the pool has just now, on several ranks."""
+    brain = make_brain(folder / "material", EPOCHS, RUN_OPTS)
+    fit(brain)
+    dev = tiny_ctc_data(6, seed=50)
+    for number in range(8):
+        stage = MergeStage(
+            "average",
+            [folder / "material/pool"],
+            search=GreedySearch("shuffled", seed=1, patience=2),
+            name=f"stage-{number}",
+            folder=folder / "merge",
+        )
+        result = brain.merge(stage, dev, {"batch_size": 2})
+        path = folder / f"{number}-{rank}.json"
+        path.write_text(json.dumps([result.candidates, result.selected]))
+
+
+def check_meanwhile(folder, ended):
+    """Both ranks merged the same, and saw the pool grow."""
+    assert [each.code for each in ended] == [0] * 4, [e.said for e in ended]
+    seen = [
+        [
+            json.loads((folder / f"{number}-{rank}.json").read_text())
+            for number in range(8)
+        ]
+        for rank in (0, 1)
+    ]
+    assert seen[0] == seen[1]
+    counts = [len(candidates) for candidates, _ in seen[0]]
+    assert counts == sorted(counts)
+    print(json.dumps({"pool": counts}))
+
+
+@kind
+def merging_meanwhile(folder, material):
+    """Two ranks merge a pool that two trainings are writing."""
+    shutil.copytree(material, folder / "material")
+    pool = folder / "material/pool"
+    works = [
+        lambda run=run, seed=seed: collect(pool, run, seed)
+        for seed, run in ((1, "a"), (2, "b"))
+    ]
+    return works + ranks(2, lambda rank: merge_often(folder, rank)), (
+        check_meanwhile
+    )
 
 
 def round_of(name, folder, material, draw):

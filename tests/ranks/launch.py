@@ -79,6 +79,23 @@ def launch(world, work, logs, limit=120.0):
     TimeoutError
         When a rank did not end. It is killed.
     """
+    return side_by_side(ranks(world, work), logs, limit)
+
+
+def ranks(world, work):
+    """What the processes of a group do, for `side_by_side`.
+
+    Arguments
+    ---------
+    world : int
+        How many.
+    work : callable
+        ``work(rank)``.
+
+    Returns
+    -------
+    list of callable
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -95,9 +112,7 @@ def launch(world, work, logs, limit=120.0):
         work(rank)
         torch.distributed.destroy_process_group()
 
-    return side_by_side(
-        [lambda r=r: ranked(r) for r in range(world)], logs, limit
-    )
+    return [lambda rank=rank: ranked(rank) for rank in range(world)]
 
 
 def side_by_side(works, logs, limit=120.0):

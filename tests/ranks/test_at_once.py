@@ -15,6 +15,7 @@ KINDS = {
     "pretrained_exports",
     "whisper_exports",
     "studies",
+    "merging_meanwhile",
 }
 
 
