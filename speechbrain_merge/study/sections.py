@@ -100,7 +100,8 @@ _sections = fields(
             )
         ),
         "domains": _names,
-        "tests": optional(_names),
+        "tests": optional(either(mapped(_names), _names)),
+        "measures": optional(_settings),
         "seeds": some(whole(0, (1 << 63) - 1)),
         "modes": optional(mapped(optional(_settings))),
         "metric": _name,

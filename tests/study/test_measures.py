@@ -18,6 +18,7 @@ from speechbrain_merge.study.measures import (
     measure_rows,
     require_measures,
 )
+from speechbrain_merge.study.sections import check_sections
 from speechbrain_merge.study.tables import main_rows
 
 
@@ -135,3 +136,14 @@ def test_columns_of_means(results):
     ]
     # one error of six with the first seed, four with the second
     assert row[3] == row[4] == "41.7 ± 35.4"
+
+
+def test_tests_may_be_columns_and_nothing_else():
+    wanted = {"models": {"m": {}}, "tests": {"noisy": ["phone"], "all": []}}
+    check_sections(wanted)
+    check_sections({**wanted, "tests": ["phone"], "measures": None})
+    for wrong in ({"noisy": "phone"}, "phone", 7):
+        with pytest.raises(ValueError, match="key 'tests'"):
+            check_sections({**wanted, "tests": wrong})
+    with pytest.raises(ValueError, match="key 'measures'"):
+        check_sections({**wanted, "measures": ["SemScore"]})

@@ -16,6 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 
 import speechbrain as sb
-from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.dataio.dataio import length_to_mask, load_data_csv
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
@@ -132,7 +133,7 @@ def dataio_prepare(hparams):
         Utterances of at most 30 s.
     valid_data : DynamicItemDataset
         What is selected on.
-    test_sets : dict
+    valid_sets, test_sets : dict
         Name of a part to its DynamicItemDataset.
     """
     tokenizer = hparams["whisper"].tokenizer
@@ -152,38 +153,37 @@ def dataio_prepare(hparams):
         yield torch.LongTensor(tokens[:-1])
         yield torch.LongTensor(tokens[1:])
 
-    def dataset(split, longest=None, **columns):
-        data = sb.dataio.dataset.DynamicItemDataset.from_csv(
-            csv_path=str(Path(hparams["manifest_folder"], f"{split}.csv")),
-            replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[audio_pipeline, text_pipeline],
-            output_keys=[
-                "id",
-                "sig",
-                "wrd",
-                "fluent",
-                "tokens_bos",
-                "tokens_eos",
-            ],
+    def dataset(names, split=None, longest=math.inf):
+        rows = {}
+        for name in names:
+            asked = dict(hparams["parts"][name])
+            own = asked.pop("split")
+            table = Path(hparams["manifest_folder"], f"{split or own}.csv")
+            root = {"data_root": hparams["data_folder"]}
+            found = {
+                utterance: row
+                for utterance, row in load_data_csv(str(table), root).items()
+                if all(row[column] == asked[column] for column in asked)
+                and row["duration"] <= longest
+            }
+            if not found:
+                raise ValueError(
+                    f"`parts`: {table} has no utterance of '{name}' ({asked})."
+                )
+            rows.update(found)
+        data = sb.dataio.dataset.DynamicItemDataset(
+            rows,
+            [audio_pipeline, text_pipeline],
+            ["id", "sig", "wrd", "fluent", "tokens_bos", "tokens_eos"],
         )
-        return data.filtered_sorted(
-            sort_key="duration",
-            key_max_value={} if longest is None else {"duration": longest},
-            key_test={
-                # the value is bound here, as the loop goes on
-                column: lambda found, value=value: found == value
-                for column, value in columns.items()
-            },
-        )
+        return data.filtered_sorted(sort_key="duration")
 
-    [train_part] = hparams["domains"]
+    domains = hparams["domains"]
     return (
-        dataset(longest=30.0, **hparams["parts"][train_part]),
-        dataset("select"),
-        {
-            name: dataset(**hparams["parts"][name])
-            for name in hparams["test_domains"]
-        },
+        dataset(domains, longest=30.0),
+        dataset(domains, "select"),
+        {name: dataset([name], "select") for name in domains},
+        {name: dataset([name]) for name in hparams["test_domains"]},
     )
 
 
@@ -215,7 +215,7 @@ def prepare(hparams, run_opts):
             "skip_prep": hparams["skip_prep"],
         },
     )
-    train_data, valid_data, test_sets = dataio_prepare(hparams)
+    train_data, valid_data, valid_sets, test_sets = dataio_prepare(hparams)
     asr_brain = ASR(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -245,7 +245,7 @@ def prepare(hparams, run_opts):
         asr_brain,
         fit,
         train_data,
-        {"select": valid_data},
+        valid_sets,
         test_sets,
         test_loader_kwargs=hparams["test_loader_kwargs"],
     )
