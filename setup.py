@@ -14,6 +14,8 @@ EXTRAS = {
     "plots": ["matplotlib>=3.6"],
     # CMA-ES over merge coefficients
     "search": ["cma>=3.3"],
+    # the semantic score beside the error rate
+    "semantic": ["jellyfish>=1.0", "transformers>=4.45"],
     # studies on a cluster
     "cluster": ["submitit>=1.5"],
     # signatures of merged models; model-signing imports pyOpenSSL and does not

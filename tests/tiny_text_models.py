@@ -22,13 +22,15 @@ SIZES = {
 }
 
 
-def letter_bert(folder) -> str:
+def letter_bert(folder, letters=LETTERS) -> str:
     """Saves an encoder of texts such as "a b c", whose tokens are letters.
 
     Arguments
     ---------
     folder : str or Path
         Where to write. Created when missing.
+    letters : list of str
+        The tokens; they may be words, too.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def letter_bert(folder) -> str:
     """
     from transformers import BertConfig, BertModel
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     _bert_tokenizer(folder, words)
     return _save(BertModel(BertConfig(vocab_size=len(words), **SIZES)), folder)
 
@@ -65,7 +67,7 @@ def letter_roberta(folder) -> str:
     return _save(RobertaModel(config), folder)
 
 
-def letter_classifier(folder, labels) -> str:
+def letter_classifier(folder, labels, letters=LETTERS) -> str:
     """Saves a classifier of pairs of such texts.
 
     Arguments
@@ -74,6 +76,8 @@ def letter_classifier(folder, labels) -> str:
         Where to write.
     labels : list of str
         The names of its outputs.
+    letters : list of str
+        The tokens.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def letter_classifier(folder, labels) -> str:
     """
     from transformers import BertConfig, BertForSequenceClassification
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     _bert_tokenizer(folder, words)
     config = BertConfig(
         vocab_size=len(words), id2label=dict(enumerate(labels)), **SIZES

@@ -191,6 +191,7 @@ class Study:
                 "trainings": trainings,
                 "domains": domains,
                 "tests": tests,
+                "measures": measures,
                 "seeds": seeds,
                 "modes": modes,
                 "metric": metric,

@@ -1,0 +1,1 @@
+../../common_voice_domains_prepare.py
