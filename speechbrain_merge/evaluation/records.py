@@ -62,7 +62,7 @@ _score = fields(
         "hypothesis": _words,
         "operations": text(),
     },
-    {"duration": optional(number(0))},
+    {"duration": optional(number(0)), "references": whole(1)},
     unknown="refuse",
 )
 
