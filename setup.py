@@ -25,7 +25,13 @@ EXTRAS = {
         "pyOpenSSL>=24; python_version >= '3.10'",
     ],
     # the site, and the tutorial
-    "docs": ["sphinx>=7.4", "myst-nb>=1.1", "furo>=2024.8"],
+    "docs": [
+        "sphinx>=7.4",
+        "myst-nb>=1.1",
+        "furo>=2024.8",
+        "nbclient>=0.10",
+        "ipykernel>=6.29",
+    ],
 }
 EXTRAS["dev"] = sorted(
     {need for needs in EXTRAS.values() for need in needs}

@@ -143,6 +143,23 @@ def _split(comment):
     return word.strip(), sign, rest
 
 
+_COMMAND = re.compile(
+    r"^((?:python|torchrun) (?:\\\n|[^\n#])*?)[ ]*(#[^\n]*)?$", re.MULTILINE
+)
+
+
+def _in_small(code, more):
+    """Commands with other options: those that they have are replaced."""
+
+    def changed(command):
+        line = command[1]
+        for option in re.findall(r"(?:^| )(--\w+)", more):
+            line = re.sub(rf" {option} (\"[^\"]*\"|'[^']*'|\S+)", "", line)
+        return f"{line} {more}"
+
+    return _COMMAND.sub(changed, code) if more else code
+
+
 class Examples:
     """Runs the blocks of a page, one after the other, in a folder.
 
@@ -201,13 +218,7 @@ class Examples:
         assert not runner.failures, said.getvalue()
 
     def _bash(self, code, block):
-        more = block.comments.get("in small", "").strip()
-        code = re.sub(
-            r"^((?:python|torchrun) (?:\\\n|[^\n#])*?)[ ]*(#[^\n]*)?$",
-            lambda line: f"{line[1]} {more}" if more else line[0],
-            code,
-            flags=re.MULTILINE,
-        )
+        code = _in_small(code, block.comments.get("in small", "").strip())
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", code],
             cwd=self.names.get("cwd", self.folder),

@@ -9,6 +9,9 @@ import re
 import pytest
 from site_pages import CODE, DOCS, Examples, blocks_of, pages
 
+from speechbrain_merge.methods import available
+from speechbrain_merge.methods.registry import find
+
 LISTED = re.compile(r"^\| \[[^]]*\]\((\w+\.md)\) \| `(.+?)` \| (.+) \|$", re.M)
 
 
@@ -33,3 +36,14 @@ def test_what_is_not_run_is_listed():
     assert sorted(listed) == sorted(told)
     code = [block for block in blocks if block.language in CODE]
     assert len(told) <= len(code) / 5, "few examples are not run"
+
+
+def test_the_overview_names_every_method():
+    text = (DOCS / "overview.md").read_text(encoding="utf-8")
+    methods = text.partition("## Methods")[2].partition("\n## ")[0]
+    own = {
+        name
+        for name in available()
+        if find(name).__module__.startswith("speechbrain_merge.")
+    }
+    assert own <= set(re.findall(r"`(\w+)`", methods))
