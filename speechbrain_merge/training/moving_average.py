@@ -44,7 +44,7 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from safetensors import SafetensorError
@@ -110,7 +110,8 @@ class MovingAverage:
         self._steps: dict = {}  # tensor name to steps of its optimizer
         self._average: dict = {}  # of the exponential average
         self._snapshots: dict = {}  # of the window: name to a deque
-        self._first = None  # the optimizer that carries what no other does
+        # the optimizer that carries what no other does
+        self._first: Any = None
         self._inside = False  # whether the modules hold the average now
         follow_steps(self)
 
