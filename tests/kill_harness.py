@@ -145,6 +145,9 @@ def _run_in_child(stage, folder, log, at, share, report):
     try:
         engine.datetime = StandingClock
         torch.manual_seed(0)
+        # A fork breaks PyTorch's pool of threads. The next call that asks for
+        # it makes a new one, and two threads must not do so at once.
+        torch.set_num_threads(1)
         finish = watch_operations(folder, at, share, report)
         stage(folder)
         finish()
