@@ -77,7 +77,7 @@ def test_a_listed_recipe_runs(row, miniature):
         timeout=10 * SECONDS,
     )
     used = processor_seconds() - before
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    assert done.returncode == 0, (done.stderr + done.stdout)[-5000:]
     assert failed_checks(row, output) == []
     check = getattr(corpus_of(row["Dataset"]), "check", None)
     if check is not None:
