@@ -24,6 +24,8 @@ EXTRAS = {
         "model-signing>=1.1.1; python_version >= '3.10'",
         "pyOpenSSL>=24; python_version >= '3.10'",
     ],
+    # the semantic score
+    "semantic": ["jellyfish>=1.0", "transformers>=4.45"],
     # the site, and the tutorial
     "docs": [
         "sphinx>=7.4",

@@ -287,6 +287,19 @@ def test_every_import_is_declared(metadata):
     assert needs - set().union(*at_once, *later) == set()
 
 
+def test_every_extra_that_is_spoken_of_exists(metadata):
+    """Messages and pages tell users what to install."""
+    files = [*PACKAGE.rglob("*.py"), *ROOT.glob("*.md")]
+    files += [*(ROOT / "docs").rglob("*.md")]
+    named = set()
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for words in re.findall(r"(?:speechbrain_merge|\.)\[([\w,]+)\]'", text):
+            named |= set(words.split(","))
+    assert {"sign", "whisper"} <= named
+    assert named - set(metadata.get_all("Provides-Extra")) == set()
+
+
 def test_an_undeclared_import_is_seen(tmp_path):
     file = tmp_path / "module.py"
     file.write_text("import yaml\n\ndef f():\n    from ruamel import yaml\n")

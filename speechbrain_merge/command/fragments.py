@@ -12,8 +12,8 @@ and a recipe's ``hparams/train.yaml`` then says::
 
 Example
 -------
->>> sorted(fragments())[:4]
-['adamerging', 'aode', 'attention_merge', 'average']
+>>> {"average", "smact", "ties"} <= set(fragments())
+True
 >>> folder = getfixture("tmp_path") / "hparams"
 >>> copy_fragments(["smact"], folder)
 ['.../hparams/smact.yaml']
