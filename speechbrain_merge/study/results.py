@@ -58,7 +58,10 @@ SCHEMA = 2
 
 _count = fields(
     {"errors": number(0), "words": number(0), "utterances": number(0)},
-    {"buckets": mapped(mapped(number(0)))},
+    {
+        "buckets": mapped(mapped(number(0))),
+        "measures": mapped(number()),
+    },
 )
 _row = fields(
     {
@@ -81,7 +84,10 @@ _results = fields(
         "rows": listed(_row),
         "models": mapped(mapped(anything())),
     },
-    {"retention": optional(listed(text()))},
+    {
+        "retention": optional(listed(text())),
+        "means": mapped(listed(text())),
+    },
 )
 _times = mapped(
     mapped(
