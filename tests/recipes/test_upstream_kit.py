@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 import subprocess
 from pathlib import Path
 
@@ -153,3 +154,25 @@ def test_linters_of_other_versions_are_told(kit, tmp_path):
     (tmp_path / ".pre-commit-config.yaml").write_text(hooks)
     [problem] = kit.check_tools(tmp_path)
     assert problem.startswith("ruff ") and problem.endswith("ask for 0.0.1")
+
+
+DRAFTS = SCRIPT.parents[2] / "docs/upstream"
+
+
+@pytest.mark.parametrize(
+    "draft", sorted(DRAFTS.glob("[0-9]*")), ids=lambda path: path.name
+)
+def test_a_draft_has_a_patch_with_tests_and_a_description(draft):
+    assert {path.name for path in draft.iterdir()} == {
+        "patch.diff",
+        "description.md",
+    }
+    patch = (draft / "patch.diff").read_text(encoding="utf-8")
+    changed = re.findall(r"^\+\+\+ b/(\S+)$", patch, re.MULTILINE)
+    assert any(name.startswith("tests/") for name in changed)
+    assert re.search(r"^\+\s*def test_\w+", patch, re.MULTILINE)
+    description = (draft / "description.md").read_text(encoding="utf-8")
+    for part in ("# ", "## What does this PR do?", "Breaking changes"):
+        assert part in description
+    listed = (DRAFTS / "README.md").read_text(encoding="utf-8")
+    assert f"({draft.name}/description.md)" in listed
