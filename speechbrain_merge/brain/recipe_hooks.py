@@ -9,6 +9,10 @@ Authors
 import contextlib
 from typing import Any
 
+from speechbrain_merge.brain.before_training import (
+    check_before_training,
+    check_trackers,
+)
 from speechbrain_merge.brain.evaluated import log_evaluated
 from speechbrain_merge.brain.promised_weights import (
     Guard,
@@ -64,6 +68,8 @@ class RecipeHooks:
             As for ``Brain.fit``. ``merge`` loads its selection set by these.
         """
         self.validation_loader.remember(valid_set, valid_loader_kwargs)
+        limit = getattr(epoch_counter, "limit", None)
+        check_before_training(self, limit)
         self._let_pools_collect(True)
         self._training = True
         try:
@@ -96,7 +102,8 @@ class RecipeHooks:
         """
         with contextlib.ExitStack() as averages:
             if not self._enter_averages(averages):
-                return super()._fit_valid(*arguments, **keywords)
+                super()._fit_valid(*arguments, **keywords)
+                return check_trackers(self)
             on_stage_end = self.on_stage_end
 
             def with_own_weights(*stage, **more):
@@ -105,9 +112,10 @@ class RecipeHooks:
 
             self.on_stage_end = with_own_weights
             try:
-                return super()._fit_valid(*arguments, **keywords)
+                super()._fit_valid(*arguments, **keywords)
             finally:
                 del self.on_stage_end
+        check_trackers(self)
 
     def _enter_averages(self, stack) -> bool:
         """Puts the moving averages into the modules until a stack is closed."""

@@ -153,6 +153,58 @@ def resolve(
     return [float((1 - share) * listed[below] + share * listed[above])] * number
 
 
+def check_covers(
+    value: Any, names: list[str], depths: Optional[dict], title: str
+) -> None:
+    """Refuses a coefficient that has no value for a tensor.
+
+    Arguments
+    ---------
+    value : float, list or dict
+        A coefficient; what it says of experts is not looked at.
+    names : list of str
+        Names of tensors.
+    depths : dict
+        Number of layers of each stack.
+    title : str
+        What to call the coefficient.
+
+    Raises
+    ------
+    ValueError
+        Naming the coefficient and the first tensor without a value.
+
+    Example
+    -------
+    >>> scale = {"parts": {"encoder": 0.2}}
+    >>> check_covers(scale, ["encoder.conv.weight"], {}, "`scale`")
+    >>> check_covers(scale, ["decoder.norm.weight"], {}, "`scale`")
+    Traceback (most recent call last):
+    ...
+    ValueError: `scale`: No pattern of ['encoder'] matches decoder.norm.weight: add a 'default'.
+    """
+    if not isinstance(value, dict):
+        return
+    if "experts" in value:
+        for inner in value["experts"].values():
+            check_covers(inner, names, depths, title)
+        return
+    if "parts" in value:
+        rest = list(names)
+        for pattern, inner in value["parts"].items():
+            there = [name for name in rest if matches(name, pattern)]
+            check_covers(inner, there, depths, title)
+            rest = [name for name in rest if name not in set(there)]
+        if rest and value.get("default") is None:
+            raise ValueError(
+                f"{title}: No pattern of {list(value['parts'])} matches "
+                f"{rest[0]}: add a 'default'."
+            )
+        names = rest
+    if value.get("default") is not None:
+        check_covers(value["default"], names, depths, title)
+
+
 def _by_label(value, name, labels, depths):
     """Coefficients given by the experts' labels."""
     inner = value["experts"]
