@@ -300,6 +300,7 @@ def _about(one, titles, times) -> Iterator[tuple]:
             ", ".join(
                 str(value) if key == "name" else f"{key} {value}"
                 for key, value in method.items()
+                if value is not None
             ),
         )
     if about.get("selected") and about.get("candidates"):
