@@ -1,4 +1,4 @@
-# make demo   the whole road on a small real default, about ten minutes on two cores
+# make demo   the whole road on a small real default: 18 minutes of processor time
 # make test   linters and tests; no network beyond the package registries, no GPU
 # make docs   the site, into docs/_build; no network once it is installed
 #
