@@ -13,8 +13,8 @@ has a function `check(row, output)`, that looks at the results of each run.
 
 Example
 -------
->>> sorted({row["Dataset"] for row in rows()})[0]
-'ESC50'
+>>> "LibriSpeech" in {row["Dataset"] for row in rows()}
+True
 >>> checks_of("file_exists=[a.txt,b/c.txt]")
 (['a.txt', 'b/c.txt'], [])
 >>> checks_of("performance_check=[log.txt, train loss, <3.5, epoch: 2]")

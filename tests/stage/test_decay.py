@@ -12,7 +12,9 @@ from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.stage import resolve
 from speechbrain_merge.study.plan import plan_models
 
-MAST = Path(__file__).resolve().parents[2] / "hparams/mast.yaml"
+MAST = (
+    Path(__file__).resolve().parents[2] / "speechbrain_merge/hparams/mast.yaml"
+)
 
 
 @pytest.fixture
