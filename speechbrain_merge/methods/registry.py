@@ -22,7 +22,7 @@ Authors
 import difflib
 import inspect
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 ENTRY_POINT_GROUP = "speechbrain_merge.methods"
@@ -100,8 +100,11 @@ def available() -> list[str]:
     """
     if not _DISCOVERED:
         _DISCOVERED.append(True)
-        for entry in entry_points().select(group=ENTRY_POINT_GROUP):
-            entry.load()
+        # Not `entry_points(group=...)`, which Python 3.9 does not have
+        for distribution in distributions():
+            for entry in distribution.entry_points:
+                if entry.group == ENTRY_POINT_GROUP:
+                    entry.load()
     return sorted(_METHODS)
 
 
