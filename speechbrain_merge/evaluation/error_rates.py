@@ -36,7 +36,7 @@ Authors
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from speechbrain.utils.edit_distance import (
     EDIT_SYMBOLS,
@@ -44,6 +44,11 @@ from speechbrain.utils.edit_distance import (
 )
 
 from speechbrain_merge.evaluation.counts import ErrorCounts
+from speechbrain_merge.evaluation.transcripts import (
+    require_same_utterances,
+    require_texts,
+    tokens,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,21 +196,21 @@ def score_utterances(
     if unit not in ("word", "character"):
         raise ValueError(f'unit is "word" or "character", not {unit!r}')
     several = isinstance(references, (list, tuple))
-    versions = references if several else [references]
+    versions: Any = references if several else [references]
     if not versions:
         raise ValueError("references is an empty list: give at least one dict")
     for what, texts in (
         *(("references", version) for version in versions),
         ("hypotheses", hypotheses),
     ):
-        _require_texts(what, texts)
+        require_texts(what, texts)
     for version in versions:
-        _require_same_utterances(version, hypotheses)
+        require_same_utterances(version, hypotheses)
     names = list(versions[0])
-    recognised = {name: _tokens(hypotheses[name], unit) for name in names}
+    recognised = {name: tokens(hypotheses[name], unit) for name in names}
     scored = [
         wer_details_by_utterance(
-            {name: _tokens(version[name], unit) for name in names},
+            {name: tokens(version[name], unit) for name in names},
             recognised,
             compute_alignments=True,
         )
@@ -306,46 +311,6 @@ def pair_scores(
             f"{', '.join(odd[:3])}): a paired test needs the same for both"
         )
     return [(score, theirs[name]) for name, score in mine.items()]
-
-
-def _tokens(text, unit):
-    """Words or characters; empty strings, as " ".split(" ") gives, are none."""
-    words = text.split() if isinstance(text, str) else text
-    words = [word for word in words if word != ""]
-    return list(" ".join(words)) if unit == "character" else words
-
-
-def _require_texts(what, texts):
-    """Raise unless these are texts by the name of their utterance."""
-    if not isinstance(texts, Mapping):
-        raise ValueError(
-            f"{what} must be a dict from utterance to words, not "
-            f"{type(texts).__name__}"
-        )
-    for name, text in texts.items():
-        words = [text] if isinstance(text, str) else text
-        if not isinstance(words, (list, tuple)) or not all(
-            isinstance(word, (str, int)) for word in words
-        ):
-            raise ValueError(
-                f"{what}: utterance {name!r} has {text!r}; expected a string, "
-                "or a list of words. An utterance in which nothing was "
-                'recognised has the empty string ""'
-            )
-
-
-def _require_same_utterances(references, hypotheses):
-    """Raise where one side lacks utterances of the other."""
-    for what, lacking, names in (
-        ("hypotheses", "references", references.keys() - hypotheses.keys()),
-        ("references", "hypotheses", hypotheses.keys() - references.keys()),
-    ):
-        if names:
-            examples = ", ".join(sorted(map(str, names))[:3])
-            raise ValueError(
-                f"{len(names)} utterances of the {lacking} are missing in the "
-                f"{what} (such as {examples}): both must be of the same set"
-            )
 
 
 def _from_details(details, clip, durations):

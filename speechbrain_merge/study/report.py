@@ -43,14 +43,13 @@ from speechbrain_merge.study.searches import (
 )
 from speechbrain_merge.study.tables import (
     comparison_rows,
-    csv_text,
-    latex_table,
     main_rows,
     sequence_rows,
     sweep_rows,
     training_rows,
 )
 from speechbrain_merge.study.testing import scores_path
+from speechbrain_merge.study.written_tables import csv_text, latex_table
 
 
 def write_report(study, results: Mapping) -> None:
