@@ -23,7 +23,8 @@ author = "The speechbrain_merge authors"
 copyright = "2026, The speechbrain_merge authors"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "**/results"]
+# Drafts for SpeechBrain are descriptions of pull requests, not pages
+exclude_patterns = ["_build", "**/results", "upstream"]
 
 # Links to headings, and lists of terms
 myst_heading_anchors = 4
