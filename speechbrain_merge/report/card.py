@@ -141,7 +141,8 @@ def merge_yaml(record: Mapping) -> Optional[str]:
     -------
     str
         None where a method is not registered here, has parameters that it does
-        not take, or where a source has no path.
+        not take, or where a source has no path; and where a text in it is one
+        that HyperPyYAML does not read back as text.
 
     Example
     -------
@@ -183,8 +184,11 @@ def merge_yaml(record: Mapping) -> Optional[str]:
     if record.get("same_base") is False:
         content["same_base"] = False
     # Written by a YAML library: names and values come from a stranger's file
+    node = _node(content)
+    if not all(map(_stays_text, _texts(node))):
+        return None
     return yaml.serialize(
-        _node(content),
+        node,
         Dumper=yaml.SafeDumper,
         indent=4,
         width=math.inf,
@@ -292,10 +296,7 @@ def _method_node(name, parameters):
 
 
 def _node(value):
-    """Plain data as YAML, its text in quotes.
-
-    Without them HyperPyYAML takes "(1, 2)" for a tuple.
-    """
+    """Plain data as YAML, its text in quotes."""
     if isinstance(value, yaml.Node):
         return value
     if isinstance(value, Mapping):
@@ -309,3 +310,25 @@ def _node(value):
     if isinstance(value, str):
         return yaml.ScalarNode(f"{_PLAIN}str", value, style='"')
     return yaml.representer.SafeRepresenter().represent_data(value)
+
+
+def _texts(node):
+    """All text of a YAML tree, keys among it."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node.value
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from (text for each in pair for text in _texts(each))
+    else:
+        yield from (text for each in node.value for text in _texts(each))
+
+
+def _stays_text(text):
+    """Whether HyperPyYAML reads a text in quotes as that text.
+
+    It writes the file anew before it builds what that names, by a library
+    that leaves out quotes that YAML does not need. Text in parentheses is then
+    taken for a tuple, whose content is read as YAML with every tag, code among
+    them; the control character NEL becomes a space.
+    """
+    return not text.startswith("(") and "\x85" not in text

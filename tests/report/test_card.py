@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -164,8 +166,8 @@ EVIL = [
     "!ref <labels>",
     "'\n!apply:os.mkdir [{folder}/evil]\n'",
     '"\n```\n<script>',
-    "\u2028!apply:os.mkdir\x85",
-    "(1, 2)",
+    "\u2028!apply:os.mkdir\u2029",
+    "[(1, 2)]",
     "{folder}/evil: &a *a",
 ]
 
@@ -190,6 +192,35 @@ def test_a_card_made_of_a_strangers_file_runs_nothing(tmp_path, text):
     assert again["labels"] == [text, "other"]
     load_hyperpyyaml(written)
     assert list(tmp_path.iterdir()) == []
+
+
+TUPLE = "(!!python/object/apply:os.mkdir [{folder}/evil])"
+
+
+@pytest.mark.parametrize("text", [TUPLE, "(1, 2)", "a\x85b"])
+@pytest.mark.parametrize("place", ["path", "label", "base", "dtype", "key"])
+def test_text_that_hyperpyyaml_takes_for_something_else(tmp_path, text, place):
+    text = text.replace("{folder}", str(tmp_path))
+    sources = [{"path": "a", "label": "a"}, {"path": "b", "label": "b"}]
+    record = {"method": "average", "sources": sources, "parameters": {}}
+    if place in ("path", "label"):
+        sources[0][place] = text
+    elif place == "base":
+        record["base"] = {"path": text}
+    elif place == "dtype":
+        record["dtype"] = text
+    else:
+        record["parameters"] = {"weights": {"experts": {text: 0.5}}}
+    assert merge_yaml(record) is None
+
+
+def test_a_tuple_in_a_file_of_yaml_runs_code(tmp_path):
+    """Why: what follows is HyperPyYAML's, in a process where it is new."""
+    text = json.dumps(TUPLE.replace("{folder}", str(tmp_path)))
+    script = "import hyperpyyaml as h, sys; h.load_hyperpyyaml(sys.argv[1])"
+    command = [sys.executable, "-c", script, f"experts:\n- {text}\n"]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "evil").is_dir()
 
 
 class PlainLoader(yaml.SafeLoader):
