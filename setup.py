@@ -46,6 +46,7 @@ EXTRAS["dev"] = sorted(
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff==0.12.4",
+    "selenium>=4.20",
     "setuptools>=70.1",
     "types-PyYAML>=6.0.12",
     "yamllint==1.35.1",
