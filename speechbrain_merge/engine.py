@@ -44,9 +44,9 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.lineage import chain_of, check_record
 from speechbrain_merge.methods import MergeMethod, create

@@ -56,7 +56,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import (
     anything,
     digest_text,

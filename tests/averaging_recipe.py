@@ -4,11 +4,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+
 import speechbrain as sb
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.train_logger import FileTrainLogger
-from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
-
 from speechbrain_merge import CheckpointPool, MergeMixin
 
 TEST_SET = tiny_ctc_data(6, seed=50)

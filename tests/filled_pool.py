@@ -7,8 +7,8 @@ Authors
 import json
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.pool import CheckpointPool
 
 

@@ -32,6 +32,7 @@ from hypothesis import (
     settings,
     strategies as st,
 )
+
 from speechbrain.utils.importutils import LazyModule
 
 for _module in list(sys.modules.values()):

@@ -21,8 +21,11 @@ import os
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
+from tiny_recipe import FEATURES, WORDS, tiny_ctc_data
+from transducer_loss import transducer_loss
+
+import speechbrain as sb
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.decoders.transducer import TransducerBeamSearcher
@@ -39,9 +42,6 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain.utils.train_logger import FileTrainLogger
-from tiny_recipe import FEATURES, WORDS, tiny_ctc_data
-from transducer_loss import transducer_loss
-
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import (
     CheckpointPool,
     MergeMixin,

@@ -11,10 +11,10 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.encoder import CTCTextEncoder
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+from speechbrain.dataio.encoder import CTCTextEncoder
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge import MergeMixin, MergeStage, merge
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.cli import main

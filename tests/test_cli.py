@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_conformer, tiny_whisper
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.command.comparison import compare

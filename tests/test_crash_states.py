@@ -19,10 +19,10 @@ from crash_states import recorded, states, write_tree
 from kill_harness import StandingClock, contents, differences
 from killed_stages import build, study_yaml
 from safetensors.torch import load_file
-from speechbrain.utils.checkpoints import Checkpointer
-from speechbrain.utils.epoch_loop import EpochCounter
 from tiny_recipe import tiny_network
 
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain_merge import engine
 from speechbrain_merge.engine import merge
 from speechbrain_merge.export import export_pretrained

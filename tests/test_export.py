@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 from sandbox import run_in_sandbox
+from tiny_models import make_speech, tiny_wav2vec2, tiny_whisper
+
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
 from speechbrain.inference.ASR import EncoderASR, WhisperASR
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from speechbrain.integrations.huggingface.whisper import Whisper
-from tiny_models import make_speech, tiny_wav2vec2, tiny_whisper
-
 from speechbrain_merge import merge
 from speechbrain_merge.export import export_pretrained, export_whisper
 from speechbrain_merge.weights import open_weights

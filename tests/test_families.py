@@ -6,11 +6,6 @@ weight norm apart, on the weights that the layers compute with.
 
 import pytest
 import torch
-from speechbrain.integrations.huggingface.hubert import HuBERT
-from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
-from speechbrain.integrations.huggingface.wavlm import WavLM
-from speechbrain.integrations.huggingface.whisper import Whisper
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import (
     TinyCTC,
     tiny_conformer,
@@ -23,6 +18,11 @@ from tiny_models import (
 )
 from torch.nn.utils import parametrize
 
+from speechbrain.integrations.huggingface.hubert import HuBERT
+from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+from speechbrain.integrations.huggingface.wavlm import WavLM
+from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.search import GridSearch

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
-from speechbrain.nnet.schedulers import update_learning_rate
 from tiny_models import (
     FEATURES,
     TinyCTC,
@@ -19,6 +17,8 @@ from tiny_models import (
     tiny_ctc_data,
 )
 
+from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
+from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain_merge import CheckpointPool, MergeMixin
 from speechbrain_merge.methods import (
     LearnableAttentionMerge,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import lineage, merge, provenance
 from speechbrain_merge.cli import main
 from speechbrain_merge.export import export_whisper

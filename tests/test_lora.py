@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.methods import Extreme
 from speechbrain_merge.pool import read_pool

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from signing_keys import write_certificate, write_key
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import Signer, merge, verify_signature
 from speechbrain_merge.cli import main
 from speechbrain_merge.records.signing import PASSWORD, WrongSignature

@@ -21,7 +21,6 @@ import json
 from pathlib import Path
 
 import torch
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from tiny_recipe import (  # noqa: F401
     FEATURES,
     SAMPLE_RATE,
@@ -33,6 +32,8 @@ from tiny_recipe import (  # noqa: F401
     tiny_ctc_data,
     tiny_network,
 )
+
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
 
 def tiny_whisper(

@@ -21,8 +21,9 @@ from typing import Optional
 
 import numpy
 import soundfile
-import speechbrain as sb
 import torch
+
+import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.processing.features import InputNormalization

@@ -14,13 +14,13 @@ import os
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import train_with_wav2vec as recipe
 from hyperpyyaml import load_hyperpyyaml
 from librispeech_prepare import prepare_librispeech
+
+import speechbrain as sb
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge import Run
 
 CHARACTERS = " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"

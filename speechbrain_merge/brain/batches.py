@@ -24,8 +24,9 @@ import hashlib
 import json
 from typing import Optional
 
-import speechbrain as sb
 from torch.utils.data import ConcatDataset, DataLoader
+
+import speechbrain as sb
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""

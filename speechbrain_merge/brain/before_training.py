@@ -18,7 +18,6 @@ from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import MetricStats
-
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.methods.coefficients import check_covers
 from speechbrain_merge.methods.restricted import Restricted

@@ -47,12 +47,12 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_barrier, run_on_main
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+import speechbrain as sb
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
 from speechbrain_merge.brain.decisive import decisive_settings

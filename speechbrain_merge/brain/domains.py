@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.evaluation import (
     UtteranceScore,
     from_tracker,

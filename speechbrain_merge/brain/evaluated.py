@@ -10,7 +10,6 @@ from pathlib import Path
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
-
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.reading import read_json

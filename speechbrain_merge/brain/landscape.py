@@ -33,11 +33,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
 
+import speechbrain as sb
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.scorer import Scorer

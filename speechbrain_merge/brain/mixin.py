@@ -26,7 +26,6 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.decisive import scored_with
 from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights

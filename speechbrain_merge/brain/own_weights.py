@@ -34,8 +34,8 @@ Authors
 import contextlib
 
 import torch
-from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, get_default_hook
 
+from speechbrain.utils.checkpoints import DEFAULT_LOAD_HOOKS, get_default_hook
 from speechbrain_merge.weights import has_adapters, load_plain, open_weights
 
 

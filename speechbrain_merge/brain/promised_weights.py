@@ -22,9 +22,9 @@ import contextlib
 import os
 
 import torch
+
 from speechbrain.core import Stage
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.weights import has_adapters, open_weights, plain_state
 
 logger = get_logger(__name__)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 import torch
-from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 from torch.nn.parallel import DistributedDataParallel
+
+from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 
 
 def sent_by_main(weights: Optional[Mapping], device: Any = "cpu") -> Mapping:

@@ -19,10 +19,10 @@ from fractions import Fraction
 from typing import Optional
 
 import torch
-from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge.brain.ranks import not_distributed
 from speechbrain_merge.search import Race, Tally, decisive_first
 from speechbrain_merge.search.tally import require_words

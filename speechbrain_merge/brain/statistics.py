@@ -37,11 +37,11 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
+from tqdm import tqdm
+
 import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
-
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.collectors import (
     ActivationCollector,

@@ -14,9 +14,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from torch.utils.data import DataLoader
+
 from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.utils.logger import get_logger
-from torch.utils.data import DataLoader
 
 logger = get_logger(__name__)
 

@@ -8,9 +8,9 @@ import random
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import speechbrain as sb
 import torch
 
+import speechbrain as sb
 from speechbrain_merge.brain.ranks import not_distributed
 
 

@@ -30,6 +30,7 @@ def run(options):
                 "architecture, for its configuration and tokenizer."
             )
         from huggingface_hub.constants import HF_HUB_CACHE
+
         from speechbrain.integrations.huggingface.whisper import Whisper
 
         try:

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool

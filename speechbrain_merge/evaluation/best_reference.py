@@ -41,7 +41,6 @@ from collections.abc import Sequence
 
 from speechbrain.utils.edit_distance import EDIT_SYMBOLS
 from speechbrain.utils.metric_stats import ErrorRateStats
-
 from speechbrain_merge.evaluation.error_rates import (
     UtteranceScore,
     score_utterances,

@@ -42,7 +42,6 @@ from speechbrain.utils.edit_distance import (
     EDIT_SYMBOLS,
     wer_details_by_utterance,
 )
-
 from speechbrain_merge.evaluation.counts import ErrorCounts
 from speechbrain_merge.evaluation.transcripts import (
     require_same_utterances,

@@ -28,8 +28,8 @@ from typing import Optional, Union
 
 import torch
 import yaml
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError

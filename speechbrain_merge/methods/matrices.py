@@ -39,8 +39,8 @@ import os
 from typing import NamedTuple, Optional, Union
 
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.factorization import (

@@ -36,8 +36,8 @@ import math
 from typing import NamedTuple, Optional
 
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.methods.base import is_finite
 from speechbrain_merge.methods.coefficients import resolve
 from speechbrain_merge.methods.factorization import decompose

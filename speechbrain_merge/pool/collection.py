@@ -69,7 +69,6 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.candidate import Candidate

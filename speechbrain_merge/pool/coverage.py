@@ -23,6 +23,7 @@ Authors
 """
 
 import torch
+
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)

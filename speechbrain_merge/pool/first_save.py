@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.checkpoints import PARAMFILE_EXT
-
 from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole

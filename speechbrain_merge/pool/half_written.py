@@ -19,9 +19,9 @@ import contextlib
 import functools
 
 import yaml
+
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool.meta import finite_number
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import parse_yaml, read_text

@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool.records import event_record
 from speechbrain_merge.records.files import try_lock
 from speechbrain_merge.records.log import Log

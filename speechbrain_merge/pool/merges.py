@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import plain

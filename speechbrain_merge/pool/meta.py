@@ -25,10 +25,10 @@ from typing import Optional
 
 import numpy
 import yaml
+
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.reading import read_text, read_yaml

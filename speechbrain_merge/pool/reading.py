@@ -28,7 +28,6 @@ from typing import Optional
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, METAFNAME
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import (

@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool.records import candidate_record
 from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.records.errors import RecordError

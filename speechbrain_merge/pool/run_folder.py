@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.pool import first_save
 from speechbrain_merge.pool.candidate import Candidate, rank
 from speechbrain_merge.pool.manifest import Contents, Manifest, hold

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.files import try_lock
 
 logger = get_logger(__name__)

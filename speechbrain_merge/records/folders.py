@@ -39,7 +39,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.files import (
     is_of_this_host,
     sync_folder,

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import sync_folder, write_all
 from speechbrain_merge.records.reading import parse_json, read_bytes

@@ -17,7 +17,6 @@ from typing import Any, Callable, Optional
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.alone import alone
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import (
     digest_text,
     fields,

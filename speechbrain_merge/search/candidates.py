@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.search.tally import Tally
 from speechbrain_merge.search.trials import (
     SearchResult,

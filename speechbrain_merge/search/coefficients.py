@@ -21,7 +21,6 @@ from typing import Optional
 
 from speechbrain.utils.hpopt import report_result
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.search.journal import Journal
 from speechbrain_merge.search.racing import Savings

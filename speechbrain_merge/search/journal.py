@@ -52,7 +52,6 @@ from typing import Any, Optional, Union
 
 from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import fields, text
 from speechbrain_merge.records.log import Log
 from speechbrain_merge.search.racing import Race

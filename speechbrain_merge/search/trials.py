@@ -38,10 +38,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Optional
 
-from speechbrain.utils.distributed import if_main_process, main_process_only
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain.utils.distributed import if_main_process, main_process_only
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.search.journal import Journal
 from speechbrain_merge.search.racing import Race, Savings, check_accept
 from speechbrain_merge.search.tally import Tally

@@ -14,7 +14,6 @@ import os
 from numbers import Real
 
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.pool.merges import (
     Member,

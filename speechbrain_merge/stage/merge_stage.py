@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import torch
-from speechbrain.utils.distributed import run_on_main
 
+from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.trajectory_weights import check_shape

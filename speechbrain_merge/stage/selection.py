@@ -19,7 +19,6 @@ import dataclasses
 from typing import Optional, Union
 
 import speechbrain as sb
-
 from speechbrain_merge.pool import select
 
 

@@ -24,7 +24,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.study.estimate import state_of
 
 logger = get_logger(__name__)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger
-
 from speechbrain_merge.report import markdown_table
 from speechbrain_merge.study.results import flat
 from speechbrain_merge.study.tables import main_rows

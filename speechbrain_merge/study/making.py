@@ -19,7 +19,6 @@ from typing import Callable
 
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.records.once import once

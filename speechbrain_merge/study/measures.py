@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.evaluation import measured, read_scores
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.fingerprint import file_fingerprint

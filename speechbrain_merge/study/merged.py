@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.pool import Candidate, select

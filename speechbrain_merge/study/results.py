@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.evaluation import backward_transfer, forward_transfer
 from speechbrain_merge.records.checked import (
     anything,

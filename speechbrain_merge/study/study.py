@@ -38,11 +38,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from tqdm import tqdm
+
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
-from tqdm import tqdm
-
 from speechbrain_merge.study.continual import Continual
 from speechbrain_merge.study.estimate import describe_plan
 from speechbrain_merge.study.extras import (

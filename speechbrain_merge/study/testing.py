@@ -19,7 +19,6 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.brain.combinations import collect_posteriors, combine
 from speechbrain_merge.brain.domains import (
     evaluate_set,

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
-
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.made import Made, relative_to

@@ -48,6 +48,7 @@ from collections.abc import Callable, Mapping
 from typing import Optional, Union
 
 import torch
+
 from speechbrain.dataio.dataio import length_to_mask
 
 

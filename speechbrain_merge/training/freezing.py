@@ -27,8 +27,8 @@ from collections.abc import Mapping
 from typing import Union
 
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.weights import matches
 
 logger = get_logger(__name__)

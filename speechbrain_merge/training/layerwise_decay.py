@@ -44,8 +44,8 @@ from numbers import Real
 from typing import Optional, Union
 
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.training.rate_ratios import (
     check_names,
     full_rate_first,

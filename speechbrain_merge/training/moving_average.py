@@ -49,13 +49,13 @@ from typing import Any, Optional
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 

@@ -18,7 +18,6 @@ Authors
 from typing import Union
 
 from speechbrain.nnet.schedulers import LinearWarmupScheduler
-
 from speechbrain_merge.training.slanted_triangular import (
     SlantedTriangularScheduler,
 )

@@ -36,8 +36,8 @@ import math
 from numbers import Integral, Real
 
 import torch
-from speechbrain.utils import checkpoints
 
+from speechbrain.utils import checkpoints
 from speechbrain_merge.records.checked import (
     fields,
     listed,

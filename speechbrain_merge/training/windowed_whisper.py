@@ -30,12 +30,13 @@ Authors
 from typing import Optional, Union
 
 import torch
+from torch.nn import functional as F
+
 from speechbrain.integrations.huggingface.whisper import (
     N_SAMPLES,
     SAMPLE_RATE,
     Whisper,
 )
-from torch.nn import functional as F
 
 POSITIONS_PER_SECOND = 50
 SAMPLES_PER_POSITION = SAMPLE_RATE // POSITIONS_PER_SECOND

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch
-from speechbrain.nnet.adapters import AdaptedModel
 
+from speechbrain.nnet.adapters import AdaptedModel
 from speechbrain_merge.weights.adapter_scales import Scale, unwrapped
 from speechbrain_merge.weights.mapping import Entry
 

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 
+from speechbrain.utils.checkpoints import hook_on_loading_state_dict_checkpoint
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
 from speechbrain_merge.weights.mapped import MappedFile, WatchedFile

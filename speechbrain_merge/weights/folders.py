@@ -32,7 +32,6 @@ from speechbrain.utils.checkpoints import (
     hook_on_loading_state_dict_checkpoint,
 )
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.records.checked import fields, file_name, mapped
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json, read_text

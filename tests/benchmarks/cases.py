@@ -144,6 +144,7 @@ def ours_wudi():
 def speechbrain_average():
     """What SpeechBrain's recipes do, and its result saved."""
     from safetensors.torch import save_file
+
     from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
 
     def run(base, experts, output):

@@ -3,11 +3,11 @@
 from fractions import Fraction
 
 import pytest
-import speechbrain as sb
 import torch
-from speechbrain.decoders.ctc import ctc_greedy_decode
 from tiny_recipe import WORDS, TinyCTC, tiny_ctc_brain, tiny_ctc_data
 
+import speechbrain as sb
+from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.evaluation import BestReferenceStats, from_tracker, total

@@ -9,9 +9,9 @@ import copy
 import pytest
 import torch
 from averaging_recipe import TEST_SET, Averaging, trained
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import MergeMixin, MergeStage
 from speechbrain_merge.brain.statistics import collect_fisher
 from speechbrain_merge.weights import has_adapters, open_weights

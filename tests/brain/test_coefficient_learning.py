@@ -4,10 +4,8 @@ import copy
 from pathlib import Path
 
 import pytest
-import speechbrain as sb
 import torch
 from safetensors.torch import load_file
-from speechbrain.dataio.dataset import DynamicItemDataset
 from tiny_models import (
     TinyCTC,
     tiny_conformer,
@@ -17,6 +15,8 @@ from tiny_models import (
     tiny_wav2vec2,
 )
 
+import speechbrain as sb
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_merge import MergeMixin, MergeStage, learn_coefficients, merge
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
 from speechbrain_merge.methods import AdaMerging, Average, parametrize_attention

@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-import speechbrain as sb
 import torch
-from speechbrain.utils.metric_stats import ErrorRateStats
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+import speechbrain as sb
+from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge import Landscape, MergeMixin, barrier
 from speechbrain_merge.brain.weight_plane import WeightPlane, squared_distances
 from speechbrain_merge.methods.transport import align

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-import speechbrain as sb
 import torch
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+import speechbrain as sb
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.methods import Average, Extreme
 from speechbrain_merge.pool.half_written import whole_checkpoints

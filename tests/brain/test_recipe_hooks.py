@@ -7,7 +7,6 @@ might do. `TinyCTC` stands for all that they have in common.
 import copy
 
 import pytest
-import speechbrain as sb
 import torch
 from averaging_recipe import (
     TEST_SET,
@@ -18,10 +17,11 @@ from averaging_recipe import (
     train,
     trained,
 )
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
-from speechbrain.utils.checkpoints import average_checkpoints
 from tiny_models import tiny_network
 
+import speechbrain as sb
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
+from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain_merge import MergeStage
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.weights import open_weights, plain_state

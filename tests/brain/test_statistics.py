@@ -4,11 +4,7 @@ import json
 import time
 
 import pytest
-import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import (
     FEATURES,
     TinyCTC,
@@ -20,6 +16,10 @@ from tiny_models import (
     tiny_whisper,
 )
 
+import speechbrain as sb
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.brain.statistics import (
     COLLECTORS,

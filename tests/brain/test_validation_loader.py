@@ -1,10 +1,10 @@
 """Selection sets are loaded as the recipe loads its validation set."""
 
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+
 import speechbrain as sb
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.sampler import DynamicBatchSampler
-from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
-
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.search import GreedySearch
 

@@ -33,7 +33,6 @@ import sentencepiece
 import soundfile
 import torch
 from listed_recipes import flags_of
-from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from tiny_models import (
     make_speech,
     tiny_bert,
@@ -43,6 +42,7 @@ from tiny_models import (
     tiny_whisper,
 )
 
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain_merge.methods import trajectory_weights
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import fold, open_weights

@@ -5,8 +5,8 @@ import random
 import jiwer
 import pytest
 import torch
-from speechbrain.utils.metric_stats import ErrorRateStats
 
+from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge.evaluation import (
     BestReferenceStats,
     ErrorCounts,

@@ -151,7 +151,6 @@ def test_what_lies_beside_a_projection_tells_as_well(tmp_path):
 def test_a_candidate_of_a_pool_tells_as_its_modules_did(folders, tmp_path):
     """The target of a study is a file that a training has left."""
     from speechbrain.utils.checkpoints import Checkpointer
-
     from speechbrain_merge import CheckpointPool
     from speechbrain_merge.pool import read_pool
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.lobes.models import beats
-from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from tiny_models import (
     tiny_bert,
     tiny_conformer,
@@ -17,6 +15,8 @@ from tiny_models import (
     tiny_whisper,
 )
 
+from speechbrain.lobes.models import beats
+from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.methods import (
     AttentionMerge,

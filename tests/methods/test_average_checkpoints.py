@@ -7,13 +7,13 @@ not, through SpeechBrain's own Checkpointer.
 
 import pytest
 import torch
+
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.utils.checkpoints import (
     Checkpointer,
     average_checkpoints,
     average_state_dicts,
 )
-
 from speechbrain_merge.methods import Average, create
 from speechbrain_merge.weights import IncompatibleWeights, fold
 

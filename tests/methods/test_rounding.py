@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from speechbrain.nnet.adapters import LoRA
 
+from speechbrain.nnet.adapters import LoRA
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import IsoCTS, create
 from speechbrain_merge.methods.rounding import spectral_noise, stored_type

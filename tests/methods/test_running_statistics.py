@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+
 from speechbrain.nnet.complex_networks.c_normalization import CBatchNorm
 from speechbrain.nnet.normalization import PCEN, BatchNorm1d, GroupNorm
 from speechbrain.nnet.quaternion_networks.q_normalization import QBatchNorm
 from speechbrain.processing.features import GlobalNorm
-
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.methods.task_vectors import merged_names

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from methods.transport_models import BANDS, HEADS, LABELS, WIDTH, build
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import OptimalTransport
 from speechbrain_merge.methods.transport import (

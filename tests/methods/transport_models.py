@@ -6,8 +6,9 @@ at zero or one is drawn, as a wrong map would not show in it.
 
 from functools import partial
 
-import speechbrain as sb
 import torch
+
+import speechbrain as sb
 from speechbrain.lobes.downsampling import Conv1DDownsampler
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR

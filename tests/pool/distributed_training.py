@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 
+import speechbrain as sb
 from speechbrain_merge.pool import CheckpointPool
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 
 import torch
+
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
-
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.weights import digest, open_weights
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.pool import CheckpointPool
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import pytest
 import torch
 from filled_pool import collect, files, names, records, saver_of, train_a_little
 from hyperpyyaml import load_hyperpyyaml
+from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
+
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
-from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
-
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.weights import digest, open_weights
 

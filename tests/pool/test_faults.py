@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 from filled_pool import collect, names, saver_of, train_a_little
-from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.pool import CheckpointPool, read_merges, read_pool
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.weights import open_weights

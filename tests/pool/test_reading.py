@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 from filled_pool import collect, train_a_little
-from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_whisper
 
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.weights import digest, open_weights
 

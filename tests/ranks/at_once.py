@@ -19,10 +19,10 @@ from ranks.compare import CREATED
 from ranks.launch import RUN_OPTS, ranks, side_by_side
 from ranks.stages import EPOCHS, MergingCTC, Network, fit, make_brain
 from ranks.study import run_study, write_yaml
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 from tiny_recipe import tiny_ctc_brain, tiny_ctc_data
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge import CheckpointPool, MergeStage, merge
 from speechbrain_merge.export import export_pretrained, export_whisper
 from speechbrain_merge.pool import read_pool

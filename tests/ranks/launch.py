@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot  # noqa: F401
-import speechbrain as sb
 import torch
 import torch._dynamo  # noqa: F401
 import tqdm
+
+import speechbrain as sb
 
 # What each forked process would import anew is imported here already, and the
 # bars' thread is not started: a fork has but one thread

@@ -16,12 +16,12 @@ import signal
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from ranks.launch import RUN_OPTS
 from ranks.study import MergingCTC, Network, run_study, write_yaml
 from tiny_recipe import tiny_ctc_brain, tiny_ctc_data
 
+import speechbrain as sb
 from speechbrain_merge import CheckpointPool, MergeStage, learn_coefficients
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.brain.statistics import collect_statistics

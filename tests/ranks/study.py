@@ -7,15 +7,15 @@ compared from the trained models on.
 
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 import yaml
+from tiny_recipe import FEATURES, WORDS, TinyCTC, tiny_ctc_data
+
+import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.metric_stats import ErrorRateStats
-from tiny_recipe import FEATURES, WORDS, TinyCTC, tiny_ctc_data
-
 from speechbrain_merge import CheckpointPool, MergeMixin, Run
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.search import GoldenSection, GreedySearch

@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 from listed_recipes import ROOT, corpus_of, failed_checks, flags_of, rows
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_domains import recipe_module
 from tiny_models import tiny_whisper
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge.evaluation import continual_metrics
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import open_weights

@@ -3,10 +3,11 @@
 import importlib
 
 import pytest
-import speechbrain as sb
 from listed_recipes import ROOT
 from tiny_domains import recipe_module
 from tiny_models import tiny_whisper
+
+import speechbrain as sb
 
 RECIPE = ROOT / "recipes/CommonVoice/ASR/whisper"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tiny_recipe import make_speech
 
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain_merge import MergeStage
 from speechbrain_merge.methods import available, create
 from speechbrain_merge.methods.transport import align

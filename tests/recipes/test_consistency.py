@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from listed_recipes import COLUMNS, ROOT, TABLES, checks_of, rows
+
 from speechbrain.utils.run_opts import RunOptions
 
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import speechbrain as sb
 import torch
 from host_recipes import (
     ConformerRecipe,
@@ -25,6 +24,8 @@ from host_recipes import (
     strangers,
 )
 from transducer_loss import transducer_loss
+
+import speechbrain as sb
 
 ROOT = Path(__file__).resolve().parents[2]
 DIFFS = sorted((ROOT / "docs").glob("*.diff"))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.dataio.dataio import read_audio
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import make_speech, tiny_whisper
 
+from speechbrain.dataio.dataio import read_audio
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import open_weights
 

@@ -17,11 +17,11 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from tiny_models import tiny_whisper
+
 from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain.lobes.features import Fbank
 from speechbrain.utils.epoch_loop import EpochCounter
-from tiny_models import tiny_whisper
-
 from speechbrain_merge.records.fingerprint import file_fingerprint, fingerprint
 
 

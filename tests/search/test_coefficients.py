@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from speechbrain.utils.hpopt import hyperparameter_optimization
 
+from speechbrain.utils.hpopt import hyperparameter_optimization
 from speechbrain_merge.search import (
     CMAES,
     CoordinateSearch,

@@ -6,9 +6,9 @@ Authors
 
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.search import GreedySearch
 

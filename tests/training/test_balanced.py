@@ -1,8 +1,8 @@
 """Draws that take all domains equally often."""
 
 import pytest
-from speechbrain.dataio.dataset import DynamicItemDataset
 
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_merge.training import balanced_sampler
 
 

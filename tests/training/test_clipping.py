@@ -5,9 +5,9 @@ Authors
 """
 
 import pytest
-import speechbrain as sb
 import torch
 
+import speechbrain as sb
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.training import ClipAllGroups
 

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import (
     tiny_conformer,
     tiny_ctc_brain,
@@ -19,6 +18,7 @@ from tiny_models import (
 )
 from tiny_recipe import TinyCTC
 
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge.training import LearningWithoutForgetting
 
 

@@ -9,13 +9,6 @@ import math
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
-from speechbrain.nnet.schedulers import (
-    NewBobScheduler,
-    ReduceLROnPlateau,
-    update_learning_rate,
-)
-from speechbrain.utils.optimizers import rm_vector_weight_decay
 from tiny_models import (
     tiny_bert,
     tiny_conformer,
@@ -28,6 +21,13 @@ from tiny_models import (
     tiny_whisper,
 )
 
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
+from speechbrain.nnet.schedulers import (
+    NewBobScheduler,
+    ReduceLROnPlateau,
+    update_learning_rate,
+)
+from speechbrain.utils.optimizers import rm_vector_weight_decay
 from speechbrain_merge.training import layerwise_decay, layerwise_groups
 
 RECIPE = """

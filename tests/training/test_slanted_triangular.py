@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 from tiny_recipe import TinyCTC
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.training import (
     SlantedTriangularScheduler,
     layerwise_decay,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_whisper
 
+from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge.training import windowed_whisper
 
 

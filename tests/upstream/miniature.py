@@ -11,9 +11,10 @@ from pathlib import Path
 import sentencepiece
 import soundfile
 import torch
+from tiny_models import make_speech, tiny_wav2vec2, tiny_whisper
+
 from speechbrain.lobes.models.RNNLM import RNNLM
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
-from tiny_models import make_speech, tiny_wav2vec2, tiny_whisper
 
 SPLITS = {"train-clean-100": 10, "dev-clean": 4, "test-clean": 3}
 SPLITS["test-other"] = 3

@@ -15,6 +15,7 @@ import runpy
 import sys
 
 import torch
+
 from speechbrain.core import Brain
 
 records = []

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.nnet.adapters import AdaptedModel, HoulsbyAdapterLinear, LoRA
-from speechbrain.utils.checkpoints import Checkpointer
 from tiny_models import FEATURES, tiny_conformer, tiny_whisper
 
+from speechbrain.nnet.adapters import AdaptedModel, HoulsbyAdapterLinear, LoRA
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.weights import check_compatible, fold, open_weights
 
 peft = pytest.importorskip("peft")

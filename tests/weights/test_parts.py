@@ -4,10 +4,6 @@ import re
 
 import pytest
 import torch
-from speechbrain.lobes.models import beats
-from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
-from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
-from speechbrain.nnet.linear import Linear
 from tiny_models import (
     tiny_bert,
     tiny_hubert,
@@ -17,6 +13,10 @@ from tiny_models import (
     tiny_whisper,
 )
 
+from speechbrain.lobes.models import beats
+from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+from speechbrain.nnet.linear import Linear
 from speechbrain_merge.weights import Part, depth, matches, open_weights, part
 
 

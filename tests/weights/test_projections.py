@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
+from tiny_models import tiny_conformer
+
 from speechbrain.nnet.attention import (
     MultiheadAttention,
     RelPosEncXL,
     RelPosMHAXL,
     RoPEMHA,
 )
-from tiny_models import tiny_conformer
-
 from speechbrain_merge.weights import (
     heads,
     join_projection,

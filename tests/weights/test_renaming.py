@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
-from speechbrain.integrations.huggingface.whisper import Whisper
 from tiny_models import tiny_wav2vec2, tiny_whisper
 
+from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain_merge.weights import fold, open_weights, renamed
 
 

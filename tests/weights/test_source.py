@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import tiny_bert, tiny_whisper
+
 from speechbrain.nnet.schedulers import NoamScheduler
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.parameter_transfer import Pretrainer
-from tiny_models import tiny_bert, tiny_whisper
-
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from speechbrain.nnet.adapters import AdaptedModel, LoRA
 
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge.weights import fold, load_plain, plain_state
 
 peft = pytest.importorskip("peft")

@@ -36,8 +36,8 @@ from functools import partial
 from typing import Optional
 
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.methods.attention.layers import source_layers
 from speechbrain_merge.methods.attention.names import (
     CROSS,

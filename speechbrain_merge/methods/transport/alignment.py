@@ -55,9 +55,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Optional, Union
 
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,

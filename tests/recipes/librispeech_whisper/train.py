@@ -6,12 +6,12 @@ Run as any recipe: python train.py hparams.yaml --data_folder …
 import sys
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+
+import speechbrain as sb
 from speechbrain.nnet.losses import nll_loss
 from speechbrain.utils.metric_stats import ErrorRateStats
-
 from speechbrain_merge import MergeMixin
 
 
