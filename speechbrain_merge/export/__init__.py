@@ -30,6 +30,7 @@ import torch
 import yaml
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.export.loading import NotLoadable, check_whisper
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
@@ -48,33 +49,48 @@ _hparams = fields(
 _WHISPER_HPARAMS = """\
 # A Whisper merged by speechbrain_merge, for
 #   from speechbrain.inference.ASR import WhisperASR
-#   model = WhisperASR.from_hparams(source=folder, savedir=folder)
-# Moved it? Change `whisper_folder`, or pass overrides={"whisper_folder": ...}.
+#   model = WhisperASR.from_hparams(source=FOLDER)
+# where FOLDER is this folder, wherever it was moved to, or its name on the hub.
 
 SETTINGS
 sample_rate: 16000
+normalized_transcripts: False
 min_decode_ratio: 0.0
 max_decode_ratio: 1.0
 
-whisper: !new:speechbrain.integrations.huggingface.whisper.Whisper
-    source: !ref <whisper_folder>
-    save_path: !ref <whisper_folder>
-    language: !ref <language>
-    task: !ref <task>
-    freeze: True
-
-decoder: !new:speechbrain.decoders.seq2seq.S2SWhisperGreedySearcher
-    model: !ref <whisper>
-    min_decode_ratio: !ref <min_decode_ratio>
-    max_decode_ratio: !ref <max_decode_ratio>
+# Made from the files beside this one as soon as SpeechBrain says where they
+# are: see `pretrainer`
+whisper: !apply:object.__new__
+    - !apply:pydoc.locate
+        - speechbrain.integrations.huggingface.whisper.Whisper
+decoder: !apply:object.__new__
+    - !apply:pydoc.locate
+        - speechbrain.decoders.seq2seq.S2SWhisperGreedySearcher
 
 modules:
     whisper: !ref <whisper>
     decoder: !ref <decoder>
 
-# The weights come with whisper_folder, so there is nothing else to load.
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables: {}
+# SpeechBrain hands the place of the model to its pretrainer, and to nothing
+# else. This one takes it as the source of the Whisper.
+pretrainer: !new:types.SimpleNamespace
+    set_collect_in: !name:builtins.str   # there is nothing to collect,
+    load_collected: !name:builtins.dict  # and nothing more to load
+    collect_files: !apply:builtins.eval
+        - "lambda default_source, **_: (
+            whisper.__init__(str(default_source), cache, sample_rate,
+                             language=language, task=task),
+            whisper.float(),
+            decoder.__init__(whisper, min_decode_ratio=min_decode_ratio,
+                             max_decode_ratio=max_decode_ratio))"
+        - whisper: !ref <whisper>
+          decoder: !ref <decoder>
+          sample_rate: !ref <sample_rate>
+          language: !ref <language>
+          task: !ref <task>
+          min_decode_ratio: !ref <min_decode_ratio>
+          max_decode_ratio: !ref <max_decode_ratio>
+          cache: !name:huggingface_hub.constants.HF_HUB_CACHE
 """
 
 
@@ -85,8 +101,13 @@ def export_whisper(
     module="whisper",
     texts: Optional[Mapping] = None,
     sign: Union[Signer, str, Path, None] = None,
-):
+    dtype: Optional[torch.dtype] = None,
+    max_shard_size: Union[int, str] = "5GB",
+) -> Path:
     """Writes a merged Whisper as a SpeechBrain and Hugging Face folder.
+
+    Before the folder takes its place, SpeechBrain's ``WhisperASR`` and
+    ``transformers`` have loaded it, and transcribed with the merged weights.
 
     Arguments
     ---------
@@ -105,6 +126,12 @@ def export_whisper(
     sign : Signer, str or Path, optional
         Signs the folder: with a private key in a file, or as the signer says,
         see ``speechbrain_merge.records.signing``.
+    dtype : torch.dtype, optional
+        Of the stored weights; by default that of ``source``. The model is
+        loaded as float32 whatever is stored: SpeechBrain's Whisper does not
+        run in half precision on a CPU.
+    max_shard_size : int or str
+        The largest file of weights, in bytes or as "2GB".
 
     Returns
     -------
@@ -114,6 +141,9 @@ def export_whisper(
     ------
     IncompatibleWeights
         When the weights are not those of this architecture.
+    NotLoadable
+        When what was written does not load, or not as what was merged.
+        Nothing is left of it then.
     FileExistsError
         When the folder has something in it that no export wrote there.
     """
@@ -131,14 +161,20 @@ def export_whisper(
         if name.startswith("model.")
     }
     _check_fit(inner, whisper.model.state_dict(), module)
+    if dtype is not None:
+        inner = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in inner.items()
+        }
     with _export_folder(folder, source, texts, sign) as target:
-        whisper.model.save_pretrained(target, state_dict=inner)
+        whisper.model.save_pretrained(
+            target, state_dict=inner, max_shard_size=max_shard_size
+        )
         whisper.tokenizer.save_pretrained(target)
         whisper.feature_extractor.save_pretrained(target)
         _save_what_transformers_forgets(whisper, target)
         settings = {
-            "whisper_folder": str(folder),
-            "language": whisper.language,
+            "language": _language(whisper),
             "task": whisper.task,
         }
         text = _WHISPER_HPARAMS.replace(
@@ -146,6 +182,7 @@ def export_whisper(
             yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         )
         (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        check_whisper(target, inner)
     logger.info(f"Merged model exported to {folder}.")
     return folder
 
@@ -222,6 +259,16 @@ def export_pretrained(
     return folder
 
 
+def _language(whisper):
+    """The language that an inference interface is told.
+
+    Of an English-only Whisper it is English, though the model has no token for
+    it: for None, ``WhisperASR`` asks the model to tell the language, which it
+    cannot.
+    """
+    return whisper.language if whisper.is_multilingual else "en"
+
+
 def _module_state(source, module):
     """The state dict of one module, ties kept."""
     with open_weights(source) as weights:
@@ -271,12 +318,12 @@ def _export_folder(folder, source, texts, sign):
     if signer is not None:
         signer.check()
     with open_weights(source) as weights:
-        record = {**weights.metadata, "weights": weights.label}
+        record = {**weights.metadata, "weights": Path(weights.label).name}
         if Path(weights.label).is_file():
             record["digest"] = digest(Path(weights.label))
     if KEY in record:
-        where = f"{record['weights']}, metadata '{KEY}'"
-        record[KEY] = parse_json(record[KEY], where)
+        where = f"{weights.label}, metadata '{KEY}'"
+        record[KEY] = _without_places(parse_json(record[KEY], where))
     with whole_folder(folder) as target:
         yield target
         content = {
@@ -288,6 +335,20 @@ def _export_folder(folder, source, texts, sign):
             path.write_text(text, encoding="utf-8")
         if signer is not None:
             signer.sign(target)
+
+
+def _without_places(record):
+    """The record of a merge; of absolute paths the last name alone.
+
+    A folder that is uploaded says nothing of the machine that it comes from.
+    """
+    if isinstance(record, Mapping):
+        return {key: _without_places(value) for key, value in record.items()}
+    if isinstance(record, list):
+        return [_without_places(value) for value in record]
+    if isinstance(record, str) and Path(record).is_absolute():
+        return Path(record).name
+    return record
 
 
 def _loadables(hparams_file):
@@ -328,6 +389,8 @@ def _save_what_transformers_forgets(whisper, folder):
     path = folder / "config.json"
     config = read_json(path)
     config["architectures"] = ["WhisperForConditionalGeneration"]
+    # SpeechBrain multiplies by the embedding, whatever the model was before
+    config["tie_word_embeddings"] = True
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     spelling = getattr(whisper.tokenizer, "english_spelling_normalizer", None)
     if spelling is not None:

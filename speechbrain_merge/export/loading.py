@@ -1,0 +1,151 @@
+"""Exported folders are loaded before they are called exported.
+
+A folder that was written is opened by each door that it is for, in the way a
+user opens it: nothing of this package takes part. Every tensor must be the one
+that was merged, and a second of noise must come through to a text.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+
+from speechbrain.dataio import audio_io
+
+SECONDS = 1
+
+
+class NotLoadable(ValueError):
+    """What was written does not load, or not as what was merged."""
+
+
+def check_whisper(folder, expected: Mapping) -> None:
+    """Loads an exported Whisper by SpeechBrain and by transformers.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    expected : dict
+        Name to tensor, as in ``transformers.WhisperModel``.
+
+    Raises
+    ------
+    NotLoadable
+        Where a door does not open, or another model is behind it.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    from speechbrain.inference.ASR import WhisperASR
+
+    with door("speechbrain.inference.ASR.WhisperASR"):
+        asr = WhisperASR.from_hparams(
+            source=str(folder),
+            overrides={"max_decode_ratio": 0.01},
+            run_opts={"device": "cpu"},
+        )
+        compare(asr.mods.whisper.model.state_dict(), expected)
+        with noise() as path:
+            asr.transcribe_file(path)
+    del asr
+    with door("transformers.WhisperForConditionalGeneration"):
+        model, report = WhisperForConditionalGeneration.from_pretrained(
+            folder, output_loading_info=True
+        )
+        refuse_gaps(report)
+        compare(model.model.state_dict(), expected)
+
+
+@contextmanager
+def door(name: str):
+    """Says in an error by which class a folder was opened.
+
+    Arguments
+    ---------
+    name : str
+        The class.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    NotLoadable
+        For any error within.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise NotLoadable(
+            f"the folder was written, and {name} does not load it: "
+            f"{type(error).__name__}: {error}. Nothing was exported."
+        ) from error
+
+
+@contextmanager
+def noise(sample_rate: int = 16000):
+    """A file of soft noise, of a second, that is removed at the end.
+
+    Arguments
+    ---------
+    sample_rate : int
+        In Hz.
+
+    Yields
+    ------
+    path : str
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "noise.wav")
+        generator = torch.Generator().manual_seed(0)
+        wave = torch.randn(1, SECONDS * sample_rate, generator=generator)
+        audio_io.save(path, 0.01 * wave, sample_rate)
+        yield path
+
+
+def compare(found: Mapping, expected: Mapping) -> None:
+    """Raises where a loaded model has other tensors than were merged.
+
+    Arguments
+    ---------
+    found : dict
+        The state dict of the loaded model.
+    expected : dict
+        Name to tensor. A tensor may be stored in another dtype than the model
+        computes in.
+
+    Raises
+    ------
+    ValueError
+        With the name of the first tensor that differs.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise ValueError(f"the loaded model has no '{name}'")
+        if not torch.equal(found[name].cpu(), tensor.to(found[name].dtype)):
+            raise ValueError(f"the loaded '{name}' is not what was merged")
+
+
+def refuse_gaps(report: Mapping) -> None:
+    """Raises where transformers made weights up, or left some out.
+
+    Arguments
+    ---------
+    report : dict
+        The loading info of ``from_pretrained``.
+
+    Raises
+    ------
+    ValueError
+        With the names.
+    """
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            names = ", ".join(map(str, sorted(report[kind])[:5]))
+            raise ValueError(f"{kind.replace('_', ' ')}: {names}")
