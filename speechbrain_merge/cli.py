@@ -6,6 +6,7 @@
     speechbrain-merge merge ties a.pt b.pt --base base.pt \\
         --parameters '{density: 0.3}' -o m.safetensors
     speechbrain-merge merge plan.yaml --dry-run
+    speechbrain-merge again m.safetensors -o copy.safetensors
     speechbrain-merge inspect m.safetensors
     speechbrain-merge compare a.pt b.pt --base base.pt
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
@@ -150,6 +151,17 @@ def _parser():
     )
     command.add_argument("--quiet", action="store_true", help="no bars")
     _add_signing(command)
+
+    command = commands.add_parser(
+        "again", help="make a merged file again, byte by byte"
+    )
+    command.set_defaults(runs="again")
+    command.add_argument("model", help="a merged file or an exported folder")
+    command.add_argument(
+        "-o", "--output", required=True, help="the .safetensors to write"
+    )
+    command.add_argument("--workers", type=int, default=1, help="threads")
+    command.add_argument("--quiet", action="store_true", help="no bars")
 
     command = commands.add_parser(
         "inspect", help="what is in a file of weights, or merged of a pool"

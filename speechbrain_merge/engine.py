@@ -85,6 +85,7 @@ def merge(
     dtype: Union[str, torch.dtype, None] = None,
     same_base: bool = True,
     sign: Union[Signer, str, Path, None] = None,
+    created: Optional[str] = None,
 ) -> Any:
     """Merges weights from anywhere, streamed.
 
@@ -125,6 +126,9 @@ def merge(
     sign : Signer, str or Path, optional
         Signs the output: with a private key in a file, or as the signer says,
         see ``speechbrain_merge.records.signing``.
+    created : str, optional
+        The time of the merge on record, now by default. With that of another
+        merge, and the same of everything else, the same bytes are written.
 
     Returns
     -------
@@ -229,6 +233,8 @@ def merge(
         ]
         blank = known + [NO_HASH] * len(coming)
         record = _describe(method, experts, base, labels, blank)
+        if created is not None:
+            record["created"] = created
         record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
         record["same_base"] = same_base
         whole = [*opened] if anchor is None else [*opened, anchor]

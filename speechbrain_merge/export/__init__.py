@@ -35,7 +35,7 @@ from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.folders import whole_folder
-from speechbrain_merge.records.paths import plain_name
+from speechbrain_merge.records.paths import inside, plain_name
 from speechbrain_merge.records.reading import parse_json, read_json, read_yaml
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.weights import IncompatibleWeights, digest, open_weights
@@ -331,7 +331,8 @@ def _export_folder(folder, source, texts, sign):
             **(texts or {}),
         }
         for name, text in content.items():
-            path = target / plain_name(name, "texts")
+            path = inside(target, name, "texts")
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
         if signer is not None:
             signer.sign(target)

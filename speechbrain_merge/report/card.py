@@ -2,9 +2,13 @@
 
 A merged file carries its provenance (``speechbrain_merge.engine.provenance``).
 The card is that record for a person: the models that went in, with the hashes
-that prove which, the method and who invented it, the YAML that makes the same
-file again, and the results if there are any. Written as the ``README.md`` of an
-exported folder, it is what model hubs show first.
+that prove which, the method and who invented it, the command that makes the
+same file again, and the results if there are any. Written as the ``README.md``
+of an exported folder, it is what model hubs show first; its first lines are for
+the Hub itself, see ``report/hub.py``.
+
+The record may be a stranger's. Its text stands in the card as text: it makes no
+picture, no link and no HTML.
 
 Example
 -------
@@ -17,7 +21,7 @@ Example
 ...     "created": "2026-01-01T00:00:00+00:00",
 ... }
 >>> card = merge_card(record, title="a-merge")
->>> print(card[: card.index("## Sources")].strip())
+>>> print(card[card.index("# ") : card.index("## Sources")].strip())
 # a-merge
 <BLANKLINE>
 A merge of 1 model by `average`, made on 2026-01-01.
@@ -28,21 +32,34 @@ Authors
 
 import inspect
 import json
-import math
+import re
 from collections.abc import Mapping
 from typing import Optional
-
-import yaml
 
 from speechbrain_merge import methods
 from speechbrain_merge.lineage import check_record
 from speechbrain_merge.methods.registry import available, find
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
-from speechbrain_merge.report.results import check_results
+from speechbrain_merge.report.hub import front_matter
+from speechbrain_merge.report.quoted_yaml import quoted_node, quoted_yaml
+from speechbrain_merge.report.results import check_results, row_of
 from speechbrain_merge.report.tables import markdown_table, results_table
 
-_PLAIN = "tag:yaml.org,2002:"
+_AGAIN = """\
+With the sources at the paths above, in a folder from which these lead to them,
+one command makes the same file, byte by byte. `FOLDER` is where this card lies:
+
+```bash
+speechbrain-merge again FOLDER -o merged.safetensors
+```
+
+It compares the sources and the result with the hashes on record. In Python, with
+another time of making in the result:"""
+
+# What Markdown and HTML would take for more than text
+_SPECIAL = re.compile(r"[\\`*<>\[\]&@]|:(?=//)|\.(?<=www\.)")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 _LOADING = """\
 The weights are data. An exported folder may also hold `hyperparams.yaml`, from
@@ -55,6 +72,8 @@ def merge_card(
     metadata: Mapping,
     results: Optional[Mapping] = None,
     title: str = "Merged model",
+    row: Optional[str] = None,
+    about: Optional[Mapping] = None,
 ) -> str:
     """Markdown that says what a merged model is made of.
 
@@ -68,6 +87,12 @@ def merge_card(
         Results to show beneath, see ``report/results.py``.
     title : str
         Heading of the card.
+    row : str, optional
+        The row of the results that is this model's. It is marked, and its
+        error rates are given to the Hub.
+    about : dict, optional
+        What the Hub wants to know besides: licence, language and more, see
+        ``report/hub.py``.
 
     Returns
     -------
@@ -76,14 +101,20 @@ def merge_card(
     Raises
     ------
     ValueError
-        Where there is no record of a merge.
+        Where there is no record of a merge, no such row, or something is wrong
+        with what is said about the model.
     """
     record = _record(metadata)
     method = record["method"]
     sources = record.get("sources") or []
-    lines = [f"# {title}", "", _opening(method, sources, record)]
+    lines = [
+        front_matter(record, title, results, row, about),
+        f"# {_plain(title)}",
+        "",
+        _opening(method, sources, record),
+    ]
     cited = [
-        f"- `{name}`: {citation(name)}"
+        f"- {_code(name)}: {citation(name)}"
         for name in _methods_in(record)
         if citation(name)
     ]
@@ -95,16 +126,18 @@ def merge_card(
     parameters = record.get("parameters") or {}
     if parameters:
         rows = [
-            [f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`"]
+            [_code(name), _code(json.dumps(value, ensure_ascii=False))]
             for name, value in parameters.items()
         ]
         lines += [markdown_table(["parameter", "value"], rows), ""]
-    lines += cited or [f"`{method}`"]
+    lines += cited or [_code(method)]
     recipe = merge_yaml(record)
     if recipe is not None:
         lines += [
             "",
             "## Make it again",
+            "",
+            _AGAIN,
             "",
             "```yaml",
             recipe.rstrip(),
@@ -121,11 +154,12 @@ def merge_card(
     lines += ["", "## Before you load it", "", _LOADING]
     if results is not None:
         check_results(results)
-        lines += ["", "## Results", "", results_table(results)]
+        shown = results_table(_as_text(results, row))
+        lines += ["", "## Results", "", shown]
     versions = record.get("versions") or {}
     if versions:
         told = ", ".join(f"{name} {word}" for name, word in versions.items())
-        lines += ["", "## Versions", "", told]
+        lines += ["", "## Versions", "", _plain(told)]
     return "\n".join(lines) + "\n"
 
 
@@ -184,15 +218,10 @@ def merge_yaml(record: Mapping) -> Optional[str]:
     if record.get("same_base") is False:
         content["same_base"] = False
     # Written by a YAML library: names and values come from a stranger's file
-    node = _node(content)
+    node = quoted_node(content)
     if not all(map(_stays_text, _texts(node))):
         return None
-    return yaml.serialize(
-        node,
-        Dumper=yaml.SafeDumper,
-        indent=4,
-        width=math.inf,
-    )
+    return quoted_yaml(node, indent=4)
 
 
 def _record(metadata):
@@ -211,12 +240,60 @@ def _record(metadata):
 def _opening(method, sources, record):
     """The first sentence: how many models, and by which method."""
     words = f"A merge of {len(sources)} model{'s' * (len(sources) != 1)}"
-    words += f" by `{method}`"
+    words += f" by {_code(method)}"
     if record.get("base"):
         words += ", fine-tuned from one base"
     if record.get("created"):
-        words += f", made on {record['created'][:10]}"
+        words += f", made on {_plain(record['created'][:10])}"
     return words + "."
+
+
+def _plain(text):
+    """Text that is only text in Markdown, on one line."""
+    found = _BREAKS.sub(" ", str(text))
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", found)
+
+
+def _code(text):
+    """Text as code, on one line, whatever backticks are in it."""
+    found = _BREAKS.sub(" ", str(text))
+    longest = max(map(len, re.findall("`+", found)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{fence}{space}{found}{space}{fence}"
+
+
+def _as_text(results, marked):
+    """Results whose names are only text, with the row of the model marked."""
+    if marked is not None:
+        row_of(results, marked)
+    shown = {
+        **results,
+        **{
+            key: [_plain(name) for name in results[key]]
+            for key in ("in_domain", "test_domains", "retention")
+            if key in results
+        },
+        "rows": [
+            {
+                **row,
+                "name": f"**{_plain(row['name'])}** (this model)"
+                if row["name"] == marked
+                else _plain(row["name"]),
+                "sets": {
+                    _plain(name): counts for name, counts in row["sets"].items()
+                },
+            }
+            for row in results["rows"]
+        ],
+    }
+    for key in ("metric", "seed", "created"):
+        if shown.get(key) is not None:
+            shown[key] = _plain(shown[key])
+    if shown.get("command") is not None:
+        command = _BREAKS.sub(" ", str(shown["command"]))
+        shown["command"] = command.replace("`", "'")
+    return shown
 
 
 def _sources_table(sources, record):
@@ -226,10 +303,10 @@ def _sources_table(sources, record):
         listed.append(("base", record["base"]))
     rows, weighted = [], any("weight" in source for source in sources)
     for label, source in listed:
-        row = [label or "", source.get("path") or ""]
+        row = [_plain(label or ""), _plain(source.get("path") or "")]
         if weighted:
             row.append(f"{source['weight']:g}" if "weight" in source else "")
-        rows.append(row + [f"`{source.get('digest') or 'unknown'}`"])
+        rows.append(row + [_code(source.get("digest") or "unknown")])
     header = ["model", "path"] + ["weight"] * weighted + ["SHA-256"]
     return markdown_table(header, rows)
 
@@ -240,8 +317,8 @@ def _chain_table(chain):
     for entry in chain:
         models = entry.get("sources") or []
         names = [each.get("label") or each.get("path") or "" for each in models]
-        made = f"`{entry['method']}`"
-        rows.append([f"`{entry['digest']}`", made, ", ".join(names)])
+        made, names = _code(entry["method"]), _plain(", ".join(names))
+        rows.append([_code(entry["digest"]), made, names])
     return markdown_table(["SHA-256", "method", "of"], rows)
 
 
@@ -290,26 +367,9 @@ def _method_node(name, parameters):
             if value is None:
                 return None
         content[parameter] = value
-    node = _node(content)
+    node = quoted_node(content)
     node.tag = f"!new:{home}.{cls.__qualname__}"
     return node
-
-
-def _node(value):
-    """Plain data as YAML, its text in quotes."""
-    if isinstance(value, yaml.Node):
-        return value
-    if isinstance(value, Mapping):
-        pairs = [(_node(key), _node(each)) for key, each in value.items()]
-        for key, _ in pairs:
-            key.style = None if key.value.isidentifier() else key.style
-        return yaml.MappingNode(f"{_PLAIN}map", pairs, flow_style=False)
-    if isinstance(value, (list, tuple)):
-        entries = [_node(each) for each in value]
-        return yaml.SequenceNode(f"{_PLAIN}seq", entries, flow_style=False)
-    if isinstance(value, str):
-        return yaml.ScalarNode(f"{_PLAIN}str", value, style='"')
-    return yaml.representer.SafeRepresenter().represent_data(value)
 
 
 def _texts(node):

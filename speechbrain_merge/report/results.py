@@ -20,7 +20,8 @@ decoding anything::
 A set that is in ``test_domains`` and not in ``in_domain`` is out of domain, and
 unless ``retention`` names others, forgetting is measured on those. It is
 relative to the first row of the group "generalist". ``errors`` and ``words`` are
-needed, ``utterances`` and ``buckets`` are shown where they are there.
+needed, ``utterances`` and ``buckets`` are shown where they are there, and an
+``interval`` (``low`` and ``high`` in percent, and its ``level``) in a card.
 
 Example
 -------
@@ -74,7 +75,12 @@ from speechbrain_merge.records.reading import read_json
 SCHEMA = 1
 
 
-_counts = fields({}, {"errors": number(0), "words": number(0)})
+_interval = fields(
+    {"low": number(0), "high": number(0)}, {"level": number(0, 1)}
+)
+_counts = fields(
+    {}, {"errors": number(0), "words": number(0), "interval": _interval}
+)
 _row = fields({}, {"name": text(), "sets": mapped(_counts)})
 _shape = fields(
     {},
@@ -207,6 +213,39 @@ def load_results(path) -> dict:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return results
+
+
+def row_of(results: Mapping, name: str) -> Mapping:
+    """The row of a name.
+
+    Arguments
+    ---------
+    results : dict
+        Results of a study.
+    name : str
+        Of the row.
+
+    Returns
+    -------
+    row : dict
+
+    Raises
+    ------
+    ValueError
+        Where there is none; says which there are.
+
+    Example
+    -------
+    >>> row_of({"rows": [{"name": "ties"}]}, "dare")
+    Traceback (most recent call last):
+    ...
+    ValueError: the results have no row 'dare'. The rows are 'ties'
+    """
+    for row in results["rows"]:
+        if row["name"] == name:
+            return row
+    names = ", ".join(repr(row["name"]) for row in results["rows"])
+    raise ValueError(f"the results have no row {name!r}. The rows are {names}")
 
 
 def metric_of(results: Mapping) -> str:

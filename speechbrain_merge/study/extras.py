@@ -11,7 +11,15 @@ Landscapes show what lies between two models on the selection sets::
             plane_points: 7            # a plane through both and the first aligned
 
 Exports write models as folders that other programs load, by the run's own
-``export``, with a card. Costs are measured in a process of their own.
+``export``, with a card, to which `card` adds what the Hub wants to know::
+
+    exports: [smact]
+    card:
+        language: en
+        license: apache-2.0
+        base_model: openai/whisper-tiny.en
+
+Costs are measured in a process of their own.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -25,11 +33,18 @@ from collections.abc import Mapping, Sequence
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
+from speechbrain_merge.evaluation.bootstrap import confidence_interval
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
+from speechbrain_merge.report.leaderboard import (
+    FILE as LEADERBOARD_FILE,
+    leaderboard_yaml,
+)
+from speechbrain_merge.study.comparison import Scores
 from speechbrain_merge.study.graph import check_known
 from speechbrain_merge.study.merged import base_of, members_of
 from speechbrain_merge.study.results import flat, write_times
+from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights
 
 
@@ -188,12 +203,15 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
 
         def work():
             # in one step: an export with other files in it is not replaced
-            texts = _card(made.path, results)
+            texts = _card(study, maker, name, results)
             run_on_main(export, args=[made.path, folder, texts])
             return {"folder": f"exported/{name}"}
 
         record = study.folder / "exported" / f"{name}.json"
-        once(record, {"weights": made.digest}, work, again=True)
+        decides = {"weights": made.digest}
+        if study.card:
+            decides["card"] = study.card
+        once(record, decides, work, again=True)
 
 
 def measure_costs(study, makers: Mapping, results: Mapping) -> None:
@@ -266,15 +284,44 @@ def _cost(node, maker):
     }
 
 
-def _card(path, results):
-    """The card of an exported model as a file of its folder, for a merge."""
-    with open_weights(path) as weights:
+def _card(study, maker, name, results):
+    """The card of an exported model, a merge, and what goes with it.
+
+    It is a model of the first seed, so its results are those of that seed.
+    """
+    with open_weights(maker.made[name].path) as weights:
         metadata = dict(weights.metadata)
     if "merge" not in metadata:
         return {}
-    shown = flat(results, results["modes"][0])
-    card = merge_card(metadata, shown if shown["rows"] else None)
-    return {"README.md": card}
+    seed, mode = results["seeds"][0], results["modes"][0]
+    shown = flat(results, mode, [seed])
+    [row] = [row for row in results["rows"] if row["name"] == name] or [None]
+    own = [
+        each for each in shown["rows"] if row and each["name"] == row["title"]
+    ]
+    if not own:  # it was not tested on all sets
+        card = merge_card(metadata, title=name, about=study.card)
+        return {"README.md": card}
+    scores = Scores(
+        study.folder,
+        {**results, "seeds": [seed]},
+        speakers(maker.run.test_sets),
+    )
+    for domain, counts in own[0]["sets"].items():
+        drawn = confidence_interval(
+            scores.of(row, mode, domain), scores.blocks([domain])
+        )
+        counts["interval"] = {
+            "low": drawn.low,
+            "high": drawn.high,
+            "level": 0.95,
+        }
+    title = own[0]["name"]
+    texts = {"README.md": merge_card(metadata, shown, title, title, study.card)}
+    sets = study.card.get("leaderboard")
+    if sets:
+        texts[LEADERBOARD_FILE] = leaderboard_yaml(shown, title, sets)
+    return texts
 
 
 def _draw(lines, plane, ends, starts, folder):

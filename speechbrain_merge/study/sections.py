@@ -30,6 +30,7 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.errors import RecordError, shown
+from speechbrain_merge.report.hub import check_about
 
 _name = text(1000)
 _names = listed(_name)
@@ -56,6 +57,11 @@ def _tests(value, where):
     """Test sets, perhaps in named groups."""
     check = mapped(_names) if isinstance(value, Mapping) else _names
     return check(value, where)
+
+
+def _card(value, where):
+    """What is said of a model for the Hub."""
+    return check_about(value, where)
 
 
 def _any(value, where):
@@ -119,6 +125,7 @@ _sections = fields(
         "reference": optional(_name),
         "landscapes": optional(mapped(_settings)),
         "exports": _one_or_more,
+        "card": optional(_card),
         "only": optional(_one_or_more),
         "jobs": number(0, 10_000),
         "cluster": optional(_settings),

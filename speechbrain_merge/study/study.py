@@ -128,6 +128,9 @@ class Study:
         Name to ``{between: [A, B], points: 11}``; see ``study/extras.py``.
     exports : list of str
         The models that are exported, by the run's own ``export``.
+    card : dict, optional
+        What the Hub wants to know of an exported model: ``license``,
+        ``language``, ``base_model`` and more; see ``report/hub.py``.
     costs : bool
         Whether to measure time and memory of each merge in a process of its
         own.
@@ -177,6 +180,7 @@ class Study:
         continual: Optional[Mapping] = None,
         landscapes: Optional[Mapping] = None,
         exports: Sequence = (),
+        card: Optional[Mapping] = None,
         costs: bool = False,
         only: Union[str, Sequence, None] = None,
         plan: bool = False,
@@ -204,6 +208,7 @@ class Study:
                 "reference": reference,
                 "landscapes": landscapes,
                 "exports": exports,
+                "card": card,
                 "only": only,
                 "jobs": jobs,
                 "cluster": cluster,
@@ -278,6 +283,7 @@ class Study:
             for name, given in (landscapes or {}).items()
         }
         self.exports = _as_list(exports) or []
+        self.card = dict(card or {})
         self.check_nodes()
         check_extras(self, names)
 

@@ -11,14 +11,21 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny_models import make_speech, tiny_whisper
 
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.reading import read_yaml
 
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
 )
 RATES = ("reverb", "digits", "read")
+CARD = {
+    "license": "mit",
+    "base_model": "me/tiny",
+    "leaderboard": {"read": "ami_wer"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,8 @@ def command(material, results, hparams, *more, **settings):
         f"--data_folder={material / 'data'}",
         "--domains=[reverb, digits]",
         "--test_domains=[reverb, digits, read]",
-        "--study=" + json.dumps({"trainings": {"expert": expert}}),
+        "--study="
+        + json.dumps({"trainings": {"expert": expert}, "card": CARD}),
         *more,
     ]
 
@@ -120,7 +128,22 @@ def test_a_study_from_one_command(material, tmp_path, hparams):
         export = results / "exported/smact"
         assert (export / "hyperparams.yaml").is_file()
         card = (export / "README.md").read_text()
-        assert "by `average`" in card and "| smact |" in card
+        assert "by `average`" in card and "| **smact** (this model) |" in card
+        data = ModelCard(card).data
+        assert data.base_model_relation == "merge" and data.license == "mit"
+        assert {result.dataset_name for result in data.eval_results} == set(
+            RATES
+        )
+        for result in data.eval_results:
+            assert "95 % interval" in result.metric_name
+        [entry] = parse_eval_result_entries(
+            read_yaml(export / ".eval_results/open_asr_leaderboard.yaml")
+        )
+        errors, words = (
+            rows["smact"]["sets"]["1986"]["usual"]["read"][key]
+            for key in ("errors", "words")
+        )
+        assert entry.value == round(100 * errors / words, 2)
         assert "WhisperASR hears" in printed
     assert names[0] == "original"
     for row in rows.values():

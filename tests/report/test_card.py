@@ -92,7 +92,7 @@ def test_the_card_of_a_merge(files, tmp_path):
         ],
     }
     card = merge_card(metadata, results, title="child and phone")
-    assert card.startswith("# child and phone\n\nA merge of 2 models by `ties`")
+    assert "---\n\n# child and phone\n\nA merge of 2 models by `ties`" in card
     for path in files:
         assert f"`{digest(path)}`" in card
     assert "| phone\\|line |" in card
@@ -119,6 +119,9 @@ def test_a_wrapped_method_is_cited_too():
 
 def test_a_poor_record_gives_a_short_card():
     assert merge_card({"merge": json.dumps({"method": "mine"})}) == (
+        '---\nlibrary_name: "speechbrain"\n'
+        'pipeline_tag: "automatic-speech-recognition"\n'
+        'tags:\n- "speechbrain"\n- "merge"\n- "mine"\n---\n\n'
         "# Merged model\n\nA merge of 0 models by `mine`.\n\n"
         "## Method\n\n`mine`\n\n"
         "## Before you load it\n\nThe weights are data. An exported folder may "
