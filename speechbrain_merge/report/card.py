@@ -36,6 +36,8 @@ import re
 from collections.abc import Mapping
 from typing import Optional
 
+import yaml
+
 from speechbrain_merge import methods
 from speechbrain_merge.lineage import check_record
 from speechbrain_merge.methods.registry import available, find
