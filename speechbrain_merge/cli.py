@@ -15,8 +15,10 @@
     speechbrain-merge methods
     speechbrain-merge fragments smact -o hparams
 
-An error is reported in one line, and the exit status is then 2. What a command
-needs is loaded when it is run: ``--help`` and ``--version`` answer at once.
+Results go to the standard output, in words or, with ``--json``, as one JSON
+document; progress, logs and errors go to the standard error. Each fault is
+reported in a line, and the exit status is then 2. What a command needs is
+loaded when it is run: ``--help`` and ``--version`` answer at once.
 
 Example
 -------
@@ -39,7 +41,9 @@ Authors
 """
 
 import argparse
+import json
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 
 from speechbrain_merge.records.versions import versions
@@ -61,20 +65,36 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     try:
         command = import_module(f"speechbrain_merge.command.{options.runs}")
-        command.run(options)
+        with redirect_stdout(sys.stderr):
+            found = command.run(options)
+        if options.json:
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            command.show(found)
+        faults = found.get("faults", [])
     except Exception as error:
         if options.traceback:
             raise
-        text = " ".join(str(error).split())
-        if not isinstance(error, (ValueError, OSError)):
-            # One that this package did not foresee
-            text = (
-                f"{type(error).__name__}: {text}. (To see where, write "
-                "`speechbrain-merge --traceback` in front.)"
-            )
-        print(f"speechbrain-merge {options.command}: {text}", file=sys.stderr)
-        return 2
-    return 0
+        faults = _lines(error)
+    if faults:
+        first, *more = faults
+        print(f"speechbrain-merge {options.command}: {first}", file=sys.stderr)
+        for line in more:
+            print(f"  {line}", file=sys.stderr)
+    return 2 if faults else 0
+
+
+def _lines(error):
+    """What an error says, a fault a line."""
+    if isinstance(error, (ValueError, OSError)):
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        return [line for line in lines if line] or [type(error).__name__]
+    # One that this package did not foresee
+    text = " ".join(str(error).split())
+    return [
+        f"{type(error).__name__}: {text}. (To see where, write "
+        "`speechbrain-merge --traceback` in front.)"
+    ]
 
 
 class _Version(argparse.Action):
@@ -217,6 +237,11 @@ def _parser():
         "names", nargs="*", help="print these, or copy them; by default all"
     )
     command.add_argument("-o", "--output", help="copy into this folder")
+
+    for command in commands.choices.values():
+        command.add_argument(
+            "--json", action="store_true", help="print results as JSON"
+        )
     return parser
 
 
