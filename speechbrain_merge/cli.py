@@ -7,11 +7,15 @@
         --parameters '{density: 0.3}' -o m.safetensors
     speechbrain-merge merge plan.yaml --dry-run
     speechbrain-merge inspect m.safetensors
+    speechbrain-merge inspect results/pool --json
     speechbrain-merge compare a.pt b.pt --base base.pt
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
         -o folder
     speechbrain-merge merge plan.yaml --sign key.pem
     speechbrain-merge verify m.safetensors --key key.pub
+    speechbrain-merge evaluate train.py hparams/train.yaml \\
+        --weights m.safetensors --set test-clean
+    speechbrain-merge study results/aode --page
     speechbrain-merge methods
     speechbrain-merge fragments smact -o hparams
 
@@ -62,7 +66,12 @@ def main(arguments=None) -> int:
     status : int
         0, or 2 after an error, which is printed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if options.runs == "evaluating":
+        options.overrides = more
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         command = import_module(f"speechbrain_merge.command.{options.runs}")
         with redirect_stdout(sys.stderr):
@@ -190,6 +199,52 @@ def _parser():
     command.add_argument("--base", help="what both were fine-tuned from")
     command.add_argument(
         "--layers", action="store_true", help="a row for each layer"
+    )
+
+    command = commands.add_parser(
+        "evaluate",
+        help="error rates of weights on the test sets of a recipe",
+        usage="speechbrain-merge evaluate TRAIN.PY HPARAMS.YAML --weights FILE "
+        "[--set NAME] [--KEY VALUE ...]",
+        epilog="Other options are those of the recipe, as on its own command "
+        "line: run options such as --device cuda, and overrides of the YAML, "
+        "such as --output_folder results/evaluated. TRAIN.PY needs a function "
+        "`build`, see docs/studies.md.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(runs="evaluating")
+    command.add_argument(
+        "train", metavar="TRAIN.PY", help="the recipe's script"
+    )
+    command.add_argument("hparams", metavar="HPARAMS.YAML", help="its YAML")
+    command.add_argument(
+        "--weights",
+        required=True,
+        help="a merged file, a candidate, a checkpoint folder",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this test set; may be given several times",
+    )
+    command.add_argument(
+        "--metric", default="WER", help="the checkpoints' error rate"
+    )
+    command.add_argument(
+        "--tracker",
+        help="the Brain's attribute with its ErrorRateStats; by default "
+        "the metric in lower case with _metric",
+    )
+
+    command = commands.add_parser(
+        "study", help="the tables of a study, or how far it has come"
+    )
+    command.set_defaults(runs="studying")
+    command.add_argument("folder", help="of the study, with its results.json")
+    command.add_argument(
+        "--page", action="store_true", help="write report.html there"
     )
 
     command = commands.add_parser("export", help="make a folder that loads")

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from filled_pool import collect
+from filled_pool import saver_of, train_a_little
 
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import available
-from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.weights import open_weights
 
 
@@ -27,8 +27,13 @@ def found(capsys):
 def pool(tmp_path, monkeypatch):
     """A pool with three candidates, and the base that they started from."""
     monkeypatch.chdir(tmp_path)
-    metas = [{"WER": wer} for wer in (9.0, 7.5, 8.0)]
-    collect(tmp_path, metas, run="seed-1")
+    model = torch.nn.Linear(2, 2)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model}, run="seed-1")
+    pool.store_base(resuming=False)
+    saver = saver_of(tmp_path, model, pool)
+    for epoch, wer in enumerate((9.0, 7.5, 8.0), start=1):
+        train_a_little(model, float(epoch))
+        saver.save_checkpoint(meta={"epoch": epoch, "WER": wer})
     return tmp_path / "pool"
 
 
@@ -107,9 +112,10 @@ def test_the_base_is_the_pools(pool, found):
     for arguments in ((), ("--base", base)):
         output = f"{len(arguments)}.safetensors"
         found("merge", "ties", pool, "-o", output, *arguments)
-    with open_weights("0.safetensors") as one, open_weights(
-        "2.safetensors"
-    ) as other:
+    with (
+        open_weights("0.safetensors") as one,
+        open_weights("2.safetensors") as other,
+    ):
         assert all(torch.equal(one[name], other[name]) for name in other)
 
 
