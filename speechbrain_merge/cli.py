@@ -8,16 +8,22 @@
     speechbrain-merge merge plan.yaml --dry-run
     speechbrain-merge again m.safetensors -o copy.safetensors
     speechbrain-merge inspect m.safetensors
+    speechbrain-merge inspect results/pool --json
     speechbrain-merge compare a.pt b.pt --base base.pt
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
         -o folder
     speechbrain-merge merge plan.yaml --sign key.pem
     speechbrain-merge verify m.safetensors --key key.pub
+    speechbrain-merge evaluate train.py hparams/train.yaml \\
+        --weights m.safetensors --set test-clean
+    speechbrain-merge study results/aode --page
     speechbrain-merge methods
     speechbrain-merge fragments smact -o hparams
 
-An error is reported in one line, and the exit status is then 2. What a command
-needs is loaded when it is run: ``--help`` and ``--version`` answer at once.
+Results go to the standard output, in words or, with ``--json``, as one JSON
+document; progress, logs and errors go to the standard error. Each fault is
+reported in a line, and the exit status is then 2. What a command needs is
+loaded when it is run: ``--help`` and ``--version`` answer at once.
 
 Example
 -------
@@ -40,7 +46,9 @@ Authors
 """
 
 import argparse
+import json
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 
 from speechbrain_merge.records.versions import versions
@@ -59,23 +67,44 @@ def main(arguments=None) -> int:
     status : int
         0, or 2 after an error, which is printed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if options.runs == "evaluating":
+        options.overrides = more
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         command = import_module(f"speechbrain_merge.command.{options.runs}")
-        command.run(options)
+        with redirect_stdout(sys.stderr):
+            found = command.run(options)
+        if options.json:
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            command.show(found)
+        faults = found.get("faults", [])
     except Exception as error:
         if options.traceback:
             raise
-        text = " ".join(str(error).split())
-        if not isinstance(error, (ValueError, OSError)):
-            # One that this package did not foresee
-            text = (
-                f"{type(error).__name__}: {text}. (To see where, write "
-                "`speechbrain-merge --traceback` in front.)"
-            )
-        print(f"speechbrain-merge {options.command}: {text}", file=sys.stderr)
-        return 2
-    return 0
+        faults = _lines(error)
+    if faults:
+        first, *more = faults
+        print(f"speechbrain-merge {options.command}: {first}", file=sys.stderr)
+        for line in more:
+            print(f"  {line}", file=sys.stderr)
+    return 2 if faults else 0
+
+
+def _lines(error):
+    """What an error says, a fault a line."""
+    if isinstance(error, (ValueError, OSError)):
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        return [line for line in lines if line] or [type(error).__name__]
+    # One that this package did not foresee
+    text = " ".join(str(error).split())
+    return [
+        f"{type(error).__name__}: {text}. (To see where, write "
+        "`speechbrain-merge --traceback` in front.)"
+    ]
 
 
 class _Version(argparse.Action):
@@ -184,6 +213,52 @@ def _parser():
         "--layers", action="store_true", help="a row for each layer"
     )
 
+    command = commands.add_parser(
+        "evaluate",
+        help="error rates of weights on the test sets of a recipe",
+        usage="speechbrain-merge evaluate TRAIN.PY HPARAMS.YAML --weights FILE "
+        "[--set NAME] [--KEY VALUE ...]",
+        epilog="Other options are those of the recipe, as on its own command "
+        "line: run options such as --device cuda, and overrides of the YAML, "
+        "such as --output_folder results/evaluated. TRAIN.PY needs a function "
+        "`build`, see docs/studies.md.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(runs="evaluating")
+    command.add_argument(
+        "train", metavar="TRAIN.PY", help="the recipe's script"
+    )
+    command.add_argument("hparams", metavar="HPARAMS.YAML", help="its YAML")
+    command.add_argument(
+        "--weights",
+        required=True,
+        help="a merged file, a candidate, a checkpoint folder",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this test set; may be given several times",
+    )
+    command.add_argument(
+        "--metric", default="WER", help="the checkpoints' error rate"
+    )
+    command.add_argument(
+        "--tracker",
+        help="the Brain's attribute with its ErrorRateStats; by default "
+        "the metric in lower case with _metric",
+    )
+
+    command = commands.add_parser(
+        "study", help="the tables of a study, or how far it has come"
+    )
+    command.set_defaults(runs="studying")
+    command.add_argument("folder", help="of the study, with its results.json")
+    command.add_argument(
+        "--page", action="store_true", help="write report.html there"
+    )
+
     command = commands.add_parser("export", help="make a folder that loads")
     command.set_defaults(runs="exporting")
     command.add_argument("kind", choices=("whisper", "pretrained"))
@@ -229,6 +304,11 @@ def _parser():
         "names", nargs="*", help="print these, or copy them; by default all"
     )
     command.add_argument("-o", "--output", help="copy into this folder")
+
+    for command in commands.choices.values():
+        command.add_argument(
+            "--json", action="store_true", help="print results as JSON"
+        )
     return parser
 
 

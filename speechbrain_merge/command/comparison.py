@@ -27,7 +27,7 @@ Authors
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Optional
 
 import torch
@@ -150,20 +150,33 @@ def _difference(row, found, based):
     return PartDifference(row, int(entries), cosine, distance, share)
 
 
-def run(options):
-    """Prints how two models differ, part by part."""
+def run(options) -> dict:
+    """How two models differ, part by part."""
     rows = compare(options.first, options.second, options.base, options.layers)
-    what = "task vectors" if options.base else "weights"
+    return {
+        "of": "task vectors" if options.base else "weights",
+        "parts": [asdict(row) for row in rows],
+    }
+
+
+def show(found):
+    """Prints how two models differ."""
     print_table(
-        [f"part ({what})", "weights", "cosine", "distance", "sign conflicts"],
+        [
+            f"part ({found['of']})",
+            "weights",
+            "cosine",
+            "distance",
+            "sign conflicts",
+        ],
         [
             [
-                row.part,
-                row.entries,
-                number_cell(row.cosine, "{:.4f}"),
-                number_cell(row.distance, "{:.4f}"),
-                number_cell(row.conflicts, "{:.1%}"),
+                row["part"],
+                row["entries"],
+                number_cell(row["cosine"], "{:.4f}"),
+                number_cell(row["distance"], "{:.4f}"),
+                number_cell(row["conflicts"], "{:.1%}"),
             ]
-            for row in rows
+            for row in found["parts"]
         ],
     )

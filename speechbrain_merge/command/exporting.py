@@ -8,7 +8,7 @@ from speechbrain_merge.command.verification import given_signer
 from speechbrain_merge.export import export_pretrained, export_whisper
 
 
-def run(options):
+def run(options) -> dict:
     """Writes a folder that loads like any other model."""
     signer = given_signer(options)
     if signer is not None:
@@ -51,4 +51,9 @@ def run(options):
             options.module,
             sign=signer,
         )
-    print(folder)
+    return {"folder": str(folder)}
+
+
+def show(found):
+    """Prints where the folder is."""
+    print(found["folder"])

@@ -99,16 +99,25 @@ def copy_fragments(names: Iterable[str], folder) -> list[str]:
     return [str(path) for path in texts]
 
 
-def run(options):
-    """Lists fragments, prints them, or copies them."""
+def run(options) -> dict:
+    """Lists fragments, gives their texts, or copies them."""
     known = fragments()
     if options.output is not None:
         names = options.names or sorted(known)
-        print("\n".join(copy_fragments(names, options.output)))
-    elif options.names:
-        print("\n".join(_text(known, name) for name in options.names), end="")
+        return {"files": copy_fragments(names, options.output)}
+    if options.names:
+        return {"texts": {name: _text(known, name) for name in options.names}}
+    return {"fragments": purposes()}
+
+
+def show(found):
+    """Prints a list of fragments, their texts, or where they are now."""
+    if "files" in found:
+        print("\n".join(found["files"]))
+    elif "texts" in found:
+        print("\n".join(found["texts"].values()), end="")
     else:
-        rows = [[name, purpose] for name, purpose in purposes().items()]
+        rows = [[name, text] for name, text in found["fragments"].items()]
         print_table(["fragment", "what it is for"], rows)
 
 

@@ -11,7 +11,7 @@ from speechbrain_merge.command.verification import given_signer
 PLANS = (".yaml", ".yml")
 
 
-def run(options):
+def run(options) -> dict:
     """Merges by one method, or by a plan."""
     if options.method.endswith(PLANS):
         given = [
@@ -65,9 +65,30 @@ def run(options):
         signer.check()
     run = PlanRun(plan)
     if options.dry_run:
-        print("\n".join(run.describe()))
-        return
+        return {"stages": run.describe()}
     done = run.run(options.workers, progress=not options.quiet, signer=signer)
-    for name, state in done.items():
-        output = plan.stages[name].get("output", "not kept")
-        print(f"{name}: {state}" + (f" ({output})" if output != name else ""))
+    return {
+        "stages": [
+            {
+                "stage": name,
+                "state": state,
+                "output": plan.stages[name].get("output"),
+            }
+            for name, state in done.items()
+        ]
+    }
+
+
+def show(found):
+    """Prints what was done, or would be."""
+    for stage in found["stages"]:
+        name, output = stage["stage"], stage["output"]
+        if "experts" in stage:
+            base = f", base {stage['base']}" if stage["base"] else ""
+            print(
+                f"{name} [{stage['state']}]: {stage['method']} of "
+                f"{', '.join(stage['experts'])}{base} -> {output or 'unkept'}"
+            )
+        else:
+            place = "" if output == name else f" ({output or 'not kept'})"
+            print(f"{name}: {stage['state']}{place}")

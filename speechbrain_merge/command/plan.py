@@ -16,12 +16,16 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
             exclude: embedding
             output: merged.safetensors
 
-Experts are anything that ``read_pool`` reads; paths are relative to where the
-command is run. ``include``, ``exclude`` and ``otherwise`` are those of the
+Experts are anything that ``read_pool`` reads, or names on the Hugging Face hub
+(``openai/whisper-tiny``), which are downloaded; paths are relative to where the
+command is run. Without ``base``, it is the one that the experts' pool kept. An
+``output`` that does not end in ``.safetensors`` is a folder, made like that of
+the first expert, which has to be a Hugging Face folder. ``include``, ``exclude`` and ``otherwise`` are those of the
 method ``restricted``. Experts that do not belong together (fine-tuned from
 different weights, other vocabularies beside them, heads that were initialised
 apart) are refused unless ``different_bases: true``. ``dtype: float16`` stores
-the result in another type than the experts'. Where a method wraps another, its parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
+the result in another type than the experts'. Where a method wraps another, its
+parameter ``method`` is a name, or ``{method: ties, density: 0.3}``.
 A stage that others build on needs no ``output``: its weights are kept beside
 the plan's outputs until the plan is done. A stage whose output was made of the
 same content in the same way is not made again.
@@ -53,14 +57,19 @@ Authors
 import difflib
 import glob
 import os
+import re
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
+from speechbrain_merge.pool.reading import WEIGHTS_SUFFIXES
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import YAML_LIMIT, check_yaml, read_text
 from speechbrain_merge.weights import float_dtype
+from speechbrain_merge.weights.hub import local_source
+
+PLAIN_SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
 KEYS = (
     "method",
@@ -129,6 +138,7 @@ def parse_yaml(text, label):
         problem = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
+        problem = " ".join(problem.split())
         raise ValueError(f"{label}{line}: not YAML: {problem}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, RecordError):
@@ -172,6 +182,12 @@ class Plan:
                 self._check_source(name, source)
         self.order = self._ordered()
         self._check_outputs()
+        self.downloaded = {
+            source: self._download(name, source)
+            for name in self.stages
+            for source in self.sources(name)
+            if source not in self.stages and _is_on_hub(source)
+        }
 
     def where(self, name):
         """How errors of a stage begin."""
@@ -208,9 +224,11 @@ class Plan:
                 f"got {stage['experts']!r}."
             )
         output = stage.get("output")
-        if output is not None and not str(output).endswith(".safetensors"):
+        other = {*WEIGHTS_SUFFIXES, *PLAIN_SUFFIXES} - {".safetensors"}
+        if output is not None and str(output).endswith(tuple(other)):
             raise ValueError(
-                f"{where}`output` must end in .safetensors, got '{output}'."
+                f"{where}`output` must end in .safetensors, or be a folder, "
+                f"got '{output}'."
             )
         try:
             float_dtype(stage.get("dtype"))
@@ -244,12 +262,27 @@ class Plan:
         """A source is a stage, or there on the disk."""
         if source in self.stages or os.path.exists(source):
             return
+        if _is_on_hub(source):
+            return  # downloaded when all else is right
         if glob.has_magic(source) and glob.glob(source, recursive=True):
             return
         raise ValueError(
             f"{self.where(name)}'{source}' is neither a stage nor "
             f"a file or folder{_hint(source, self.stages)}."
         )
+
+    def _download(self, name, source):
+        """The folder of a model on the hub."""
+        try:
+            return str(local_source(source))
+        except Exception as error:
+            # The hub's client raises whatever comes of a missing network
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.where(name)}'{source}' is neither a stage nor a file "
+                "or folder, and no model on the hub could be opened by that "
+                f"name ({type(error).__name__}: {text})"
+            ) from None
 
     def _ordered(self):
         """All stages, each after those that it builds on."""
@@ -290,6 +323,16 @@ class Plan:
                         f"{self.label}stages '{other}' and '{name}' have "
                         f"the same output {output}."
                     )
+
+
+def _is_on_hub(source):
+    """Whether a source can only be a name on the Hugging Face hub."""
+    return (
+        re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
+        and not source.endswith((*WEIGHTS_SUFFIXES, *PLAIN_SUFFIXES))
+        and not os.path.exists(source)
+        and not os.path.exists(os.path.dirname(source))
+    )
 
 
 def _hint(word, known):

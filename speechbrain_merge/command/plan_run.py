@@ -39,6 +39,10 @@ from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
+from speechbrain_merge.command.model_folder import (
+    check_model_folder,
+    model_folder,
+)
 from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
@@ -89,26 +93,32 @@ class PlanRun:
 
         Returns
         -------
-        lines : list of str
-            One a stage, in the order of work.
+        stages : list of dict
+            In the order of work: ``stage``, ``state`` ("up to date", "to be
+            merged", "not needed"), ``method``, ``experts``, ``base`` and
+            ``output``, of which the last two may be None.
         """
-        needed, lines = self._needed(), []
+        needed, stages = self._needed(), []
         for name in self.plan.order:
-            stage = self.plan.stages[name]
-            note = "not needed"
+            state = "not needed"
             if name in needed:
                 fresh = self._up_to_date(name)
-                note = "up to date" if fresh else "to be merged"
-            experts = [
-                each if isinstance(each, str) else each.name
-                for each in self._experts(name)
-            ]
-            base = f", base {stage['base']}" if "base" in stage else ""
-            lines.append(
-                f"{name} [{note}]: {self.plan.methods[name]} of "
-                f"{', '.join(experts)}{base} -> {stage.get('output', 'unkept')}"
+                state = "up to date" if fresh else "to be merged"
+            base = self._base(name)
+            stages.append(
+                {
+                    "stage": name,
+                    "state": state,
+                    "method": str(self.plan.methods[name]),
+                    "experts": [
+                        each if isinstance(each, str) else each.name
+                        for each in self._experts(name)
+                    ],
+                    "base": None if base is None else str(base),
+                    "output": self.plan.stages[name].get("output"),
+                }
             )
-        return lines
+        return stages
 
     def run(
         self,
@@ -155,7 +165,15 @@ class PlanRun:
                     continue
                 target = Path(output or kept / f"{number}.safetensors")
                 sign = None if output is None else signer
-                self._merge(name, made, target, workers, progress, sign)
+                if output is not None and self._is_folder(output):
+                    like = self._first_expert(name)
+                    dtype = self.plan.stages[name].get("dtype")
+                    with model_folder(like, output, dtype) as inside:
+                        self._merge(name, made, inside, workers, progress, None)
+                    if sign is not None:
+                        sign.sign(output)
+                else:
+                    self._merge(name, made, target, workers, progress, sign)
                 # Open, a file that does not stay has no path to be recorded
                 weights: Any = target
                 if output is None:
@@ -171,14 +189,14 @@ class PlanRun:
             made[each] if isinstance(each, str) else each
             for each in self._experts(name)
         ]
-        base = stage.get("base")
+        base = known = self._base(name)
         if base is not None:
             stays = "output" in self.plan.stages.get(base, ["output"])
-            base = made.get(base, base)
+            base = made.get(base, self.plan.downloaded.get(base, base))
             if method.needs_same_names:
                 # stays open: some entries may be the expert's
                 base = renamed(fold(base), fold(experts[0]))
-                base = base if stays else Candidate(stage["base"], base, "")
+                base = base if stays else Candidate(known, base, "")
         record = {"stage": name, "digest": self._digest(name)}
         merge(
             method,
@@ -187,7 +205,8 @@ class PlanRun:
             output,
             workers,
             progress,
-            metadata={"plan": json.dumps(record)},
+            # transformers asks for the format
+            metadata={"plan": json.dumps(record), "format": "pt"},
             dtype=stage.get("dtype"),
             same_base=not stage.get("different_bases"),
             sign=signer,
@@ -198,23 +217,52 @@ class PlanRun:
         if name not in self._found:
             self._found[name] = []
             for source in map(str, self.plan.stages[name]["experts"]):
-                self._found[name] += (
-                    [source]
-                    if source in self.plan.stages
-                    else read_pool(source)
-                )
+                if source in self.plan.stages:
+                    self._found[name].append(source)
+                elif source in self.plan.downloaded:
+                    folder = Path(self.plan.downloaded[source])
+                    self._found[name].append(Candidate(source, folder, ""))
+                else:
+                    self._found[name] += read_pool(source)
         return self._found[name]
+
+    def _base(self, name):
+        """The base of a stage: as given, or as the experts' pool kept it."""
+        stage, method = self.plan.stages[name], self.plan.methods[name]
+        if "base" in stage or not method.needs_base:
+            return stage.get("base")
+        experts = self._experts(name)
+        codes = {getattr(each, "base_digest", None) for each in experts}
+        if len(codes) != 1 or None in codes:
+            return None
+        return str(experts[0].base)
+
+    def _is_folder(self, output):
+        """Whether an output is a folder like that of the first expert."""
+        return not str(output).endswith(".safetensors")
+
+    def _first_expert(self, name):
+        """Where the first expert of a stage is, or of what that is made of."""
+        first = self._experts(name)[0]
+        return (
+            self._first_expert(first) if isinstance(first, str) else first.path
+        )
 
     def _check(self, name):
         """Raises a ValueError when the experts cannot be merged."""
         method = self.plan.methods[name]
-        base = self.plan.stages[name].get("base")
         method.check_experts(len(self._experts(name)))
+        base = self._base(name)
         if method.needs_base and base is None:
             raise ValueError(
                 f"method '{method.name}' works on task vectors and needs the "
-                "model that the experts were fine-tuned from: give `base`."
+                "model that the experts were fine-tuned from, which no pool "
+                "of theirs kept: give `base`."
             )
+        output = self.plan.stages[name].get("output")
+        if output is not None and self._is_folder(output):
+            check_model_folder(self._first_expert(name), output)
+        base = self.plan.downloaded.get(base, base)
         if not method.needs_same_names:
             # it finds what belongs together, and says what does not
             return
@@ -241,10 +289,11 @@ class PlanRun:
         """A hash of all that decides what a stage makes."""
         if name not in self._digests:
             method = self.plan.methods[name]
-            base = self.plan.stages[name].get("base")
+            base = self._base(name)
             if base is not None:
                 known = base in self.plan.stages
-                base = self._digest(base) if known else digest(base)
+                place = self.plan.downloaded.get(base, base)
+                base = self._digest(base) if known else digest(place)
             content = {
                 "method": [method.name, method.configuration()],
                 "experts": [

@@ -8,6 +8,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from dataclasses import asdict
+
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.lineage import check_lineage, record_at
 from speechbrain_merge.records.signing import (
@@ -17,16 +19,30 @@ from speechbrain_merge.records.signing import (
 )
 
 
-def run(options):
-    """Verifies a signature, and shows the chain of hashes where there is one."""
+def run(options) -> dict:
+    """Verifies a signature; gives the lineage with it, where there is one."""
     verify_signature(
         options.path, options.key, options.certificate_chain, options.signature
     )
-    by = options.key or ", ".join(options.certificate_chain)
-    place = options.signature or signature_of(options.path)
-    print(f"{options.path}: as signed ({place}, verified with {by})\n")
+    rows = []
     if record_at(options.path) is not None:
-        print_lineage(check_lineage(options.path))
+        rows = check_lineage(options.path)
+    return {
+        "path": options.path,
+        "signature": str(options.signature or signature_of(options.path)),
+        "verified_with": options.key or ", ".join(options.certificate_chain),
+        "lineage": [asdict(row) for row in rows],
+    }
+
+
+def show(found):
+    """Prints what was verified, and the chain of hashes where there is one."""
+    print(
+        f"{found['path']}: as signed ({found['signature']}, verified with "
+        f"{found['verified_with']})\n"
+    )
+    if found["lineage"]:
+        print_lineage(found["lineage"])
 
 
 def given_signer(options):
@@ -57,13 +73,18 @@ def print_lineage(rows):
 
     Arguments
     ---------
-    rows : list of Row
-        What `check_lineage` gave.
+    rows : list of dict
+        What `check_lineage` gave, as plain data.
     """
     print_table(
         ["model", "merged by", "SHA-256", "content"],
         [
-            ["  " * row.depth + row.label, row.method, row.digest, row.state]
+            [
+                "  " * row["depth"] + row["label"],
+                row["method"],
+                row["digest"],
+                row["state"],
+            ]
             for row in rows
         ],
     )

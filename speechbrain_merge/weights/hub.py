@@ -35,6 +35,6 @@ def local_source(source: Any) -> Any:
     if source.count("/") == 1 and not source.startswith((".", "/")):
         from huggingface_hub import snapshot_download
 
-        patterns = ["*.safetensors*", "*.bin*", "*.json", "*.txt"]
+        patterns = ["*.safetensors*", "*.bin*", "*.json", "*.txt", "*.model"]
         return Path(snapshot_download(source, allow_patterns=patterns))
     return source

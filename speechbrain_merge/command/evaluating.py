@@ -1,0 +1,219 @@
+"""``speechbrain-merge evaluate``: error rates of any weights, by a recipe.
+
+The recipe's ``train.py`` is imported, not run, and its function ``build``
+prepares the Brain and the test sets, as for a study
+(``speechbrain_merge.brain.run``). A script that would train when it is
+imported is refused before that.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+
+from speechbrain_merge.brain.domains import evaluate_set, rates_of
+from speechbrain_merge.command.tables import print_table
+from speechbrain_merge.evaluation import confidence_interval
+from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
+from speechbrain_merge.study.testing import speakers
+from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights.hub import local_source
+
+ADD_BUILD = (
+    "`evaluate` needs a function `build(hparams_file, overrides, run_opts)` "
+    "in it that gives a speechbrain_merge.Run with the Brain and its "
+    "test_sets: add it as docs/studies.md shows"
+)
+
+
+def run(options) -> dict:
+    """Evaluates weights on the test sets of a recipe."""
+    script, hparams_file = Path(options.train), Path(options.hparams)
+    check_script(script)
+    if not hparams_file.is_file():
+        raise ValueError(
+            f"{hparams_file} is not there: give the recipe's YAML."
+        )
+    weights = local_source(options.weights)
+    with open_weights(weights) as opened:
+        names = opened.names()
+    if not names:
+        raise ValueError(f"{weights} has no weights in it.")
+    _, run_opts, overrides = sb.parse_arguments(
+        [str(hparams_file), *options.overrides]
+    )
+    build = import_build(script)
+    prepared = build(str(hparams_file), overrides, run_opts)
+    sets = prepared.test_sets
+    unknown = [name for name in options.set if name not in sets]
+    if unknown or not sets:
+        raise ValueError(
+            f"--set {', '.join(unknown)}: there is no such test set. "
+            f"{script} has: {', '.join(sets) or 'none'}."
+        )
+    brain = prepared.brain
+    if not hasattr(brain, "use_weights"):
+        raise ValueError(
+            f"{script}: the Brain that `build` gives is a "
+            f"{type(brain).__name__} without MergeMixin: write "
+            "`class ASR(speechbrain_merge.MergeMixin, sb.Brain)`."
+        )
+    brain.use_weights(weights)
+    found = {}
+    for name in options.set or sets:
+        scores = evaluate_set(
+            brain,
+            sets[name],
+            prepared.loader_kwargs("test"),
+            name,
+            options.metric,
+            tracker=options.tracker,
+        )
+        blocks = speakers({name: sets[name]}).get(name)
+        if blocks is not None and len(set(blocks.values())) < FEWEST_SPEAKERS:
+            blocks = None
+        interval = confidence_interval(scores, blocks)
+        counts = rates_of(scores)
+        found[name] = {
+            options.metric.lower(): counts.pop("wer"),
+            "low": interval.low,
+            "high": interval.high,
+            "drawn": "utterances" if blocks is None else "speakers",
+            **counts,
+        }
+    return {
+        "weights": str(options.weights),
+        "metric": options.metric,
+        "sets": found,
+    }
+
+
+def check_script(script: Path) -> None:
+    """Refuses a script without ``build``, and one that works when imported.
+
+    Arguments
+    ---------
+    script : Path
+        The recipe's ``train.py``. It is read, not run.
+
+    Raises
+    ------
+    ValueError
+        Says what to add, and where.
+
+    Example
+    -------
+    >>> script = getfixture("tmp_path") / "train.py"
+    >>> _ = script.write_text("def build(hparams_file, overrides, run_opts): 0")
+    >>> check_script(script)
+    >>> _ = script.write_text("import sys\\ntrain(sys.argv)")
+    >>> check_script(script)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: .../train.py has no function `build`: `evaluate` needs ...
+    """
+    if not script.is_file():
+        raise ValueError(f"{script} is not there: give the recipe's train.py.")
+    try:
+        tree = ast.parse(read_text(script), str(script))
+    except SyntaxError as error:
+        raise ValueError(
+            f"{script}, line {error.lineno}: not Python: {error.msg}."
+        ) from None
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {each.asname or each.name for each in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {
+                each.id for each in node.targets if isinstance(each, ast.Name)
+            }
+    if "build" not in names:
+        raise ValueError(f"{script} has no function `build`: {ADD_BUILD}.")
+    for node in tree.body:
+        line = None if _is_guard(node) else _work_of(node)
+        if line is not None:
+            raise ValueError(
+                f"{script}, line {line}: would read the command line or train "
+                "when it is imported. Put this below "
+                '`if __name__ == "__main__":`.'
+            )
+
+
+def import_build(script: Path):
+    """The function ``build`` of a script, imported as a module.
+
+    Arguments
+    ---------
+    script : Path
+        The recipe's ``train.py``, whose folder's modules it may import.
+
+    Returns
+    -------
+    build : callable
+    """
+    folder = str(script.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    place = importlib.util.spec_from_file_location(script.stem, script)
+    assert place is not None and place.loader is not None, script
+    module = importlib.util.module_from_spec(place)
+    # Classes in it are found by their module's name when they are pickled
+    sys.modules[script.stem] = module
+    place.loader.exec_module(module)
+    return module.build
+
+
+def show(found):
+    """Prints an error rate with its interval for each set."""
+    metric = found["metric"].lower()
+    print_table(
+        [
+            "set",
+            f"{found['metric']} %",
+            "95 % interval",
+            "errors",
+            "words",
+            "utterances",
+        ],
+        [
+            [
+                name,
+                f"{counts[metric]:.2f}",
+                f"{counts['low']:.2f} to {counts['high']:.2f}",
+                counts["errors"],
+                counts["words"],
+                counts["utterances"],
+            ]
+            for name, counts in found["sets"].items()
+        ],
+    )
+
+
+def _is_guard(node):
+    """Whether a statement is ``if __name__ == "__main__":``."""
+    return isinstance(node, ast.If) and any(
+        isinstance(each, ast.Name) and each.id == "__name__"
+        for each in ast.walk(node.test)
+    )
+
+
+def _work_of(node):
+    """The line on which a statement of a module trains; None where none."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return None
+    for each in ast.walk(node):
+        if isinstance(each, ast.Call):
+            function = each.func
+            name = getattr(function, "attr", getattr(function, "id", ""))
+            if name in ("parse_arguments", "fit", "ddp_init_group"):
+                return each.lineno
+    return None
