@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import speechbrain as sb
-
 from speechbrain_merge.brain.domains import evaluate_set, rates_of
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval

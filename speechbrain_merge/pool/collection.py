@@ -258,7 +258,9 @@ class CheckpointPool:
         run = RunFolder(self.folder / self.run)
         if not resuming:
             run = self._claim()
-        elif run.read().base is not None or not hold(run.folder):
+        elif run.folder.is_symlink() or run.read().base is not None:
+            return
+        elif not hold(run.folder):
             return
         run.store_base(self._tensors())
 

@@ -70,7 +70,7 @@ def clear_up(run):
     removed = run.read().removed
     for path in strays_of(run, deleted=True):
         code = removed.get(path.name)
-        if code is not None and _digest_in_header(path) == code:
+        if code is not None and is_own(path, code):
             # A kill came between the line that takes it back and this
             path.unlink()
     strays = [(path, own_record(path, run.run)) for path in strays_of(run)]
@@ -78,7 +78,11 @@ def clear_up(run):
     for path, record in strays:
         why = _why_not(run, path, record)
         if why:
-            _put_aside(path, why)
+            put_aside(
+                path,
+                "no line of the manifest names it and it cannot be recovered, "
+                f"because {why}",
+            )
         else:
             run.manifest.append(record)
             logger.warning(
@@ -118,8 +122,60 @@ def strays_of(run, deleted: bool = False) -> list[Path]:
         path
         for path in found
         if path.name not in contents.removed
-        or _digest_in_header(path) != contents.removed[path.name]
+        or not is_own(path, contents.removed[path.name])
     ]
+
+
+def is_own(path: Path, code: str) -> bool:
+    """Whether a file is what a pool wrote, and the manifest has on record.
+
+    Only such a file is ever deleted: a line of a manifest may name another
+    file, and someone may have put another under this name.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    code : str
+        The digest on record.
+
+    Returns
+    -------
+    bool
+        False for links and folders as well.
+    """
+    if OWN_FILE.fullmatch(path.name) is None:
+        return False
+    return _digest_in_header(path) == code
+
+
+def put_aside(path: Path, why: str):
+    """Moves a file where nothing deletes it, and never over another.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    why : str
+        For the warning.
+    """
+    folder = path.parent / QUARANTINE
+    if folder.is_symlink():
+        logger.warning(
+            f"{path}: stays where it is, and is not used: {why}. It was to be "
+            f"moved to {folder}, which is a link that is not followed."
+        )
+        return
+    folder.mkdir(exist_ok=True)
+    names = (f"{path.stem}-{each}.safetensors" for each in itertools.count(2))
+    for name in itertools.chain([path.name], names):
+        target = folder / name
+        if not os.path.lexists(target):
+            break
+    os.rename(path, target)
+    sync_folder(folder)
+    sync_folder(path.parent)
+    logger.warning(f"{path}: moved to {target}: {why}. It will not be deleted.")
 
 
 def own_record(path: Path, run: str) -> Optional[dict]:
@@ -173,24 +229,6 @@ def _why_not(run, path, record):
             f"{record['digest']}"
         )
     return ""
-
-
-def _put_aside(path, why):
-    """Moves a file where nothing deletes it, and never over another."""
-    folder = path.parent / QUARANTINE
-    folder.mkdir(exist_ok=True)
-    names = (f"{path.stem}-{each}.safetensors" for each in itertools.count(2))
-    for name in itertools.chain([path.name], names):
-        target = folder / name
-        if not os.path.lexists(target):
-            break
-    os.rename(path, target)
-    sync_folder(folder)
-    sync_folder(path.parent)
-    logger.warning(
-        f"{path}: moved to {target}, because no line of the manifest names it "
-        f"and it cannot be recovered: {why}. It will not be deleted."
-    )
 
 
 def _digest_in_header(path):

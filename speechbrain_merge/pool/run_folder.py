@@ -36,7 +36,9 @@ from speechbrain_merge.pool.recovery import (
     BASE_FILE,
     METADATA,
     clear_up,
+    is_own,
     own_record,
+    put_aside,
     strays_of,
 )
 from speechbrain_merge.weights import digest, write_weights
@@ -216,7 +218,9 @@ class RunFolder:
         """
         for name in itertools.chain([own_run or run], _numbered(run)):
             claimed = cls(Path(pool) / name)
-            if not hold(claimed.folder):
+            if claimed.folder.is_symlink():
+                why = "is a link, through which nothing is written"
+            elif not hold(claimed.folder):
                 why = "is being written by another process"
             elif not begun and claimed.lineages() == {
                 first_save.killed_in_it(claimed.folder, saves_at)
@@ -346,8 +350,16 @@ class RunFolder:
             {"event": "removed", "name": record["name"], "why": why}
         )
         others = self.read().candidates.values()
-        if record["file"] not in {each["file"] for each in others}:
-            (self.folder / record["file"]).unlink(missing_ok=True)
+        path = self.folder / record["file"]
+        if record["file"] in {each["file"] for each in others}:
+            return
+        if is_own(path, record["digest"]):
+            path.unlink()
+        elif os.path.lexists(path):
+            logger.warning(
+                f"{path}: not deleted, because it is not the candidate that "
+                f"{self.manifest.path} has on record"
+            )
 
     def store_base(self, tensors: dict):
         """Stores what the run starts from, unless it is there already.
@@ -367,7 +379,12 @@ class RunFolder:
         path = self.folder / BASE_FILE
         if known is not None:
             self.manifest.append({"event": "base removed"})
-            path.unlink(missing_ok=True)
+        if is_own(path, known["digest"] if known else content):
+            path.unlink()
+        elif os.path.lexists(path):
+            put_aside(
+                path, "it is not the base that the manifest has on record"
+            )
         if not self._link_base(path, content):
             write_weights(path, tensors, {"format": "pt", "digest": content})
         self.manifest.append(

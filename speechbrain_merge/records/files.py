@@ -111,6 +111,36 @@ def write_all(descriptor: int, data):
         data = data[os.write(descriptor, data) :]
 
 
+def open_to_append(path) -> int:
+    """Opens a file that is added to, and makes it where it is missing.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file. Its folder has to exist.
+
+    Returns
+    -------
+    int
+        A descriptor, open for reading too. To be closed.
+
+    Raises
+    ------
+    FileExistsError
+        Where a link is there. It may lead to anyone's file.
+    """
+    how = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, how, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileExistsError(
+            f"{path} is a link, and what is added to it would be written "
+            "elsewhere. Put the file itself there."
+        ) from None
+
+
 def temporary_beside(path) -> Path:
     """A name beside a target that no one else uses.
 

@@ -29,7 +29,11 @@ from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.files import sync_folder, write_all
+from speechbrain_merge.records.files import (
+    open_to_append,
+    sync_folder,
+    write_all,
+)
 from speechbrain_merge.records.reading import parse_json, read_bytes
 
 logger = get_logger(__name__)
@@ -121,11 +125,7 @@ class Log:
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
-        descriptor = os.open(
-            self.path,
-            os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-            0o666,
-        )
+        descriptor = open_to_append(self.path)
         try:
             # What another process is just writing is not torn
             with contextlib.suppress(OSError):

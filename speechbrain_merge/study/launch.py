@@ -20,6 +20,7 @@ from typing import Optional
 from tqdm import tqdm
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.records.files import open_to_append
 from speechbrain_merge.study.estimate import state_of
 
 logger = get_logger(__name__)
@@ -150,7 +151,7 @@ class _Process:
 
     def __init__(self, command, log, environment):
         self.log = log
-        with open(log, "ab") as file:
+        with os.fdopen(open_to_append(log), "ab") as file:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=file, env=environment
             )

@@ -258,7 +258,7 @@ def test_the_mean_of_the_leaderboard_is_of_all_its_sets():
     "sets, words",
     [
         ({"clean": "clean"}, "expected one of ami_wer"),
-        ({"cleen": "ami_wer"}, "which was not tested"),
+        ({"cleaned": "ami_wer"}, "which was not tested"),
         ({"empty": "ami_wer"}, "has no words"),
         ({"clean": "ami_wer", "phone|line": "ami_wer"}, "two sets for"),
     ],
