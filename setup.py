@@ -16,6 +16,8 @@ EXTRAS = {
     "search": ["cma>=3.3"],
     # the semantic score beside the error rate
     "semantic": ["jellyfish>=1.0", "transformers>=4.45"],
+    # a merged Whisper for faster-whisper
+    "ctranslate2": ["ctranslate2>=4.4", "transformers>=4.45"],
     # studies on a cluster
     "cluster": ["submitit>=1.5"],
     # signatures of merged models; model-signing imports pyOpenSSL and does not

@@ -7,6 +7,12 @@ weights and nothing of this package needed:
 - ``transformers.WhisperForConditionalGeneration.from_pretrained(folder)``,
 - a recipe's ``whisper_hub: folder``.
 
+``export_ctc`` writes one of a wav2vec 2.0, HuBERT or WavLM with CTC, for
+``EncoderASR`` and ``transformers``; see ``export/ctc.py``.
+
+``export_ctranslate2`` turns an exported Whisper into what faster-whisper
+loads; see ``export/ctranslate2.py``.
+
 ``export_pretrained`` writes a SpeechBrain pretrained folder of any other
 recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
@@ -22,7 +28,6 @@ Authors
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional, Union
 
@@ -30,17 +35,30 @@ import torch
 import yaml
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.export.ctc import export_ctc
+from speechbrain_merge.export.ctranslate2 import export_ctranslate2
+from speechbrain_merge.export.folder import (
+    check_fit,
+    export_folder,
+    module_state,
+)
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
-from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.folders import whole_folder
-from speechbrain_merge.records.paths import inside, plain_name
-from speechbrain_merge.records.reading import parse_json, read_json, read_yaml
-from speechbrain_merge.records.signing import Signer, signer_of
-from speechbrain_merge.weights import IncompatibleWeights, digest, open_weights
+from speechbrain_merge.records.paths import plain_name
+from speechbrain_merge.records.reading import read_json, read_yaml
+from speechbrain_merge.records.signing import Signer
+from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
+
+__all__ = [
+    "NotLoadable",
+    "export_ctc",
+    "export_ctranslate2",
+    "export_pretrained",
+    "export_whisper",
+]
 
 _hparams = fields(
     {"pretrainer": fields({"loadables": mapped(anything())})},
@@ -153,20 +171,20 @@ def export_whisper(
             "(`encoder_only`): export it with export_pretrained."
         )
     folder = Path(folder).resolve()
-    state = _module_state(source, module)
+    state = module_state(source, module)
     # Buffers of SpeechBrain's wrapper are not the Hugging Face model's.
     inner = {
         name.partition(".")[2]: tensor
         for name, tensor in state.items()
         if name.startswith("model.")
     }
-    _check_fit(inner, whisper.model.state_dict(), module)
+    check_fit(inner, whisper.model.state_dict(), module)
     if dtype is not None:
         inner = {
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in inner.items()
         }
-    with _export_folder(folder, source, texts, sign) as target:
+    with export_folder(folder, source, texts, sign) as target:
         whisper.model.save_pretrained(
             target, state_dict=inner, max_shard_size=max_shard_size
         )
@@ -249,9 +267,9 @@ def export_pretrained(
             f"{sorted(given - set(modules))}. Every merged module must be "
             "loaded, and every loadable have a file."
         )
-    with _export_folder(folder, source, texts, sign) as target:
+    with export_folder(folder, source, texts, sign) as target:
         for module in modules:
-            torch.save(_module_state(source, module), target / f"{module}.ckpt")
+            torch.save(module_state(source, module), target / f"{module}.ckpt")
         for file in files:
             shutil.copyfile(file, target / Path(file).name)
         shutil.copyfile(hparams_file, target / "hyperparams.yaml")
@@ -267,89 +285,6 @@ def _language(whisper):
     cannot.
     """
     return whisper.language if whisper.is_multilingual else "en"
-
-
-def _module_state(source, module):
-    """The state dict of one module, ties kept."""
-    with open_weights(source) as weights:
-        prefix = f"{module}."
-        names = [name for name in weights.names() if name.startswith(prefix)]
-        if not names:
-            raise ValueError(
-                f"{weights.label} has no weights of a module '{module}'; its "
-                f"names look like {weights.names()[0]}."
-            )
-        state = {}
-        for name in names:
-            kept = weights.tied.get(name, name)[len(prefix) :]
-            if kept in state:
-                state[name[len(prefix) :]] = state[kept]
-            else:
-                state[name[len(prefix) :]] = weights[name].clone()
-        return state
-
-
-def _check_fit(state, expected, module):
-    """Raises IncompatibleWeights when weights are not a model's."""
-    faults = [f"'{name}' is missing" for name in expected if name not in state]
-    for name, tensor in state.items():
-        if name not in expected:
-            faults.append(f"this model has no '{name}'")
-        elif tensor.shape != expected[name].shape:
-            faults.append(
-                f"'{name}' has shape {list(tensor.shape)}, this model's has "
-                f"{list(expected[name].shape)}"
-            )
-        elif not torch.isfinite(tensor).all():
-            faults.append(f"'{name}' has values that are NaN or infinite")
-    if faults:
-        more = len(faults) - 10
-        raise IncompatibleWeights(
-            f"the weights of '{module}' do not fit this Whisper:\n  "
-            + "\n  ".join(faults[:10])
-            + (f"\n  … and {more} more" if more > 0 else "")
-        )
-
-
-@contextmanager
-def _export_folder(folder, source, texts, sign):
-    """Gives a folder to fill, which takes its place when it is complete."""
-    signer = signer_of(sign)
-    if signer is not None:
-        signer.check()
-    with open_weights(source) as weights:
-        record = {**weights.metadata, "weights": Path(weights.label).name}
-        if Path(weights.label).is_file():
-            record["digest"] = digest(Path(weights.label))
-    if KEY in record:
-        where = f"{weights.label}, metadata '{KEY}'"
-        record[KEY] = _without_places(parse_json(record[KEY], where))
-    with whole_folder(folder) as target:
-        yield target
-        content = {
-            EXPORT_RECORD: json.dumps(record, indent=2) + "\n",
-            **(texts or {}),
-        }
-        for name, text in content.items():
-            path = inside(target, name, "texts")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        if signer is not None:
-            signer.sign(target)
-
-
-def _without_places(record):
-    """The record of a merge; of absolute paths the last name alone.
-
-    A folder that is uploaded says nothing of the machine that it comes from.
-    """
-    if isinstance(record, Mapping):
-        return {key: _without_places(value) for key, value in record.items()}
-    if isinstance(record, list):
-        return [_without_places(value) for value in record]
-    if isinstance(record, str) and Path(record).is_absolute():
-        return Path(record).name
-    return record
 
 
 def _loadables(hparams_file):

@@ -55,12 +55,60 @@ def check_whisper(folder, expected: Mapping) -> None:
             asr.transcribe_file(path)
     del asr
     with door("transformers.WhisperForConditionalGeneration"):
-        found: Any = WhisperForConditionalGeneration.from_pretrained(
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             folder, output_loading_info=True
         )
-        model, report = found
-        refuse_gaps(report)
-        compare(model.model.state_dict(), expected)
+        refuse_gaps(loaded[1])
+        compare(loaded[0].model.state_dict(), expected)
+
+
+def check_ctc(folder, expected: Mapping) -> None:
+    """Loads an exported CTC model by SpeechBrain and by transformers.
+
+    Both must make the same text of the same noise.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    expected : dict
+        Name to tensor, as in the model for CTC of ``transformers``.
+
+    Raises
+    ------
+    NotLoadable
+        Where a door does not open, another model is behind it, or the texts
+        differ.
+    """
+    from transformers import AutoModelForCTC, Wav2Vec2Processor
+
+    from speechbrain.inference.ASR import EncoderASR
+
+    with noise() as path:
+        with door("transformers.AutoModelForCTC"):
+            loaded: Any = AutoModelForCTC.from_pretrained(
+                folder, output_loading_info=True, dtype=torch.float32
+            )
+            refuse_gaps(loaded[1])
+            compare(loaded[0].state_dict(), expected)
+            processor = Wav2Vec2Processor.from_pretrained(folder)
+            wave = audio_io.load(path)[0].squeeze(0).numpy()
+            inputs = processor(
+                wave, sampling_rate=16000, return_tensors="pt"
+            ).input_values
+            with torch.no_grad():
+                best = loaded[0].eval()(inputs).logits.argmax(-1)
+            (text,) = processor.batch_decode(best)
+        del loaded
+        with door("speechbrain.inference.ASR.EncoderASR"):
+            asr = EncoderASR.from_hparams(
+                source=str(folder), run_opts={"device": "cpu"}
+            )
+            found = asr.transcribe_file(path)
+            if " ".join(found.split()) != " ".join(text.split()):
+                raise ValueError(
+                    f"it hears {found!r} where transformers hears {text!r}"
+                )
 
 
 @contextmanager

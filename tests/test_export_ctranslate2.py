@@ -1,0 +1,138 @@
+"""A merged Whisper decodes by CTranslate2 as it does in its recipe.
+
+The tiny models need the package ctranslate2 alone. With ``MERGE_REAL_WHISPER``
+set to a folder of a real Whisper, such as the demo's ``whisper/tiny.en``, and
+speech under ``../shared/speech``, real clips are transcribed too.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_speech, tiny_whisper
+
+from speechbrain.dataio.dataio import read_audio
+from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
+from speechbrain.inference.ASR import WhisperASR
+from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain_merge import merge
+from speechbrain_merge.export import export_ctranslate2, export_whisper
+
+ctranslate2 = pytest.importorskip("ctranslate2")
+
+REAL = os.environ.get("MERGE_REAL_WHISPER", "")
+SPEECH = Path(__file__).parents[2] / "shared" / "speech"
+
+
+def exported(whisper, folder, noise=0.1):
+    """An average of two models, in SpeechBrain and exported."""
+    experts = []
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        experts.append(
+            {
+                f"whisper.{name}": tensor
+                + noise * torch.randn(tensor.shape, generator=generator)
+                for name, tensor in whisper.state_dict().items()
+            }
+        )
+    path = merge(
+        "average",
+        experts,
+        output=folder / "merged.safetensors",
+        same_base=False,  # drawn apart
+    )
+    return export_whisper(path, whisper, folder / "whisper")
+
+
+def decode(folder, whisper, features, length):
+    """Token ids by CTranslate2, with what the recipe's search suppresses."""
+    searcher = S2SWhisperGreedySearcher(
+        whisper, min_decode_ratio=0.0, max_decode_ratio=1.0
+    )
+    model = ctranslate2.models.Whisper(
+        str(folder), device="cpu", compute_type="float32"
+    )
+    (result,) = model.generate(
+        ctranslate2.StorageView.from_array(features.contiguous().numpy()),
+        [list(whisper.tokenizer.prefix_tokens)],
+        beam_size=1,
+        max_length=length,
+        suppress_blank=True,
+        suppress_tokens=list(searcher.get_tokens_to_suppress),
+    )
+    return result.sequences_ids[0]
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_the_tokens_of_the_recipe(tmp_path, multilingual):
+    hub = tiny_whisper(tmp_path / "hub", layers=1, multilingual=multilingual)
+    language = "english" if multilingual else None
+    whisper = Whisper(hub, hub, language=language)
+    source = exported(whisper, tmp_path)
+    target = export_ctranslate2(source, tmp_path / "fast")
+    names = {each.name for each in target.iterdir()}
+    assert {"model.bin", "config.json", "tokenizer.json"} < names
+    moved = target.rename(tmp_path / "moved")
+    for file in moved.rglob("*"):
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+    make_speech(tmp_path, 1)
+    (wav,) = tmp_path.glob("*.wav")
+    whisper = Whisper(str(source), str(source), language=language).eval()
+    searcher = S2SWhisperGreedySearcher(
+        whisper, min_decode_ratio=0.0, max_decode_ratio=0.02
+    )
+    with torch.no_grad():
+        features = whisper._get_mel(read_audio(str(wav)).unsqueeze(0))
+        encoded = whisper.forward_encoder(features)
+        (expected,), *_ = searcher(encoded, torch.ones(1))
+    found = decode(moved, whisper, features, len(expected) + 8)
+    assert len(expected) > 3
+    assert found[: len(expected)] == expected
+
+
+def test_quantized(tmp_path):
+    hub = tiny_whisper(tmp_path / "hub", layers=1)
+    source = exported(Whisper(hub, hub), tmp_path)
+    whole = export_ctranslate2(source, tmp_path / "whole")
+    small = export_ctranslate2(source, tmp_path / "small", "int8")
+    sizes = [(each / "model.bin").stat().st_size for each in (whole, small)]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_wrong_input(tmp_path):
+    hub = Path(tiny_whisper(tmp_path / "hub", layers=1))
+    with pytest.raises(ValueError, match="'int4'; expected one of float32"):
+        export_ctranslate2(hub, tmp_path / "fast", quantization="int4")
+    with pytest.raises(ValueError, match="holds no Whisper"):
+        export_ctranslate2(tmp_path, tmp_path / "fast")
+    (hub / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="tokenizer.json is missing"):
+        export_ctranslate2(hub, tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
+
+
+@pytest.mark.skipif(
+    not REAL or not SPEECH.is_dir(),
+    reason="needs MERGE_REAL_WHISPER and ../shared/speech",
+)
+def test_real_clips(tmp_path):
+    """WhisperASR and CTranslate2 write the same of real speech."""
+    whisper = Whisper(REAL, REAL)
+    source = exported(whisper, tmp_path, noise=1e-3)
+    target = export_ctranslate2(source, tmp_path / "fast")
+    source = source.rename(tmp_path / "moved")
+    asr = WhisperASR.from_hparams(str(source))
+    clips = [
+        path
+        for domain in ("digits", "read")
+        for path in sorted((SPEECH / domain).rglob("*.flac"))[:3]
+    ]
+    assert len(clips) == 6
+    for path in clips:
+        (segment,) = asr.transcribe_file(str(path), no_speech_threshold=None)
+        features = asr.mods.whisper._get_mel(read_audio(str(path)).unsqueeze(0))
+        found = decode(target, asr.mods.whisper, features, 200)
+        text = asr.tokenizer.decode(found, skip_special_tokens=True).strip()
+        assert text == segment.words != "", path
