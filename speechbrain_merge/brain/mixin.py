@@ -97,7 +97,13 @@ class MergeMixin(RecipeHooks):
                         self.own_weights = OwnWeights(self.checkpointer)
                     self.own_weights.lend(module, state)
                 else:
-                    module.load_state_dict(state, strict=True)
+                    try:
+                        module.load_state_dict(state, strict=True)
+                    except RuntimeError as error:
+                        raise ValueError(
+                            f"{weights.label} does not fit the module "
+                            f"'{name}' of this Brain: {error}"
+                        ) from error
 
     def borrowed_weights(self, source):
         """Computes with other weights for a while.

@@ -12,10 +12,12 @@ Authors
 import ast
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import speechbrain as sb
 from speechbrain_merge.brain.domains import evaluate_set, rates_of
+from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.records.reading import read_text
@@ -49,13 +51,19 @@ def run(options) -> dict:
     )
     build = import_build(script)
     prepared = build(str(hparams_file), overrides, run_opts)
+    if not isinstance(prepared, Run):
+        raise ValueError(
+            f"{script}: `build` gives a {type(prepared).__name__}: {ADD_BUILD}."
+        )
     sets = prepared.test_sets
     unknown = [name for name in options.set if name not in sets]
-    if unknown or not sets:
+    if unknown:
         raise ValueError(
             f"--set {', '.join(unknown)}: there is no such test set. "
             f"{script} has: {', '.join(sets) or 'none'}."
         )
+    if not sets:
+        raise ValueError(f"{script}: the Run that `build` gives has no sets.")
     brain = prepared.brain
     if not hasattr(brain, "use_weights"):
         raise ValueError(
@@ -162,12 +170,15 @@ def import_build(script: Path):
     folder = str(script.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    place = importlib.util.spec_from_file_location(script.stem, script)
-    assert place is not None and place.loader is not None, script
+    # Another module may have the name of the script
+    name = script.stem if script.stem not in sys.modules else f"{folder}.train"
+    loader = SourceFileLoader(name, str(script))
+    place = importlib.util.spec_from_file_location(name, script, loader=loader)
+    assert place is not None, "there is a loader"
     module = importlib.util.module_from_spec(place)
     # Classes in it are found by their module's name when they are pickled
-    sys.modules[script.stem] = module
-    place.loader.exec_module(module)
+    sys.modules[name] = module
+    loader.exec_module(module)
     return module.build
 
 

@@ -71,7 +71,8 @@ def tables(results: dict, times: dict) -> dict:
     -------
     dict
         ``metric``, ``seeds`` and ``tables``: a list, each with ``title``,
-        ``header`` and ``rows`` of text.
+        ``header`` and ``rows`` of text; in asterisks is what is significantly
+        better than the next best.
     """
     shown = []
     for mode in results["modes"] if results["rows"] else ():
@@ -84,7 +85,7 @@ def tables(results: dict, times: dict) -> dict:
         shown.append((title, main_rows(results, mode, times)))
     if results.get("sequences"):
         shown.append(("Trained in turn", sequence_rows(results)))
-    if results["comparisons"]["pairs"]:
+    if results.get("comparisons", {}).get("pairs"):
         shown.append(("Compared", comparison_rows(results)))
     return {
         "metric": results["metric"],

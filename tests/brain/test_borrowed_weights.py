@@ -78,7 +78,7 @@ def test_they_come_back_whatever_happens(tmp_path):
     # also where the weights do not fit
     with open_weights(first) as weights:
         part = {name: weights[name] for name in weights.names()[1:]}
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match="Missing key"):
         with brain.borrowed_weights(part):
             raise AssertionError("they do not fit")
     assert_held(brain, before)

@@ -1,0 +1,150 @@
+"""Error rates of any weights, by a recipe's ``build``, from a shell."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from averaging_recipe import Recording, trained
+from tiny_models import tiny_ctc_brain, tiny_ctc_data
+
+from speechbrain_merge import merge
+from speechbrain_merge.brain.domains import evaluate_set
+from speechbrain_merge.cli import main
+from speechbrain_merge.weights import write_weights
+
+RECIPE = """\
+import sys
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data
+
+from speechbrain_merge import MergeMixin, Run
+
+
+class ASR(MergeMixin, TinyCTC):
+    pass
+
+
+def build(hparams_file, overrides, run_opts):
+    with open(hparams_file, encoding="utf-8") as stream:
+        hparams = load_hyperpyyaml(stream, overrides)
+    print("the recipe prints what it likes")
+    brain = tiny_ctc_brain(hparams["output_folder"], brain_class=ASR)
+    tests = {
+        name: tiny_ctc_data(hparams["utterances"], seed=50, shift=shift)
+        for name, shift in (("near", 0.0), ("far", 1.0))
+    }
+    return Run(brain, lambda: None, test_sets=tests)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    build(hparams_file, overrides, run_opts).fit()
+"""
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A recipe, its training, and the average of its checkpoints."""
+    folder = tmp_path_factory.mktemp("recipe")
+    brain = trained(folder, Recording)
+    (folder / "train.py").write_text(RECIPE)
+    (folder / "train.yaml").write_text("output_folder: .\nutterances: 8\n")
+    merge(
+        "average",
+        brain.pool.candidates(),
+        output=folder / "m.safetensors",
+        progress=False,
+    )
+    return folder
+
+
+@pytest.fixture
+def recipe(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    return run_folder
+
+
+COMMAND = ("evaluate", "train.py", "train.yaml", "--weights", "m.safetensors")
+
+
+def test_the_rates_are_those_of_the_brain(recipe, capsys):
+    assert main([*COMMAND, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["sets"]) == ["near", "far"]
+    brain = tiny_ctc_brain(recipe, brain_class=Recording)
+    brain.evaluated = []
+    brain.use_weights(recipe / "m.safetensors")
+    for name, shift in (("near", 0.0), ("far", 1.0)):
+        scores = evaluate_set(brain, tiny_ctc_data(8, seed=50, shift=shift))
+        counts = found["sets"][name]
+        assert counts["errors"] == sum(score.errors for score in scores)
+        assert counts["utterances"] == 8
+        assert counts["wer"] == pytest.approx(
+            100 * counts["errors"] / counts["words"]
+        )
+        assert counts["low"] <= counts["wer"] <= counts["high"]
+
+
+def test_one_set_with_overrides(recipe, capsys):
+    assert main([*COMMAND, "--set", "far", "--utterances", "3"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("far ")
+    assert lines[1].split()[-1] == "3"
+    # what a recipe prints is no result
+    assert "the recipe prints" in printed.err
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("def build(", "def prepare("), "has no function `build`"),
+        (('if __name__ == "__main__":', "if True:"), "line 27: would read the"),
+        (("def build(", "def build(("), "line 14: not Python"),
+        (("ASR(MergeMixin, TinyCTC)", "ASR(TinyCTC)"), "without MergeMixin"),
+        (("    return Run", "    return brain; Run"), "`build` gives a ASR"),
+    ],
+)
+def test_recipes_that_cannot_be_used(
+    recipe, tmp_path, capsys, monkeypatch, change, words
+):
+    (tmp_path / "train.py").write_text(RECIPE.replace(*change))
+    command = list(COMMAND)
+    command[1] = str(tmp_path / "train.py")
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    last = printed.err.splitlines()[-1]
+    assert last.startswith("speechbrain-merge evaluate: ")
+    assert words in last, last
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("train.py", "gone.py", "gone.py is not there"),
+        ("train.yaml", "gone.yaml", "gone.yaml is not there"),
+        ("m.safetensors", "gone.safetensors", "gone.safetensors"),
+        ("m.safetensors", "other.safetensors", "other.safetensors"),
+    ],
+)
+def test_wrong_files(recipe, capsys, old, new, words):
+    write_weights(Path("other.safetensors"), {"model.x": torch.ones(1)})
+    command = [new if word == old else word for word in COMMAND]
+    assert main(command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [one for one in lines if one.startswith("speechbrain-merge")]
+    assert words in line and "--traceback" not in line
+
+
+def test_wrong_options(recipe, capsys):
+    assert main([*COMMAND, "--set", "nowhere"]) == 2
+    assert "train.py has: near, far." in capsys.readouterr().err
+    assert main([*COMMAND, "--no_such_key", "3"]) == 2
+    assert "no_such_key" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([*COMMAND[:3]])
+    assert stop.value.code == 2
