@@ -230,6 +230,14 @@ class Plan:
                 f"{where}`output` must end in .safetensors, or be a folder, "
                 f"got '{output}'."
             )
+        sources = [*map(str, stage["experts"]), str(stage.get("base", ""))]
+        if output is not None and os.path.realpath(output) in map(
+            os.path.realpath, filter(os.path.exists, sources)
+        ):
+            raise ValueError(
+                f"{where}the output '{output}' is one of the experts, or the "
+                "base, which a merge must not replace: name another."
+            )
         try:
             float_dtype(stage.get("dtype"))
         except ValueError as error:
