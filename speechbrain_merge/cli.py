@@ -19,6 +19,8 @@
     speechbrain-merge study results/aode --page
     speechbrain-merge methods
     speechbrain-merge fragments smact -o hparams
+    speechbrain-merge completion > \\
+        ~/.local/share/bash-completion/completions/speechbrain-merge
 
 Results go to the standard output, in words or, with ``--json``, as one JSON
 document; progress, logs and errors go to the standard error. Each fault is
@@ -107,6 +109,37 @@ def _lines(error):
     ]
 
 
+_ABOUT_MERGING = """\
+coefficients:
+  a number for all experts   --parameters '{scale: 0.4}'
+  one for each, in order     --parameters '{weights: [3, 1]}'
+  by expert                  --parameters '{scale: {experts: {a.pt: 0.6, b.pt: 0.2}}}'
+  by part of the model       --parameters '{scale: {parts: {encoder: 0.3}, default: 0.5}}'
+  by depth, first to last    --parameters '{scale: {depth: [0.2, 0.6]}}'
+  around another method      --parameters '{method: {method: ties, density: 0.3},
+                             first: 0.2, last: 0.6}'   (layer_scaled)
+
+statistics (fisher, regmean, optimal_transport with cost: activations) are
+collected by a recipe, see collect_statistics; one file for each expert:
+  --parameters '{statistics: [a.fisher.safetensors, b.fisher.safetensors]}'
+
+a plan (plan.yaml) names steps, of which each may be an expert of others:
+  stages:
+    clean:
+      method: average
+      experts: [results/clean-*/pool]
+    merged:
+      method: ties
+      parameters: {density: 0.3}
+      experts: [clean, noisy.safetensors]
+      base: whisper/model.safetensors
+      output: merged.safetensors
+  Further keys: include, exclude, otherwise, different_bases, dtype.
+
+`speechbrain-merge methods` says what each method needs.
+"""
+
+
 class _Version(argparse.Action):
     """Prints the versions of what takes part, and ends."""
 
@@ -139,17 +172,30 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser(
-        "merge", help="merge models by a method, or by a plan in YAML"
+        "merge",
+        help="merge models by a method, or by a plan in YAML",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_ABOUT_MERGING,
     )
     command.set_defaults(runs="merging")
     command.add_argument("method", help="a method's name, or a plan (.yaml)")
     command.add_argument(
         "experts",
         nargs="*",
-        help="files, checkpoint folders, Hugging Face folders, pools, globs",
+        help="files, checkpoint folders, Hugging Face folders or names on the "
+        "hub, pools, globs",
     )
-    command.add_argument("--base", help="what the experts were fine-tuned from")
-    command.add_argument("-o", "--output", help="the .safetensors to write")
+    command.add_argument(
+        "--base",
+        help="what the experts were fine-tuned from; by default the one that "
+        "their pool kept",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        help="the .safetensors to write; or a folder, where the first expert "
+        "is a Hugging Face folder",
+    )
     command.add_argument(
         "--parameters", help="of the method, as YAML: '{density: 0.3}'"
     )
@@ -304,6 +350,11 @@ def _parser():
         "names", nargs="*", help="print these, or copy them; by default all"
     )
     command.add_argument("-o", "--output", help="copy into this folder")
+
+    command = commands.add_parser(
+        "completion", help="a script that completes words in bash"
+    )
+    command.set_defaults(runs="completion", parser=parser)
 
     for command in commands.choices.values():
         command.add_argument(

@@ -123,7 +123,8 @@ def progress(folder: Path) -> tuple:
         for path in done:
             seed = path.relative_to(folder).parts[0].partition("-")[2]
             name = path.stem if kind == "align" else path.parent.name
-            seconds = None if kind == "merge" else known_record(path)["seconds"]
+            record = None if kind == "merge" else known_record(path)
+            seconds = None if record is None else record["seconds"]
             made.append(_model(name, seed, kind, "done", seconds))
         if kind == "align":
             continue
