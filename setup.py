@@ -77,7 +77,7 @@ setup(
     package_data={
         # type hints for users' checkers, fragments of YAML to include
         "speechbrain_merge": ["py.typed", "hparams/*.yaml", "hparams/*.md"],
-        "speechbrain_merge.report.page": ["page.*"],
+        "speechbrain_merge.report.page": ["*.html", "*.css", "*.js"],
         # symmetry maps
         "speechbrain_merge.methods.transport": ["maps/*.yaml"],
     },

@@ -10,6 +10,7 @@
     speechbrain-merge inspect m.safetensors
     speechbrain-merge inspect results/pool --json
     speechbrain-merge compare a.pt b.pt --base base.pt
+    speechbrain-merge compare a.pt b.pt c.pt --base base.pt -o before
     speechbrain-merge export whisper m.safetensors --whisper openai/whisper-tiny \\
         -o folder
     speechbrain-merge merge plan.yaml --sign key.pem
@@ -250,11 +251,15 @@ def _parser():
         "it is there, and compare it with what is on record",
     )
 
-    command = commands.add_parser("compare", help="how two models differ")
+    command = commands.add_parser("compare", help="how models differ")
     command.set_defaults(runs="comparison")
-    command.add_argument("first")
+    command.add_argument("first", help="a file, a folder; of many, a pool")
     command.add_argument("second")
-    command.add_argument("--base", help="what both were fine-tuned from")
+    command.add_argument("more", nargs="*", help="more models, or pools")
+    command.add_argument("--base", help="what they were fine-tuned from")
+    command.add_argument(
+        "-o", "--output", help="a folder for pictures and comparison.html"
+    )
     command.add_argument(
         "--layers", action="store_true", help="a row for each layer"
     )

@@ -10,7 +10,8 @@ without, the weights themselves. For each part of the model:
 - with a base, sign conflicts: the share of entries that both experts moved,
   and in opposite directions (what TIES elects between).
 
-Sums are in float64, a tensor at a time.
+Sums are in float64, a tensor at a time. More than two models are compared pair by
+pair, and drawn, by ``speechbrain_merge.report.comparison``.
 
 Example
 -------
@@ -26,6 +27,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Optional
@@ -33,6 +35,9 @@ from typing import Optional
 import torch
 
 from speechbrain_merge.command.tables import number_cell, print_table
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.report.comparison import compare_models
+from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.weights import check_compatible, fold, part, renamed
 
 
@@ -151,6 +156,51 @@ def _difference(row, found, based):
 
 
 def run(options) -> dict:
+    """How models differ; draws it, where there is a folder for it."""
+    if options.output is None and not options.more:
+        return _two(options)
+    given = [options.first, options.second, *options.more]
+    models = [each for source in given for each in read_pool(source)]
+    labels = [model.name for model in models]
+    if len(set(labels)) < len(labels):
+        labels = [str(model.path) for model in models]
+    found = compare_models(
+        models, options.base, labels, progress=sys.stderr.isatty()
+    )
+    page = None
+    if options.output is not None:
+        page = str(write_comparison(found, options.output, "Before a merge"))
+    return {**found, "labels": labels, "page": page}
+
+
+def show(found):
+    """Prints how models differ."""
+    if "pairs" not in found:
+        _show_two(found)
+        return
+    for warning in found["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    labels = found["labels"]
+    for name, parts in found["pairs"].items():
+        if "all" in parts:
+            form = "{:.2e}" if name == "barrier_risk" else "{:.4f}"
+            rows = [
+                [
+                    f"{number} {label}",
+                    *(number_cell(value, form) for value in row),
+                ]
+                for number, (label, row) in enumerate(
+                    zip(labels, parts["all"]), start=1
+                )
+            ]
+            numbers = [str(number + 1) for number in range(len(labels))]
+            print_table([name.replace("_", " "), *numbers], rows)
+            print()
+    if found["page"] is not None:
+        print(found["page"])
+
+
+def _two(options) -> dict:
     """How two models differ, part by part."""
     rows = compare(options.first, options.second, options.base, options.layers)
     return {
@@ -159,7 +209,7 @@ def run(options) -> dict:
     }
 
 
-def show(found):
+def _show_two(found):
     """Prints how two models differ."""
     print_table(
         [

@@ -1,7 +1,10 @@
 """One HTML file that shows results, and needs nothing else to be opened.
 
-The data are JSON inside the file; ``page.js`` makes tables, transcripts and the
-family tree of them. Text from models and transcripts is never HTML: it is put
+The data are JSON inside the file, and a script makes tables and pictures of them.
+``frame.html``, ``page.css`` and ``shared.js`` are those of every page;
+``study.html`` and ``study.js`` show a study with its transcripts and its family
+tree, ``comparison.html`` and ``comparison.js`` what models are like before they
+are merged. Text from models and transcripts is never HTML: it is put
 into the page as text, and a content security policy lets no script run but the
 page's own.
 
@@ -20,7 +23,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 
 
-def render_page(title: str, data: Mapping) -> str:
+PAGES = ("study", "comparison")
+
+
+def render_page(title: str, data: Mapping, page: str = "study") -> str:
     """The page as text.
 
     Arguments
@@ -28,7 +34,10 @@ def render_page(title: str, data: Mapping) -> str:
     title : str
         What it is about.
     data : dict
-        What is shown: see ``speechbrain_merge.study.page``, which makes it.
+        What is shown: see ``speechbrain_merge.study.page`` and
+        ``speechbrain_merge.report.comparison_page``, which make it.
+    page : str
+        Which page: one of ``PAGES``.
 
     Returns
     -------
@@ -41,16 +50,19 @@ def render_page(title: str, data: Mapping) -> str:
     >>> "</script><b>" in page
     False
     """
-    script = _read("page.js").strip()
+    script = "\n".join(
+        _read(name).strip() for name in ("shared.js", f"{page}.js")
+    )
     digest = hashlib.sha256(script.encode()).digest()
     parts = {
+        "BODY": _read(f"{page}.html").strip(),
         "TITLE": html.escape(title),
         "STYLE": _read("page.css").strip(),
         "SCRIPT_HASH": base64.b64encode(digest).decode(),
         "SCRIPT": script,
         "DATA": embedded_json(data),
     }
-    pieces = re.split(r"@([A-Z_]+)@", _read("page.html"))
+    pieces = re.split(r"@([A-Z_]+)@", _read("frame.html"))
     pieces[1::2] = [parts[name] for name in pieces[1::2]]
     return "".join(pieces)
 
