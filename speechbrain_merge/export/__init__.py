@@ -13,6 +13,9 @@ weights and nothing of this package needed:
 ``export_ctranslate2`` turns an exported Whisper into what faster-whisper
 loads; see ``export/ctranslate2.py``.
 
+``export_recipe`` writes one of SpeechBrain's own modules (Conformer,
+transducer), with the YAML for inference; see ``export/recipe.py``.
+
 ``export_pretrained`` writes a SpeechBrain pretrained folder of any other
 recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
@@ -43,6 +46,7 @@ from speechbrain_merge.export.folder import (
     module_state,
 )
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
+from speechbrain_merge.export.recipe import export_recipe
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.paths import plain_name
@@ -57,6 +61,7 @@ __all__ = [
     "export_ctc",
     "export_ctranslate2",
     "export_pretrained",
+    "export_recipe",
     "export_whisper",
 ]
 

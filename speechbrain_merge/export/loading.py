@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -108,6 +108,93 @@ def check_ctc(folder, expected: Mapping) -> None:
             if " ".join(found.split()) != " ".join(text.split()):
                 raise ValueError(
                     f"it hears {found!r} where transformers hears {text!r}"
+                )
+
+
+def check_recipe(
+    folder,
+    interface: str,
+    expected: Mapping,
+    dtype: Optional[torch.dtype] = None,
+) -> None:
+    """Loads an exported model by the interface that it was written for.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    interface : str
+        "EncoderASR", "EncoderDecoderASR" or "StreamingASR".
+    expected : dict
+        Key of the YAML to state dict.
+    dtype : torch.dtype, optional
+        That the weights were stored in, if not their own.
+
+    Raises
+    ------
+    NotLoadable
+        Where it does not open, or another model is behind it.
+    """
+    from speechbrain.inference import ASR
+    from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+
+    names = [interface]
+    if interface == "StreamingASR":
+        names.append("EncoderDecoderASR")
+    for name in names:
+        with door(f"speechbrain.inference.ASR.{name}"), noise() as path:
+            asr = getattr(ASR, name).from_hparams(
+                source=str(folder), run_opts={"device": "cpu"}
+            )
+            for key, state in expected.items():
+                if dtype is not None:
+                    state = {
+                        each: tensor.to(dtype)
+                        if tensor.is_floating_point()
+                        else tensor
+                        for each, tensor in state.items()
+                    }
+                compare(getattr(asr.hparams, key).state_dict(), state)
+            _refuse_untrained(asr)
+            if name == "StreamingASR":
+                asr.transcribe_file(path, DynChunkTrainConfig(8, 2), False)
+            else:
+                asr.transcribe_file(path)
+
+
+def _refuse_untrained(asr):
+    """Refuses modules that take part with what they were made with."""
+    from speechbrain.processing.features import InputNormalization
+
+    objects = asr.hparams.pretrainer.loadables.values()
+    loaded = [each for each in objects if isinstance(each, torch.nn.Module)]
+    whole = {id(part) for each in loaded for part in each.modules()}
+    known = {id(weight) for each in loaded for weight in each.parameters()}
+    parts: dict = dict(asr.mods.items())
+    scorer = getattr(parts.get("decoder"), "scorer", None)
+    for name, each in (
+        {**scorer.full_scorers, **scorer.partial_scorers} if scorer else {}
+    ).items():
+        # Scorers are no modules: theirs are not among the decoder's
+        for key, value in vars(each).items():
+            if isinstance(value, torch.nn.Module):
+                parts[f"decoder.{name}.{key}"] = value
+    for title, part in parts.items():
+        for name, weight in part.named_parameters():
+            if id(weight) not in known:
+                raise ValueError(
+                    f"'{title}.{name}' takes part, and neither the merged "
+                    "weights nor `files` have it"
+                )
+        for name, each in part.named_modules():
+            if (
+                isinstance(each, InputNormalization)
+                and each.norm_type == "global"
+                and id(each) not in whole
+            ):
+                raise ValueError(
+                    f"'{title}.{name}' normalises by statistics, and `files` "
+                    "does not have its file (normalizer.ckpt)"
                 )
 
 

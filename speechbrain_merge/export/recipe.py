@@ -1,0 +1,350 @@
+"""A merged model of SpeechBrain's own modules, with its inference YAML written.
+
+``export_recipe`` takes what inference needs out of a recipe's training YAML:
+the features, the modules, the search, and what these refer to. No path, no
+augmentation and no optimizer comes along. The folder opens by
+``EncoderASR`` (CTC), ``EncoderDecoderASR`` (attention, transducer) and
+``StreamingASR`` (transducer with chunks), wherever it is moved to.
+
+Weights are stored as safetensors, without pickle. They are in files that end
+in ``.ckpt`` because SpeechBrain's pretrainer looks for no others.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+import yaml
+from hyperpyyaml import resolve_references
+from safetensors.torch import save_file
+from speechbrain.dataio.encoder import CTCTextEncoder
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_merge.export.folder import export_folder, module_state
+from speechbrain_merge.export.loading import check_recipe
+from speechbrain_merge.records.paths import plain_name
+from speechbrain_merge.records.signing import Signer
+from speechbrain_merge.weights import open_weights
+
+logger = get_logger(__name__)
+
+INTERFACES = ("EncoderASR", "EncoderDecoderASR", "StreamingASR")
+
+_TRANSFORMER = "TransformerASR"
+_TRANSDUCER = "TransducerBeamSearcher"
+_TOKENIZER = "tokenizer"
+
+_HEAD = """\
+# A model merged by speechbrain_merge, for
+#   from speechbrain.inference.ASR import INTERFACE
+#   model = INTERFACE.from_hparams(source=FOLDER)
+# where FOLDER is this folder, wherever it was moved to.
+
+"""
+_CTC = """
+decoding_function: !name:speechbrain.decoders.ctc.ctc_greedy_decode
+    blank_id: {blank_index}
+"""
+_STREAMING = """
+fea_streaming_extractor: !new:speechbrain.lobes.features.StreamingFeatureWrapper
+    module: !new:speechbrain.nnet.containers.LengthsCapableSequential
+{features}
+    # The normalisation is no filter: it works on each frame
+    properties: !apply:speechbrain.utils.filter_analysis.stack_filter_properties
+        - [{filters}]
+make_decoder_streaming_context: !name:{context}
+decoding_function: !name:{greedy}
+    - !ref <{decoder}>
+make_tokenizer_streaming_context: !name:{tokenizer_context}
+# Text of a chunk, with the space that it begins with. It does what
+# spm_decode_preserve_leading_space does, without the kind of output that
+# sentencepiece 0.2.3 has no more.
+tokenizer_decode_streaming: !apply:builtins.eval
+    - "lambda tokenizer, tokens, context: (
+        ' ' * (context.emitted_symbol_count > 0 and len(tokens) > 0
+               and tokenizer.id_to_piece(tokens[0])[0] == '\\u2581')
+        + tokenizer.decode_ids(tokens),
+        setattr(context, 'emitted_symbol_count',
+                context.emitted_symbol_count + len(tokens)))[0]"
+"""
+_STREAMING_NAMES = {
+    "context": "speechbrain.decoders.transducer."
+    "TransducerGreedySearcherStreamingContext",
+    "greedy": "speechbrain.decoders.transducer."
+    "TransducerBeamSearcher.transducer_greedy_decode_streaming",
+    "tokenizer_context": "speechbrain.tokenizers.SentencePiece."
+    "SentencePieceDecoderStreamingContext",
+}
+
+
+def export_recipe(
+    source,
+    hparams_file,
+    folder,
+    interface: str,
+    encoder: Sequence[str],
+    tokenizer,
+    decoder: Optional[str] = None,
+    files: Optional[Mapping] = None,
+    blank_index: int = 0,
+    overrides: Union[Mapping, str, None] = None,
+    dtype: Optional[torch.dtype] = None,
+    texts: Optional[Mapping] = None,
+    sign: Union[Signer, str, Path, None] = None,
+) -> Path:
+    """Writes a merged model of a recipe for SpeechBrain's inference.
+
+    Arguments
+    ---------
+    source : object
+        Merged weights, with names ``<module>.<parameter>``. A module is a key
+        of the YAML, or of its checkpointer's recoverables.
+    hparams_file : str or Path
+        The YAML of the training: best the ``hyperparams.yaml`` of its output
+        folder, in which what was overridden is replaced.
+    folder : str or Path
+        The folder to write. An earlier export there is replaced.
+    interface : str
+        "EncoderASR", "EncoderDecoderASR" or "StreamingASR"; the last also
+        opens as the second.
+    encoder : list of str
+        The keys of the YAML that audio passes through, in order: for instance
+        ``[compute_features, normalize, CNN, enc, proj_enc]``. With "EncoderASR"
+        the last gives the labels. Of a ``TransformerASR`` the encoder is taken.
+    tokenizer : str, Path, CTCTextEncoder or list of str
+        A SentencePiece model or a saved ``CTCTextEncoder``, as a file; or the
+        labels of CTC in order, the blank's among them.
+    decoder : str, optional
+        The key of the search, for all but "EncoderASR".
+    files : dict, optional
+        Key of the YAML to the file that its object loads, as in a checkpoint:
+        ``{normalize: CKPT+…/normalizer.ckpt, lm_model: lm.ckpt}``.
+    blank_index : int
+        CTC's blank.
+    overrides : dict or str, optional
+        Of the YAML.
+    dtype : torch.dtype, optional
+        Of the stored weights; by default that of ``source``. The model computes
+        in float32.
+    texts : dict, optional
+        More files of the folder, name to text.
+    sign : Signer, str or Path, optional
+        As for ``export_whisper``.
+
+    Returns
+    -------
+    folder : Path
+
+    Raises
+    ------
+    ValueError
+        When the YAML has no such key, or a module has no place in it.
+    NotLoadable
+        When what was written does not load, or not as what was merged.
+    """
+    folder = Path(folder).resolve()
+    files = {key: Path(path) for key, path in (files or {}).items()}
+    _check_asked(interface, encoder, decoder)
+    nodes = _nodes(hparams_file, overrides)
+    with open_weights(source) as weights:
+        modules = sorted({name.partition(".")[0] for name in weights.names()})
+    keys = {name: _key_of(name, nodes, hparams_file) for name in modules}
+    wanted = [*encoder, *keys.values(), *files]
+    if decoder is not None:
+        wanted.append(decoder)
+    for key in wanted:
+        if key not in nodes:
+            raise ValueError(
+                f"{hparams_file} has no key '{key}' to export; it has "
+                f"{', '.join(sorted(nodes))}."
+            )
+    chosen = [key for key in nodes if key in wanted]
+    if "sample_rate" in nodes:
+        chosen.insert(0, "sample_rate")
+    states = {name: module_state(source, name) for name in modules}
+    with export_folder(folder, source, texts, sign) as target:
+        made = _save_tokenizer(tokenizer, target)
+        for name, state in states.items():
+            _save(state, target / f"{plain_name(keys[name], name)}.ckpt", dtype)
+        for key, path in files.items():
+            shutil.copyfile(path, target / f"{plain_name(key, 'files')}.ckpt")
+        text = _HEAD.replace("INTERFACE", interface)
+        text += _serialized({key: nodes[key] for key in chosen})
+        text += _inference(
+            nodes, interface, list(encoder), decoder, made, blank_index
+        )
+        text += _pretrainer(list(keys.values()), list(files))
+        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        check_recipe(
+            target,
+            interface,
+            {keys[name]: state for name, state in states.items()},
+            dtype,
+        )
+    logger.info(f"Merged model exported to {folder}.")
+    return folder
+
+
+def _check_asked(interface, encoder, decoder):
+    if interface not in INTERFACES:
+        raise ValueError(
+            f"interface is {interface!r}; expected one of "
+            f"{', '.join(INTERFACES)}."
+        )
+    if (decoder is None) != (interface == "EncoderASR"):
+        raise ValueError(
+            f"{interface} needs "
+            + ("no `decoder`" if decoder else "`decoder`, the search's key")
+            + " in the YAML."
+        )
+    if interface == "StreamingASR" and len(encoder) < 3:
+        raise ValueError(
+            f"encoder is {list(encoder)}; expected the features, the encoder "
+            "and its projection."
+        )
+
+
+def _nodes(hparams_file, overrides):
+    """The YAML's entries as nodes: what one refers to is the same node."""
+    with open(hparams_file, encoding="utf-8") as stream:
+        text = resolve_references(stream, overrides or {})
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{hparams_file} is no YAML of a recipe.")
+    return {key.value: value for key, value in root.value}
+
+
+def _key_of(module, nodes, hparams_file):
+    """The key whose object a module's weights are loaded into."""
+    if module in nodes:
+        return module
+    recoverables = _entry(_entry(nodes.get("checkpointer")), "recoverables")
+    node = _entry(recoverables, module)
+    for key, value in nodes.items():
+        if node is not None and value is node:
+            return key
+    raise ValueError(
+        f"the weights have a module '{module}', and {hparams_file} has no such "
+        "key, nor one that its checkpointer saves by that name."
+    )
+
+
+def _entry(node, key=None):
+    """A value of a mapping's node; without a key, the node if it is one."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    if key is None:
+        return node
+    return next((v for k, v in node.value if k.value == key), None)
+
+
+def _serialized(nodes):
+    """YAML of some entries; what two share is an anchor and an alias."""
+    pairs = [
+        (yaml.ScalarNode("tag:yaml.org,2002:str", key), node)
+        for key, node in nodes.items()
+    ]
+    root = yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=False)
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, width=1 << 20)
+
+
+def _class(nodes, key):
+    """The name of the class of a key's object; empty where it is none."""
+    tag = nodes[key].tag
+    return tag.rpartition(".")[2] if tag.startswith("!new:") else ""
+
+
+def _inference(nodes, interface, encoder, decoder, tokenizer, blank_index):
+    """The entries that SpeechBrain's interface asks for."""
+    text, chain = "", []
+    for key in encoder:
+        if _class(nodes, key) == _TRANSFORMER:
+            text += (
+                f"\ninference_{key}: !new:speechbrain.lobes.models.transformer."
+                f"TransformerASR.EncoderWrapper\n    transformer: !ref <{key}>\n"
+            )
+            key = f"inference_{key}"
+        chain.append(key)
+    modules = {"encoder": "inference_encoder"}
+    text += (
+        "\ninference_encoder: "
+        "!new:speechbrain.nnet.containers.LengthsCapableSequential\n"
+    )
+    text += "".join(f"    {key}: !ref <{key}>\n" for key in chain)
+    if interface == "EncoderASR":
+        text += (
+            "    inference_log_softmax: "
+            "!new:speechbrain.nnet.activations.Softmax\n"
+            "        apply_log: True\n"
+        )
+        text += _CTC.format(blank_index=blank_index)
+    else:
+        modules["decoder"] = decoder
+        if _class(nodes, decoder) == _TRANSDUCER:
+            text += "\ntransducer_beam_search: True\n"
+    if interface == "StreamingASR":
+        modules.update(enc=chain[-2], proj_enc=chain[-1])
+        filters = [
+            key
+            for key in chain[:-2]
+            if _class(nodes, key) != "InputNormalization"
+        ]
+        text += _STREAMING.format(
+            features="\n".join(f"        - !ref <{k}>" for k in chain[:-2]),
+            filters=", ".join(f"!ref <{key}>" for key in filters),
+            decoder=decoder,
+            **_STREAMING_NAMES,
+        )
+    text += f"\n{_TOKENIZER}: !new:{tokenizer}\n\nmodules:\n"
+    return text + "".join(f"    {k}: !ref <{v}>\n" for k, v in modules.items())
+
+
+def _pretrainer(weights, files):
+    """The entry that loads the files."""
+    text = (
+        "\npretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
+        "    loadables:\n"
+    )
+    for key in [*weights, *files, _TOKENIZER]:
+        text += f"        {key}: !ref <{key}>\n"
+    text += (
+        "    custom_hooks:  # of safetensors: no pickle, and nothing missing\n"
+    )
+    for key in weights:
+        text += f"        {key}: !name:safetensors.torch.load_model\n"
+    return text
+
+
+def _save(state, path, dtype):
+    """One module's weights, of tied ones the first, as safetensors."""
+    seen, kept = set(), {}
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        kept[name] = tensor.contiguous()
+    save_file(kept, path)
+
+
+def _save_tokenizer(tokenizer: Any, folder):
+    """Writes the tokenizer's file; gives its class."""
+    path = folder / f"{_TOKENIZER}.ckpt"
+    if isinstance(tokenizer, (str, Path)):
+        shutil.copyfile(tokenizer, path)
+        text_encoder = path.read_bytes()[:1] in (b"'", b'"')
+    else:
+        if not isinstance(tokenizer, CTCTextEncoder):
+            labels, tokenizer = list(tokenizer), CTCTextEncoder()
+            tokenizer.update_from_iterable(labels, sequence_input=False)
+        tokenizer.save(str(path))
+        text_encoder = True
+    if text_encoder:
+        return "speechbrain.dataio.encoder.CTCTextEncoder"
+    return "sentencepiece.SentencePieceProcessor"
