@@ -159,9 +159,14 @@ def _reason(record):
     return ". The versions are the same; another processor may round otherwise."
 
 
-def run(options):
+def run(options) -> dict:
     """Makes a merged file again."""
     output = merge_again(
         options.model, options.output, options.workers, not options.quiet
     )
-    print(f"{output}: SHA-256 {digest(output)}")
+    return {"output": str(output), "sha256": digest(output)}
+
+
+def show(found):
+    """Prints where it is, and its hash."""
+    print(f"{found['output']}: SHA-256 {found['sha256']}")
