@@ -42,6 +42,7 @@ import argparse
 import sys
 from importlib import import_module
 
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.versions import versions
 
 
@@ -65,7 +66,7 @@ def main(arguments=None) -> int:
     except Exception as error:
         if options.traceback:
             raise
-        text = " ".join(str(error).split())
+        text = printable(" ".join(str(error).split()))
         if not isinstance(error, (ValueError, OSError)):
             # One that this package did not foresee
             text = (

@@ -14,6 +14,7 @@ from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.command.verification import print_lineage
 from speechbrain_merge.lineage import KEY, check_lineage, record_at
 from speechbrain_merge.pool import read_merges, verify_pool
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights, part
 
@@ -45,7 +46,7 @@ def run(options):
             tensors[row] += 1
         size = sum(sizes[name] * weights.dtype(name).itemsize for name in own)
         print(
-            f"{weights.label}\n{len(own)} tensors, {sum(sizes.values())} "
+            f"{printable(weights.label)}\n{len(own)} tensors, {sum(sizes.values())} "
             f"weights ({', '.join(types)}), {size} bytes\n"
         )
         print_table(
@@ -67,7 +68,8 @@ def run(options):
         if KEY in weights.metadata:
             record = parse_json(weights.metadata[KEY], weights.label)
             print("\nmerged:")
-            print(json.dumps(record, indent=2, ensure_ascii=False))
+            told = json.dumps(record, indent=2, ensure_ascii=False)
+            print(printable(told))
 
 
 def print_verified(found):

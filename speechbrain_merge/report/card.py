@@ -29,6 +29,7 @@ Authors
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Optional
 
@@ -37,6 +38,7 @@ import yaml
 from speechbrain_merge import methods
 from speechbrain_merge.lineage import check_record
 from speechbrain_merge.methods.registry import available, find
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
 from speechbrain_merge.report.results import check_results
@@ -95,11 +97,11 @@ def merge_card(
     parameters = record.get("parameters") or {}
     if parameters:
         rows = [
-            [f"`{name}`", f"`{json.dumps(value, ensure_ascii=False)}`"]
+            [_code(name), _code(json.dumps(value, ensure_ascii=False))]
             for name, value in parameters.items()
         ]
         lines += [markdown_table(["parameter", "value"], rows), ""]
-    lines += cited or [f"`{method}`"]
+    lines += cited or [_code(method)]
     recipe = merge_yaml(record)
     if recipe is not None:
         lines += [
@@ -124,7 +126,9 @@ def merge_card(
         lines += ["", "## Results", "", results_table(results)]
     versions = record.get("versions") or {}
     if versions:
-        told = ", ".join(f"{name} {word}" for name, word in versions.items())
+        told = ", ".join(
+            _words(f"{name} {word}") for name, word in versions.items()
+        )
         lines += ["", "## Versions", "", told]
     return "\n".join(lines) + "\n"
 
@@ -211,11 +215,11 @@ def _record(metadata):
 def _opening(method, sources, record):
     """The first sentence: how many models, and by which method."""
     words = f"A merge of {len(sources)} model{'s' * (len(sources) != 1)}"
-    words += f" by `{method}`"
+    words += f" by {_code(method)}"
     if record.get("base"):
         words += ", fine-tuned from one base"
     if record.get("created"):
-        words += f", made on {record['created'][:10]}"
+        words += f", made on {_words(record['created'][:10])}"
     return words + "."
 
 
@@ -226,10 +230,10 @@ def _sources_table(sources, record):
         listed.append(("base", record["base"]))
     rows, weighted = [], any("weight" in source for source in sources)
     for label, source in listed:
-        row = [label or "", source.get("path") or ""]
+        row = [_words(label or ""), _words(source.get("path") or "")]
         if weighted:
             row.append(f"{source['weight']:g}" if "weight" in source else "")
-        rows.append(row + [f"`{source.get('digest') or 'unknown'}`"])
+        rows.append(row + [_code(source.get("digest") or "unknown")])
     header = ["model", "path"] + ["weight"] * weighted + ["SHA-256"]
     return markdown_table(header, rows)
 
@@ -240,8 +244,8 @@ def _chain_table(chain):
     for entry in chain:
         models = entry.get("sources") or []
         names = [each.get("label") or each.get("path") or "" for each in models]
-        made = f"`{entry['method']}`"
-        rows.append([f"`{entry['digest']}`", made, ", ".join(names)])
+        made, names = _code(entry["method"]), map(_words, names)
+        rows.append([_code(entry["digest"]), made, ", ".join(names)])
     return markdown_table(["SHA-256", "method", "of"], rows)
 
 
@@ -310,6 +314,17 @@ def _node(value):
     if isinstance(value, str):
         return yaml.ScalarNode(f"{_PLAIN}str", value, style='"')
     return yaml.representer.SafeRepresenter().represent_data(value)
+
+
+def _words(text):
+    """A stranger's text on one line, which Markdown shows as it is."""
+    line = printable(" ".join(text.split()))
+    return re.sub(r"([\\`<>\[\]])", r"\\\1", line)
+
+
+def _code(text):
+    """A stranger's text as code on one line, which nothing in it ends."""
+    return f"`{printable(' '.join(text.split())).replace('`', chr(39))}`"
 
 
 def _texts(node):
