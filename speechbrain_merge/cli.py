@@ -54,6 +54,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.versions import versions
 
 
@@ -90,7 +91,7 @@ def main(arguments=None) -> int:
             raise
         faults = _lines(error)
     if faults:
-        first, *more = faults
+        first, *more = map(printable, faults)
         print(f"speechbrain-merge {options.command}: {first}", file=sys.stderr)
         for line in more:
             print(f"  {line}", file=sys.stderr)

@@ -48,7 +48,7 @@ from tqdm import tqdm
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
-from speechbrain_merge.lineage import chain_of, check_record
+from speechbrain_merge.lineage import KEY, chain_of, check_record
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.records.reading import parse_json
@@ -145,6 +145,9 @@ def merge(
         nothing is left behind then.
     ChangedContent
         When a candidate's content is not what its pool has on record.
+    FileExistsError
+        When the output is one of the models that are merged, or a model that
+        no merge made. Nothing is changed then.
 
     Example
     -------
@@ -184,6 +187,8 @@ def merge(
         anchor = None
         if base is not None:
             anchor = stack.enter_context(open_weights(base))
+        if output is not None:
+            _check_output(Path(output), [*opened, *filter(None, [anchor])])
         labels = labels or [
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
@@ -291,6 +296,29 @@ def provenance(source: Union[str, Path]) -> dict:
             )
         where = f"{weights.label}, metadata 'merge'"
         return check_record(parse_json(weights.metadata["merge"], where), where)
+
+
+def _check_output(output, opened):
+    """Refuses to replace what is merged, and models that were trained."""
+    if not output.is_file():
+        return
+    for weights in opened:
+        place = Path(weights.label)
+        if place.is_file() and place.samefile(output):
+            raise FileExistsError(
+                f"{output} is among the models that are merged. Nothing was "
+                "changed. Choose another output."
+            )
+    try:
+        with open_weights(output) as weights:
+            ours = KEY in weights.metadata
+    except (ValueError, OSError):
+        return  # of a crash, perhaps: no one can load it
+    if not ours:
+        raise FileExistsError(
+            f"{output} holds weights that no merge made. Nothing was changed. "
+            "Move them away, or choose another output."
+        )
 
 
 def _read(merged, names, title, workers, progress):

@@ -69,9 +69,10 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import parse_json, read_json
-from speechbrain_merge.weights import Weights, open_weights, verify
+from speechbrain_merge.weights import Weights, digest, open_weights
 from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
+from speechbrain_merge.weights.verification import what_changed
 
 logger = get_logger(__name__)
 
@@ -233,12 +234,12 @@ def chain_of(opened: Sequence[Weights], digests: Sequence[str]) -> tuple:
             records.append(None)
     known: dict = {}
     own = {}
-    for index, (record, digest) in enumerate(zip(records, digests)):
+    for index, (record, code) in enumerate(zip(records, digests)):
         if record is not None:
             complete &= record.pop("chain_complete", True)
             for ancestor in record.pop("chain", []):
                 known.setdefault(ancestor["digest"], ancestor)
-            own[index] = {"digest": digest, **record}
+            own[index] = {"digest": code, **record}
     chain, size, seen = [], 0, set(digests)
     waiting = deque(own.values())
     while waiting:
@@ -249,10 +250,10 @@ def chain_of(opened: Sequence[Weights], digests: Sequence[str]) -> tuple:
             break
         chain.append(entry)
         for model in _models(entry):
-            digest = model.get("digest")
-            if digest in known and digest not in seen:
-                seen.add(digest)
-                waiting.append(known[digest])
+            code = model.get("digest")
+            if code in known and code not in seen:
+                seen.add(code)
+                waiting.append(known[code])
     found: dict = {"chain": chain} if chain else {}
     if not complete:
         found["chain_complete"] = False
@@ -291,7 +292,7 @@ def check_lineage(path) -> list[Row]:
     known = {entry["digest"]: entry for entry in record.get("chain", [])}
     complete = record.get("chain_complete", True)
     rows = [Row(0, str(path), record["method"], "", "the merge")]
-    seen = set()
+    seen, opened = set(), {}
     # In this order the models of a merge follow it; deep chains do not recur
     waiting = [(1, model) for model in reversed(_models(record))]
     while waiting:
@@ -307,26 +308,39 @@ def check_lineage(path) -> list[Row]:
         if entry is not None and row.digest in seen:
             rows.append(row)
             continue
-        rows.append(_checked(row, model, entry, path.parent, complete))
+        rows.append(_checked(row, model, entry, path.parent, complete, opened))
         if entry is not None:
             seen.add(row.digest)
             waiting += [(depth + 1, each) for each in reversed(_models(entry))]
     return rows
 
 
-def _checked(row, model, entry, beside, complete):
-    """A row with the state of the model's file."""
+def _checked(row, model, entry, beside, complete, opened):
+    """A row with the state of the model's file.
+
+    A record may name one file any number of times, with any hashes: what was
+    found out about each file is in ``opened``.
+    """
     path = _find(model.get("path"), beside)
     if path is None:
         return replace(row, state="not here")
     if not row.digest:
         return replace(row, state="not recorded")
-    try:
-        with open_weights(path) as weights:
-            verify(weights, row.digest, str(path), path)
-            found = record_of(weights)
-    except (ValueError, OSError) as error:
-        return replace(row, state="changed", fault=str(error))
+    key = path.resolve()
+    if key not in opened:
+        try:
+            with open_weights(path) as weights:
+                opened[key] = [digest(weights)], record_of(weights), ""
+        except (ValueError, OSError) as error:
+            opened[key] = [], None, str(error)
+    codes, found, fault = opened[key]
+    if row.digest not in codes and len(codes) == 1 and path.is_file():
+        # Of files of no pool, that of their bytes is on record
+        codes.append(digest(path))
+    if not fault and row.digest not in codes:
+        fault = what_changed(str(path), codes[0], row.digest)
+    if fault:
+        return replace(row, state="changed", fault=fault)
     fault = ""
     if found is None and entry is not None:
         fault = f"{path} is on record as a merge, and it says nothing of one"

@@ -6,6 +6,8 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from tiny_models import make_speech
+
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.decoders.transducer import (
@@ -21,8 +23,6 @@ from speechbrain.lobes.features import StreamingFeatureWrapper
 from speechbrain.nnet.containers import LengthsCapableSequential
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain.utils.filter_analysis import stack_filter_properties
-from tiny_models import make_speech
-
 from speechbrain_merge import merge
 from speechbrain_merge.export import NotLoadable, export_recipe
 from speechbrain_merge.weights import open_weights

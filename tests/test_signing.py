@@ -264,6 +264,7 @@ def test_certificates(folder, capsys):
     # one kind is not taken for the other
     line = "verify m.safetensors --key key.pub"
     refused(capsys, line, "was made in another way")
+    Path("m.safetensors").unlink()
     merged()
     line = "verify m.safetensors --certificate-chain root.crt"
     refused(capsys, line, "was made in another way")
@@ -394,3 +395,13 @@ def test_an_export_without_a_key_changes_nothing(exported, capsys):
     before = {path: path.read_bytes() for path in model.iterdir()}
     refused(capsys, f"{line} --sign none.pem", "none.pem is not there")
     assert {path: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_a_mark_that_is_a_folder(exported, capsys):
+    """What is in it is covered by no signature."""
+    folder, line = exported
+    mark = folder / ".speechbrain_merge.json"
+    mark.unlink()
+    mark.mkdir()
+    (mark / "more.py").touch()
+    refused(capsys, f"verify {folder} --key key.pub", "is a folder")

@@ -16,6 +16,7 @@ from speechbrain_merge.command.verification import print_lineage
 from speechbrain_merge.lineage import KEY, check_lineage, record_at
 from speechbrain_merge.pool import read_merges, read_pool, verify_pool
 from speechbrain_merge.pool.run_folder import run_folders
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights, part
 from speechbrain_merge.weights.vocabulary import vocabularies
@@ -219,7 +220,7 @@ def _weights(path):
 def _show_weights(found):
     """Prints what is in a file of weights."""
     print(
-        f"{found['weights']}\n{len(found['tensors'])} tensors, "
+        f"{printable(found['weights'])}\n{len(found['tensors'])} tensors, "
         f"{sum(found['types'].values())} weights "
         f"({', '.join(found['types'])}), {found['bytes']} bytes\n"
     )
@@ -243,7 +244,8 @@ def _show_weights(found):
         print_table(["tied", "to"], list(map(list, found["tied"].items())))
     if found["merged"] is not None:
         print("\nmerged:")
-        print(json.dumps(found["merged"], indent=2, ensure_ascii=False))
+        told = json.dumps(found["merged"], indent=2, ensure_ascii=False)
+        print(printable(told))
 
 
 def _type(weights, name):

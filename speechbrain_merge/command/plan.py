@@ -325,7 +325,7 @@ class Plan:
                     "it, so it needs an `output`."
                 )
             if output is not None:
-                other = owners.setdefault(os.path.abspath(output), name)
+                other = owners.setdefault(os.path.realpath(output), name)
                 if other != name:
                     raise ValueError(
                         f"{self.label}stages '{other}' and '{name}' have "

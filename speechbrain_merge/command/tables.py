@@ -10,6 +10,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from speechbrain_merge.records.errors import printable
+
 
 def number_cell(value, form):
     """A number as a cell, or a dash where there is none.
@@ -38,7 +40,10 @@ def print_table(head, rows):
     rows : list of list
         Their cells.
     """
-    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    cells = [
+        [printable(str(cell)).replace("\n", "\\n") for cell in row]
+        for row in [head, *rows]
+    ]
     widths = [max(map(len, column)) for column in zip(*cells)]
     numeric = [
         bool(rows) and all(_is_number(row[column]) for row in rows)

@@ -52,3 +52,31 @@ def shown(value) -> str:
     if isinstance(value, int) and abs(value) > 1 << 256:
         return "a huge number"
     return repr(value)[:LONGEST_SHOWN]
+
+
+def printable(text: str) -> str:
+    """Text of a stranger as it may be shown in a terminal.
+
+    Arguments
+    ---------
+    text : str
+        Any text, of several lines perhaps.
+
+    Returns
+    -------
+    str
+        With escapes in the place of control characters, which could move the
+        cursor or hide what stands there, of those that turn the direction of
+        writing, and of what cannot be written as UTF-8.
+
+    Example
+    -------
+    >>> printable("ties\x1b[2J\u202e")
+    'ties\\x1b[2J\\u202e'
+    """
+    return "".join(
+        each
+        if each.isprintable() or each == "\n"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )

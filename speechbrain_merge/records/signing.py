@@ -296,6 +296,12 @@ def verify_signature(
         ) from None
     except RecordError as error:
         raise WrongSignature(str(error)) from None
+    if (path / MARK).is_dir() and not (path / MARK).is_symlink():
+        # The library would pass over all that is in it
+        raise WrongSignature(
+            f"{path} is not what was signed: {MARK} is a folder, and its "
+            "content is covered by no signature"
+        )
     configuration.set_hashing_config(_hashing(path, place))
     try:
         configuration.verify(_real(path), place)

@@ -41,6 +41,7 @@ import yaml
 from speechbrain_merge import methods
 from speechbrain_merge.lineage import check_record
 from speechbrain_merge.methods.registry import available, find
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.report.citations import citation
 from speechbrain_merge.report.hub import front_matter
@@ -252,13 +253,13 @@ def _opening(method, sources, record):
 
 def _plain(text):
     """Text that is only text in Markdown, on one line."""
-    found = _BREAKS.sub(" ", str(text))
+    found = printable(_BREAKS.sub(" ", str(text)))
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", found)
 
 
 def _code(text):
     """Text as code, on one line, whatever backticks are in it."""
-    found = _BREAKS.sub(" ", str(text))
+    found = printable(_BREAKS.sub(" ", str(text)))
     longest = max(map(len, re.findall("`+", found)), default=0)
     fence = "`" * (longest + 1)
     space = " " if longest else ""

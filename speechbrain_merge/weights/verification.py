@@ -62,11 +62,30 @@ def verify(weights, known: str, label: Optional[str] = None, path=None):
             _verified[state] = found
     if found != known and _sha256_of(path) != known:
         label = label or getattr(weights, "label", "the weights")
-        raise ChangedContent(
-            f"{label}: its content has the SHA-256 {found}, and {known} is on "
-            "record. It was damaged or replaced since it was written down. "
-            "Restore it from a copy, or leave it out."
-        )
+        raise ChangedContent(what_changed(label, found, known))
+
+
+def what_changed(label: str, found: str, known: str) -> str:
+    """The error for weights that are not what is on record.
+
+    Arguments
+    ---------
+    label : str
+        What it calls the weights.
+    found : str
+        The digest of their content.
+    known : str
+        The digest on record.
+
+    Returns
+    -------
+    str
+    """
+    return (
+        f"{label}: its content has the SHA-256 {found}, and {known} is on "
+        "record. It was damaged or replaced since it was written down. "
+        "Restore it from a copy, or leave it out."
+    )
 
 
 def _sha256_of(path):

@@ -580,12 +580,16 @@ def test_merge_stage_with_every_method(train, data, tmp_path):
         "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
         "restricted": {"method": "ties", "include": "attention"},
         "optimal_transport": {"cost": "activations"},
+        "calibrated": {"method": "ties"},
+        "boosted": {"method": "ties"},
     }
     for method in METHODS:
+        made = create(method, **needs.get(method, {}))
         stage = MergeStage(
-            create(method, **needs.get(method, {})),
+            made,
             candidates=[tmp_path / "expert/pool/expert"],
             folder=tmp_path / "merge",
+            last=made.maximum_experts,
         )
         if stage.needs_statistics:
             train.collect_statistics(brain, stage, valid, loader_kwargs)

@@ -131,6 +131,8 @@ def test_merge_stage_with_every_method(trained, tmp_path, method):
         "layer_scaled": {"method": "ties", "first": 0.1, "last": 1.0},
         "optimal_transport": {"heads": 2},
         "restricted": {"method": "ties", "include": "attention"},
+        "calibrated": {"method": "ties"},
+        "boosted": {"method": "ties"},
     }.get(method, {})
     stage = MergeStage(
         create(method, **settings),

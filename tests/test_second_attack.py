@@ -1,0 +1,147 @@
+"""What a second attack found at the command line, each as a test.
+
+The others are in `tests/report/test_card.py`,
+`tests/pool/test_foreign_files_in_pools.py` and
+`tests/records/test_open_to_append.py`.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+import time
+
+import pytest
+import torch
+
+from speechbrain_merge.cli import main
+from speechbrain_merge.engine import merge
+from speechbrain_merge.report import merge_card
+from speechbrain_merge.weights import write_weights
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Three models that were trained, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("abc"):
+        tensors = {"fc.weight": torch.full((2, 3), float(number))}
+        write_weights(tmp_path / f"{name}.safetensors", tensors)
+    return tmp_path
+
+
+def test_a_trained_model_is_not_replaced_by_a_merge(models, capsys):
+    trained = models / "c.safetensors"
+    content = trained.read_bytes()
+    line = ["merge", "average", "a.safetensors", "b.safetensors", "--quiet"]
+    assert main([*line, "-o", "c.safetensors"]) == 2
+    assert "weights that no merge made" in capsys.readouterr().err
+    assert trained.read_bytes() == content
+    # A merge is replaced by another
+    assert main([*line, "-o", "m.safetensors"]) == 0
+    line.insert(2, "c.safetensors")
+    assert main([*line, "-o", "m.safetensors"]) == 0
+
+
+@pytest.mark.parametrize("role", ["expert", "base"])
+def test_what_is_merged_is_not_replaced(models, role):
+    merged = models / "m.safetensors"
+    experts = [models / "a.safetensors", models / "b.safetensors"]
+    merge("average", experts, output=merged, progress=False)
+    content = merged.read_bytes()
+    (models / "link").symlink_to(models)
+    base = None
+    if role == "expert":
+        experts[0] = merged
+    else:
+        base = merged
+    with pytest.raises(FileExistsError, match="is among the models"):
+        merge(
+            "average",
+            experts,
+            base,
+            output=models / "link" / "m.safetensors",
+            progress=False,
+        )
+    assert merged.read_bytes() == content
+
+
+def test_two_outputs_of_a_plan_that_are_one_by_a_link(models, capsys):
+    (models / "link").symlink_to(models)
+    stages = {
+        name: {"method": "average", "experts": [f"{name}.safetensors"] * 2}
+        for name in "ab"
+    }
+    stages["a"]["output"] = "m.safetensors"
+    stages["b"]["output"] = "link/m.safetensors"
+    (models / "plan.yaml").write_text(json.dumps({"stages": stages}))
+    assert main(["merge", "plan.yaml", "--quiet"]) == 2
+    assert "have the same output" in capsys.readouterr().err
+
+
+def _record(path, **more):
+    record = {"method": "average", **more}
+    metadata = {"format": "pt", "merge": json.dumps(record)}
+    write_weights(path, {"fc.weight": torch.ones(2, 3)}, metadata)
+
+
+def test_a_file_that_names_itself_many_times(models, capsys):
+    """It was read and hashed as often: 25 s for 400 kB."""
+    path = models / "bomb.safetensors"
+    sources = [
+        {"label": str(each), "path": path.name, "digest": f"{each:064x}"}
+        for each in range(3000)
+    ]
+    _record(path, sources=sources)
+    begun = time.process_time()
+    assert main(["inspect", "--verify", str(path)]) == 2
+    assert time.process_time() - begun < 10
+    assert capsys.readouterr().out.count("changed") == 3000
+
+
+CONTROL = "\x1b[2J\x9b31m\u202e\x7f"
+
+
+@pytest.mark.parametrize("options", [[], ["--verify"]])
+def test_no_control_characters_reach_the_terminal(models, capsys, options):
+    path = models / "m.safetensors"
+    source = {"label": f"x{CONTROL}\nm.safetensors: as signed", "path": "no"}
+    _record(path, sources=[source], parameters={CONTROL: CONTROL})
+    assert main(["inspect", *options, str(path)]) == 0
+    assert main(["inspect", f"no{CONTROL}"]) == 2
+    shown = "".join(capsys.readouterr())
+    assert not set(CONTROL) - set("[2J31m") & set(shown)
+    assert "\nm.safetensors: as signed" not in shown
+
+
+def test_a_strangers_text_in_a_card_is_only_text():
+    text = "x\n# Title\n\n<img src=//evil>[a](//evil)`<b>`\x1b"
+    card = merge_card(
+        {
+            "method": text,
+            "sources": [{"label": text, "path": text, "digest": text}],
+            "chain": [
+                {
+                    "digest": "0" * 64,
+                    "method": text,
+                    "sources": [{"path": text}],
+                }
+            ],
+            "parameters": {text: text},
+            "versions": {text: text[:90]},
+            "created": "\n# Title",
+        }
+    )
+    assert "\n# Title" not in card
+    assert "\x1b" not in card
+    code = False
+    for line in card.splitlines():
+        if line.startswith("```"):
+            code = not code
+        spans = line.replace("\\`", "").split("`")
+        assert len(spans) % 2 == 1, line
+        if not code:
+            # Outside of code, what would be an image or a link is escaped
+            words = "".join(spans[::2])
+            assert "<" not in words.replace("\\<", "").replace("<br>", "")
+            assert "[" not in words.replace("\\[", "")
