@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_whisper
+
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.inference.ASR import WhisperASR
 from speechbrain.integrations.huggingface.whisper import Whisper
-from tiny_models import tiny_whisper
-
 from speechbrain_merge.export import export_ggml, export_whisper
 from speechbrain_merge.export.ggml import GGML_FILE, ggml_name, read_ggml
 

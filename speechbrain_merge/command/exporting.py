@@ -4,6 +4,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections.abc import Callable
+
 from speechbrain_merge.command.verification import given_signer
 from speechbrain_merge.export import (
     export_ctranslate2,
@@ -12,7 +14,10 @@ from speechbrain_merge.export import (
     export_whisper,
 )
 
-CONVERSIONS = {"ctranslate2": export_ctranslate2, "ggml": export_ggml}
+CONVERSIONS: dict[str, Callable] = {
+    "ctranslate2": export_ctranslate2,
+    "ggml": export_ggml,
+}
 
 
 def run(options) -> dict:

@@ -30,8 +30,8 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.loading import NotLoadable
 from speechbrain_merge.records.reading import read_json

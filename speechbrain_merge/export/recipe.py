@@ -22,9 +22,9 @@ import torch
 import yaml
 from hyperpyyaml import resolve_references
 from safetensors.torch import save_file
+
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_merge.export.folder import export_folder, module_state
 from speechbrain_merge.export.loading import check_recipe
 from speechbrain_merge.records.paths import plain_name
