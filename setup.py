@@ -47,6 +47,8 @@ EXTRAS["dev"] = sorted(
     "peft>=0.13",
     "pytest>=8",
     "pytest-xdist>=3.5",
+    # whisper.cpp, for the test of its files with real weights
+    "pywhispercpp>=1.5",
     "ruff==0.12.4",
     "selenium>=4.20",
     "setuptools>=70.1",

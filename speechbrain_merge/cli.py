@@ -313,8 +313,14 @@ def _parser():
 
     command = commands.add_parser("export", help="make a folder that loads")
     command.set_defaults(runs="exporting")
-    command.add_argument("kind", choices=("whisper", "pretrained"))
-    command.add_argument("source", help="merged weights")
+    command.add_argument(
+        "kind", choices=("whisper", "pretrained", "ctranslate2", "ggml")
+    )
+    command.add_argument(
+        "source",
+        help="merged weights; for ctranslate2 (faster-whisper) and ggml "
+        "(whisper.cpp) a folder that `export whisper` wrote",
+    )
     command.add_argument("-o", "--output", required=True, help="the folder")
     command.add_argument(
         "--whisper", help="folder or hub name of a Whisper of the same size"

@@ -288,6 +288,8 @@ def test_wrong_plans(models, capsys, old, new, message):
         ("compare a.pt odd.pt", "not the same kind of model"),
         ("export whisper a.pt -o folder", "--whisper"),
         ("export pretrained a.pt -o folder", "--hparams"),
+        ("export ggml a.pt -o folder", "a.pt holds no Whisper"),
+        ("export ctranslate2 a.pt -o folder", "a.pt holds no Whisper"),
         ("methods averge", "Did you mean 'average'"),
     ],
 )
@@ -379,6 +381,10 @@ def test_export_whisper(tmp_path, capsys):
     again = Whisper(str(folder), str(folder))
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, state[f"whisper.model.{name}"])
+    # and from there to whisper.cpp's file
+    to_cpp = ["export", "ggml", folder, "-o", tmp_path / "cpp"]
+    assert run(*to_cpp) == 0
+    assert (tmp_path / "cpp" / "ggml-model.bin").is_file()
     # not over something that is no export
     assert run(*arguments[:-1], hub) == 2
     assert "not written there by this package" in capsys.readouterr().err

@@ -192,6 +192,35 @@ def test_an_untied_whisper_is_exported_as_it_decodes(tmp_path):
     assert torch.equal(model.proj_out.weight, embedding)
 
 
+def test_lora_is_folded(tmp_path):
+    from speechbrain.nnet.adapters import AdaptedModel, LoRA
+
+    hub = tiny_whisper(tmp_path / "hub", layers=1)
+    adapted = AdaptedModel(
+        Whisper(hub, hub),
+        LoRA,
+        target_layers=["*.?_proj"],
+        adapter_kwargs={"rank": 2, "alpha": 2.0},
+    ).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "adapter" in name:
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(0.3 * drawn)
+    source = torch.nn.ModuleDict({"whisper": adapted})
+    folder = export_whisper(source, Whisper(hub, hub), tmp_path / "exported")
+    asr = WhisperASR.from_hparams(str(folder))
+    wave = torch.randn(1, 16000, generator=generator)
+    start = torch.tensor([[asr.mods.whisper.bos] * 3])
+    with torch.no_grad():
+        expected = adapted.adapted_model(wave, start)[1]
+        plain = Whisper(hub, hub).eval()(wave, start)[1]
+        found = asr.mods.whisper(wave, start)[1]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
 def test_shards_of_half_precision(merged_whisper, tmp_path):
     whisper, path, hub = merged_whisper
     folder = export_whisper(

@@ -1,6 +1,7 @@
 """Conformers and transducers, with the YAML for inference written."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -287,6 +288,49 @@ def test_ctc(tmp_path, dtype):
     # elsewhere collected, and under the name of its own
     asr = EncoderASR.from_hparams(folder, savedir=str(tmp_path / "links"))
     assert asr.transcribe_file(trained.wav) == expected
+
+
+def test_the_yaml_of_a_recipe(tmp_path):
+    """recipes/SpeechDomains has its wrapper of the encoder, and settings."""
+    recipe = Path(__file__).parents[1] / "recipes/SpeechDomains/ASR/conformer"
+    yaml = recipe / "hparams" / "train.yaml"
+    overrides = {"data_folder": str(tmp_path), "num_encoder_layers": 1}
+    overrides["results_folder"] = str(tmp_path / "results")
+    with open(yaml) as stream:
+        hparams = load_hyperpyyaml(stream, overrides)
+    weights = {
+        f"{module}.{name}": tensor
+        for module in ("CNN", "Transformer", "ctc_lin")
+        for name, tensor in hparams[module].eval().state_dict().items()
+    }
+    make_speech(tmp_path, 1)
+    (wav,) = tmp_path.glob("*.wav")
+    signal = read_audio(str(wav)).unsqueeze(0)
+    normalize = hparams["normalize"]
+    features = hparams["compute_features"](signal)
+    features = normalize(features, torch.ones(1), epoch=0)
+    normalize._save(tmp_path / "normalizer.ckpt")
+    labels = ["<blank>", *hparams["characters"]]
+    folder = export_recipe(
+        weights,
+        yaml,
+        tmp_path / "exported",
+        "EncoderASR",
+        [*CHAIN, "encoder", "ctc_lin"],
+        labels,
+        files={"normalize": tmp_path / "normalizer.ckpt"},
+        overrides=overrides,
+    )
+    text = (folder / "hyperparams.yaml").read_text()
+    for name in ("optimizer", "fea_augment", "pool", str(tmp_path)):
+        assert name not in text
+    with torch.no_grad():
+        encoded = hparams["encoder"](hparams["CNN"](features), torch.ones(1))
+        scores = hparams["ctc_lin"](encoded).log_softmax(-1)
+    (found,) = ctc_greedy_decode(scores, torch.ones(1), blank_id=0)
+    expected = "".join(labels[label] for label in found)
+    asr = EncoderASR.from_hparams(str(folder))
+    assert asr.transcribe_file(str(wav)) == expected != ""
 
 
 def test_attention(tmp_path, pieces):

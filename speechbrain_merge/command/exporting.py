@@ -4,8 +4,20 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections.abc import Callable
+
 from speechbrain_merge.command.verification import given_signer
-from speechbrain_merge.export import export_pretrained, export_whisper
+from speechbrain_merge.export import (
+    export_ctranslate2,
+    export_ggml,
+    export_pretrained,
+    export_whisper,
+)
+
+CONVERSIONS: dict[str, Callable] = {
+    "ctranslate2": export_ctranslate2,
+    "ggml": export_ggml,
+}
 
 
 def run(options) -> dict:
@@ -13,7 +25,10 @@ def run(options) -> dict:
     signer = given_signer(options)
     if signer is not None:
         signer.check()
-    if options.kind == "pretrained":
+    if options.kind in CONVERSIONS:
+        convert = CONVERSIONS[options.kind]
+        folder = convert(options.source, options.output, sign=signer)
+    elif options.kind == "pretrained":
         if options.hparams is None:
             raise ValueError("give --hparams, the YAML for inference.")
         folder = export_pretrained(

@@ -10,8 +10,8 @@ weights and nothing of this package needed:
 ``export_ctc`` writes one of a wav2vec 2.0, HuBERT or WavLM with CTC, for
 ``EncoderASR`` and ``transformers``; see ``export/ctc.py``.
 
-``export_ctranslate2`` turns an exported Whisper into what faster-whisper
-loads; see ``export/ctranslate2.py``.
+``export_ctranslate2`` and ``export_ggml`` turn an exported Whisper into what
+faster-whisper and whisper.cpp load.
 
 ``export_recipe`` writes one of SpeechBrain's own modules (Conformer,
 transducer), with the YAML for inference; see ``export/recipe.py``.
@@ -45,6 +45,7 @@ from speechbrain_merge.export.folder import (
     export_folder,
     module_state,
 )
+from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
 from speechbrain_merge.export.recipe import export_recipe
 from speechbrain_merge.records.checked import anything, fields, mapped
@@ -60,6 +61,7 @@ __all__ = [
     "NotLoadable",
     "export_ctc",
     "export_ctranslate2",
+    "export_ggml",
     "export_pretrained",
     "export_recipe",
     "export_whisper",
