@@ -343,7 +343,7 @@ def again(capsys):
 
 def test_a_source_that_is_not_there_is_named(merged, tmp_path, capsys):
     (tmp_path / "a.safetensors").rename("elsewhere.safetensors")
-    assert "a.safetensors was merged, and is not here" in again(capsys)
+    assert "a.safetensors was merged, and no weights are there" in again(capsys)
     assert not (tmp_path / "copy.safetensors").exists()
 
 
@@ -353,6 +353,14 @@ def test_a_source_that_has_changed_is_named(merged, tmp_path, capsys, name):
     said = again(capsys)
     assert f"{name}.safetensors is not what was merged" in said
     assert not (tmp_path / "copy.safetensors").exists()
+
+
+def test_a_device_is_not_read(merged, tmp_path, capsys):
+    record = provenance(merged)
+    record["sources"][0]["path"] = "/dev/zero"
+    text = {"merge": json.dumps(record)}
+    write_weights(merged, {"w": torch.ones(1)}, text)
+    assert "/dev/zero was merged, and no weights" in again(capsys)
 
 
 def test_other_versions_are_named(merged, tmp_path, capsys):
