@@ -316,7 +316,7 @@ def test_the_command_of_the_card_makes_the_same_bytes(merged, tmp_path):
     assert digest(copy) in done.stdout
 
 
-def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path):
+def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path, capsys):
     hparams = tmp_path / "hyperparams.yaml"
     hparams.write_text(
         "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
@@ -329,9 +329,13 @@ def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path):
     words = command_of((folder / "README.md").read_text())
     words = ["exported" if word == "FOLDER" else word for word in words]
     words[-1] = "copy.safetensors"
-    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--quiet", "--json"]) == 0
     copy = tmp_path / "copy.safetensors"
     assert copy.read_bytes() == merged.read_bytes()
+    assert json.loads(capsys.readouterr().out) == {
+        "output": "copy.safetensors",
+        "sha256": digest(merged),
+    }
 
 
 def again(capsys):
