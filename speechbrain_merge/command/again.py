@@ -39,6 +39,7 @@ from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.records.versions import versions
 from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.weights import digest, fold, open_weights, renamed
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 
 
 def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
@@ -114,9 +115,13 @@ def _check_sources(record):
         models.append(record["base"])
     for model in models:
         path, known = Path(model["path"]), model.get("digest")
-        if not path.exists():
+        # no device, no pipe: the record may be a stranger's
+        if not path.is_dir() and not (
+            path.is_file()
+            and path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
+        ):
             raise ValueError(
-                f"{path} was merged, and is not here: run this where the path "
+                f"{path} was merged, and no weights are there: run this where the path "
                 "leads to it, or put it there"
                 + (f" (SHA-256 {known})." if known else ".")
             )

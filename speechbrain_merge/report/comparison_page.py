@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.report.comparison_plots import (
     LAYERS,
     PAIRS,
@@ -66,7 +66,8 @@ def write_comparison(found: Mapping, folder, title: str = "Comparison") -> Path:
     found : dict
         See ``report/comparison.py``.
     folder : str or Path
-        Where to write.
+        The folder to write. One that is there is replaced if nothing else is
+        in it than an earlier comparison.
     title : str
         Of the page.
 
@@ -74,16 +75,21 @@ def write_comparison(found: Mapping, folder, title: str = "Comparison") -> Path:
     -------
     path : Path
         ``comparison.html``.
+
+    Raises
+    ------
+    FileExistsError
+        Where something is in the folder that was not written here.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
-    write_whole(folder / "comparison.json", text + "\n")
-    pictures = plot_comparison(found, folder)
-    path = folder / "comparison.html"
-    data = comparison_data(found, pictures)
-    write_whole(path, render_page(title, data, "comparison"))
-    return path
+    with whole_folder(folder) as building:
+        text = json.dumps(found, indent=1, ensure_ascii=False)
+        (building / "comparison.json").write_text(text + "\n", "utf-8")
+        pictures = plot_comparison(found, building)
+        data = comparison_data(found, pictures)
+        page = render_page(title, data, "comparison")
+        (building / "comparison.html").write_text(page, "utf-8")
+    return folder / "comparison.html"
 
 
 def comparison_data(found: Mapping, pictures=()) -> dict:

@@ -316,7 +316,7 @@ def test_the_command_of_the_card_makes_the_same_bytes(merged, tmp_path):
     assert digest(copy) in done.stdout
 
 
-def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path):
+def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path, capsys):
     hparams = tmp_path / "hyperparams.yaml"
     hparams.write_text(
         "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
@@ -329,9 +329,13 @@ def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path):
     words = command_of((folder / "README.md").read_text())
     words = ["exported" if word == "FOLDER" else word for word in words]
     words[-1] = "copy.safetensors"
-    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--quiet", "--json"]) == 0
     copy = tmp_path / "copy.safetensors"
     assert copy.read_bytes() == merged.read_bytes()
+    assert json.loads(capsys.readouterr().out) == {
+        "output": "copy.safetensors",
+        "sha256": digest(merged),
+    }
 
 
 def again(capsys):
@@ -343,7 +347,7 @@ def again(capsys):
 
 def test_a_source_that_is_not_there_is_named(merged, tmp_path, capsys):
     (tmp_path / "a.safetensors").rename("elsewhere.safetensors")
-    assert "a.safetensors was merged, and is not here" in again(capsys)
+    assert "a.safetensors was merged, and no weights are there" in again(capsys)
     assert not (tmp_path / "copy.safetensors").exists()
 
 
@@ -353,6 +357,14 @@ def test_a_source_that_has_changed_is_named(merged, tmp_path, capsys, name):
     said = again(capsys)
     assert f"{name}.safetensors is not what was merged" in said
     assert not (tmp_path / "copy.safetensors").exists()
+
+
+def test_a_device_is_not_read(merged, tmp_path, capsys):
+    record = provenance(merged)
+    record["sources"][0]["path"] = "/dev/zero"
+    text = {"merge": json.dumps(record)}
+    write_weights(merged, {"w": torch.ones(1)}, text)
+    assert "/dev/zero was merged, and no weights" in again(capsys)
 
 
 def test_other_versions_are_named(merged, tmp_path, capsys):
