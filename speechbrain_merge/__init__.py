@@ -2,7 +2,8 @@
 
 Collect checkpoints (``CheckpointPool``), choose and merge them by error rate
 (``MergeStage``), in the recipe that trained them (``MergeMixin``); merge again
-with a domain more or less (``remerge``); or merge files by hand (``merge``).
+with a domain more or less (``remerge``); or merge files by hand (``merge``), LoRA adapters as adapters
+(``merge_adapters``).
 
 Importing the package is quick: each of these names, and each of the package's
 modules, is loaded when it is first used (PEP 562).
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from speechbrain_merge.version import __version__
 
 if TYPE_CHECKING:
+    from speechbrain_merge.adapters import extract_lora, merge_adapters
     from speechbrain_merge.brain import MergeMixin, Run
     from speechbrain_merge.brain.coefficient_learning import learn_coefficients
     from speechbrain_merge.brain.landscape import Landscape
@@ -43,8 +45,10 @@ _HOMES = {
     "Run": "brain",
     "Signer": "records.signing",
     "barrier": "evaluation.barrier",
+    "extract_lora": "adapters",
     "learn_coefficients": "brain.coefficient_learning",
     "merge": "engine",
+    "merge_adapters": "adapters",
     "provenance": "engine",
     "read_merges": "pool",
     "remerge": "stage.extending",
@@ -62,8 +66,10 @@ __all__ = [
     "Signer",
     "__version__",
     "barrier",
+    "extract_lora",
     "learn_coefficients",
     "merge",
+    "merge_adapters",
     "provenance",
     "read_merges",
     "remerge",

@@ -25,6 +25,7 @@ ROOMS = (
     "stage",
     "export",
     "report",
+    "adapters",
     "engine",
     "lineage",
     "belonging",

@@ -24,13 +24,16 @@ import torch
 from speechbrain_merge.records.checked import (
     anything,
     fields,
+    listed,
     mapped,
     number,
     optional,
     text as text_of,
+    whole,
 )
 from speechbrain_merge.records.patterns import MOST_WAYS, find, ways
 from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.weights.source import open_weights
 
 _config = fields(
     {"lora_alpha": number(-1e9, 1e9)},
@@ -39,6 +42,17 @@ _config = fields(
         "peft_type": optional(text_of(100)),
         "init_lora_weights": anything(),
     },
+)
+ADAPTER_KEY = "speechbrain_adapter"
+"""The entry of a file's metadata with the arguments of its AdaptedModel."""
+
+_arguments = fields(
+    {
+        "target_layers": listed(text_of()),
+        "adapter_kwargs": fields(
+            {"rank": whole(1), "alpha": number(-1e9, 1e9)}
+        ),
+    }
 )
 # What wrapping a layer or a model puts into names, and what stands there
 # without it
@@ -193,6 +207,39 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
 def _parsed(text, where):
     """The configuration, which is asked for each layer anew."""
     return _config(parse_json(text, where), where)
+
+
+def adapter_arguments(source) -> dict:
+    """The arguments that make the `AdaptedModel` of a merged adapter.
+
+    SpeechBrain stores the factors of LoRA alone; `merge_adapters` and
+    `extract_lora` store in the file what else it takes to load them.
+
+    Arguments
+    ---------
+    source : any source of `open_weights`
+        A file that they wrote for SpeechBrain.
+
+    Returns
+    -------
+    dict
+        ``target_layers``, and ``adapter_kwargs`` with ``rank`` and ``alpha``.
+
+    Raises
+    ------
+    ValueError
+        Where the file does not have them.
+    """
+    with open_weights(source) as weights:
+        if ADAPTER_KEY not in weights.metadata:
+            raise ValueError(
+                f"{weights.label} does not say its rank and alpha: it was not "
+                "written by speechbrain_merge for SpeechBrain's AdaptedModel."
+            )
+        where = f"{weights.label}, metadata '{ADAPTER_KEY}'"
+        return _arguments(
+            parse_json(weights.metadata[ADAPTER_KEY], where), where
+        )
 
 
 def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:

@@ -51,7 +51,10 @@ _SIDES = {"down": "down", "A": "down", "up": "up", "B": "up"}
 
 _SAVED_MODULE = re.compile(
     r"(?P<start>(?:.+\.)?)modules_to_save\.(?P<adapter>[^.]+)\.(?P<end>.+)"
-)
+)_ORIGINAL = "original_module."
+# With `bias="all"` PEFT's files have the bias of such a module under this name
+# and the original one, beside its proper name
+_SAVED_TWICE = re.compile(r"(^|\.)modules_to_save\.[^.]+$")
 
 # Adapters that are not a sum of weights
 UNFOLDABLE = {
@@ -117,6 +120,28 @@ def factor_of(name: str) -> Optional[Factor]:
     return None
 
 
+def refuse_unfoldable(weights):
+    """Refuses adapters that are not a sum of weights.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+
+    Raises
+    ------
+    ValueError
+        Names a tensor of such an adapter, and what to do.
+    """
+    for what, (pattern, advice) in UNFOLDABLE.items():
+        for name in weights:
+            if re.search(pattern, name):
+                raise ValueError(
+                    f"{weights.label}: '{name}' belongs to {what}, which "
+                    f"cannot be folded. {advice}"
+                )
+
+
 def has_adapters(source) -> bool:
     """Whether a model has adapters, or was made for them.
 
@@ -157,15 +182,47 @@ def plain_name(name: str, adapter: Optional[str]) -> Optional[str]:
     Returns
     -------
     str or None
-        None for a module that was trained in full for another adapter.
+        None for a module that was trained in full for another adapter, and
+        for what is stored twice.
     """
     name = unwrapped(name)
+    if _SAVED_TWICE.search(name):
+        return None
     saved = _SAVED_MODULE.match(name)
     if saved is None:
         return name
     if saved["adapter"] != adapter:
         return None
     return saved["start"] + saved["end"]
+
+
+def trained_last(names) -> list:
+    """Stored names, the trained module behind the original of that name.
+
+    Arguments
+    ---------
+    names : iterable of str
+        All stored names.
+
+    Returns
+    -------
+    list of str
+        Where two have one `plain_name`, the last is what the model computes
+        with.
+
+    Example
+    -------
+    >>> trained_last(["fc.bias", "fc.original_module.bias"])
+    ['fc.original_module.bias', 'fc.bias']
+    """
+    names = list(names)
+    originals = {unwrapped(each) for each in names if _ORIGINAL in each}
+
+    def is_trained(name):
+        replaces = _ORIGINAL not in name and unwrapped(name) in originals
+        return replaces or is_saved_module(name)
+
+    return sorted(names, key=is_trained)
 
 
 def is_saved_module(name: str) -> bool:

@@ -23,25 +23,26 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import re
 from typing import Optional
 
 import torch
 
 from speechbrain_merge.weights.adapter_scales import (
+    ADAPTER_KEY,
     Scale,
+    adapter_arguments,
     scale_of_config,
     scale_value,
     scales_of_module,
 )
 from speechbrain_merge.weights.adapters import (
-    UNFOLDABLE,
     adapted_entry,
     adapter_names,
     factor_of,
     has_adapters,
-    is_saved_module,
     plain_name,
+    refuse_unfoldable,
+    trained_last,
 )
 from speechbrain_merge.weights.head_count import heads_metadata
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
@@ -122,7 +123,7 @@ def fold(
         )
     else:
         weights = open_weights(source)
-    _refuse_unfoldable(weights)
+    refuse_unfoldable(weights)
     adapter = _choose_adapter(weights, adapter)
     factors = {}
     plain = {}
@@ -130,7 +131,7 @@ def fold(
         source if is_module else weights
     )
     # Modules trained in full come last, to take the place of the original ones
-    for name in sorted(weights, key=is_saved_module):
+    for name in trained_last(weights):
         factor = factor_of(name)
         if factor is None:
             kept = plain_name(name, adapter) if adapted else name
@@ -166,6 +167,9 @@ def fold(
                 own_rank,
                 weights.label,
             )
+        if ADAPTER_KEY in weights.metadata:
+            known = adapter_arguments(weights)["adapter_kwargs"]
+            return Scale(scale_value(known["alpha"], own_rank, False))
         raise ValueError(
             f"{weights.label} holds LoRA factors, but not their alpha. Give "
             "alpha= as in the YAML of its training (SpeechBrain's default is "
@@ -185,7 +189,7 @@ def fold(
         {
             key: value
             for key, value in weights.metadata.items()
-            if key not in ("tied", "adapter_config")
+            if key not in ("tied", "adapter_config", ADAPTER_KEY)
         },
         _ties(folded),
         close,
@@ -236,16 +240,6 @@ def plain_state(module: torch.nn.Module) -> dict:
         tied = folded.tied
         read = {name: folded[name] for name in folded if name not in tied}
         return {name: read[tied.get(name, name)] for name in folded}
-
-
-def _refuse_unfoldable(weights):
-    for what, (pattern, advice) in UNFOLDABLE.items():
-        for name in weights:
-            if re.search(pattern, name):
-                raise ValueError(
-                    f"{weights.label}: '{name}' belongs to {what}, which "
-                    f"cannot be folded. {advice}"
-                )
 
 
 def _choose_adapter(weights, adapter):

@@ -197,6 +197,7 @@ SETTINGS = {
         "alpha_pattern": {"conv": 3, "^nothing": 9},
         "use_rslora": True,
     },
+    "all biases": {"bias": "all"},
     "with biases": {
         "lora_bias": True,
         "target_modules": ["fc", "conv"],

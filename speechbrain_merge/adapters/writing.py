@@ -1,0 +1,56 @@
+"""An adapter into a file for SpeechBrain, or a folder for PEFT.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import json
+from pathlib import Path
+
+from speechbrain_merge.engine import merge, provenance
+from speechbrain_merge.lineage import EXPORT_RECORD, KEY
+from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.weights.adapter_files import CONFIG, WEIGHTS
+
+
+def write_adapter(merging, sources: dict, path: Path) -> Path:
+    """Streams an adapter into its place.
+
+    Arguments
+    ---------
+    merging : AdapterMerge or LoraExtraction
+        What makes the factors.
+    sources : dict
+        Arguments of ``speechbrain_merge.merge``.
+    path : Path
+        The ``.safetensors`` file for SpeechBrain, the folder for PEFT.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        Where the path is not of the format.
+    """
+    if merging.format == "speechbrain":
+        return merge(
+            merging, output=path, metadata=merging.metadata(), **sources
+        )
+    if path.suffix == ".safetensors":
+        raise ValueError(
+            f"`output` is '{path}', but PEFT loads a folder: leave the suffix "
+            "out, or give format='speechbrain'."
+        )
+    with whole_folder(path) as folder:
+        file = merge(
+            merging,
+            output=folder / WEIGHTS,
+            metadata={"format": "pt"},
+            **sources,
+        )
+        (folder / CONFIG).write_text(merging.config(), encoding="utf-8")
+        record = json.dumps({KEY: provenance(file)}, indent=2) + "\n"
+        (folder / EXPORT_RECORD).write_text(record, encoding="utf-8")
+    return path
