@@ -142,7 +142,7 @@ def _beside(model):
     return {
         key: value
         for key, value in notes.items()
-        if key not in (KEY, "tied", "format") and isinstance(value, str)
+        if key not in (KEY, "tied") and isinstance(value, str)
     }, expected
 
 
@@ -159,9 +159,14 @@ def _reason(record):
     return ". The versions are the same; another processor may round otherwise."
 
 
-def run(options):
+def run(options) -> dict:
     """Makes a merged file again."""
     output = merge_again(
         options.model, options.output, options.workers, not options.quiet
     )
-    print(f"{output}: SHA-256 {digest(output)}")
+    return {"output": str(output), "digest": digest(output)}
+
+
+def show(found):
+    """Prints the file, and its hash."""
+    print(f"{found['output']}: SHA-256 {found['digest']}")
