@@ -84,6 +84,8 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
     hashes = _check_sources(record)
     notes, expected = _beside(model)
     arguments = load_hyperpyyaml(text)
+    # a candidate of a pool goes by its name, and not by its path
+    arguments["labels"] = [source["label"] for source in record["sources"]]
     if "base" in arguments and arguments["method"].needs_same_names:
         # the base may have come from the Hub, with other prefixes
         arguments["base"] = renamed(
