@@ -91,6 +91,10 @@ def test_a_folder_is_made_once_and_followed_back(place, capsys):
     assert main(["inspect", "--verify", "m"]) == 0
     out = capsys.readouterr().out
     assert out.count("as recorded") == 3
+    # the same bytes come of its record
+    assert main(["again", "m", "-o", "copy.safetensors", "--quiet"]) == 0
+    copy = Path("copy.safetensors").read_bytes()
+    assert copy == Path("m/model.safetensors").read_bytes()
     # other parameters replace what is ours
     assert main([*command, "--parameters", "{density: 0.5}"]) == 0
     assert provenance("m")["parameters"]["density"] == 0.5

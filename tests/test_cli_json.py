@@ -1,6 +1,7 @@
 """Results on the standard output, as JSON where asked; the rest on the other."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,11 @@ def test_each_command_has_one_document(pool, found, tmp_path):
     arguments = ("merge", "average", pool, "-o", "m.safetensors", "--dry-run")
     (stage,) = found(*arguments)["stages"]
     assert stage["state"] == "up to date" and len(stage["experts"]) == 3
+    copy = found("again", "m.safetensors", "-o", "copy.safetensors")
+    assert Path("copy.safetensors").read_bytes() == (
+        Path("m.safetensors").read_bytes()
+    )
+    assert copy["output"] == "copy.safetensors" and len(copy["sha256"]) == 64
     inside = found("inspect", "m.safetensors")
     assert sum(inside["types"].values()) == 6
     assert inside["merged"]["method"] == "average"

@@ -85,6 +85,8 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
     hashes = _check_sources(record)
     notes, expected = _beside(model)
     arguments = load_hyperpyyaml(text)
+    # a candidate of a pool goes by its name, and not by its path
+    arguments["labels"] = [source["label"] for source in record["sources"]]
     if "base" in arguments and arguments["method"].needs_same_names:
         # the base may have come from the Hub, with other prefixes
         arguments["base"] = renamed(
@@ -147,7 +149,7 @@ def _beside(model):
     return {
         key: value
         for key, value in notes.items()
-        if key not in (KEY, "tied", "format") and isinstance(value, str)
+        if key not in (KEY, "tied") and isinstance(value, str)
     }, expected
 
 
@@ -169,9 +171,9 @@ def run(options) -> dict:
     output = merge_again(
         options.model, options.output, options.workers, not options.quiet
     )
-    return {"output": str(output), "sha256": digest(output)}
+    return {"output": str(output), "digest": digest(output)}
 
 
 def show(found):
-    """Prints where it is, and its hash."""
-    print(f"{found['output']}: SHA-256 {found['sha256']}")
+    """Prints the file, and its hash."""
+    print(f"{found['output']}: SHA-256 {found['digest']}")

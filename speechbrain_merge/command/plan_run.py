@@ -198,6 +198,9 @@ class PlanRun:
                 base = renamed(fold(base), fold(experts[0]))
                 base = base if stays else Candidate(known, base, "")
         record = {"stage": name, "digest": self._digest(name)}
+        metadata = {"plan": json.dumps(record)}
+        if self._is_folder(stage.get("output", ".safetensors")):
+            metadata["format"] = "pt"  # transformers asks for it
         merge(
             method,
             experts,
@@ -205,8 +208,7 @@ class PlanRun:
             output,
             workers,
             progress,
-            # transformers asks for the format
-            metadata={"plan": json.dumps(record), "format": "pt"},
+            metadata=metadata,
             dtype=stage.get("dtype"),
             same_base=not stage.get("different_bases"),
             sign=signer,

@@ -51,7 +51,8 @@ _SIDES = {"down": "down", "A": "down", "up": "up", "B": "up"}
 
 _SAVED_MODULE = re.compile(
     r"(?P<start>(?:.+\.)?)modules_to_save\.(?P<adapter>[^.]+)\.(?P<end>.+)"
-)_ORIGINAL = "original_module."
+)
+_ORIGINAL = "original_module."
 # With `bias="all"` PEFT's files have the bias of such a module under this name
 # and the original one, beside its proper name
 _SAVED_TWICE = re.compile(r"(^|\.)modules_to_save\.[^.]+$")

@@ -61,7 +61,7 @@ def verify(weights, known: str, label: Optional[str] = None, path=None):
         if state is not None and state == _state_of(path):
             _verified[state] = found
     if found != known and _sha256_of(path) != known:
-        label = label or getattr(weights, "label", "the weights")
+        label = str(label or getattr(weights, "label", "the weights"))
         raise ChangedContent(what_changed(label, found, known))
 
 
