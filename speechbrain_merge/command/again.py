@@ -171,9 +171,9 @@ def run(options) -> dict:
     output = merge_again(
         options.model, options.output, options.workers, not options.quiet
     )
-    return {"output": str(output), "digest": digest(output)}
+    return {"output": str(output), "sha256": digest(output)}
 
 
 def show(found):
     """Prints the file, and its hash."""
-    print(f"{found['output']}: SHA-256 {found['digest']}")
+    print(f"{found['output']}: SHA-256 {found['sha256']}")
