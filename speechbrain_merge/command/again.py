@@ -163,7 +163,11 @@ def _reason(record):
     ]
     if differ:
         return f": {', '.join(differ)}."
-    return ". The versions are the same; another processor may round otherwise."
+    return (
+        ". The versions are the same. Another processor may round otherwise; and "
+        "an exported folder has only the last names of absolute paths on record, "
+        "which are in the file as well: then give the merged file itself."
+    )
 
 
 def run(options) -> dict:
