@@ -315,3 +315,30 @@ def test_tests_of_a_study_in_groups(tmp_path):
             ["a"],
             tests={"known": ["a"], "new": "b"},
         )
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("comparisons", 3),
+        ("comparisons", {"pairs": [], "best": {"usual": {"a": 1}}}),
+        ("comparisons", {"pairs": [{"names": "ab"}], "best": {}}),
+        ("sequences", {}),
+    ],
+)
+def test_comparisons_of_a_study(tmp_path, key, value):
+    results = {
+        "schema": 2,
+        "metric": "WER",
+        "domains": [],
+        "tests": [],
+        "modes": ["usual"],
+        "seeds": [1],
+        "rows": [],
+        "models": {},
+        key: value,
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=f"results.json.*{key}"):
+        read_results(path)

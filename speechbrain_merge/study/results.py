@@ -71,6 +71,26 @@ _row = fields(
         "domains": listed(text()),
         "sets": mapped(mapped(mapped(_count))),
         "about": mapped(mapped(anything())),
+    },
+    {"parents": listed(text()), "trainings": listed(text())},
+)
+_pair = fields(
+    {
+        "names": listed(text()),
+        "titles": listed(text()),
+        "mode": text(),
+        "difference": number(),
+        "low": number(),
+        "high": number(),
+        "blocks": whole(0),
+        "p": number(0),
+        "holm": number(0),
+    }
+)
+_comparisons = fields(
+    {
+        "pairs": listed(_pair),
+        "best": mapped(mapped(fields({"name": text(), "significant": truth}))),
     }
 )
 _results = fields(
@@ -84,6 +104,8 @@ _results = fields(
         "models": mapped(mapped(anything())),
     },
     {
+        "comparisons": _comparisons,
+        "sequences": listed(mapped(anything())),
         "retention": optional(listed(text())),
         "means": mapped(listed(text())),
     },
