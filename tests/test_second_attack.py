@@ -9,6 +9,8 @@ Authors
 """
 
 import json
+import resource
+import signal
 import time
 
 import pytest
@@ -64,6 +66,23 @@ def test_what_is_merged_is_not_replaced(models, role):
             progress=False,
         )
     assert merged.read_bytes() == content
+
+
+def test_a_full_disk_is_named(models, capsys):
+    write_weights("big.safetensors", {"fc.weight": torch.zeros(300, 300)})
+    (models / "h.yaml").write_text("pretrainer: {loadables: {fc: 1}}")
+    line = "export pretrained big.safetensors --hparams h.yaml -o out"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+        status = main(line.split())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert status == 2
+    assert "out/fc.ckpt could not be written" in capsys.readouterr().err
+    assert not [each for each in models.iterdir() if "out" in each.name]
 
 
 def test_two_outputs_of_a_plan_that_are_one_by_a_link(models, capsys):
