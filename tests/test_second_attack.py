@@ -9,10 +9,14 @@ Authors
 """
 
 import json
+import re
+import resource
+import signal
 import time
 
 import pytest
 import torch
+import yaml
 
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
@@ -64,6 +68,23 @@ def test_what_is_merged_is_not_replaced(models, role):
             progress=False,
         )
     assert merged.read_bytes() == content
+
+
+def test_a_full_disk_is_named(models, capsys):
+    write_weights("big.safetensors", {"fc.weight": torch.zeros(300, 300)})
+    (models / "h.yaml").write_text("pretrainer: {loadables: {fc: 1}}")
+    line = "export pretrained big.safetensors --hparams h.yaml -o out"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+        status = main(line.split())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert status == 2
+    assert "out/fc.ckpt could not be written" in capsys.readouterr().err
+    assert not [each for each in models.iterdir() if "out" in each.name]
 
 
 def test_two_outputs_of_a_plan_that_are_one_by_a_link(models, capsys):
@@ -134,14 +155,9 @@ def test_a_strangers_text_in_a_card_is_only_text():
     )
     assert "\n# Title" not in card
     assert "\x1b" not in card
-    code = False
-    for line in card.splitlines():
-        if line.startswith("```"):
-            code = not code
-        spans = line.replace("\\`", "").split("`")
-        assert len(spans) % 2 == 1, line
-        if not code:
-            # Outside of code, what would be an image or a link is escaped
-            words = "".join(spans[::2])
-            assert "<" not in words.replace("\\<", "").replace("<br>", "")
-            assert "[" not in words.replace("\\[", "")
+    # The front matter is YAML in quotes, the rest Markdown
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["tags"][-1] == text
+    # Outside of code, what would be HTML, an image or a link is escaped
+    words = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", body)
+    assert not set("<[`") & set(words)

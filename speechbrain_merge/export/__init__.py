@@ -276,7 +276,15 @@ def export_pretrained(
         )
     with export_folder(folder, source, texts, sign) as target:
         for module in modules:
-            torch.save(module_state(source, module), target / f"{module}.ckpt")
+            state, path = module_state(source, module), f"{module}.ckpt"
+            try:
+                torch.save(state, target / path)
+            except RuntimeError as error:
+                # torch does not say what the system said
+                raise OSError(
+                    f"{folder / path} could not be written, and nothing was "
+                    f"changed. Is the disk full? torch says: {error}"
+                ) from error
         for file in files:
             shutil.copyfile(file, target / Path(file).name)
         shutil.copyfile(hparams_file, target / "hyperparams.yaml")
