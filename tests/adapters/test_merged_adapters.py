@@ -377,10 +377,11 @@ def test_as_peft_does_where_peft_is_right(how, tmp_path):
         )
 
 
-def test_right_where_peft_is_not(tmp_path):
-    """Its issue 3761: one adapter of weight 1, with a bias of its own."""
+@pytest.mark.parametrize("setting", ["lora_bias", "use_rslora"])
+def test_right_where_peft_is_not(setting, tmp_path):
+    """Its issue 3761: one adapter of weight 1 is not itself."""
     folder = peft_folder(
-        tmp_path / "bias", 1, target_modules=["fc"], lora_bias=True
+        tmp_path / "one", 1, target_modules=["fc"], **{setting: True}
     )
     model = with_adapters([folder])
     expected = model(TOKENS)
@@ -390,7 +391,23 @@ def test_right_where_peft_is_not(tmp_path):
     model.set_adapter("ours")
     assert torch.equal(model(TOKENS), expected)
     model.set_adapter("theirs")
-    assert (model(TOKENS) - expected).abs().max() > 0.01
+    if peft.__version__ == "0.21.2":  # a later one may have cured it
+        assert (model(TOKENS) - expected).abs().max() > 0.01
+
+
+def test_fused_projections_are_not_taken_apart_in_core_space(tmp_path):
+    """Queries, keys and values are mixed there."""
+    name = "encoder.layers.0.self_attn.in_proj"
+    adapter = {
+        f"{name}.adapter_down_proj.weight": torch.ones(1, 4),
+        f"{name}.adapter_up_proj.weight": torch.ones(12, 1),
+    }
+    out = tmp_path / "out.safetensors"
+    settings = {"how": "core", "alpha": 1.0}
+    with pytest.raises(ValueError, match="queries.*split_projections=False"):
+        merge("tsv_m", [adapter] * 2, out, **settings)
+    method = create("tsv_m", split_projections=False)
+    assert merge(method, [adapter] * 2, out, **settings).is_file()
 
 
 # --- SpeechBrain ------------------------------------------------------------
