@@ -395,21 +395,6 @@ def test_right_where_peft_is_not(setting, tmp_path):
         assert (model(TOKENS) - expected).abs().max() > 0.01
 
 
-def test_fused_projections_are_not_taken_apart_in_core_space(tmp_path):
-    """Queries, keys and values are mixed there."""
-    name = "encoder.layers.0.self_attn.in_proj"
-    adapter = {
-        f"{name}.adapter_down_proj.weight": torch.ones(1, 4),
-        f"{name}.adapter_up_proj.weight": torch.ones(12, 1),
-    }
-    out = tmp_path / "out.safetensors"
-    settings = {"how": "core", "alpha": 1.0}
-    with pytest.raises(ValueError, match="queries.*split_projections=False"):
-        merge("tsv_m", [adapter] * 2, out, **settings)
-    method = create("tsv_m", split_projections=False)
-    assert merge(method, [adapter] * 2, out, **settings).is_file()
-
-
 # --- SpeechBrain ------------------------------------------------------------
 
 
