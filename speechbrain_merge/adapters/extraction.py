@@ -25,6 +25,7 @@ from speechbrain_merge.weights import (
     Weights,
     check_compatible,
     matches,
+    open_weights,
     part,
 )
 from speechbrain_merge.weights.adapter_files import factor_names, peft_config
@@ -98,6 +99,11 @@ def extract_lora(
     for pattern in leave_out:
         matches("weight", pattern)  # a misspelt pattern stops here
     extraction = LoraExtraction(rank, format, leave_out)
+    modules = [
+        each for each in (base, expert) if isinstance(each, torch.nn.Module)
+    ]
+    with open_weights(expert) as weights, open_weights(base) as original:
+        extraction.read(weights, original, modules)
     sources = {
         "experts": [expert],
         "base": base,
@@ -140,16 +146,27 @@ class LoraExtraction(MergeMethod):
             "error": self.error,
         }
 
-    def merged(
-        self, experts, base=None, labels=None, workers=1, progress=False
-    ):
-        """The factors of the adapter.
+    def read(self, expert, base, modules):
+        """Works the factors out, and keeps them: they are small.
 
-        They are worked out at once, and kept: what they leave out is to go on
-        record before they are written, and they are as small as the adapter.
+        What they leave out goes on record before they are written.
+
+        Arguments
+        ---------
+        expert : Weights
+            The fine-tuned model.
+        base : Weights
+            Its base.
+        modules : list of torch.nn.Module
+            The models themselves, if known: they say what is a linear layer.
+            Else names and shapes do.
         """
-        (expert,) = experts
-        check_compatible(experts, base)
+        check_compatible([expert], base)
+        self._kinds = {
+            f"{path}.weight": type(layer)
+            for module in modules
+            for path, layer in module.named_modules()
+        }
         changed = [
             name
             for name in expert
@@ -160,7 +177,7 @@ class LoraExtraction(MergeMethod):
         self._ranks, factors, plain = {}, {}, []
         lost = total = 0.0
         for name in changed:
-            if not _is_linear(name, expert.shape(name), names):
+            if not self._is_linear(name, expert.shape(name), names):
                 plain.append(name)
                 continue
             target = name.removesuffix(".weight")
@@ -180,14 +197,24 @@ class LoraExtraction(MergeMethod):
             f"Rank {self.rank} leaves out {self.error:.3%} of what "
             f"{len(factors)} linear layers changed (Frobenius norm)."
         )
-        entries = {}
         if self.format == "speechbrain":
             factors = _padded(factors)
-        for target, pair in factors.items():
+        self._factors = factors
+        self._plain = self._places(plain, names)
+
+    def merged(
+        self, experts, base=None, labels=None, workers=1, progress=False
+    ):
+        """The adapter: the factors, and what is kept in full."""
+        (expert,) = experts
+        entries = {}
+        for target, pair in self._factors.items():
             stored = factor_names(self.format, target, None, False)
             for side, tensor in zip(("up", "down"), pair):
-                entries[stored[side]] = _held(tensor)
-        for stored, name in self._places(plain, names).items():
+                entries[stored[side]] = Entry(
+                    tuple(tensor.shape), tensor.dtype, partial(_give, tensor)
+                )
+        for stored, name in self._plain.items():
             entries[stored] = expert.entry(name)
         return Weights(entries, f"the adapter of {expert.label}")
 
@@ -228,7 +255,7 @@ class LoraExtraction(MergeMethod):
             for n in range(1, len(words) + 1)
         }
         within = any(path.endswith(module) for path in paths)
-        embedding = part(name).role == "embedding"
+        embedding = self._is_embedding(name)
         if not embedding and module and not within:
             return
         why = (
@@ -239,7 +266,7 @@ class LoraExtraction(MergeMethod):
         raise ValueError(
             f"'{name}' changed and {why}: PEFT cannot keep it in full. Give "
             f"format='speechbrain', or leave it as in the base: "
-            f"leave_out=['{part(name).role or name}']."
+            f"leave_out=['*{name}']."
         )
 
     def metadata(self):
@@ -255,19 +282,28 @@ class LoraExtraction(MergeMethod):
             modules_to_save=self._modules or None,
         )
 
+    def _is_embedding(self, name):
+        kind = self._kinds.get(name)
+        if kind is not None:
+            return issubclass(kind, torch.nn.Embedding)
+        return part(name).role == "embedding"
 
-def _is_linear(name, shape, names):
-    """Whether a tensor is the weight of a linear layer, by name and shape."""
-    module, _, leaf = name.rpartition(".")
-    parent = module.rpartition(".")[0]
-    return (
-        leaf == "weight"
-        and bool(module)
-        and len(shape) == 2
-        and part(name).role != "embedding"
-        # torch's attention reads the weight of its own output layer
-        and not {f"{parent}.in_proj_weight", f"{parent}.in_proj_bias"} & names
-    )
+    def _is_linear(self, name, shape, names):
+        """Whether a tensor is the weight of a linear layer."""
+        module, _, leaf = name.rpartition(".")
+        parent = module.rpartition(".")[0]
+        kind = self._kinds.get(name)
+        if kind is not None and not issubclass(kind, torch.nn.Linear):
+            return False
+        return (
+            leaf == "weight"
+            and bool(module)
+            and len(shape) == 2
+            and not self._is_embedding(name)
+            # torch's attention reads the weight of its own output layer
+            and not {f"{parent}.in_proj_weight", f"{parent}.in_proj_bias"}
+            & names
+        )
 
 
 def _nearest(expert, base, rank):
@@ -295,10 +331,6 @@ def _padded(factors):
         )
         for target, (up, down) in factors.items()
     }
-
-
-def _held(tensor):
-    return Entry(tuple(tensor.shape), tensor.dtype, partial(_give, tensor))
 
 
 def _give(tensor):

@@ -22,7 +22,7 @@ from speechbrain_merge.methods.entries import is_finite
 from speechbrain_merge.methods.low_rank import core_space, thin_svd
 from speechbrain_merge.methods.parameters import check_choice, check_whole
 from speechbrain_merge.methods.task_arithmetic import TaskArithmetic
-from speechbrain_merge.weights import Entry, Weights, open_weights, part
+from speechbrain_merge.weights import Entry, Weights, open_weights
 from speechbrain_merge.weights.adapter_files import factor_names, peft_config
 from speechbrain_merge.weights.low_rank import (
     open_adapter,
@@ -303,13 +303,6 @@ class AdapterMerge(MergeMethod):
             if self.how == "core":
                 shape = _core_shape(found.values())
                 read = partial(_core, space, target, number, shape)
-                if part(name).projection == "qkv" and _splits(self.inner):
-                    raise ValueError(
-                        f"'{target}' maps to queries, keys and values at once, "
-                        f"which '{self.inner.name}' would take apart; in Core "
-                        "Space they are mixed. Give the method "
-                        "split_projections=False."
-                    )
             else:
                 # the coefficient of an adapter is what its own 1 becomes
                 shape = (len(self._adapters),)
@@ -540,13 +533,6 @@ def _scaled_bias(layer, size):
 
 def _one(factors, target, place, shape, dtype):
     return factors(target)[place].reshape(shape).to(dtype)
-
-
-def _splits(method):
-    """Whether a method, or one in it, takes fused projections apart."""
-    return any(
-        getattr(each, "split_projections", False) for each in method.modules()
-    )
 
 
 def _check_in_core(method):

@@ -377,10 +377,11 @@ def test_as_peft_does_where_peft_is_right(how, tmp_path):
         )
 
 
-def test_right_where_peft_is_not(tmp_path):
-    """Its issue 3761: one adapter of weight 1, with a bias of its own."""
+@pytest.mark.parametrize("setting", ["lora_bias", "use_rslora"])
+def test_right_where_peft_is_not(setting, tmp_path):
+    """Its issue 3761: one adapter of weight 1 is not itself."""
     folder = peft_folder(
-        tmp_path / "bias", 1, target_modules=["fc"], lora_bias=True
+        tmp_path / "one", 1, target_modules=["fc"], **{setting: True}
     )
     model = with_adapters([folder])
     expected = model(TOKENS)
@@ -390,7 +391,8 @@ def test_right_where_peft_is_not(tmp_path):
     model.set_adapter("ours")
     assert torch.equal(model(TOKENS), expected)
     model.set_adapter("theirs")
-    assert (model(TOKENS) - expected).abs().max() > 0.01
+    if peft.__version__ == "0.21.2":  # a later one may have cured it
+        assert (model(TOKENS) - expected).abs().max() > 0.01
 
 
 # --- SpeechBrain ------------------------------------------------------------
