@@ -88,10 +88,11 @@ _pair = fields(
     }
 )
 _comparisons = fields(
+    {},
     {
         "pairs": listed(_pair),
         "best": mapped(mapped(fields({"name": text(), "significant": truth}))),
-    }
+    },
 )
 _results = fields(
     {
