@@ -20,6 +20,7 @@ from speechbrain_merge.evaluation import read_scores
 from speechbrain_merge.methods import AdaMerging, create
 from speechbrain_merge.methods.transport.symmetry import symmetry
 from speechbrain_merge.pool import Candidate, read_merges
+from speechbrain_merge.pool.first_save import NOTE, killed_in_it
 from speechbrain_merge.pool.merges import Member, MergeRecord, remember
 from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.records.patterns import find
@@ -342,3 +343,21 @@ def test_comparisons_of_a_study(tmp_path, key, value):
     path.write_text(json.dumps(results))
     with pytest.raises(ValueError, match=f"results.json.*{key}"):
         read_results(path)
+
+
+def test_a_header_whose_metadata_is_null(tmp_path):
+    header = {
+        "__metadata__": None,
+        "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with open_weights(path) as weights:
+        assert weights.names() == ["w"] and weights.metadata == {}
+
+
+def test_a_note_of_a_checkpoint_that_cannot_be(tmp_path):
+    note = {"lineage": "a" * 32, "checkpoint": "/" + "x" * 5000, "last": None}
+    (tmp_path / NOTE).write_text(json.dumps(note))
+    assert killed_in_it(tmp_path) is None

@@ -70,7 +70,7 @@ def _of_stage(result):
         "evaluated": f"merge '{result['name']}' ({method}) "
         f"{_of(result['selected'])}"
     }
-    if result["value"] is None:
+    if result.get("value") is None:
         found["dev error rate"] = "not measured, merged without a search"
     else:
         found["dev error rate"] = f"{result['value']:.2f} %"

@@ -98,7 +98,10 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     checkpoint = Path(note["checkpoint"])
     if saves_at is not None and checkpoint.parent == Path(saves_at).absolute():
         return note["lineage"]
-    files = sorted(checkpoint.glob(f"*{PARAMFILE_EXT}"))
+    try:
+        files = sorted(checkpoint.glob(f"*{PARAMFILE_EXT}"))
+    except OSError:  # no path that a checkpoint could have
+        return None
     if any(damage_of(path) for path in files):
         return note["lineage"]
     last = note.get("last")

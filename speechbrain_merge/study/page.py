@@ -111,6 +111,7 @@ def page_data(folder: Path, results: Mapping) -> dict:
                 "source": data_address(path),
             }
             for path in sorted(folder.glob("*.png"))
+            if not path.is_symlink()  # which may lead to anything
         ],
         "utterances": _utterances(folder, results),
         "tree": family_tree(results, times),

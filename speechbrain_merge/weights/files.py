@@ -348,7 +348,7 @@ def _open_safetensors(path):
     with open(path, "rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header = parse_json(raw.read(length), f"the header of {path}")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     check_names(header, path)
     unknown = sorted(
         {entry["dtype"] for entry in header.values()} - set(_DTYPES)

@@ -29,6 +29,7 @@ Authors
 import math
 from collections import defaultdict
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 
@@ -95,7 +96,15 @@ def symmetry(source, architecture="detect", heads=None) -> Symmetry:
     }
     spelled = _renamed(spelled, _same(chart.same, spelled, last))
     sizes = _sizes(spelled, shapes)
-    blocks = _blocks(chart, sizes, shapes, last, heads)
+    try:
+        blocks = _blocks(chart, sizes, shapes, last, heads)
+    except ValueError as error:
+        if not (
+            isinstance(architecture, (str, Path)) and Path(architecture).suffix
+        ):
+            raise
+        # a map of one's own may be what is wrong
+        raise ValueError(f"{architecture}: {error}") from error
     belongs = {space: b.name for b in blocks.values() for space in b.spaces}
     pinned = {**chart.pinned, **_unread(chart.outputs, names, last)}
     spaces = {
