@@ -122,6 +122,7 @@ class MergeMixin(RecipeHooks):
         Example
         -------
         >>> import speechbrain as sb
+        >>> import torch
         >>> class ASR(MergeMixin, sb.Brain): ...
         >>> linear = torch.nn.Linear(1, 1, bias=False)
         >>> _ = torch.nn.init.zeros_(linear.weight)

@@ -55,7 +55,7 @@ def shown(value) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of a stranger as it may be shown in a terminal.
+    r"""Text of a stranger as it may be shown in a terminal.
 
     Arguments
     ---------

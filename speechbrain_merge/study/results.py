@@ -32,6 +32,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.evaluation import backward_transfer, forward_transfer
 from speechbrain_merge.records.checked import (
     anything,
+    either,
     fields,
     listed,
     mapped,
@@ -118,7 +119,8 @@ _times = mapped(
             {
                 "seconds": optional(number(0)),
                 "interrupted": truth,
-                "trials": listed(mapped(anything())),
+                # of a search, or their number in what a merge cost
+                "trials": either(listed(mapped(anything())), whole(0)),
                 "savings": mapped(anything()),
             },
         )

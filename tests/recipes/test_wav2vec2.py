@@ -134,10 +134,12 @@ def test_merge_stage_with_every_method(trained, tmp_path, method):
         "calibrated": {"method": "ties"},
         "boosted": {"method": "ties"},
     }.get(method, {})
+    made = create(method, **settings)
     stage = MergeStage(
-        create(method, **settings),
+        made,
         candidates=str(results / "model" / "pool" / "model"),
         folder=tmp_path,
+        last=made.maximum_experts,
     )
     result = run.merge(stage)
     with open_weights(result.path) as merged:
