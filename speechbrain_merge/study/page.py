@@ -111,7 +111,8 @@ def page_data(folder: Path, results: Mapping) -> dict:
                 "source": data_address(path),
             }
             for path in sorted(folder.glob("*.png"))
-            if not path.is_symlink()  # which may lead to anything
+            # a link may lead to anything, and a pipe never ends
+            if path.is_file() and not path.is_symlink()
         ],
         "utterances": _utterances(folder, results),
         "tree": family_tree(results, times),
@@ -331,7 +332,7 @@ def _about(one, titles, times) -> Iterator[tuple]:
     seconds = [
         seed["seconds"]
         for seed in times.values()
-        if isinstance(seed, Mapping) and "seconds" in seed
+        if isinstance(seed, Mapping) and seed.get("seconds") is not None
     ]
     if seconds:
         yield "minutes", f"{statistics.fmean(seconds) / 60:.1f}"

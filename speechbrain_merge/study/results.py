@@ -63,6 +63,17 @@ _count = fields(
         "measures": mapped(number()),
     },
 )
+_about = fields(
+    {},
+    {
+        "candidates": optional(listed(anything())),
+        "selected": optional(listed(anything())),
+        "value": optional(number()),
+        "chosen": optional(mapped(anything())),
+        "trials": optional(listed(anything())),
+        "steps": number(0),
+    },
+)
 _row = fields(
     {
         "name": text(),
@@ -71,9 +82,19 @@ _row = fields(
         "kind": text(),
         "domains": listed(text()),
         "sets": mapped(mapped(mapped(_count))),
-        "about": mapped(mapped(anything())),
+        "about": mapped(_about),
+        "parents": listed(text()),
+        "trainings": listed(text()),
     },
-    {"parents": listed(text()), "trainings": listed(text())},
+)
+_model = fields(
+    {
+        "name": text(),
+        "title": text(),
+        "kind": text(),
+        "parents": listed(text()),
+        "about": mapped(_about),
+    }
 )
 _pair = fields(
     {
@@ -103,7 +124,7 @@ _results = fields(
         "modes": listed(text()),
         "seeds": some(whole(0)),
         "rows": listed(_row),
-        "models": mapped(mapped(anything())),
+        "models": mapped(_model),
     },
     {
         "comparisons": _comparisons,
@@ -251,6 +272,11 @@ def read_results(path) -> dict:
             f"schema {SCHEMA}: run the study again to write it anew."
         )
     results = _results(results, str(path))
+    results["comparisons"] = {
+        "pairs": [],
+        "best": {},
+        **results.get("comparisons", {}),
+    }
     for row in results["rows"]:
         for seed in map(str, results["seeds"]):
             for mode in results["modes"]:

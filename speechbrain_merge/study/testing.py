@@ -26,8 +26,10 @@ from speechbrain_merge.brain.domains import (
     write_alignments,
 )
 from speechbrain_merge.evaluation import write_scores
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
+from speechbrain_merge.records.paths import inside
 from speechbrain_merge.study.made import digest_of
 from speechbrain_merge.study.making import Maker
 from speechbrain_merge.study.sequences import Sequence
@@ -254,8 +256,21 @@ def scores_path(folder, counts: Mapping) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    RecordError
+        Where the name leads out of the study: ``results.json`` may be a
+        stranger's.
     """
-    return Path(folder) / counts["scores"]
+    where = f"{folder}, key 'scores' of the counts of a set"
+    path = inside(folder, counts.get("scores"), where)
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise RecordError(
+            f"{path} is a link that leads out of the study. Put the file "
+            "itself there."
+        )
+    return path
 
 
 def _plain(name):

@@ -20,6 +20,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechbrain_merge.records.reading import read_bytes
+
 FOLDER = Path(__file__).parent
 
 
@@ -105,7 +107,7 @@ def data_address(path: Path) -> str:
     -------
     address : str
     """
-    encoded = base64.b64encode(Path(path).read_bytes()).decode()
+    encoded = base64.b64encode(read_bytes(path)).decode()
     return f"data:image/png;base64,{encoded}"
 
 

@@ -86,7 +86,7 @@ function tree() {
   const { nodes, columns } = data.tree;
   const [width, height, gapX, gapY] = [190, 44, 60, 14];
   const tallest = Math.max(1, ...columns.map((column) => column.length));
-  const place = {};
+  const place = Object.create(null);
   columns.forEach((column, x) => {
     const free = (tallest - column.length) * (height + gapY) / 2;
     column.forEach((name, y) => {
