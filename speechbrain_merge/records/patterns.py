@@ -136,6 +136,9 @@ def _quantifiers(pattern):
     # (?:…), (?=…) and the like begin a group, and repeat nothing. (?x) lets
     # blanks stand between a group and its quantifier
     verbose = re.search(r"\(\?[a-zA-Z]*x", plain)
+    # A bracket in a comment would begin no class, and hide what comes after
+    if "(?#" in pattern:
+        return None
     plain = plain.replace("(?", "(")
     choices = len(re.findall(r"[?|]", plain))
     if verbose or re.search(r"\)[*+{]", plain) or choices > 100:
