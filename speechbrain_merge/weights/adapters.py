@@ -265,6 +265,32 @@ def adapter_names(names) -> list:
     return list(found)
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_factor_dtypes(down: Entry, up: Entry, title: str):
+    """Refuses factors that a product would truncate.
+
+    Arguments
+    ---------
+    down, up : Entry
+        A and B.
+    title : str
+        What errors call the layer.
+
+    Raises
+    ------
+    ValueError
+        Where one is of whole or complex numbers, or of eight bits.
+    """
+    for entry in (down, up):
+        if entry.dtype not in _DTYPES:
+            raise ValueError(
+                f"{title}: a factor is of dtype {entry.dtype}. Expected one of "
+                f"{', '.join(map(str, _DTYPES))}: convert it first."
+            )
+
+
 def adapted_entry(
     weight: Entry, down: Entry, up: Entry, scale: Scale, kind: str, title: str
 ) -> Entry:

@@ -38,6 +38,7 @@ from speechbrain_merge.weights.adapter_scales import (
 from speechbrain_merge.weights.adapters import (
     adapted_entry,
     adapter_names,
+    check_factor_dtypes,
     factor_of,
     has_adapters,
     plain_name,
@@ -139,7 +140,14 @@ def fold(
                 plain[kept] = (weights, name)
         elif factor.adapter in (adapter, None):
             layer = factors.setdefault(factor.target, {})
-            layer[factor.side, factor.kind] = (weights, name)
+            side = (factor.side, factor.kind)
+            _, known = layer.setdefault(side, (weights, name))
+            if known != name:
+                raise ValueError(
+                    f"{weights.label}: '{known}' and '{name}' are one factor "
+                    "of one layer. Which of them counts is not known: save "
+                    "the adapter anew."
+                )
     under = open_weights(base) if base is not None else None
     if under is not None:
         plain = _over_base(plain, under, weights)
@@ -324,6 +332,11 @@ def _add_products(folded, factors, find_scale, label):
             found[side, kind][0].entry(found[side, kind][1])
             for side in ("down", "up")
         )
+        check_factor_dtypes(down, up, title)
+        if not down.shape or not down.shape[0]:
+            raise ValueError(
+                f"{title}: a factor of shape {list(down.shape)} has no rank"
+            )
         scale = find_scale(target, down.shape[0])
         weight, places = folded[name]
         folded[name] = (

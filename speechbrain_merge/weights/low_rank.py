@@ -38,6 +38,7 @@ from speechbrain_merge.weights.adapter_scales import (
 )
 from speechbrain_merge.weights.adapters import (
     adapter_names,
+    check_factor_dtypes,
     factor_of,
     plain_name,
     refuse_unfoldable,
@@ -161,7 +162,13 @@ def open_adapter(weights: Weights, alpha: Optional[float] = None) -> Adapter:
         else:
             peft = peft or factor.kind != "weight" or "lora_" in name
             layer = factors.setdefault(factor.target, {})
-            layer[factor.side, factor.kind] = name
+            known = layer.setdefault((factor.side, factor.kind), name)
+            if known != name:
+                raise ValueError(
+                    f"{weights.label}: '{known}' and '{name}' are one factor "
+                    "of one layer. Which of them counts is not known: save "
+                    "the adapter anew."
+                )
     if not factors:
         raise ValueError(
             f"{weights.label} holds no LoRA factors. Give an adapter: a folder "
@@ -271,9 +278,11 @@ def _layer(weights, target, found, alpha):
         )
     (kind,) = kinds
     down, up = (weights.entry(found[side, kind]) for side in ("down", "up"))
-    rank = down.shape[0]
+    rank = down.shape[0] if down.shape else 0
     if (
-        len(up.shape) < 2
+        rank < 1
+        or len(down.shape) < 2
+        or len(up.shape) < 2
         or up.shape[1] != rank
         or any(size != 1 for size in up.shape[2:])
     ):
@@ -282,6 +291,7 @@ def _layer(weights, target, found, alpha):
             f"{list(down.shape)} and {list(up.shape)}, which do not make a "
             "product."
         )
+    check_factor_dtypes(down, up, f"{weights.label}: '{target}'")
     bias = found.get(_UP_BIAS)
     stem = _FACTOR_END.split(found["down", kind])[0]
     return AdaptedLayer(
