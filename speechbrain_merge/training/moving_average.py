@@ -44,6 +44,7 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -302,6 +303,8 @@ class MovingAverage:
             When it is no such file, or of an average of another kind.
         """
         del end_of_epoch  # Unused
+        if not Path(path).is_file():  # a pipe would never end
+            raise RecordError(f"{path} is not a regular file")
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -310,6 +313,7 @@ class MovingAverage:
                 "Was this checkpoint not written to its end? Delete its folder "
                 "to resume from the one before."
             ) from None
+        self._check_stored(path, tensors)
         self._steps, self._average, self._snapshots = {}, {}, {}
         kept: dict = {}
         for key, tensor in tensors.items():
@@ -333,6 +337,31 @@ class MovingAverage:
                 + f", and this MovingAverage has window={self.window}: resume "
                 "with the settings that the training began with."
             )
+
+    def _check_stored(self, path, tensors):
+        """Raises a RecordError unless each tensor is one of these modules."""
+        shapes = {
+            name: tensor.shape
+            for name, tensor in self._tensors(integers=True).items()
+        }
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            shape = shapes.get(name)
+            if kind + "/" == SNAPSHOT:
+                number, _, name = name.partition("/")
+                shape = shapes.get(name) if number.isdecimal() else None
+            elif kind + "/" == COUNTS:
+                # the count of a tensor that is averaged no more does no harm
+                shape = torch.Size()
+            elif kind + "/" != AVERAGE:
+                shape = None
+            if tensor.shape != shape:
+                raise RecordError(
+                    f"{path}, '{key}': expected a tensor of these modules, of "
+                    f"shape {None if shape is None else list(shape)}, got "
+                    f"{list(tensor.shape)}. Resume with the model that the "
+                    "training began with."
+                )
 
 
 def follow_steps(average: MovingAverage) -> None:
