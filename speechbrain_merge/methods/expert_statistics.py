@@ -89,7 +89,15 @@ def open_statistics(
             f"{len(statistics)} statistics were given for {len(labels)} "
             "experts: give one for each, in their order."
         )
-    return [open_weights(source) for source in statistics]
+    opened = [open_weights(source) for source in statistics]
+    for each in opened:
+        for name in each:
+            if each.dtype(name).is_complex:
+                raise ValueError(
+                    f"{each.label}: '{name}' is complex, which no statistics "
+                    "are. Collect them again."
+                )
+    return opened
 
 
 def check_names(opened: list[Weights], experts: list[Weights]) -> None:
