@@ -53,6 +53,7 @@ def results(scores="scores/a.jsonl"):
         "seeds": [1],
         "rows": [row],
         "models": {},
+        "comparisons": {"pairs": [], "best": {}},
     }
 
 
