@@ -26,6 +26,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import math
 from collections import defaultdict
 from fnmatch import fnmatchcase
@@ -53,6 +54,19 @@ from speechbrain_merge.weights import (
 
 FIXED, ANY = "fixed", "..."
 NO_READER = "it leaves the model: no output layer here reads it"
+
+
+@contextlib.contextmanager
+def _naming(architecture):
+    """Names a map of one's own in errors, since it may be what is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        if not (
+            isinstance(architecture, (str, Path)) and Path(architecture).suffix
+        ):
+            raise
+        raise type(error)(f"{architecture}: {error}") from error
 
 
 def symmetry(source, architecture="detect", heads=None) -> Symmetry:
@@ -89,22 +103,16 @@ def symmetry(source, architecture="detect", heads=None) -> Symmetry:
         }
         names, ties = list(shapes), weights.tied
         chart = symmetry_map(architecture, names).specialised(shapes)
-        entries, values, last = _entries(chart, names, weights.label)
+        with _naming(architecture):
+            entries, values, last = _entries(chart, names, weights.label)
     spelled = {
         name: _spelled(entry, values[name], last)
         for name, entry in entries.items()
     }
     spelled = _renamed(spelled, _same(chart.same, spelled, last))
     sizes = _sizes(spelled, shapes)
-    try:
+    with _naming(architecture):
         blocks = _blocks(chart, sizes, shapes, last, heads)
-    except ValueError as error:
-        if not (
-            isinstance(architecture, (str, Path)) and Path(architecture).suffix
-        ):
-            raise
-        # a map of one's own may be what is wrong
-        raise ValueError(f"{architecture}: {error}") from error
     belongs = {space: b.name for b in blocks.values() for space in b.spaces}
     pinned = {**chart.pinned, **_unread(chart.outputs, names, last)}
     spaces = {
