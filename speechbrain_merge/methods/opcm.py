@@ -132,13 +132,14 @@ class OPCM(MatrixMethod):
         def squares(name):
             """Squared norms: of each expert's task vector, and of ``A``."""
             anchor = base[name].to(torch.float64)
-            models = [expert[name].to(torch.float64) for expert in experts]
+            models = [expert[name] for expert in experts]
             if not all(map(is_finite, (anchor, *models))):
                 return [0.0] * (len(models) + 1)  # reported when it is merged
             lengths = [
-                float((model - anchor).square().sum()) for model in models
+                float((model.to(torch.float64) - anchor).square().sum())
+                for model in models
             ]
-            merged = self._accumulated(name, models, anchor, base[name].dtype)
+            merged = self._accumulated(name, models, base[name])
             return [*lengths, float(merged.square().sum())]
 
         found = self.each(squares, merged_names(experts), "merge in sequence")
@@ -162,22 +163,18 @@ class OPCM(MatrixMethod):
         if self.found.growth == 0:  # nothing moved, or all of it cancels
             return base.clone()
         scale = resolve(self.scale, name, 1, depths=self.depths)[0]
-        anchor = base.to(torch.float64)
-        models = [expert.to(torch.float64) for expert in experts]
-        merged = self._accumulated(name, models, anchor, base.dtype)
-        return anchor.add(merged, alpha=scale / self.found.growth).to(
-            base.dtype
+        merged = self._accumulated(name, experts, base)
+        moved = base.to(torch.float64).add(
+            merged, alpha=scale / self.found.growth
         )
+        return moved.to(base.dtype)
 
-    def _accumulated(self, name, models, anchor, dtype):
+    def _accumulated(self, name, experts, base):
         """``A_T`` of one tensor, in float64 and in its shape."""
-        if self.sees(name, anchor):
-            return self.formula_of(
-                name,
-                [model.to(dtype) for model in models],
-                anchor.to(dtype),
-            )
-        first, *others = (model - anchor for model in models)
+        if self.sees(name, base):
+            return self.formula_of(name, experts, base)
+        anchor = base.to(torch.float64)
+        first, *others = (e.to(torch.float64) - anchor for e in experts)
         return sum(others, first * self._growth_before())
 
     def _growth_before(self):
