@@ -17,6 +17,7 @@ from speechbrain_merge.lineage import KEY, check_lineage, record_at
 from speechbrain_merge.pool import read_merges, read_pool, verify_pool
 from speechbrain_merge.pool.run_folder import run_folders
 from speechbrain_merge.records.errors import printable
+from speechbrain_merge.records.folders import size_on_disk
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import open_weights, part
 from speechbrain_merge.weights.vocabulary import vocabularies
@@ -91,7 +92,7 @@ def _pool(path, merges):
                 "step": each.step,
                 "metric": each.metric,
                 "score": each.score,
-                "bytes": _size(each.path),
+                "bytes": size_on_disk(each.path),
                 "base": None if each.base is None else str(each.base),
                 "base_digest": each.base_digest,
                 "vocabulary": {
@@ -119,12 +120,6 @@ def _pool(path, merges):
             for merge in merges
         ],
     }
-
-
-def _size(path):
-    """Bytes of a candidate: a file, or all files of a folder."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def _show_pool(found):

@@ -374,3 +374,34 @@ def _remove(folder):
             f"{folder} was replaced, and not removed, because someone has "
             "written into it meanwhile"
         )
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder.
+
+    Arguments
+    ---------
+    path : Path
+        A file or a folder.
+
+    Returns
+    -------
+    size : int
+        A file that is linked twice counts once.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "a").write_bytes(b"123")
+    >>> os.link(folder / "a", folder / "b")
+    >>> size_on_disk(folder), size_on_disk(folder / "b")
+    (3, 3)
+    """
+    if path.is_file():
+        return path.stat().st_size
+    seen = {}
+    for file in path.rglob("*"):
+        if file.is_file():
+            found = file.stat()
+            seen[found.st_dev, found.st_ino] = found.st_size
+    return sum(seen.values())

@@ -10,9 +10,9 @@ Authors
 
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Optional
 
+from speechbrain_merge.records.folders import size_on_disk
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.report import text_table
 from speechbrain_merge.study.results import read_times
@@ -102,7 +102,7 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
     return {
         "done": done,
         "seconds": seconds,
-        "bytes": _size(place) if done and place is not None else None,
+        "bytes": size_on_disk(place) if done and place is not None else None,
     }
 
 
@@ -143,18 +143,6 @@ def _usual(states):
         statistics.fmean(seconds) if seconds else None,
         statistics.fmean(sizes) if sizes else None,
     )
-
-
-def _size(path: Path):
-    """Bytes on the disk; a file that is linked twice counts once."""
-    if path.is_file():
-        return path.stat().st_size
-    seen = {}
-    for file in path.rglob("*"):
-        if file.is_file():
-            found = file.stat()
-            seen[found.st_dev, found.st_ino] = found.st_size
-    return sum(seen.values())
 
 
 def _minutes(seconds):
