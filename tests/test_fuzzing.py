@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fuzz_targets import TARGETS, Files
-from fuzzing import JUNK, asked, fuzz
+from fuzzing import JUNK, MEMORY_CONSTANT, asked, fuzz
 from hypothesis import given, settings
 from sandbox import run_in_sandbox
 
@@ -73,3 +73,21 @@ def test_lengths_of_headers(tmp_path, length):
     path.write_bytes(struct.pack("<Q", length) + b"{}      ")
     with pytest.raises(ValueError, match="model.safetensors"):
         open_weights(path)
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_memory_that_grows_once_is_not_the_files(tmp_path, times):
+    path = tmp_path / "some.json"
+    path.write_text('{"a": 1}')
+    grown = []
+
+    def reader(damage):
+        with damage(path):
+            if damage.choose is not None and len(grown) < times:
+                grown.append(len(bytearray(MEMORY_CONSTANT + (32 << 20))))
+
+    if times == 1:
+        assert fuzz(reader, 12).memory < MEMORY_CONSTANT
+    else:
+        with pytest.raises(AssertionError, match="bytes for"):
+            fuzz(reader, 12)
