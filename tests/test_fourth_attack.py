@@ -5,16 +5,23 @@ Authors
 """
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sandbox import run_in_sandbox
+from test_third_attack import results
 
 from speechbrain_merge.adapters import merge_adapters
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
-from speechbrain_merge.weights import digest, fold, open_weights, write_weights
+from speechbrain_merge.records.files import temporary_beside, write_whole
+from speechbrain_merge.study.page import family_tree
+from speechbrain_merge.weights import digest, fold, write_weights
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
 
 # --- adapters ----------------------------------------------------------------
@@ -157,3 +164,299 @@ def test_statistics_of_other_weights_are_warned_of(experts, caplog):
     with caplog.at_level("WARNING"):
         merge(method, both(experts, "expert"), progress=False)
     assert "expert-1.safetensors, for which they were given" in caplog.text
+
+
+# --- results of studies ------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The folder of a study."""
+    (tmp_path / "study").mkdir()
+    return tmp_path / "study"
+
+
+def page(folder, found, capsys):
+    """Writes the page of results; gives status and error."""
+    (folder / "results.json").write_text(json.dumps(found))
+    status = main(["study", str(folder), "--page"])
+    return status, capsys.readouterr().err
+
+
+def test_a_family_of_many_generations_is_drawn(study, capsys):
+    found = results()
+    (first,) = found["rows"]
+    found["rows"] = [
+        {**first, "name": f"{n}", "title": f"{n}", "parents": [f"{n - 1}"]}
+        for n in range(3000)
+    ]
+    tree = family_tree(found, {})
+    assert tree["columns"] == [[str(n)] for n in range(3000)]
+
+
+def test_a_family_that_goes_in_a_circle_ends():
+    found = results()
+    (first,) = found["rows"]
+    found["rows"] = [
+        {**first, "name": one, "parents": parents}
+        for one, parents in (("a", ["b"]), ("b", ["a", "c"]), ("c", ["a"]))
+    ]
+    assert sum(map(len, family_tree(found, {})["columns"])) == 3
+
+
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ({"sequences": [{}]}, "sequences"),
+        ({"sequences": [{"name": "a", "domains": 7}]}, "sequences"),
+        ({"tests": []}, "tests"),
+        ({"modes": []}, "modes"),
+        ({"seeds": list(range(20_000))}, "seeds"),
+    ],
+)
+def test_results_without_what_tables_need(study, capsys, change, key):
+    status, error = page(study, {**results(), **change}, capsys)
+    assert status == 2
+    assert "results.json" in error and key in error
+
+
+@pytest.mark.parametrize("counts", [{"errors": 1e300}, {"words": 1e-300}])
+def test_a_rate_that_is_no_number_is_refused(study, capsys, counts):
+    """Of an infinite one, `statistics` has no deviation."""
+    found = results()
+    found["seeds"] = [1, 2]
+    (row,) = found["rows"]
+    row["sets"]["1"]["usual"]["set"].update(counts)
+    row["sets"]["2"], row["about"]["2"] = row["sets"]["1"], {}
+    status, error = page(study, found, capsys)
+    assert status == 2
+    assert "results.json" in error and next(iter(counts)) in error
+
+
+def test_buckets_that_seeds_do_not_share_are_left_out(study, capsys):
+    found = results()
+    found["seeds"] = [1, 2]
+    (row,) = found["rows"]
+    (counts,) = row["sets"]["1"]["usual"].values()
+    other = {**counts, "buckets": {"(5, 9]": {"errors": 1}}}
+    counts["buckets"] = {"(0, 5]": {"errors": 1}}
+    row["sets"]["2"], row["about"]["2"] = {"usual": {"set": other}}, {}
+    assert page(study, found, capsys) == (0, "")
+
+
+def test_a_folder_in_the_place_of_a_page_is_named(study, capsys):
+    (study / "report.html").mkdir()
+    (study / "report.html" / "mine").touch()
+    status, error = page(study, results(), capsys)
+    assert status == 2
+    assert "report.html is a folder" in error
+    assert [each.name for each in study.iterdir() if each.is_dir()]
+
+
+# --- names and places --------------------------------------------------------
+
+LONG = "é" * 110  # 220 bytes
+
+
+def test_remains_of_a_file_with_a_long_name_go(tmp_path):
+    path, other = tmp_path / f"{LONG}.json", tmp_path / f"{LONG}2.json"
+    remains = temporary_beside(path)
+    of_other = temporary_beside(other)
+    remains.touch()
+    of_other.touch()
+    write_whole(path, "{}")
+    assert sorted(tmp_path.iterdir()) == sorted([path, of_other])
+
+
+@pytest.fixture
+def key(tmp_path):
+    """A private key, for tests that sign."""
+    pytest.importorskip("model_signing")
+    from signing_keys import write_key
+
+    return write_key(tmp_path, "key")[0]
+
+
+def test_a_name_without_room_for_a_signature_is_known_before(tmp_path, key):
+    output = tmp_path / f"{'m' * 241}.safetensors"
+    with pytest.raises(ValueError, match="would be the signature"):
+        merge("average", [BASE, BASE], output=output, sign=key, progress=False)
+    assert not output.exists()
+
+
+def test_what_is_no_signature_is_not_replaced(tmp_path, key):
+    """A person's file was, without a word."""
+    output = tmp_path / "m.safetensors"
+    mine = tmp_path / "m.safetensors.sig"
+    mine.write_text("my notes")
+    with pytest.raises(FileExistsError, match="and is none"):
+        merge("average", [BASE, BASE], output=output, sign=key, progress=False)
+    assert mine.read_text() == "my notes" and not output.exists()
+    mine.unlink()
+    for _ in range(2):
+        merge("average", [BASE, BASE], output=output, sign=key, progress=False)
+    assert "sigstore" in mine.read_text()
+
+
+PLANS = """
+import json, os, sys
+from pathlib import Path
+from speechbrain_merge.cli import main
+root = Path(sys.argv[1])
+for each in ("work", "plans"):
+    (root / each).mkdir()
+(root / "work" / "link").symlink_to(root)
+os.chdir(root / "work")
+plan = root / "plans" / "plan.yaml"
+inside = ["m", f"{root}/plans/m", "deep/m", "link/plans/n"]
+outside = ["../m1", "link/m2", f"{root}/m3", "../work2/m4"]
+for number, output in enumerate([*inside, *outside]):
+    merge = {"method": "average", "experts": ["../a.safetensors"]}
+    merge["output"] = output + ".safetensors"
+    plan.write_text(json.dumps({"stages": {"m": merge}}))
+    line = ["merge", str(plan), "--quiet"]
+    found = main(line), os.path.exists(merge["output"])
+    wanted = (0, True) if output in inside else (2, False)
+    assert found == wanted, (output, found)
+    assert main([*line, "--anywhere"]) == 0
+    assert os.path.exists(merge["output"])
+"""
+
+
+def test_a_strangers_plan_writes_in_its_place_only(tmp_path):
+    write_weights(tmp_path / "a.safetensors", BASE)
+    run_in_sandbox(PLANS, tmp_path)
+
+
+def test_a_plan_of_many_stages_is_refused(tmp_path, capsys):
+    """It ended in a RecursionError."""
+    write_weights(tmp_path / "a.safetensors", BASE)
+    stages = {
+        f"s{n}": {"method": "average", "experts": [f"s{n + 1}"]}
+        for n in range(300)
+    }
+    stages["s300"] = {
+        "method": "average",
+        "experts": [str(tmp_path / "a.safetensors")],
+    }
+    stages["s0"]["output"] = str(tmp_path / "m.safetensors")
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps({"stages": stages}))
+    assert main(["merge", str(path), "--quiet"]) == 2
+    assert "301 stages" in capsys.readouterr().err
+    few = dict(list(stages.items())[-249:])
+    few["s52"]["output"] = str(tmp_path / "m.safetensors")
+    path.write_text(json.dumps({"stages": few}))
+    assert main(["merge", str(path), "--quiet", "--dry-run"]) == 0
+
+
+# --- folders of strangers ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """A tiny Whisper in a folder of transformers."""
+    pytest.importorskip("transformers")
+    from tiny_models import tiny_whisper
+
+    return Path(tiny_whisper(tmp_path_factory.mktemp("hub") / "w", layers=1))
+
+
+def changed(whisper, folder, change):
+    """A copy with other weights."""
+    shutil.copytree(whisper, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+FC1 = "model.decoder.layers.0.fc1.weight"
+
+
+@pytest.mark.parametrize("kind", ["ggml", "ctranslate2"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tensors: tensors.pop(FC1), "missing keys: .*fc1.weight"),
+        (
+            lambda tensors: tensors.update(
+                {FC1.replace("0", "1"): torch.ones(2, 2)}
+            ),
+            "unexpected keys: .*fc1.weight",
+        ),
+    ],
+)
+def test_half_a_whisper_is_not_exported(
+    whisper, tmp_path, capsys, kind, change, message
+):
+    """Weights that were missing were drawn at random."""
+    if kind == "ctranslate2":
+        pytest.importorskip("ctranslate2")
+    folder = changed(whisper, tmp_path / "w", change)
+    line = ["export", kind, str(folder), "-o", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "adapter_config.json",
+            {"base_model_name_or_path": "evil/model", "peft_type": "LORA"},
+            "holds an adapter",
+        ),
+        (
+            "config.json",
+            {"model_type": "whisper", "encoder_layers": 10**9},
+            "config.json",
+        ),
+        ("config.json", [], "holds no Whisper"),
+    ],
+)
+def test_hostile_folders_of_a_whisper(
+    whisper, tmp_path, capsys, name, content, message
+):
+    folder = tmp_path / "w"
+    shutil.copytree(whisper, folder)
+    (folder / name).write_text(json.dumps(content))
+    line = ["export", "ggml", str(folder), "-o", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_output_layer_that_ggml_cannot_hold_is_not_left_out(
+    whisper, tmp_path, capsys
+):
+    def change(tensors):
+        embedding = tensors["model.decoder.embed_tokens.weight"]
+        tensors["proj_out.weight"] = embedding * 2
+
+    folder = changed(whisper, tmp_path / "w", change)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    line = ["export", "ggml", str(folder), "-o", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert "output layer of its own" in capsys.readouterr().err
+
+
+def test_a_link_in_a_strangers_model_is_not_copied(tmp_path, capsys):
+    """The file of the user that it led to would have been published."""
+    (tmp_path / "secret").write_text("password")
+    model, cache = tmp_path / "model", tmp_path / "models--a--b"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "blobs" / "1").write_text("{}")
+    model.mkdir()
+    (model / "config.json").symlink_to(cache / "blobs" / "1")
+    write_weights(model / "model.safetensors", BASE)
+    line = ["merge", "average", str(model), "-o", str(tmp_path / "out")]
+    assert main([*line, "--quiet"]) == 0
+    assert (tmp_path / "out" / "config.json").read_text() == "{}"
+    shutil.rmtree(tmp_path / "out")
+    (model / "vocab.txt").symlink_to(tmp_path / "secret")
+    assert main([*line, "--quiet"]) == 2
+    assert "vocab.txt is a link" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
