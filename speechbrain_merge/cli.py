@@ -226,6 +226,11 @@ def _parser():
     command.add_argument(
         "--dry-run", action="store_true", help="check all, merge nothing"
     )
+    command.add_argument(
+        "--anywhere",
+        action="store_true",
+        help="let a plan write outside of the working folder and its own",
+    )
     command.add_argument("--quiet", action="store_true", help="no bars")
     _add_signing(command)
 

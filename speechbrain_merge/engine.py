@@ -147,7 +147,8 @@ def merge(
         When a candidate's content is not what its pool has on record.
     FileExistsError
         When the output is one of the models that are merged, or a model that
-        no merge made. Nothing is changed then.
+        no merge made, or what is in the place of its signature is none.
+        Nothing is changed then.
 
     Example
     -------
@@ -170,7 +171,7 @@ def merge(
     if signer is not None:
         if output is None:
             raise ValueError("`sign` signs a file: give an `output` as well.")
-        signer.check()
+        signer.check(output)
     experts = list_of_experts(experts, method.name)
     dtype = float_dtype(dtype)
     for given, what in ((labels, "labels"), (hashes, "hashes")):

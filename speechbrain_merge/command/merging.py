@@ -34,7 +34,7 @@ def run(options) -> dict:
                 f"{options.method} is a plan, which says all this itself: "
                 f"leave out {', '.join(given)}."
             )
-        plan = read_plan(options.method)
+        plan = read_plan(options.method, options.anywhere)
     else:
         if options.output is None:
             raise ValueError("give --output, the .safetensors file to write.")

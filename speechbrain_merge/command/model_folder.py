@@ -19,6 +19,7 @@ from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.ownership import foreign_files
+from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.weights import digest, open_weights
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
@@ -97,6 +98,7 @@ def model_folder(source, output, dtype: Optional[str] = None):
             if ours or name.endswith(".index.json") or not file.is_file():
                 continue
             if file.suffix in COPIED:
+                refuse_link_outside(source, file)
                 shutil.copyfile(file, folder / name)
         if dtype is not None:
             config = read_json(folder / CONFIG)

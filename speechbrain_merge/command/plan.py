@@ -19,9 +19,11 @@ domains by TIES, say. A plan names the steps; what a step makes is an expert
 Experts are anything that ``read_pool`` reads, or names on the Hugging Face hub
 (``openai/whisper-tiny``), which are downloaded; paths are relative to where the
 command is run. Without ``base``, it is the one that the experts' pool kept. An
-``output`` that does not end in ``.safetensors`` is a folder, made like that of
-the first expert, which has to be a Hugging Face folder. ``include``, ``exclude`` and ``otherwise`` are those of the
-method ``restricted``. Experts that do not belong together (fine-tuned from
+``output`` is in the working folder or in that of the plan, unless
+``--anywhere`` is given; one that does not end in ``.safetensors`` is a folder,
+made like that of the first expert, which has to be a Hugging Face folder.
+``include``, ``exclude`` and ``otherwise`` are those of the method
+``restricted``. Experts that do not belong together (fine-tuned from
 different weights, other vocabularies beside them, heads that were initialised
 apart) are refused unless ``different_bases: true``. ``dtype: float16`` stores
 the result in another type than the experts'. Where a method wraps another, its
@@ -71,6 +73,8 @@ from speechbrain_merge.weights.hub import local_source
 
 PLAIN_SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
+MOST_STAGES = 250
+
 KEYS = (
     "method",
     "parameters",
@@ -85,13 +89,16 @@ KEYS = (
 )
 
 
-def read_plan(path) -> "Plan":
+def read_plan(path, anywhere: bool = False) -> "Plan":
     """Reads a plan from a YAML file.
 
     Arguments
     ---------
     path : str or Path
         The file, with ``stages`` in it.
+    anywhere : bool
+        Whether it may write elsewhere than in the working folder and in that
+        of the plan.
 
     Returns
     -------
@@ -107,7 +114,10 @@ def read_plan(path) -> "Plan":
         raise ValueError(
             f"{path}: a plan has one key, `stages`, with a name for each stage."
         )
-    return Plan(content["stages"], label=str(path))
+    plan = Plan(content["stages"], label=str(path))
+    if not anywhere:
+        plan.check_places([os.getcwd(), os.path.dirname(path) or "."])
+    return plan
 
 
 def parse_yaml(text, label):
@@ -170,6 +180,11 @@ class Plan:
         self.label = f"{label}: " if label else ""
         if not isinstance(stages, dict) or not stages:
             raise ValueError(f"{self.label}`stages` names no stage.")
+        if len(stages) > MOST_STAGES:
+            raise ValueError(
+                f"{self.label}{len(stages)} stages; expected {MOST_STAGES} at "
+                "most."
+            )
         self.stages = {}
         for name, content in stages.items():
             self.stages[name] = self._checked(str(name), content)
@@ -200,6 +215,29 @@ class Plan:
             *map(str, stage["experts"]),
             *([str(stage["base"])] if "base" in stage else []),
         ]
+
+    def check_places(self, folders) -> None:
+        """Raises a ValueError where an output is in none of some folders.
+
+        Arguments
+        ---------
+        folders : list of str
+            Where outputs may be.
+        """
+        allowed = {os.path.realpath(each) for each in folders}
+        for name, stage in self.stages.items():
+            output = stage.get("output")
+            if output is None:
+                continue
+            real = os.path.realpath(output)
+            if not any(
+                os.path.commonpath([each, real]) == each for each in allowed
+            ):
+                raise ValueError(
+                    f"{self.where(name)}the output '{output}' is outside of "
+                    "the working folder and of that of the plan. If you trust "
+                    "the plan, give --anywhere."
+                )
 
     def _checked(self, name, content):
         """One stage as plain data, with the right keys."""
@@ -294,24 +332,26 @@ class Plan:
 
     def _ordered(self):
         """All stages, each after those that it builds on."""
-        order = []
-
-        def visit(name, way):
-            if name in way:
-                circle = " -> ".join([*way[way.index(name) :], name])
-                raise ValueError(
-                    f"{self.label}stages build on each other in a circle: "
-                    f"{circle}."
-                )
-            if name not in order:
-                for source in self.sources(name):
-                    if source in self.stages:
-                        visit(source, [*way, name])
-                order.append(name)
-
-        for name in self.stages:
-            visit(name, [])
-        return order
+        order: dict = {}
+        for first in self.stages:
+            way = [first]  # each stage builds on the next one
+            while way:
+                missing = [
+                    source
+                    for source in self.sources(way[-1])
+                    if source in self.stages and source not in order
+                ]
+                if not missing:
+                    order[way.pop()] = None
+                elif missing[0] in way:
+                    circle = [*way[way.index(missing[0]) :], missing[0]]
+                    raise ValueError(
+                        f"{self.label}stages build on each other in a circle: "
+                        f"{' -> '.join(circle)}."
+                    )
+                else:
+                    way.append(missing[0])
+        return list(order)
 
     def _check_outputs(self):
         """Raises unless each last stage has an output of its own."""

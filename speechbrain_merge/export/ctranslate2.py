@@ -15,15 +15,15 @@ Authors
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import export_folder
-from speechbrain_merge.export.loading import door, noise
-from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.export.loading import door, load_whisper, noise
+from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -40,6 +40,7 @@ QUANTIZATIONS = (
 )
 
 _FEW_TOKENS = 8
+_COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 
 def export_ctranslate2(
@@ -74,7 +75,8 @@ def export_ctranslate2(
     Raises
     ------
     ValueError
-        When the folder holds no Whisper, or there is no such quantization.
+        When the folder holds no Whisper, or only some of one, or there is no
+        such quantization.
     ImportError
         When CTranslate2 is not installed.
     NotLoadable
@@ -86,17 +88,17 @@ def export_ctranslate2(
             f"quantization is {quantization!r}; expected one of "
             f"{', '.join(QUANTIZATIONS)}."
         )
-    config = whisper / "config.json"
-    if not config.is_file() or read_json(config)["model_type"] != "whisper":
+    if not (whisper / "config.json").is_file():
         raise ValueError(
             f"{whisper} holds no Whisper of transformers: there is no "
             "config.json of one. Give a folder that export_whisper wrote."
         )
-    for name in ("tokenizer.json", "preprocessor_config.json"):
+    for name in _COPIED:
         if not (whisper / name).is_file():
             raise FileNotFoundError(
                 f"{whisper / name} is missing: faster-whisper needs it."
             )
+        refuse_link_outside(whisper, whisper / name)
     if importlib.util.find_spec("ctranslate2") is None:
         raise ImportError(
             "CTranslate2 is not installed: "
@@ -104,23 +106,22 @@ def export_ctranslate2(
         )
     from ctranslate2.converters import TransformersConverter
 
+    loaded, config = load_whisper(whisper)
     with export_folder(folder, str(whisper), texts, sign) as target:
         TransformersConverter(
             str(whisper),
-            copy_files=["tokenizer.json", "preprocessor_config.json"],
+            copy_files=list(_COPIED),
         ).convert(str(target), quantization=quantization, force=True)
-        _check(target, whisper, exact=quantization == "float32")
+        exact = loaded if quantization == "float32" else None
+        _check(target, whisper, exact, config)
     logger.info(f"Merged model exported to {folder}, for CTranslate2.")
     return folder
 
 
-def _check(folder, whisper, exact):
-    """Decodes noise by CTranslate2 and by transformers."""
+def _check(folder, whisper, loaded, config):
+    """Decodes noise by CTranslate2, and by the loaded model if there is one."""
     import ctranslate2
-    from transformers import (
-        WhisperFeatureExtractor,
-        WhisperForConditionalGeneration,
-    )
+    from transformers import WhisperFeatureExtractor
 
     extractor = WhisperFeatureExtractor.from_pretrained(whisper)
     with noise(extractor.sampling_rate) as path:
@@ -128,7 +129,7 @@ def _check(folder, whisper, exact):
     features = extractor(
         wave, sampling_rate=extractor.sampling_rate, return_tensors="pt"
     ).input_features
-    prompt = _prompt(whisper)
+    prompt = _prompt(whisper, config)
     with door("ctranslate2.models.Whisper"):
         fast = ctranslate2.models.Whisper(str(folder), device="cpu")
         (heard,) = fast.generate(
@@ -140,11 +141,8 @@ def _check(folder, whisper, exact):
             suppress_tokens=None,
         )
         found = heard.sequences_ids[0]
-    if not exact:
+    if loaded is None:
         return
-    loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-        whisper, dtype=torch.float32
-    )
     model = loaded.eval()
     tokens = list(prompt)
     with door("ctranslate2.models.Whisper"), torch.no_grad():
@@ -163,13 +161,13 @@ def _check(folder, whisper, exact):
             tokens.append(token)
 
 
-def _prompt(whisper):
+def _prompt(whisper, config):
     """The tokens that a text without times begins with."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(whisper)
+    tokenizer = AutoTokenizer.from_pretrained(whisper, trust_remote_code=False)
     names = ["<|startoftranscript|>"]
-    if read_json(whisper / "config.json")["vocab_size"] >= 51865:
+    if config["vocab_size"] >= 51865:
         names += ["<|en|>", "<|transcribe|>"]
     names.append("<|notimestamps|>")
     return tokenizer.convert_tokens_to_ids(names)

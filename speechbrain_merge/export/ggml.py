@@ -26,15 +26,14 @@ Authors
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import export_folder
-from speechbrain_merge.export.loading import NotLoadable
-from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.export.loading import NotLoadable, load_whisper
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -108,31 +107,29 @@ def export_ggml(
     Raises
     ------
     ValueError
-        When the folder holds no Whisper, or a weight is too large for float16.
+        When the folder holds no Whisper, only some of one, or one that the
+        format cannot hold: a weight that is too large for float16, an output
+        layer that is not the embedding.
     NotLoadable
         When what was written does not read back as it was.
     """
-    from transformers import (
-        AutoTokenizer,
-        WhisperFeatureExtractor,
-        WhisperModel,
-    )
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
 
     whisper, folder = Path(whisper), Path(folder).resolve()
-    path = whisper / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    if config.get("model_type") != "whisper":
+    loaded, config = load_whisper(whisper)
+    embedding = loaded.model.decoder.embed_tokens.weight
+    if not torch.equal(loaded.proj_out.weight, embedding):
         raise ValueError(
-            f"{whisper} holds no Whisper of transformers: there is no "
-            "config.json of one. Give a folder that export_whisper wrote."
+            f"{whisper} has an output layer of its own (proj_out.weight), and "
+            "whisper.cpp knows only the embedding for it."
         )
-    loaded: Any = WhisperModel.from_pretrained(whisper, dtype=torch.float32)
     tensors = {
         ggml_name(name): _array(name, tensor)
-        for name, tensor in loaded.state_dict().items()
+        for name, tensor in loaded.model.state_dict().items()
     }
     filters = WhisperFeatureExtractor.from_pretrained(whisper).mel_filters
-    tokens = _tokens(AutoTokenizer.from_pretrained(whisper))
+    tokenizer = AutoTokenizer.from_pretrained(whisper, trust_remote_code=False)
+    tokens = _tokens(tokenizer)
     with export_folder(folder, str(whisper), texts, sign) as target:
         with open(target / GGML_FILE, "wb") as file:
             _integers(file, MAGIC, *(config[size] for size in _SIZES), 1)

@@ -12,13 +12,33 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
 
 from speechbrain.dataio import audio_io
+from speechbrain_merge.records.checked import fields, whole
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.weights.folders import ADAPTER_CONFIG
 
 SECONDS = 1
+
+# Models are laid out by these before a weight is read
+_LARGEST = 1 << 20
+_whisper_config = fields(
+    {
+        "d_model": whole(1, _LARGEST),
+        "vocab_size": whole(1, _LARGEST),
+        "num_mel_bins": whole(1, _LARGEST),
+        "max_source_positions": whole(1, _LARGEST),
+        "max_target_positions": whole(1, _LARGEST),
+        "encoder_layers": whole(1, 1000),
+        "decoder_layers": whole(1, 1000),
+        "encoder_attention_heads": whole(1, _LARGEST),
+        "decoder_attention_heads": whole(1, _LARGEST),
+    }
+)
 
 
 class NotLoadable(ValueError):
@@ -60,6 +80,64 @@ def check_whisper(folder, expected: Mapping) -> None:
         )
         refuse_gaps(loaded[1])
         compare(loaded[0].model.state_dict(), expected)
+
+
+def load_whisper(folder) -> tuple[Any, dict]:
+    """A Whisper in a folder of transformers, if all of it is there.
+
+    Where weights are missing, transformers makes them up and says so in its
+    log; here that is an error. So is an adapter beside them, whose base
+    transformers would load from the hub.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Anyone may have written it.
+
+    Returns
+    -------
+    model : transformers.WhisperForConditionalGeneration
+        In float32.
+    config : dict
+        The content of ``config.json``.
+
+    Raises
+    ------
+    ValueError
+        Where it holds no Whisper, or only some of one.
+    """
+    from transformers import WhisperForConditionalGeneration
+
+    folder = Path(folder)
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict) or config.get("model_type") != "whisper":
+        raise ValueError(
+            f"{folder} holds no Whisper of transformers: there is no "
+            "config.json of one. Give a folder that export_whisper wrote."
+        )
+    config = _whisper_config(config, str(path))
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ValueError(
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}), for which "
+            "transformers would look for another model. Fold it into the "
+            "weights (speechbrain_merge.weights.fold) and export those."
+        )
+    try:
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        refuse_gaps(loaded[1])
+    except Exception as error:
+        # transformers and torch raise whatever comes of a broken file
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"{folder} holds no whole Whisper: {type(error).__name__}: {reason}"
+        ) from error
+    return loaded[0], config
 
 
 def check_ctc(folder, expected: Mapping) -> None:

@@ -10,7 +10,9 @@ Example
 -------
 >>> import torch
 >>> from speechbrain_merge.methods.expert_statistics import open_statistics
->>> found = open_statistics([{"w": torch.ones(1)}], ["digits"], "fisher")
+>>> found = open_statistics(
+...     [{"w": torch.ones(1)}], ["digits"], "fisher", kind="fisher"
+... )
 >>> found[0]["w"]
 tensor([1.])
 
@@ -18,9 +20,24 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from speechbrain_merge.weights import Weights, open_weights
+from speechbrain.utils.logger import get_logger
+from speechbrain_merge.records.checked import digest_text, fields, text
+from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.weights import Weights, digest, open_weights
+
+logger = get_logger(__name__)
+
+KEY = "statistics"
+"""The entry of a file's metadata that says what its statistics are of."""
+
+_about = fields({}, {"statistics": text(100), "weights": digest_text})
 
 
 def check_statistics(statistics: Any) -> None:
@@ -47,7 +64,7 @@ def check_statistics(statistics: Any) -> None:
 
 
 def open_statistics(
-    statistics: Any, labels: list[str], method: str
+    statistics: Any, labels: list[str], method: str, kind: str
 ) -> list[Weights]:
     """Opens the statistics of each expert.
 
@@ -59,6 +76,8 @@ def open_statistics(
         The experts' labels, in their order.
     method : str
         The method's name, for errors.
+    kind : str
+        What they have to be: "fisher", "gram" or "activations".
 
     Returns
     -------
@@ -68,7 +87,8 @@ def open_statistics(
     Raises
     ------
     ValueError
-        When there is none, or not one for each expert.
+        When there is none, or not one for each expert, or a file says that
+        its statistics are of another kind.
     """
     if statistics is None:
         raise ValueError(
@@ -91,6 +111,12 @@ def open_statistics(
         )
     opened = [open_weights(source) for source in statistics]
     for each in opened:
+        found = _about_of(each).get("statistics", kind)
+        if found != kind:
+            raise ValueError(
+                f"{each.label} has statistics of the kind '{found}', and merge "
+                f"method '{method}' needs '{kind}': collect those."
+            )
         for name in each:
             if each.dtype(name).is_complex:
                 raise ValueError(
@@ -98,6 +124,73 @@ def open_statistics(
                     "are. Collect them again."
                 )
     return opened
+
+
+def check_models(opened: Sequence[Weights], experts: Sequence[Weights]):
+    """Refuses statistics that are known to be of another of the experts.
+
+    A file of statistics has the hash of the weights that they were collected
+    of on record. The same weights may be stored in several ways, each with a
+    hash of its own: a hash that is of none of the experts is only warned of.
+
+    Arguments
+    ---------
+    opened : list of Weights
+        The statistics, in the order of the experts.
+    experts : list of Weights
+        The models; only those in files have a hash that is compared.
+
+    Raises
+    ------
+    ValueError
+        When they are in another order than the experts.
+    """
+    wanted = [_about_of(each).get("weights") for each in opened]
+    if not any(wanted):
+        return
+    found = [_digest_of(each.label) for each in experts]
+    for place, code in enumerate(wanted):
+        if code is None or found[place] in (None, code):
+            continue
+        label = opened[place].label
+        if code in found:
+            raise ValueError(
+                f"{label} has statistics of {experts[found.index(code)].label},"
+                f" and was given for {experts[place].label}. Give them in the "
+                "order of the experts, or by their labels."
+            )
+        logger.warning(
+            f"{label} has statistics of weights with the hash {code}, and "
+            f"{experts[place].label}, for which they were given, has "
+            f"{found[place]}. Unless these are the same weights, stored in "
+            "another way, collect the statistics again."
+        )
+
+
+def _about_of(statistics):
+    """What a file says of its statistics; nothing where it says nothing."""
+    if KEY not in statistics.metadata:
+        return {}
+    where = f"{statistics.label}, metadata '{KEY}'"
+    return _about(parse_json(statistics.metadata[KEY], where), where)
+
+
+def _digest_of(label):
+    """The hash of a model's file; None where it is none."""
+    try:
+        status = os.stat(label)
+    except (OSError, ValueError):
+        return None  # weights in memory
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return _digest_once(label, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _digest_once(path, changed, size):
+    """A search merges the same files many times."""
+    del changed, size
+    return digest(Path(path))
 
 
 def check_names(opened: list[Weights], experts: list[Weights]) -> None:

@@ -37,6 +37,7 @@ import torch
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.expert_statistics import (
+    check_models,
     check_names,
     check_statistics,
     open_statistics,
@@ -98,8 +99,11 @@ class Fisher(MergeMethod):
 
     def prepare(self, experts, base):
         """Opens the statistics, and finds their norms if need be."""
-        fishers = open_statistics(self.statistics, self.labels, self.name)
+        fishers = open_statistics(
+            self.statistics, self.labels, self.name, self.statistics_kind
+        )
         check_names(fishers, experts)
+        check_models(fishers, experts)
         for name in experts[0].names() if self.weights is not None else []:
             weights = resolve(
                 self.weights, name, len(experts), self.labels, self.depths

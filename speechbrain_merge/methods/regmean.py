@@ -35,6 +35,7 @@ import torch
 
 from speechbrain_merge.methods.base import MergeMethod, mean
 from speechbrain_merge.methods.expert_statistics import (
+    check_models,
     check_names,
     check_statistics,
     open_statistics,
@@ -78,8 +79,11 @@ class RegMean(MergeMethod):
 
     def prepare(self, experts, base):
         """Opens the statistics."""
-        grams = open_statistics(self.statistics, self.labels, self.name)
+        grams = open_statistics(
+            self.statistics, self.labels, self.name, self.statistics_kind
+        )
         check_names(grams, experts)
+        check_models(grams, experts)
         return grams
 
     def merge_tensor(self, name, experts, base):

@@ -47,6 +47,9 @@ _TEMPORARY = re.compile(
     r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}\.partial", re.DOTALL
 )
 
+_LONGEST = 200
+"""Bytes of a name that is kept in a temporary one: 255 are allowed."""
+
 FORGOTTEN_AFTER = 7 * 24 * 3600
 """Seconds after which remains that another host left are taken for stale."""
 
@@ -81,6 +84,11 @@ def write_whole(path, content: Union[str, bytes]):
     """
     path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, where a file is to be written. Nothing was "
+            "changed. Move it away."
+        )
     remove_stale(path.parent, path.name)
     temporary, descriptor = create_temporary(path)
     try:
@@ -155,10 +163,9 @@ def temporary_beside(path) -> Path:
         Nothing is there yet.
     """
     path = Path(path)
-    # Names may be as long as the file system allows; this one is longer
-    name = path.name.encode()[:200].decode(errors="ignore")
     return path.with_name(
-        f".{name}.{_host()}-{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+        f".{_short(path.name)}.{_host()}-{uuid.uuid4().hex[:12]}"
+        f"{TEMPORARY_SUFFIX}"
     )
 
 
@@ -270,7 +277,7 @@ def temporaries(folder, name: Optional[str] = None) -> list[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and name in (None, match["name"]):
+            if match and (name is None or match["name"] == _short(name)):
                 found.append(Path(entry.path))
     return sorted(found)
 
@@ -331,6 +338,17 @@ def _is_at(path, descriptor):
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _short(name):
+    """A name, or what stands for one that is too long to be added to."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST:
+        return name
+    # No two names share it, so that nobody's remains are taken for another's
+    code = hashlib.sha256(data).hexdigest()[:16]
+    begun = data[: _LONGEST - 17].decode(errors="ignore")
+    return f"{begun}~{code}"
 
 
 def _host():

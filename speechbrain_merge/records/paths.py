@@ -96,6 +96,47 @@ def inside(folder, name, where: str) -> Path:
     return Path(folder) / PurePosixPath(*parts)
 
 
+def refuse_link_outside(folder, path):
+    """Refuses a file of a folder that is a link to somewhere else.
+
+    For files that are copied without a look at what is in them: a link in a
+    stranger's folder may lead to anything on this machine. The cache of
+    Hugging Face, where the files of a model are links to its ``blobs``, is
+    followed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    path : str or Path
+        The file, in the folder.
+
+    Raises
+    ------
+    RecordError
+        Where it leads out of the folder.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "vocab.json").symlink_to("/etc/hostname")
+    >>> try:
+    ...     refuse_link_outside(folder, folder / "vocab.json")
+    ... except ValueError as error:
+    ...     print(str(error).removeprefix(str(folder)))
+    /vocab.json is a link that leads out of its folder, to /etc/hostname. It is not copied: put the file itself there.
+    """
+    real = Path(path).resolve()
+    cached = real.parent.name == "blobs" and real.parents[1].name.startswith(
+        "models--"
+    )
+    if not cached and Path(folder).resolve() not in real.parents:
+        raise RecordError(
+            f"{path} is a link that leads out of its folder, to {real}. It is "
+            "not copied: put the file itself there."
+        )
+
+
 def _is_plain(name):
     return (
         isinstance(name, str)

@@ -59,7 +59,8 @@ from typing import Any, Optional, Union
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.ownership import MARK
-from speechbrain_merge.records.reading import read_bytes
+from speechbrain_merge.records.paths import LONGEST_NAME
+from speechbrain_merge.records.reading import read_bytes, read_json
 
 SUFFIX = ".sig"
 """Ends the name of a file's signature."""
@@ -71,6 +72,7 @@ PASSWORD = "SPEECHBRAIN_MERGE_KEY_PASSWORD"
 """The environment variable with the password of an encrypted key."""
 
 _LIMIT = 16 << 20
+_BUNDLE = "application/vnd.dev.sigstore.bundle"
 _MISMATCH = "Signature mismatch: "
 _DIGEST = re.compile(r"'Digest\(algorithm='\w+', digest_value=(.+?)\)'(?=,|$)")
 
@@ -119,17 +121,27 @@ class Signer:
                 "certificate of the key: give that, too."
             )
 
-    def check(self):
+    def check(self, path: Optional[PathLike] = None):
         """Raises what would prevent signing, before there is work to lose.
+
+        Arguments
+        ---------
+        path : str or Path, optional
+            The file that is to be signed; it need not be there yet.
 
         Raises
         ------
         FileNotFoundError
             Where there is no such key or certificate.
+        FileExistsError
+            Where something that is no signature is in the signature's place.
         ValueError
-            Where they cannot be used, or ``model-signing`` is not installed.
+            Where they cannot be used, ``model-signing`` is not installed, or
+            the name of the file leaves no room for that of its signature.
         """
         self._configuration()
+        if path is not None:
+            _check_place(signature_of(path))
 
     def sign(self, path: PathLike) -> Path:
         """Signs a file or a folder.
@@ -137,7 +149,7 @@ class Signer:
         Arguments
         ---------
         path : str or Path
-            What to sign. An earlier signature is replaced.
+            What to sign. An earlier signature is replaced, nothing else.
 
         Returns
         -------
@@ -148,6 +160,8 @@ class Signer:
         ------
         FileNotFoundError
             Where there is nothing to sign, no key or no certificate.
+        FileExistsError
+            Where something that is no signature is in the signature's place.
         ValueError
             Where they cannot be used, ``model-signing`` is not installed, or
             there are links in the folder, which would not be covered.
@@ -155,6 +169,7 @@ class Signer:
         path = Path(path)
         configuration = self._configuration()
         _there(path, "what is to be signed,")
+        _check_place(signature_of(path))
         configuration.set_hashing_config(_hashing(path))
         with tempfile.TemporaryDirectory() as folder:
             signed = Path(folder) / FOLDER_SIGNATURE
@@ -307,6 +322,30 @@ def verify_signature(
         configuration.verify(_real(path), place)
     except Exception as error:
         raise WrongSignature(_why(error, path, place, key)) from error
+
+
+def _check_place(place):
+    """Refuses to replace what is no signature, such as a file of the user."""
+    if len(os.fsencode(place.name)) > LONGEST_NAME:
+        raise ValueError(
+            f"{place} would be the signature, and its name is longer than the "
+            f"{LONGEST_NAME} bytes that a file system allows. Choose a shorter "
+            "name."
+        )
+    if not os.path.lexists(place):
+        return
+    found = None
+    if place.is_file() and not place.is_symlink():
+        try:
+            found = read_json(place, _LIMIT)
+        except RecordError:
+            pass
+    kind = found.get("mediaType") if isinstance(found, dict) else None
+    if not isinstance(kind, str) or not kind.startswith(_BUNDLE):
+        raise FileExistsError(
+            f"{place} is in the place of the signature, and is none. Nothing "
+            "was changed. Move it away, or choose another name."
+        )
 
 
 def _hashing(path, place=None):

@@ -243,17 +243,8 @@ def family_tree(results: Mapping, times: Mapping) -> dict:
         one["name"]: one
         for one in [*results["rows"], *results["models"].values()]
     }
-    depths: dict = {}
-
-    def depth(name):
-        """The longest way from a model that was not made of others."""
-        if name not in depths:
-            depths[name] = 0  # also ends a circle, in a file made by hand
-            parents = [p for p in models[name]["parents"] if p in models]
-            depths[name] = 1 + max(map(depth, parents), default=-1)
-        return depths[name]
-
-    columns: list = [[] for _ in range(1 + max(map(depth, models), default=-1))]
+    depths = _generations(models)
+    columns: list = [[] for _ in range(1 + max(depths.values(), default=-1))]
     for name in models:
         columns[depths[name]].append(name)
     titles = {name: one["title"] for name, one in models.items()}
@@ -271,6 +262,23 @@ def family_tree(results: Mapping, times: Mapping) -> dict:
             }
         )
     return {"nodes": nodes, "columns": columns}
+
+
+def _generations(models) -> dict:
+    """The longest way to each model from one that was not made of others."""
+    depths: dict = {}
+    for name in models:
+        waiting = [name]
+        while waiting:
+            here = waiting[-1]
+            parents = [p for p in models[here]["parents"] if p in models]
+            if here not in depths:
+                depths[here] = 0  # also ends a circle, in a file made by hand
+                waiting += [p for p in parents if p not in depths]
+                continue
+            waiting.pop()
+            depths[here] = 1 + max((depths[p] for p in parents), default=-1)
+    return depths
 
 
 def _how(one) -> str:

@@ -56,11 +56,25 @@ from speechbrain_merge.study.trainings import without_folder
 
 SCHEMA = 2
 
+MOST_SEEDS = 10_000
+"""Seeds of a study times its modes: each has a table of its own."""
+
+# Sums, rates and squares of these are finite
+_MOST = 1e15
+_amount = number(0, _MOST)
+_measured = number(-_MOST, _MOST)
+
+
+def _words(value, where):
+    """A number of words: none, or one at least, so that rates are finite."""
+    return value if value == 0 else number(1, _MOST)(value, where)
+
+
 _count = fields(
-    {"errors": number(0), "words": number(0), "utterances": number(0)},
+    {"errors": _amount, "words": _words, "utterances": _amount},
     {
-        "buckets": mapped(mapped(number(0))),
-        "measures": mapped(number()),
+        "buckets": mapped(mapped(_amount)),
+        "measures": mapped(_measured),
     },
 )
 _about = fields(
@@ -68,10 +82,10 @@ _about = fields(
     {
         "candidates": optional(listed(anything())),
         "selected": optional(listed(anything())),
-        "value": optional(number()),
+        "value": optional(_measured),
         "chosen": optional(mapped(anything())),
         "trials": optional(listed(anything())),
-        "steps": number(0),
+        "steps": _amount,
     },
 )
 _row = fields(
@@ -101,9 +115,9 @@ _pair = fields(
         "names": listed(text()),
         "titles": listed(text()),
         "mode": text(),
-        "difference": number(),
-        "low": number(),
-        "high": number(),
+        "difference": _measured,
+        "low": _measured,
+        "high": _measured,
         "blocks": whole(0),
         "p": number(0),
         "holm": number(0),
@@ -116,19 +130,27 @@ _comparisons = fields(
         "best": mapped(mapped(fields({"name": text(), "significant": truth}))),
     },
 )
+_sequence = fields(
+    {
+        "name": text(),
+        "domains": listed(text()),
+        "backward": _measured,
+        "forward": _measured,
+    }
+)
 _results = fields(
     {
         "metric": text(),
         "domains": listed(text()),
-        "tests": listed(text()),
-        "modes": listed(text()),
+        "tests": some(text()),
+        "modes": some(text()),
         "seeds": some(whole(0)),
         "rows": listed(_row),
         "models": mapped(_model),
     },
     {
         "comparisons": _comparisons,
-        "sequences": listed(mapped(anything())),
+        "sequences": listed(_sequence),
         "retention": optional(listed(text())),
         "means": mapped(listed(text())),
     },
@@ -138,7 +160,7 @@ _times = mapped(
         fields(
             {},
             {
-                "seconds": optional(number(0)),
+                "seconds": optional(_amount),
                 "interrupted": truth,
                 # of a search, or their number in what a merge cost
                 "trials": either(listed(mapped(anything())), whole(0)),
@@ -272,6 +294,13 @@ def read_results(path) -> dict:
             f"schema {SCHEMA}: run the study again to write it anew."
         )
     results = _results(results, str(path))
+    tables = len(results["seeds"]) * len(results["modes"])
+    if tables > MOST_SEEDS:
+        raise RecordError(
+            f"{path}: {len(results['seeds'])} seeds in "
+            f"{len(results['modes'])} modes are {tables} tables; expected "
+            f"{MOST_SEEDS} at most"
+        )
     results["comparisons"] = {
         "pairs": [],
         "best": {},
@@ -411,7 +440,8 @@ def _added(counts):
         key: sum(each[key] for each in counts)
         for key in ("errors", "words", "utterances")
     }
-    if all("buckets" in each for each in counts):
+    buckets = [_labels(each.get("buckets")) for each in counts]
+    if None not in buckets and all(each == buckets[0] for each in buckets):
         added["buckets"] = {
             label: {
                 key: sum(each["buckets"][label][key] for each in counts)
@@ -420,6 +450,13 @@ def _added(counts):
             for label in counts[0]["buckets"]
         }
     return added
+
+
+def _labels(buckets):
+    """What is counted in which buckets; None without buckets."""
+    if buckets is None:
+        return None
+    return {label: set(counted) for label, counted in buckets.items()}
 
 
 def _sequences(plan, found, seeds, by_name):

@@ -45,6 +45,7 @@ from speechbrain_merge.records.checked import (
     optional,
     whole,
 )
+from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 
 _state = fields(
@@ -199,8 +200,7 @@ class SlantedTriangularScheduler:
             "peaks": self.peaks,
             "current_lr": self.current_lr,
         }
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(state, file)
+        write_whole(path, json.dumps(state))
 
     @checkpoints.mark_as_loader
     def load(self, path, end_of_epoch=False):

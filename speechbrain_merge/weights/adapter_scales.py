@@ -27,20 +27,35 @@ from speechbrain_merge.records.checked import (
     listed,
     mapped,
     number,
+    one_of,
     optional,
     text as text_of,
+    truth,
     whole,
 )
 from speechbrain_merge.records.patterns import MOST_WAYS, find, ways
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.source import open_weights
 
-_config = fields(
-    {"lora_alpha": number(-1e9, 1e9)},
+_MOST_PATTERNS = 4000
+_check_config = fields(
+    {},
     {
-        "alpha_pattern": optional(mapped(number(-1e9, 1e9), limit=4000)),
+        "lora_alpha": number(-1e9, 1e9),
+        "alpha_pattern": optional(
+            mapped(number(-1e9, 1e9), limit=_MOST_PATTERNS)
+        ),
+        "r": optional(whole(1)),
+        "rank_pattern": optional(mapped(whole(1), limit=_MOST_PATTERNS)),
+        "use_rslora": optional(truth),
+        "fan_in_fan_out": optional(truth),
         "peft_type": optional(text_of(100)),
         "init_lora_weights": anything(),
+        "bias": optional(one_of("none", "all", "lora_only")),
+        "base_model_name_or_path": optional(text_of(4096)),
+        "task_type": optional(text_of(100)),
+        "modules_to_save": optional(listed(text_of(4096))),
+        "auto_mapping": optional(mapped(optional(text_of(4096)))),
     },
 )
 ADAPTER_KEY = "speechbrain_adapter"
@@ -165,7 +180,7 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
     Raises
     ------
     ValueError
-        Where the adapter is not plain LoRA.
+        Where the adapter is not plain LoRA, or has another rank on record.
 
     Example
     -------
@@ -174,7 +189,7 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
     4.0
     """
     where = f"{label}, adapter_config.json"
-    config = _parsed(text, where)
+    config = config_of_adapter(text, where)
     start = str(config.get("init_lora_weights", "")).lower()
     special = [key for key in _VARIANTS if config.get(key)]
     if config.get("peft_type") != "LORA" or special:
@@ -188,25 +203,140 @@ def scale_of_config(text: str, target: str, rank: int, label: str) -> Scale:
             f"{label} was initialised by '{start}', which changed the base. "
             "Fold it with PEFT itself: model.merge_and_unload()."
         )
-    alpha = config["lora_alpha"]
-    # PEFT's own rule: a pattern has to match the end of the layer's name
-    left: float = MOST_WAYS
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        rule = rf"^(.*\.)?({pattern})$"
-        if find(rule, target, f"{where}, key 'alpha_pattern'", left):
-            alpha = own
-            break
-        left -= ways(rule, len(target))
+    if "lora_alpha" not in config:
+        raise ValueError(f"{where}: expected 'lora_alpha', which is missing")
+    check_rank(
+        _of_layer(config, "rank_pattern", config.get("r"), target, where),
+        rank,
+        f"{where}: layer '{target}'",
+    )
+    alpha = _of_layer(
+        config, "alpha_pattern", config["lora_alpha"], target, where
+    )
     return Scale(
         scale_value(alpha, rank, bool(config.get("use_rslora"))),
         bool(config.get("fan_in_fan_out")),
     )
 
 
+def scale_on_record(weights, target: str, rank: int) -> Optional[Scale]:
+    """The scale of one layer, from what is stored beside its factors.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+    target : str
+        Plain name of the layer.
+    rank : int
+        Its rank, from the shape of its factors.
+
+    Returns
+    -------
+    Scale or None
+        None where nothing is stored.
+
+    Raises
+    ------
+    ValueError
+        Where the adapter is not plain LoRA, or has another rank on record.
+    """
+    if "adapter_config" in weights.metadata:
+        return scale_of_config(
+            weights.metadata["adapter_config"], target, rank, weights.label
+        )
+    if ADAPTER_KEY in weights.metadata:
+        known = adapter_arguments(weights)["adapter_kwargs"]
+        check_rank(known["rank"], rank, f"{weights.label}: layer '{target}'")
+        return Scale(scale_value(known["alpha"], rank, False))
+    return None
+
+
+def check_alpha(own: Scale, given: float, where: str):
+    """Refuses an alpha that is not the adapter's own.
+
+    Arguments
+    ---------
+    own : Scale
+        As the adapter has it on record.
+    given : float
+        The scale by the alpha that was given.
+    where : str
+        What errors call the layer.
+
+    Raises
+    ------
+    ValueError
+        Where they differ.
+    """
+    if not math.isclose(own.value, given, rel_tol=1e-6):
+        raise ValueError(
+            f"{where} is multiplied by {own.value:g} as it was trained, and by "
+            f"{given:g} with the `alpha` that was given. Leave `alpha` out."
+        )
+
+
+def check_rank(recorded: Optional[int], rank: int, where: str):
+    """Refuses factors of another rank than the one on record.
+
+    Its alpha was chosen for that rank: with another, the product would be
+    multiplied by a wrong number.
+
+    Arguments
+    ---------
+    recorded : int or None
+        The rank on record; None where there is none.
+    rank : int
+        That of the factors.
+    where : str
+        What errors call the layer.
+
+    Raises
+    ------
+    ValueError
+        Where they differ.
+    """
+    if recorded is not None and recorded != rank:
+        raise ValueError(
+            f"{where} has rank {recorded} on record, and its factors have "
+            f"rank {rank}. They do not belong together: save the adapter anew."
+        )
+
+
+def _of_layer(config, key, usual, target, where):
+    """A setting of one layer, which a pattern may say."""
+    # PEFT's own rule: a pattern has to match the end of the layer's name
+    left: float = MOST_WAYS
+    for pattern, own in (config.get(key) or {}).items():
+        rule = rf"^(.*\.)?({pattern})$"
+        if find(rule, target, f"{where}, key '{key}'", left):
+            return own
+        left -= ways(rule, len(target))
+    return usual
+
+
 @lru_cache(maxsize=8)
-def _parsed(text, where):
-    """The configuration, which is asked for each layer anew."""
-    return _config(parse_json(text, where), where)
+def config_of_adapter(text: str, where: str) -> dict:
+    """PEFT's ``adapter_config.json``, checked.
+
+    Arguments
+    ---------
+    text : str
+        Its content.
+    where : str
+        What errors call it.
+
+    Returns
+    -------
+    dict
+        Not to be changed: it is asked for each layer anew.
+
+    Raises
+    ------
+    RecordError
+        Where it is no JSON, or an entry is of another type.
+    """
+    return _check_config(parse_json(text, where), where)
 
 
 def adapter_arguments(source) -> dict:

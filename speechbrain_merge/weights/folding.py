@@ -30,8 +30,8 @@ import torch
 from speechbrain_merge.weights.adapter_scales import (
     ADAPTER_KEY,
     Scale,
-    adapter_arguments,
-    scale_of_config,
+    check_alpha,
+    scale_on_record,
     scale_value,
     scales_of_module,
 )
@@ -81,7 +81,8 @@ def fold(
     alpha : float, optional
         LoRA's alpha, where nothing else tells: a module knows it, and so does
         ``adapter_config.json`` in a PEFT folder, but a SpeechBrain checkpoint
-        does not. SpeechBrain's own default is 1.
+        does not. SpeechBrain's own default is 1. Another than the known one is
+        refused.
     rank : int, optional
         LoRA's rank, to be checked against the factors, whose shapes tell it.
     rank_stabilised : bool
@@ -164,20 +165,16 @@ def fold(
             raise ValueError(
                 f"{weights.label}: '{target}' has rank {own_rank}, not {rank}"
             )
+        own = scales.get(target)
+        if own is None:
+            own = scale_on_record(weights, target, own_rank)
         if alpha is not None:
-            return Scale(scale_value(alpha, own_rank, rank_stabilised))
-        if target in scales:
-            return scales[target]
-        if "adapter_config" in weights.metadata:
-            return scale_of_config(
-                weights.metadata["adapter_config"],
-                target,
-                own_rank,
-                weights.label,
-            )
-        if ADAPTER_KEY in weights.metadata:
-            known = adapter_arguments(weights)["adapter_kwargs"]
-            return Scale(scale_value(known["alpha"], own_rank, False))
+            given = scale_value(alpha, own_rank, rank_stabilised)
+            if own is None:
+                return Scale(given)
+            check_alpha(own, given, f"{weights.label}: '{target}'")
+        if own is not None:
+            return own
         raise ValueError(
             f"{weights.label} holds LoRA factors, but not their alpha. Give "
             "alpha= as in the YAML of its training (SpeechBrain's default is "

@@ -26,13 +26,12 @@ from dataclasses import dataclass
 from typing import Optional
 
 from speechbrain.nnet.adapters import AdaptedModel
-from speechbrain_merge.records.checked import anything, mapped
-from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.adapter_scales import (
     ADAPTER_KEY,
     Scale,
-    adapter_arguments,
-    scale_of_config,
+    check_alpha,
+    config_of_adapter,
+    scale_on_record,
     scale_value,
     scales_of_module,
 )
@@ -48,7 +47,6 @@ from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 
 FORMATS = ("speechbrain", "peft")
 
-_check_config = mapped(anything())
 _FACTOR_END = re.compile(r"\.(adapter_(down|up)_proj|lora_(embedding_)?[AB])\b")
 _SAVED = re.compile(r"modules_to_save\.[^.]+\.")
 _UP_BIAS = ("up", "bias")
@@ -257,9 +255,7 @@ def _config(weights):
     if "adapter_config" not in weights.metadata:
         return {}
     where = f"{weights.label}, adapter_config.json"
-    config = _check_config(
-        parse_json(weights.metadata["adapter_config"], where), where
-    )
+    config = config_of_adapter(weights.metadata["adapter_config"], where)
     if config.get("layer_replication"):
         raise ValueError(
             f"{where}: 'layer_replication' makes another model of the base. "
@@ -305,15 +301,14 @@ def _layer(weights, target, found, alpha):
 
 
 def _scale(weights, target, rank, alpha):
-    if alpha is not None:
+    own = scale_on_record(weights, target, rank)
+    if own is None and alpha is not None:
         return Scale(scale_value(alpha, rank, False))
-    if "adapter_config" in weights.metadata:
-        return scale_of_config(
-            weights.metadata["adapter_config"], target, rank, weights.label
-        )
-    if ADAPTER_KEY in weights.metadata:
-        known = adapter_arguments(weights)["adapter_kwargs"]
-        return Scale(scale_value(known["alpha"], rank, False))
+    if own is not None:
+        if alpha is not None:
+            given = scale_value(alpha, rank, False)
+            check_alpha(own, given, f"{weights.label}: '{target}'")
+        return own
     raise ValueError(
         f"{weights.label} holds LoRA factors, but not their alpha. Give "
         "alpha= as in the YAML of its training (SpeechBrain's default is 1), "

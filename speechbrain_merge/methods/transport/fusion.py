@@ -39,6 +39,7 @@ Authors
 from speechbrain_merge.methods.average import Average
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.expert_statistics import (
+    check_models,
     check_statistics,
     open_statistics,
 )
@@ -197,7 +198,10 @@ class OptimalTransport(MergeMethod):
         anchor = base if self.needs_base else experts[0]
         seen = None
         if self.cost == "activations":
-            seen = open_statistics(self.statistics, self.labels, self.name)
+            seen = open_statistics(
+                self.statistics, self.labels, self.name, "activations"
+            )
+            check_models(seen, experts)
         alignments = [
             None
             if expert is anchor
