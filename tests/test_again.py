@@ -39,13 +39,13 @@ def project(tmp_path, monkeypatch):
 
 def weights(project, name):
     """Where the weights of a model are, as an absolute path."""
-    return project / name / "model.safetensors"
+    return str(project / name / "model.safetensors")
 
 
 def exported(project):
     """A merge of absolute paths, by coefficients of these, exported."""
     experts = [weights(project, name) for name in "ab"]
-    scale = {"experts": dict(zip(map(str, experts), (0.2, 0.7)))}
+    scale = {"experts": dict(zip(experts, (0.2, 0.7)))}
     merged = merge(
         TaskArithmetic(scale=scale),
         experts,
@@ -138,7 +138,7 @@ def test_a_merge_of_merges_may_move(project, tmp_path, capsys):
     half = merge(
         "average",
         [weights(project, name) for name in "ab"],
-        output=project / "half.safetensors",
+        output=str(project / "half.safetensors"),
         same_base=False,
         progress=False,
     )
@@ -163,7 +163,7 @@ def test_statistics_may_move(project, tmp_path):
     statistics = []
     for expert in experts:
         tensors = {name: each**2 for name, each in load_file(expert).items()}
-        statistics.append(expert.with_name("fisher.safetensors"))
+        statistics.append(Path(expert).with_name("fisher.safetensors"))
         write_weights(statistics[-1], tensors, {"statistics": "fisher"})
     merged = merge(
         Fisher(list(map(str, statistics))),

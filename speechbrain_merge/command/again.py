@@ -41,7 +41,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY, record_at
-from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.records.versions import versions
 from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.weights import (
@@ -115,7 +115,7 @@ def merge_again(
         )
     beside = Path(model) if Path(model).is_dir() else Path(model).parent
     places, hashes = _find_sources(record, beside, dict(sources or {}))
-    notes, expected = _beside(model)
+    notes, told, expected = _beside(model)
     # Files that the method reads, statistics for instance, may have moved too
     parameters = _at_hand(record.get("parameters") or {}, beside)
     here = {**record, "parameters": parameters}
@@ -135,7 +135,7 @@ def merge_again(
         progress=progress,
         hashes=hashes,
         metadata=notes,
-        record={key: record[key] for key in RECORDED if key in record},
+        record={key: told[key] for key in RECORDED if key in told},
     )
     found = digest(output)
     if expected is not None and found != expected:
@@ -151,19 +151,23 @@ def _find_sources(record, beside, given):
     models = [*record["sources"]]
     if record.get("base"):
         models.append({"label": "base", **record["base"]})
+    names = [
+        {model.get("label"), model["path"], model.get("digest")}
+        for model in models
+    ]
+    unknown = sorted(set(given).difference(*names))
+    if unknown:
+        known = ", ".join(str(m.get("label") or m["path"]) for m in models)
+        raise ValueError(
+            f"no source is called {', '.join(map(repr, unknown))}: on "
+            f"record are {known}."
+        )
     places, hashes = [], []
-    for model in models:
-        names = (model.get("label"), model["path"], model.get("digest"))
-        chosen = [given.pop(name) for name in names if name in given]
+    for model, called in zip(models, names):
+        chosen = [given[name] for name in given if name in called]
         place, code = _find_source(model, beside, chosen)
         places.append(place)
         hashes.append(code)
-    if given:
-        known = ", ".join(str(m.get("label") or m["path"]) for m in models)
-        raise ValueError(
-            f"no source is called {', '.join(map(repr, given))}: on record are "
-            f"{known}."
-        )
     return places, hashes[: len(record["sources"])]
 
 
@@ -207,25 +211,30 @@ def _at_hand(value, beside):
     if isinstance(value, list):
         return [_at_hand(each, beside) for each in value]
     if isinstance(value, str) and Path(value).suffix == SAFETENSORS_SUFFIX:
-        return next((str(place) for place, _ in places_of(value, beside)), value)
+        return next(
+            (str(place) for place, _ in places_of(value, beside)), value
+        )
     return value
 
 
 def _beside(model):
-    """Other metadata of the merged file, and the SHA-256 that it had."""
+    """Other metadata of the merged file, its record as told, and its SHA-256."""
     model = Path(model)
     if model.is_file():
         with open_weights(model) as weights:
             notes, expected = dict(weights.metadata), digest(model)
+        told = parse_json(notes[KEY], f"{model}, metadata '{KEY}'")
     else:
         notes = dict(read_json(model / EXPORT_RECORD))
         expected = notes.pop("digest", None)
         notes.pop("weights", None)
-    return {
+        told = notes[KEY]
+    notes = {
         key: value
         for key, value in notes.items()
         if key not in (KEY, "tied") and isinstance(value, str)
-    }, expected
+    }
+    return notes, told, expected
 
 
 def _reason(record):
