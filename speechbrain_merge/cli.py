@@ -242,6 +242,14 @@ def _parser():
     command.add_argument(
         "-o", "--output", required=True, help="the .safetensors to write"
     )
+    command.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="where a source is now, by its name, path or SHA-256 on record; "
+        "what was moved together with the model is found",
+    )
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument("--quiet", action="store_true", help="no bars")
 

@@ -34,9 +34,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import copy
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
@@ -85,7 +86,7 @@ def merge(
     dtype: Union[str, torch.dtype, None] = None,
     same_base: bool = True,
     sign: Union[Signer, str, Path, None] = None,
-    created: Optional[str] = None,
+    record: Optional[Mapping] = None,
 ) -> Any:
     """Merges weights from anywhere, streamed.
 
@@ -126,9 +127,11 @@ def merge(
     sign : Signer, str or Path, optional
         Signs the output: with a private key in a file, or as the signer says,
         see ``speechbrain_merge.records.signing``.
-    created : str, optional
-        The time of the merge on record, now by default. With that of another
-        merge, and the same of everything else, the same bytes are written.
+    record : dict, optional
+        Entries of the output's record as they shall be: its time (``created``),
+        or what its sources are called, which may be at another place now. With
+        those of another merge, and the same of everything else, the same bytes
+        are written. Hashes are always those of what is merged.
 
     Returns
     -------
@@ -238,15 +241,18 @@ def merge(
             for source in sources[len(known) :]
         ]
         blank = known + [NO_HASH] * len(coming)
-        record = _describe(method, experts, base, labels, blank)
-        if created is not None:
-            record["created"] = created
-        record["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
-        record["same_base"] = same_base
+        told = _describe(method, experts, base, labels, blank)
+        told["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
+        told["same_base"] = same_base
         whole = [*opened] if anchor is None else [*opened, anchor]
         chain, own = chain_of(whole, blank)
-        record.update(chain)
-        notes["merge"] = json.dumps(record)
+        told.update(chain)
+        told.update(copy.deepcopy(dict(record or {})))
+        for source, code in zip(told["sources"], blank):
+            source["digest"] = code
+        if base is not None:
+            told["base"]["digest"] = blank[-1]
+        notes["merge"] = json.dumps(told)
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with WeightWriter(output, specification, notes) as writer:
@@ -255,13 +261,13 @@ def merge(
             for check in checks:
                 check.result()
             blank = known + [code.result() for code in coming]
-            for source, code in zip(record["sources"], blank):
+            for source, code in zip(told["sources"], blank):
                 source["digest"] = code
             if base is not None:
-                record["base"]["digest"] = blank[-1]
+                told["base"]["digest"] = blank[-1]
             for index, entry in own.items():
                 entry["digest"] = blank[index]
-            notes["merge"] = json.dumps(record)
+            notes["merge"] = json.dumps(told)
             writer.describe(notes)
     if signer is not None:
         signer.sign(output)

@@ -50,7 +50,6 @@ Authors
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
@@ -70,8 +69,9 @@ from speechbrain_merge.records.checked import (
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.weights import Weights, digest, open_weights
-from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
+from speechbrain_merge.weights.moved import places_of
 from speechbrain_merge.weights.verification import what_changed
 
 logger = get_logger(__name__)
@@ -273,7 +273,8 @@ def check_lineage(path) -> list[Row]:
     list of Row
         The model itself, then each model that it was made of, followed by
         those that this was made of. A source is looked for at its recorded
-        path, from the working folder or from that of the merged model; only
+        path, from the working folder or from that of the merged model, and by
+        its hash where it would be if they had been moved together; only
         files and folders of weights are opened.
 
     Raises
@@ -292,6 +293,7 @@ def check_lineage(path) -> list[Row]:
     known = {entry["digest"]: entry for entry in record.get("chain", [])}
     complete = record.get("chain_complete", True)
     rows = [Row(0, str(path), record["method"], "", "the merge")]
+    beside = path if path.is_dir() else path.parent
     seen, opened = set(), {}
     # In this order the models of a merge follow it; deep chains do not recur
     waiting = [(1, model) for model in reversed(_models(record))]
@@ -308,7 +310,7 @@ def check_lineage(path) -> list[Row]:
         if entry is not None and row.digest in seen:
             rows.append(row)
             continue
-        rows.append(_checked(row, model, entry, path.parent, complete, opened))
+        rows.append(_checked(row, model, entry, beside, complete, opened))
         if entry is not None:
             seen.add(row.digest)
             waiting += [(depth + 1, each) for each in reversed(_models(entry))]
@@ -321,22 +323,24 @@ def _checked(row, model, entry, beside, complete, opened):
     A record may name one file any number of times, with any hashes: what was
     found out about each file is in ``opened``.
     """
-    path = _find(model.get("path"), beside)
+    places = places_of(model.get("path") or "", beside)
+    path, said = next(places, (None, False))
     if path is None:
         return replace(row, state="not here")
     if not row.digest:
-        return replace(row, state="not recorded")
-    key = path.resolve()
-    if key not in opened:
-        try:
-            with open_weights(path) as weights:
-                opened[key] = [digest(weights)], record_of(weights), ""
-        except (ValueError, OSError) as error:
-            opened[key] = [], None, str(error)
-    codes, found, fault = opened[key]
-    if row.digest not in codes and len(codes) == 1 and path.is_file():
-        # Of files of no pool, that of their bytes is on record
-        codes.append(digest(path))
+        return replace(row, state="not recorded" if said else "not here")
+    for other, _ in [(path, said), *places]:
+        codes, found, fault = _opened(other, opened)
+        if row.digest not in codes and len(codes) == 1 and other.is_file():
+            # Of files of no pool, that of their bytes is on record
+            codes.append(digest(other))
+        if row.digest in codes:
+            path = other
+            break
+    else:
+        if not said:  # another's, which only has its name
+            return replace(row, state="not here")
+        codes, found, fault = _opened(path, opened)
     if not fault and row.digest not in codes:
         fault = what_changed(str(path), codes[0], row.digest)
     if fault:
@@ -351,7 +355,7 @@ def _checked(row, model, entry, beside, complete, opened):
         found = {
             key: found[key] for key in found if not key.startswith("chain")
         }
-        if told != found:
+        if _told(told) != _told(found):
             fault = (
                 f"{path} says that it was made otherwise than the chain has it"
             )
@@ -359,18 +363,29 @@ def _checked(row, model, entry, beside, complete, opened):
     return replace(row, state=state, fault=fault)
 
 
-def _find(path, beside):
-    """Where the file or folder of a source is; None where it is not."""
-    if not path:
-        return None
-    for place in (Path(path), beside / path):
-        with suppress(OSError):  # too long for a name, for instance
-            if place.is_dir() or (
-                place.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
-                and place.is_file()
-            ):
-                return place
-    return None
+def _opened(path, opened):
+    """The hashes of a file or folder, its record of a merge, and its fault."""
+    key = path.resolve()
+    if key not in opened:
+        try:
+            with open_weights(path) as weights:
+                opened[key] = [digest(weights)], record_of(weights), ""
+        except (ValueError, OSError) as error:
+            opened[key] = [], None, str(error)
+    return opened[key]
+
+
+def _told(value):
+    """What a record tells, whatever places it names.
+
+    An export says them otherwise than the merged file. Which model it was is
+    told by its hash.
+    """
+    if isinstance(value, Mapping):
+        return {Path(key).name: _told(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_told(each) for each in value]
+    return Path(value).name if isinstance(value, str) else value
 
 
 def _models(record):

@@ -6,6 +6,10 @@ into a new file, which has the same bytes where nothing that decides them is
 different: not the content of a source, not the version of a library. Both are
 compared, and what differs is said.
 
+A source is looked for where the record has it, seen from the working folder and
+from that of the model, and where it would be if all had been moved together;
+what was moved otherwise can be given. It is known by its hash.
+
 Example
 -------
 >>> import torch
@@ -29,20 +33,44 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Optional
 
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_merge.engine import merge
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY, record_at
-from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.records.versions import versions
 from speechbrain_merge.report.card import merge_yaml
-from speechbrain_merge.weights import digest, fold, open_weights, renamed
-from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+from speechbrain_merge.weights import (
+    digest,
+    fold,
+    open_weights,
+    places_of,
+    renamed,
+)
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
+
+RECORDED = (
+    "parameters",
+    "sources",
+    "base",
+    "created",
+    "chain",
+    "chain_complete",
+)
+"""What the copy has on record as the first has it, its hashes apart."""
 
 
-def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
+def merge_again(
+    model,
+    output,
+    workers: int = 1,
+    progress: bool = True,
+    sources: Optional[Mapping] = None,
+) -> Path:
     """Makes a merged file again, from the record of what it was made of.
 
     Arguments
@@ -55,6 +83,9 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
         Threads.
     progress : bool
         Whether to show a bar.
+    sources : dict, optional
+        Name of a source, "base" for the base, to where it is now. The name is
+        its label, its path or its hash on record.
 
     Returns
     -------
@@ -82,16 +113,21 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
             "memory, or its method is not known here or has parameters that "
             "are not on record."
         )
-    hashes = _check_sources(record)
-    notes, expected = _beside(model)
-    arguments = load_hyperpyyaml(text)
+    beside = Path(model) if Path(model).is_dir() else Path(model).parent
+    places, hashes = _find_sources(record, beside, dict(sources or {}))
+    notes, told, expected = _beside(model)
+    # Files that the method reads, statistics for instance, may have moved too
+    parameters = _at_hand(record.get("parameters") or {}, beside)
+    here = {**record, "parameters": parameters}
+    arguments = load_hyperpyyaml(merge_yaml(here))
     # a candidate of a pool goes by its name, and not by its path
     arguments["labels"] = [source["label"] for source in record["sources"]]
-    if "base" in arguments and arguments["method"].needs_same_names:
-        # the base may have come from the Hub, with other prefixes
-        arguments["base"] = renamed(
-            fold(arguments["base"]), fold(arguments["experts"][0])
-        )
+    arguments["experts"] = places[: len(record["sources"])]
+    if "base" in arguments:
+        arguments["base"] = places[-1]
+        if arguments["method"].needs_same_names:
+            # the base may have come from the Hub, with other prefixes
+            arguments["base"] = renamed(fold(places[-1]), fold(places[0]))
     merge(
         **arguments,
         output=output,
@@ -99,7 +135,7 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
         progress=progress,
         hashes=hashes,
         metadata=notes,
-        created=record.get("created"),
+        record={key: told[key] for key in RECORDED if key in told},
     )
     found = digest(output)
     if expected is not None and found != expected:
@@ -110,47 +146,95 @@ def merge_again(model, output, workers: int = 1, progress: bool = True) -> Path:
     return output
 
 
-def _check_sources(record):
-    """The hashes of the experts, where all that was merged is as it was."""
-    models, found = [*record["sources"]], []
+def _find_sources(record, beside, given):
+    """Where all is that was merged, the base last; the experts' hashes."""
+    models = [*record["sources"]]
     if record.get("base"):
-        models.append(record["base"])
-    for model in models:
-        path, known = Path(model["path"]), model.get("digest")
-        # no device, no pipe: the record may be a stranger's
-        if not path.is_dir() and not (
-            path.is_file()
-            and path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
-        ):
-            raise ValueError(
-                f"{path} was merged, and no weights are there: run this where the path "
-                "leads to it, or put it there"
-                + (f" (SHA-256 {known})." if known else ".")
-            )
-        found.append(digest(path))
-        if known is not None and found[-1] != known:
-            raise ValueError(
-                f"{path} is not what was merged: its SHA-256 is {found[-1]}, "
-                f"and {known} is on record."
-            )
-    return found[: len(record["sources"])]
+        models.append({"label": "base", **record["base"]})
+    names = [
+        {model.get("label"), model["path"], model.get("digest")}
+        for model in models
+    ]
+    unknown = sorted(set(given).difference(*names))
+    if unknown:
+        known = ", ".join(str(m.get("label") or m["path"]) for m in models)
+        raise ValueError(
+            f"no source is called {', '.join(map(repr, unknown))}: on "
+            f"record are {known}."
+        )
+    places, hashes = [], []
+    for model, called in zip(models, names):
+        chosen = [given[name] for name in given if name in called]
+        place, code = _find_source(model, beside, chosen)
+        places.append(place)
+        hashes.append(code)
+    return places, hashes[: len(record["sources"])]
+
+
+def _find_source(model, beside, given):
+    """Where a source is, and its hash."""
+    known, others = model.get("digest"), []
+    places = (
+        [(Path(each), True) for each in given]
+        if given
+        else places_of(model["path"], beside)
+    )
+    for place, said in places:
+        try:
+            found = digest(place)
+        except (ValueError, OSError):
+            if said:
+                raise
+            continue  # it only has its name
+        if found == known or (known is None and said):
+            return place, found
+        if said:
+            others.append((place, found))
+    name = model.get("label") or model["path"]
+    for place, found in others:
+        raise ValueError(
+            f"{place} is not what was merged: its SHA-256 is {found}, and "
+            f"{known} is on record. If that is elsewhere, give "
+            f"--source '{name}=PATH'."
+        )
+    raise ValueError(
+        f"{model['path']} was merged, and no weights are there: give "
+        f"--source '{name}=PATH', or run this where the path leads to it"
+        + (f" (SHA-256 {known})." if known else ".")
+    )
+
+
+def _at_hand(value, beside):
+    """Parameters, with files of weights where they are now."""
+    if isinstance(value, Mapping):
+        return {key: _at_hand(each, beside) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_at_hand(each, beside) for each in value]
+    if isinstance(value, str) and Path(value).suffix == SAFETENSORS_SUFFIX:
+        return next(
+            (str(place) for place, _ in places_of(value, beside)), value
+        )
+    return value
 
 
 def _beside(model):
-    """Other metadata of the merged file, and the SHA-256 that it had."""
+    """Other metadata of the merged file, its record as told, and its SHA-256."""
     model = Path(model)
     if model.is_file():
         with open_weights(model) as weights:
             notes, expected = dict(weights.metadata), digest(model)
+        told = parse_json(notes[KEY], f"{model}, metadata '{KEY}'")
     else:
         notes = dict(read_json(model / EXPORT_RECORD))
         expected = notes.pop("digest", None)
         notes.pop("weights", None)
-    return {
+        told = notes[KEY]
+    notes = {
         key: value
         for key, value in notes.items()
         if key not in (KEY, "tied") and isinstance(value, str)
-    }, expected
+    }
+    return notes, told, expected
 
 
 def _reason(record):
@@ -163,19 +247,35 @@ def _reason(record):
     ]
     if differ:
         return f": {', '.join(differ)}."
-    return (
-        ". The versions are the same. Another processor may round otherwise; and "
-        "an exported folder has only the last names of absolute paths on record, "
-        "which are in the file as well: then give the merged file itself."
-    )
+    return ". The versions are the same. Another processor may round otherwise."
 
 
 def run(options) -> dict:
     """Makes a merged file again."""
+    sources = dict(map(_named, options.source))
     output = merge_again(
-        options.model, options.output, options.workers, not options.quiet
+        options.model,
+        options.output,
+        options.workers,
+        not options.quiet,
+        sources,
     )
     return {"output": str(output), "sha256": digest(output)}
+
+
+def _named(given):
+    """Name and path of NAME=PATH, in both of which there may be more signs."""
+    words = given.split("=")
+    splits = [
+        ("=".join(words[:at]), "=".join(words[at:]))
+        for at in range(1, len(words))
+    ]
+    for name, path in splits:
+        if name and path and Path(path).exists():
+            return name, path
+    raise ValueError(
+        f"--source {given}: expected NAME=PATH, and weights at that path."
+    )
 
 
 def show(found):

@@ -11,18 +11,27 @@ from pathlib import Path
 
 import torch
 
+from speechbrain.utils.logger import get_logger
+from speechbrain_merge.export.publishing import published
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.records.signing import signer_of
+from speechbrain_merge.report import merge_card
 from speechbrain_merge.weights import (
     IncompatibleWeights,
     digest,
+    digest_with,
     fold,
     has_adapters,
     open_weights,
 )
+from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
+
+logger = get_logger(__name__)
+
+CARD = "README.md"
 
 
 def module_state(source, module):
@@ -84,20 +93,17 @@ def export_folder(folder, source, texts, sign):
     signer = signer_of(sign)
     if signer is not None:
         signer.check()
-    with open_weights(source) as weights:
-        record = {**weights.metadata, "weights": Path(weights.label).name}
-        if Path(weights.label).is_file():
-            record["digest"] = digest(Path(weights.label))
-    if KEY in record:
-        where = f"{weights.label}, metadata '{KEY}'"
-        record[KEY] = _without_places(parse_json(record[KEY], where))
+    record = _record(source, folder)
+    texts = {CARD: _card(record, folder), **(texts or {})}
     with whole_folder(folder) as target:
         yield target
         content = {
             EXPORT_RECORD: json.dumps(record, indent=2) + "\n",
-            **(texts or {}),
+            **texts,
         }
         for name, text in content.items():
+            if text is None:
+                continue
             path = inside(target, name, "texts")
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
@@ -105,15 +111,34 @@ def export_folder(folder, source, texts, sign):
             signer.sign(target)
 
 
-def _without_places(record):
-    """The record of a merge; of absolute paths the last name alone.
-
-    A folder that is uploaded says nothing of the machine that it comes from.
-    """
-    if isinstance(record, Mapping):
-        return {key: _without_places(value) for key, value in record.items()}
-    if isinstance(record, list):
-        return [_without_places(value) for value in record]
-    if isinstance(record, str) and Path(record).is_absolute():
-        return Path(record).name
+def _record(source, folder):
+    """What an export has on record of its making."""
+    with open_weights(source) as weights:
+        path, known = Path(weights.label), dict(weights.metadata)
+    home = path.parent if path.name in HUGGING_FACE_FILES else path
+    if KEY not in known and (home / EXPORT_RECORD).is_file():
+        # A folder that was exported, in another form now
+        record = read_json(home / EXPORT_RECORD)
+        if isinstance(record, Mapping):
+            return dict(record)
+    told = published(known, folder)
+    record = {**told, "weights": path.name}
+    if path.is_file():
+        # The file that is made again has what is said here in its metadata
+        same = told == known
+        record["digest"] = digest(path) if same else digest_with(path, told)
+    if KEY in record:
+        where = f"{weights.label}, metadata '{KEY}'"
+        record[KEY] = parse_json(record[KEY], where)
     return record
+
+
+def _card(record, folder):
+    """The card of a merge; None of what is none of ours."""
+    if KEY not in record:
+        return None
+    try:
+        return merge_card(record, title=Path(folder).name)
+    except ValueError as error:
+        logger.warning(f"{error}. There will be no card.")
+        return None

@@ -50,15 +50,17 @@ from speechbrain_merge.report.results import check_results, row_of
 from speechbrain_merge.report.tables import markdown_table, results_table
 
 _AGAIN = """\
-With the sources at the paths above, in a folder from which these lead to them,
-one command makes the same file, byte by byte. `FOLDER` is where this card lies:
+One command makes the same file, byte by byte. `FOLDER` is where this card lies.
+The sources are looked for at the paths above, seen from there and from the
+working folder; `--source NAME=PATH` says where another is:
 
 ```bash
 speechbrain-merge again FOLDER -o merged.safetensors
 ```
 
-It compares the sources and the result with the hashes on record. In Python, with
-another time of making in the result:"""
+It compares the sources and the result with the hashes on record. In Python, in a
+folder from which the paths lead to the sources, and with another time of making
+in the result:"""
 
 # What Markdown and HTML would take for more than text
 _SPECIAL = re.compile(r"[\\`*<>\[\]&@]|:(?=//)|\.(?<=www\.)")

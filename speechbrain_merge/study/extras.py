@@ -34,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.evaluation.bootstrap import confidence_interval
+from speechbrain_merge.export.publishing import published
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
 from speechbrain_merge.report.leaderboard import (
@@ -203,7 +204,7 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
 
         def work():
             # in one step: an export with other files in it is not replaced
-            texts = _card(study, maker, name, results)
+            texts = _card(study, maker, name, results, folder)
             run_on_main(export, args=[made.path, folder, texts])
             return {"folder": f"exported/{name}"}
 
@@ -284,13 +285,13 @@ def _cost(node, maker):
     }
 
 
-def _card(study, maker, name, results):
+def _card(study, maker, name, results, folder):
     """The card of an exported model, a merge, and what goes with it.
 
     It is a model of the first seed, so its results are those of that seed.
     """
     with open_weights(maker.made[name].path) as weights:
-        metadata = dict(weights.metadata)
+        metadata = published(weights.metadata, folder)
     if "merge" not in metadata:
         return {}
     seed, mode = results["seeds"][0], results["modes"][0]

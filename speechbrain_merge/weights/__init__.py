@@ -11,7 +11,7 @@ from speechbrain_merge.weights.compatibility import (
     IncompatibleWeights,
     check_compatible,
 )
-from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.digest import digest, digest_with
 from speechbrain_merge.weights.dtypes import float_dtype, promoted, stored_as
 from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.head_count import (
@@ -24,6 +24,7 @@ from speechbrain_merge.weights.head_count import (
 from speechbrain_merge.weights.hub import local_source
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.moved import places_of
 from speechbrain_merge.weights.parts import Part, depth, matches, part
 from speechbrain_merge.weights.projections import (
     heads,

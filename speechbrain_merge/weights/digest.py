@@ -18,15 +18,17 @@ Authors
 """
 
 import hashlib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 import torch
 
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.source import open_weights
-from speechbrain_merge.weights.writer import tensor_bytes
+from speechbrain_merge.weights.writer import header_bytes, tensor_bytes
 
 _BLOCK = 1 << 20
 
@@ -65,10 +67,44 @@ def digest(source) -> str:
     return result.hexdigest()
 
 
-def _digest_file(path):
-    result = hashlib.sha256()
+def digest_with(path, metadata: Mapping) -> str:
+    """The sha256 that a safetensors file would have with other metadata.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that ``WeightWriter`` wrote. It is not changed.
+    metadata : dict
+        The metadata, in their order.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import write_weights
+    >>> folder = getfixture("tmp_path")
+    >>> weights = {"bias": torch.ones(2)}
+    >>> one = write_weights(folder / "1.safetensors", weights, {"by": "me"})
+    >>> other = write_weights(folder / "2.safetensors", weights, {"by": "us"})
+    >>> digest_with(one, {"by": "us"}) == digest(other)
+    True
+    """
+    with open(path, "rb", buffering=0) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = parse_json(file.read(length), f"the header of {path}")
+    header["__metadata__"] = dict(metadata)
+    return _digest_file(path, 8 + length, header_bytes(header))
+
+
+def _digest_file(path, start=0, before=b""):
+    """The sha256 of some bytes, and of a file's from a start on."""
+    result = hashlib.sha256(before)
     block = memoryview(bytearray(_BLOCK))
     with open(path, "rb", buffering=0) as file:
+        file.seek(start)
         while count := file.readinto(block):
             result.update(block[:count])
     return result.hexdigest()

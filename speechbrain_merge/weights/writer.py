@@ -264,6 +264,29 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
+def header_bytes(header: Mapping) -> bytes:
+    """The bytes of a safetensors file before the first tensor's.
+
+    Arguments
+    ---------
+    header : dict
+        Name to dtype, shape and offsets; and the metadata, which come first.
+
+    Returns
+    -------
+    bytes
+
+    Example
+    -------
+    >>> header_bytes({"__metadata__": {"a": "b"}})[8:]
+    b'{"__metadata__":{"a":"b"}}      '
+    """
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    content = text.encode("utf-8")
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
+
+
 def _lay_out(path, specification, metadata):
     """Place of each tensor in the file, and the bytes before the first."""
     for name, (dtype, _) in specification.items():
@@ -307,10 +330,7 @@ def _lay_out(path, specification, metadata):
             "shape": list(shape),
             "data_offsets": list(places[name]),
         }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    text = text.encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    before = len(text).to_bytes(8, "little") + text
+    before = header_bytes(header)
     offsets = {name: len(before) + place[0] for name, place in places.items()}
     return offsets, before
 

@@ -289,7 +289,7 @@ def merged(tmp_path, monkeypatch):
         metadata={"plan": "{}"},
         progress=False,
         same_base=False,
-        created="2020-02-02T02:02:02+00:00",
+        record={"created": "2020-02-02T02:02:02+00:00"},
     )
 
 

@@ -1,0 +1,81 @@
+"""Where weights are now, of which a record says where they were.
+
+Example
+-------
+>>> from speechbrain_merge.weights import write_weights
+>>> folder = getfixture("tmp_path")
+>>> for name in ("models", "exported"):
+...     (folder / name).mkdir()
+>>> _ = write_weights(folder / "models" / "a.safetensors", {})
+>>> (place, said) = next(
+...     places_of("/else/where/models/a.safetensors", folder / "exported")
+... )
+>>> place.relative_to(folder).as_posix(), said
+('models/a.safetensors', False)
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
+
+# Of an absolute path
+_MOST_NAMES = 8
+
+
+def places_of(path, beside) -> Iterator[tuple[Path, bool]]:
+    """Where weights on record may be, the likeliest place first.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where they were.
+    beside : str or Path
+        The folder that has the record.
+
+    Yields
+    ------
+    place : Path
+        There are weights: a folder, or a file of weights by its name. Others,
+        devices among them, are not looked at.
+    said : bool
+        Whether the record says this place, seen from the working folder or
+        from ``beside``. Others are where it would be if all of it had been
+        moved: below a folder above ``beside``; of an absolute path the last
+        names, below any of these folders. Their content has to be compared.
+    """
+    if not str(path):
+        return
+    path, beside = Path(path), Path(beside)
+    seen = set()
+    for place, said in _possible(path, beside):
+        with suppress(OSError):  # too long for a name, for instance
+            if place not in seen and _has_weights(place):
+                seen.add(place)
+                yield place, said
+
+
+def _possible(path, beside):
+    yield path, True
+    above = [beside, *beside.absolute().parents]
+    tails = [path]
+    if path.is_absolute():
+        names = path.parts[1:][-_MOST_NAMES:]
+        tails = [Path(*names[start:]) for start in range(len(names))]
+        above.insert(0, Path())
+    else:
+        yield beside / path, True
+    for tail in tails:
+        for folder in above:
+            yield folder / tail, False
+
+
+def _has_weights(place):
+    return place.is_dir() or (
+        place.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
+        and place.is_file()
+    )
