@@ -6,6 +6,8 @@
     speechbrain-merge merge ties a.pt b.pt --base base.pt \\
         --parameters '{density: 0.3}' -o m.safetensors
     speechbrain-merge merge plan.yaml --dry-run
+    speechbrain-merge merge ties digits/ read/ --adapter core -o merged/
+    speechbrain-merge extract expert.pt --base base.pt --rank 16 -o adapter/
     speechbrain-merge again m.safetensors -o copy.safetensors
     speechbrain-merge inspect m.safetensors
     speechbrain-merge inspect results/pool --json
@@ -222,6 +224,20 @@ def _parser():
         help="of the result: float64, float32, float16 or bfloat16; by default "
         "that of the experts",
     )
+    command.add_argument(
+        "--adapter",
+        choices=("concatenate", "svd", "core"),
+        help="the experts are LoRA adapters, and so is the result: the exact "
+        "sum, the nearest of a --rank, or any method in Core Space "
+        "(docs/adapters.md)",
+    )
+    command.add_argument("--rank", type=int, help="of the merged adapter")
+    command.add_argument(
+        "--alpha",
+        type=float,
+        help="LoRA's, where the adapters do not say it: SpeechBrain's do not",
+    )
+    _add_format(command, "of the merged adapter; by default the adapters' own")
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
         "--dry-run", action="store_true", help="check all, merge nothing"
@@ -233,6 +249,38 @@ def _parser():
     )
     command.add_argument("--quiet", action="store_true", help="no bars")
     _add_signing(command)
+
+    command = commands.add_parser(
+        "extract", help="make a LoRA adapter of a fine-tuned model"
+    )
+    command.set_defaults(runs="extraction")
+    command.add_argument("expert", help="the fine-tuned model")
+    command.add_argument(
+        "--base", required=True, help="what it was fine-tuned from"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="a folder for PEFT, a .safetensors for SpeechBrain",
+    )
+    command.add_argument(
+        "--rank", type=int, required=True, help="of each layer"
+    )
+    _add_format(command, "by default that of the output")
+    command.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        help="tensors that stay as in the base, e.g. '*.embed_tokens.weight'",
+    )
+    command.add_argument(
+        "--different-bases",
+        action="store_true",
+        help="take a model that was fine-tuned from other weights",
+    )
+    command.add_argument("--workers", type=int, default=1, help="threads")
+    command.add_argument("--quiet", action="store_true", help="no bars")
 
     command = commands.add_parser(
         "again", help="make a merged file again, byte by byte"
@@ -386,6 +434,11 @@ def _parser():
             "--json", action="store_true", help="print results as JSON"
         )
     return parser
+
+
+def _add_format(command, text):
+    """The option that says for whom an adapter is written."""
+    command.add_argument("--format", choices=("peft", "speechbrain"), help=text)
 
 
 def _add_signing(command):

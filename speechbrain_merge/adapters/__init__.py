@@ -47,6 +47,7 @@ from typing import Any, Optional, Union
 
 import torch
 
+from speechbrain_merge.adapters.core_space import CoreSpace
 from speechbrain_merge.adapters.extraction import extract_lora
 from speechbrain_merge.adapters.merging import AdapterMerge
 from speechbrain_merge.adapters.writing import write_adapter
@@ -55,7 +56,7 @@ from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.methods.parameters import check_choice
 from speechbrain_merge.weights.low_rank import FORMATS, module_adapter
 
-__all__ = ["extract_lora", "merge_adapters"]
+__all__ = ["CoreSpace", "extract_lora", "merge_adapters"]
 
 
 def merge_adapters(

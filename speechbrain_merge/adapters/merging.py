@@ -116,6 +116,16 @@ class AdapterMerge(MergeMethod):
             entries[stored] = self._values.entry(name)
         return Weights(entries, f"merge of adapters by {self.inner.name}")
 
+    def targets(self) -> list:
+        """Plain names of the layers that the merge changes.
+
+        Returns
+        -------
+        list of str
+            Known after `read`, or `merged`.
+        """
+        return list(self._layers)
+
     # --- what is there ------------------------------------------------------
 
     def _lay_out(self, opened):

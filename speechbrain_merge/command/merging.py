@@ -4,15 +4,34 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from typing import Optional
+
+from speechbrain_merge.adapters import merge_adapters
 from speechbrain_merge.command.plan import Plan, parse_yaml, read_plan
 from speechbrain_merge.command.plan_run import PlanRun
 from speechbrain_merge.command.verification import given_signer
+from speechbrain_merge.engine import provenance
+from speechbrain_merge.methods import create
+from speechbrain_merge.weights.adapter_files import WEIGHTS
 
 PLANS = (".yaml", ".yml")
 
 
+# Options of merged models that merged adapters have not, and the other way round
+OF_MODELS = ("include", "exclude", "otherwise", "dtype", "dry_run", "sign")
+OF_ADAPTERS = ("rank", "alpha", "format")
+
+
 def run(options) -> dict:
-    """Merges by one method, or by a plan."""
+    """Merges by one method, or by a plan; models, or adapters."""
+    if options.adapter is not None:
+        return _merge_adapters(options)
+    given = [f"--{name}" for name in OF_ADAPTERS if getattr(options, name)]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} goes with adapters that are merged as such: "
+            "give --adapter as well, or leave it out."
+        )
     if options.method.endswith(PLANS):
         given = [
             f"--{name.replace('_', '-')}" if name != "experts" else "experts"
@@ -79,6 +98,56 @@ def run(options) -> dict:
     }
 
 
+def _merge_adapters(options):
+    """Merges adapters into one adapter."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in OF_MODELS
+        if getattr(options, name)
+    ]
+    if given or options.method.endswith(PLANS):
+        what = ", ".join(given) or f"the plan {options.method}"
+        raise ValueError(f"--adapter does not go with {what}.")
+    if options.output is None:
+        raise ValueError(
+            "give --output: a folder for PEFT, a .safetensors file for "
+            "SpeechBrain."
+        )
+    parameters = parse_yaml(options.parameters or "{}", "--parameters")
+    path = merge_adapters(
+        create(options.method, **parameters),
+        options.experts,
+        options.output,
+        how=options.adapter,
+        rank=options.rank,
+        base=options.base,
+        alpha=options.alpha,
+        format=options.format,
+        same_base=not options.different_bases,
+        workers=options.workers,
+        progress=not options.quiet,
+    )
+    made = {"stage": options.output, "state": "merged", "output": str(path)}
+    return {"stages": [{**made, "left_out": left_out(path)}]}
+
+
+def left_out(path) -> Optional[float]:
+    """The share of what adapters change that a rank left out.
+
+    Arguments
+    ---------
+    path : Path
+        An adapter that was merged or extracted.
+
+    Returns
+    -------
+    float or None
+        In the Frobenius norm; None where nothing could be left out.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    return provenance(file)["parameters"]["error"]
+
+
 def show(found):
     """Prints what was done, or would be."""
     for stage in found["stages"]:
@@ -91,4 +160,6 @@ def show(found):
             )
         else:
             place = "" if output == name else f" ({output or 'not kept'})"
-            print(f"{name}: {stage['state']}{place}")
+            share = stage.get("left_out")
+            lost = "" if not share else f", {share:.3%} left out by the rank"
+            print(f"{name}: {stage['state']}{place}{lost}")

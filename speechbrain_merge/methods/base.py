@@ -121,6 +121,8 @@ class MergeMethod(torch.nn.Module):
     # Whether the experts must be fine-tuned from the same weights; a method
     # that aligns models of different starts need not mind.
     needs_same_base = True
+    # Whether the experts are LoRA adapters, to be merged into the base
+    merges_adapters = False
     minimum_experts = 1
     maximum_experts: Optional[int] = None
 

@@ -93,6 +93,7 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights import digest, heads_metadata, plain_state
+from speechbrain_merge.weights.low_rank import trained_adapter
 
 logger = get_logger(__name__)
 
@@ -136,6 +137,10 @@ class CheckpointPool:
         Whether `modules` may leave out trained ones, see `pool.coverage`.
     average : MovingAverage, optional
         Collects its average of the modules in place of their weights.
+    adapters : bool
+        Stores the LoRA alone, of a few megabytes, and does not fold it: for
+        `speechbrain_merge.merge_adapters`. A pool of the whole modules holds
+        the base that it belongs to, so that this one stores none.
 
     Example
     -------
@@ -162,6 +167,7 @@ class CheckpointPool:
         epoch_counter=None,
         partial: bool = False,
         average=None,
+        adapters: bool = False,
     ):
         check_arguments(modules, run, every, keep_last, keep_best, mode)
         if average is not None:
@@ -175,10 +181,10 @@ class CheckpointPool:
         self.keep_best = keep_best
         self.metric, self.mode = metric, mode
         self.hyperparameters = plain(hyperparameters or {})
-        self.base, self.intra_epoch = base, intra_epoch
+        self.base, self.intra_epoch = base and not adapters, intra_epoch
         self.tags = [str(tag) for tag in tags or []]
         self.epoch_counter, self.partial = epoch_counter, partial
-        self.average = average
+        self.average, self.adapters = average, adapters
         self.collecting = True  # False passes over checkpoints for a while
         self._brain, self._claimed, self._saves = None, None, 0
         self._lineage = uuid.uuid4().hex
@@ -357,7 +363,7 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
-        run.store(record, tensors, heads_metadata(self.modules))
+        run.store(record, tensors, self._metadata())
         self._prune(run)
         return record["name"], f"stored {record['name']}"
 
@@ -385,7 +391,14 @@ class CheckpointPool:
                 for name, tensor in self._plain_tensors().items()
             }
 
+    def _metadata(self):
+        if self.adapters:
+            return trained_adapter(self.modules).metadata
+        return heads_metadata(self.modules)
+
     def _plain_tensors(self):
+        if self.adapters:
+            return dict(trained_adapter(self.modules))
         return {
             f"{name}.{key}": tensor
             for name, module in self.modules.items()

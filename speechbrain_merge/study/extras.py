@@ -30,6 +30,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
@@ -46,7 +47,7 @@ from speechbrain_merge.study.graph import check_known
 from speechbrain_merge.study.merged import base_of, members_of
 from speechbrain_merge.study.results import flat, write_times
 from speechbrain_merge.study.testing import speakers
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights import Weights, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +207,9 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
             # in one step: an export with other files in it is not replaced
             texts = _card(study, maker, name, results, folder)
             run_on_main(export, args=[made.path, folder, texts])
+            node = maker.nodes[name]
+            if node.kind == "merge" and node.method.merges_adapters:
+                run_on_main(_export_adapter, args=[maker, node, folder])
             return {"folder": f"exported/{name}"}
 
         record = study.folder / "exported" / f"{name}.json"
@@ -213,6 +217,50 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
         if study.card:
             decides["card"] = study.card
         once(record, decides, work, again=True)
+
+
+def _export_adapter(maker, node, folder):
+    """The merged adapter beside the model, for PEFT and for SpeechBrain."""
+    about = maker.made[node.name].about
+    parameters = {k: v for k, v in about["method"].items() if k != "name"}
+    method = type(node.method)(**parameters)
+    members = {member.name: member for member in members_of(maker, node)}
+    chosen = [members[name] for name in about["selected"]]
+    modules = list(maker.pool_of(maker.run).modules)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(
+                _of_module(member.path, modules, "adapted_model.")
+            )
+            for member in chosen
+        ]
+        base = stack.enter_context(_of_module(base_of(maker, node), modules))
+        for form, end in (("peft", "peft"), ("speechbrain", "safetensors")):
+            method.write_adapter(
+                opened,
+                folder.with_name(f"{folder.name}-adapter.{end}"),
+                form,
+                base=base,
+                labels=[member.name for member in chosen],
+                progress=False,
+            )
+
+
+def _of_module(path, modules, start=""):
+    """Weights by their names in the module, where there is only one.
+
+    So PEFT knows them, and, with the start, SpeechBrain's AdaptedModel.
+    """
+    weights = open_weights(path)
+    if len(modules) > 1:
+        return weights
+    names = {name: name.removeprefix(f"{modules[0]}.") for name in weights}
+    return Weights(
+        {start + name: weights.entry(old) for old, name in names.items()},
+        weights.label,
+        weights.metadata,
+        on_close=weights.close,
+    )
 
 
 def measure_costs(study, makers: Mapping, results: Mapping) -> None:
@@ -233,7 +281,7 @@ def measure_costs(study, makers: Mapping, results: Mapping) -> None:
     maker = makers[seed]
     for row in results["rows"]:
         node = maker.nodes[row["name"]]
-        if node.kind != "merge":
+        if node.kind != "merge" or node.method.merges_adapters:
             continue
         run_on_main(_write_cost, args=[study, node, maker, seed])
 

@@ -35,6 +35,9 @@ class Made:
         Whether it was stopped and went on, so that it took longer.
     base_digest : str, optional
         The digest of the weights that it was fine-tuned from.
+    adapter : Candidate, optional
+        Of a training with LoRA, whose Brain collects adapters: that of the
+        candidate that stands for the model.
     """
 
     path: Optional[Path]
@@ -45,6 +48,7 @@ class Made:
     seconds: float = 0.0
     interrupted: bool = False
     base_digest: Optional[str] = None
+    adapter: Optional[Candidate] = None
 
 
 def digest_of(value: Any) -> str:

@@ -219,7 +219,7 @@ class Maker:
 
     def pool_of(self, run):
         """The pool of a run."""
-        pools = run.brain.pools()
+        pools = [pool for pool in run.brain.pools() if not pool.adapters]
         if not pools:
             raise ValueError(
                 "The YAML of a training has no CheckpointPool among the "
@@ -227,6 +227,11 @@ class Maker:
                 "left to merge: add one, as the README shows."
             )
         return pools[0]
+
+    def adapters_of(self, run):
+        """The pool of a run that collects adapters; None without one."""
+        pools = [pool for pool in run.brain.pools() if pool.adapters]
+        return pools[0] if pools else None
 
 
 def _check_normalisers(run):

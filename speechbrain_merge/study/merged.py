@@ -109,6 +109,8 @@ def make_aligned(maker, node):
 
 def members_of(maker, node):
     """The candidates of a merge."""
+    if node.method.merges_adapters:
+        return [_adapter(maker, node, name) for name in node.members]
     if not node.from_runs:
         return [_candidate(maker, name) for name in node.members]
     candidates = []
@@ -120,6 +122,20 @@ def members_of(maker, node):
         metric=maker.study.metric,
         mode=maker.study.mode,
         **node.chosen,
+    )
+
+
+def _adapter(maker, node, name):
+    """The adapter of a training, by its name in the study."""
+    adapter = maker.made[name].adapter
+    if adapter is None:
+        raise ValueError(
+            f"Model '{node.name}' merges adapters, and '{name}' has none: its "
+            "training needs a CheckpointPool with `adapters: True` among the "
+            "recoverables of its checkpointer."
+        )
+    return dataclasses.replace(
+        adapter, name=name, base=None, base_digest=root_of(maker, name)
     )
 
 

@@ -51,9 +51,14 @@ def make_trained(maker, node):
         run = maker.prepare(training, overrides)
         plain = start is None or _start(maker, run, training, node, start)
         run.fit()
-        pool = maker.pool_of(run)
+        pool, adapters = maker.pool_of(run), maker.adapters_of(run)
         folder = pool.folder / pool.run
+        found = {}
+        if adapters is not None:
+            collected = adapters.folder / adapters.run
+            found["adapters"] = str(relative_to(collected, maker.study.folder))
         return {
+            **found,
             "steps": int(run.brain.optimizer_step),
             "pool": str(relative_to(folder, maker.study.folder)),
             "plain": plain,
@@ -95,7 +100,19 @@ def make_trained(maker, node):
         record["seconds"],
         record["interrupted"],
         candidate.base_digest,
+        _adapter(maker, record["outcome"].get("adapters"), candidate),
     )
+
+
+def _adapter(maker, folder, candidate):
+    """The adapter of a candidate, where the training collected adapters."""
+    if folder is None:
+        return None
+    adapters = {
+        (each.epoch, each.step): each
+        for each in read_pool(maker.study.folder / folder)
+    }
+    return adapters.get((candidate.epoch, candidate.step))
 
 
 def _learned(candidates):

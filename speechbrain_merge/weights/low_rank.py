@@ -22,8 +22,11 @@ Authors
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional
+
+import torch
 
 from speechbrain.nnet.adapters import AdaptedModel
 from speechbrain_merge.weights.adapter_scales import (
@@ -204,6 +207,41 @@ def module_adapter(module: AdaptedModel) -> Weights:
             f"{label} is not SpeechBrain's AdaptedModel. Save the adapter "
             "(with PEFT: model.save_pretrained(folder)) and give the folder."
         )
+    return from_tensors(*_trained(module, label))
+
+
+def trained_adapter(modules: Mapping) -> Weights:
+    """What was trained of modules with SpeechBrain's LoRA in them.
+
+    Arguments
+    ---------
+    modules : dict
+        Name to torch.nn.Module, in which `AdaptedModel` has put the LoRA.
+
+    Returns
+    -------
+    Weights
+        Called `<name>.<parameter>`, and with the alpha.
+
+    Raises
+    ------
+    ValueError
+        Where there is no LoRA, or its layers differ in rank or alpha.
+
+    Example
+    -------
+    >>> from speechbrain.nnet.adapters import LoRA
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    >>> _ = AdaptedModel(model, LoRA, all_linear=True)
+    >>> trained_adapter({"model": model}).names()
+    ['model.0.adapter_down_proj.weight', 'model.0.adapter_up_proj.weight']
+    """
+    label = f"the adapters of {', '.join(modules)}"
+    return from_tensors(*_trained(torch.nn.ModuleDict(modules), label))
+
+
+def _trained(module, label):
+    """The tensors of a module that are trained, its label, and the alpha."""
     state = {
         name: tensor.detach()
         for name, tensor in module.state_dict(keep_vars=True).items()
@@ -223,7 +261,7 @@ def module_adapter(module: AdaptedModel) -> Weights:
         )
     (rank,) = set(layers.values())
     metadata = speechbrain_metadata(list(layers), rank, scales.pop())
-    return from_tensors(state, label, metadata)
+    return state, label, metadata
 
 
 def speechbrain_metadata(stems: list, rank: int, scale: float) -> dict:

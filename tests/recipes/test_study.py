@@ -11,11 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny_models import make_speech, tiny_whisper
+from transformers import WhisperForConditionalGeneration
 
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
+from speechbrain_merge import provenance
+from speechbrain_merge.export.folder import module_state
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.reading import read_yaml
+from speechbrain_merge.weights import fold, open_weights
+from speechbrain_merge.weights.adapter_scales import adapter_arguments
+from speechbrain_merge.weights.low_rank import open_adapter
 
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
@@ -308,3 +316,86 @@ def test_one_expert(material, tmp_path):
     assert rates["reverb"]["utterances"] == 4
     assert set(rates["reverb"]["buckets"]) == {"(0, 5]", "(5, 30]", "(30, inf)"}
     shutil.rmtree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lora_study(material, tmp_path_factory):
+    """The folder of a study of adapters, run once."""
+    results = tmp_path_factory.mktemp("lora") / "results"
+    run(
+        [
+            *command(material, results, "lora"),
+            "--trials=2",
+            "--lora_rank=2",
+            "--lora_lr=0.01",
+        ]
+    )
+    return results
+
+
+CORE = ("core_task_arithmetic", "core_ties", "core_tsv_m")
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_adapters_merged_in_core_space_load_anywhere(
+    lora_study, material, name
+):
+    """PEFT on the base, SpeechBrain's adapter on the base, the folded model."""
+    peft = pytest.importorskip("peft")
+    exported = lora_study / "exported"
+    torch.manual_seed(0)
+    features = torch.randn(1, 80, 3000)
+    tokens = torch.tensor([[1, 2, 3]])
+
+    def logits(model):
+        with torch.no_grad():
+            return model.eval()(features, decoder_input_ids=tokens).logits
+
+    def base():
+        return WhisperForConditionalGeneration.from_pretrained(
+            material / "whisper"
+        )
+
+    adapted = peft.PeftModel.from_pretrained(
+        base(), exported / f"{name}-adapter.peft"
+    )
+    folded = WhisperForConditionalGeneration.from_pretrained(exported / name)
+    wanted = logits(folded)
+    assert not torch.allclose(wanted, logits(base()), atol=1e-3)
+    torch.testing.assert_close(logits(adapted), wanted, rtol=0, atol=1e-4)
+
+    path = exported / f"{name}-adapter.safetensors"
+    host = base()
+    model = AdaptedModel(host, LoRA, **adapter_arguments(path))
+    loaded = model.load_state_dict(dict(open_weights(path)), strict=False)
+    assert not loaded.unexpected_keys
+    torch.testing.assert_close(logits(host), wanted, rtol=0, atol=1e-4)
+
+
+def test_what_is_tested_is_the_merged_adapter(lora_study):
+    """The row of a merge is of the base with the adapter that is exported."""
+    rows = rows_of(lora_study)
+    assert list(rows)[1:] == ["reverb", "digits", "average", *CORE]
+    for name in CORE:
+        about = rows[name]["about"]["1986"]
+        assert about["method"]["name"] == "core_space"
+        assert about["candidates"] == ["reverb", "digits"]
+        assert about["chosen"].keys() == {"scale"} and len(about["trials"]) == 2
+        path = lora_study / f"exported/{name}-adapter.safetensors"
+        assert provenance(path)["parameters"]["scale"] == pytest.approx(
+            about["chosen"]["scale"]
+        )
+        # both adapters of rank 2
+        seed = lora_study / "seed-1986"
+        base = module_state(seed / "original.safetensors", "whisper")
+        tested = module_state(
+            seed / f"merge/{name}/merged.safetensors", "whisper"
+        )
+        with open_weights(path) as weights:
+            layers = open_adapter(weights).layers
+        assert {layer.rank for layer in layers.values()} == {4}  # 2 and 2
+        with fold(path, base=base) as again:
+            for key in again:
+                torch.testing.assert_close(
+                    again[key], tested[key], rtol=0, atol=1e-6
+                )

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speech_domains_prepare import prepare_speech_domains
-from speechbrain_merge import MergeMixin, Run
+from speechbrain_merge import CheckpointPool, MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.export import export_whisper
 from speechbrain_merge.training import (
@@ -323,6 +323,16 @@ def prepare_fine_tuning(asr_brain, hparams):
                 "alpha": 2 * hparams["lora_rank"],
             },
         )
+        # Beside the pool, one of the adapters alone, to be merged as such
+        adapters = CheckpointPool(
+            Path(hparams["pool_folder"]).parent / "adapters",
+            {"whisper": hparams["whisper"]},
+            run=hparams["run_name"],
+            keep_best=hparams["keep_best"],
+            epoch_counter=hparams["epoch_counter"],
+            adapters=True,
+        )
+        adapters.attach(hparams["checkpointer"], "adapters")
     if hparams["frozen"]:
         freeze(hparams["modules"], hparams["frozen"])
 
