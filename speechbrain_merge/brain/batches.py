@@ -31,6 +31,9 @@ import speechbrain as sb
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
 
+ROUNDING = 0.01
+"""How far a duration in a CSV may be from that of the audio, in seconds."""
+
 
 class FixedBatches:
     """Utterances of one or several domains, in batches that stay the same.
@@ -69,6 +72,7 @@ class FixedBatches:
         stage: sb.Stage = sb.Stage.VALID,
     ):
         self.stage = stage
+        self.modules = list(getattr(brain, "modules", {}).values())
         domains = data if isinstance(data, dict) else {None: data}
         self.loaders = {
             domain: _loader(brain, dataset, stage, loader_kwargs or {})
@@ -110,10 +114,24 @@ class FixedBatches:
         -------
         DataLoader
         """
+        return self.load_utterances([self.places[place][1] for place in order])
+
+    def load_utterances(self, batches) -> DataLoader:
+        """Loads utterances that are batched anew.
+
+        Arguments
+        ---------
+        batches : list of list of int
+            Indices of the utterances of each batch.
+
+        Returns
+        -------
+        DataLoader
+        """
         loader = next(iter(self.loaders.values()))
         return DataLoader(
             self.dataset,
-            batch_sampler=[self.places[place][1] for place in order],
+            batch_sampler=batches,
             collate_fn=loader.collate_fn,
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
@@ -176,8 +194,42 @@ class FixedBatches:
             )
         return words
 
-    def seconds(self) -> list:
-        """Audio of each batch.
+    def paddings(self) -> list:
+        """How long the model makes each batch.
+
+        A model says it by its method `padded_seconds`: of the seconds of the
+        longest utterance, or None where it cannot tell. What a model computes
+        for an utterance must not depend on the rest of its batch but by this.
+
+        Returns
+        -------
+        list of float or None
+            For each batch, in seconds. None where it is not known: one of the
+            Brain's modules does not say it, or the data have no durations.
+        """
+        rules = [
+            getattr(getattr(module, "module", module), "padded_seconds", None)
+            for module in self.modules
+            if any(True for _ in module.parameters())
+        ]
+        durations = self.durations()
+        if not rules or None in rules:
+            return [None] * len(self)
+        found = []
+        for _, batch in self.places:
+            longest = max(durations[index] for index in batch)
+            # Durations are rounded, and must not be near where it changes
+            ends = {
+                rule(longest + margin)
+                for rule in rules
+                for margin in (-ROUNDING, ROUNDING)
+            }
+            sure = len(ends) == 1 and min(durations[i] for i in batch) > 0
+            found.append(ends.pop() if sure else None)
+        return found
+
+    def durations(self) -> list:
+        """Audio of each utterance.
 
         Returns
         -------
@@ -193,9 +245,7 @@ class FixedBatches:
                     row = data[loader.dataset.data_ids[index]]
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
-        return [
-            sum(durations[index] for index in batch) for _, batch in self.places
-        ]
+        return durations
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

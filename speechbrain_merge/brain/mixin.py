@@ -41,6 +41,7 @@ from speechbrain_merge.stage.result import (
     known_result,
     store_result,
 )
+from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.stage.selection import Scoring
 from speechbrain_merge.weights import has_adapters, open_weights
 
@@ -267,10 +268,11 @@ class MergeMixin(RecipeHooks):
     def _run(self, job, scorer):
         """Searches if asked to, and writes the merged weights."""
         show = not self.noprogressbar
+        running = RunningMean()
 
         def score(proposal, incumbent):
             """Merges into the Brain's modules and counts errors."""
-            self._load_trial(job, proposal)
+            self._load_trial(job, proposal, running)
             return scorer.score(incumbent, job.accept)
 
         outcome = None
@@ -279,7 +281,7 @@ class MergeMixin(RecipeHooks):
         run_on_main(job.merge, args=[job.found(outcome), job.output, show])
         return job.result(job.output, outcome)
 
-    def _load_trial(self, job, proposal):
+    def _load_trial(self, job, proposal, running):
         """Puts the merge of a proposal into the modules.
 
         Several processes would all read all candidates, so the main one
@@ -287,7 +289,7 @@ class MergeMixin(RecipeHooks):
         """
         merged = None
         if if_main_process():
-            merged = job.merge(proposal, trial=True)
+            merged = job.merge(proposal, trial=True, running=running)
         self.load_weights(sent_by_main(merged, self.device))
 
     def module_named(self, name, label="the source"):

@@ -7,14 +7,17 @@ where recipes do all of the above, is never called. The errors are read from
 the metric that the recipe fills anyway.
 
 Every trial is scored on the same batches (``speechbrain_merge.brain.batches``).
-Only their order changes, so that decisive ones come first and a trial that has
-lost stops early (``speechbrain_merge.search.racing``). Under ``torchrun`` the
+Their order changes, so that decisive ones come first and a trial that has lost
+stops early (``speechbrain_merge.search.racing``); and, where the model says that
+it makes no difference, utterances are exchanged between them for the same
+purpose (``speechbrain_merge.search.decoding_order``). Under ``torchrun`` the
 batches are shared out over the processes and the counts summed.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
+import itertools
 from fractions import Fraction
 from typing import Optional
 
@@ -24,7 +27,7 @@ from tqdm import tqdm
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge.brain.ranks import not_distributed
-from speechbrain_merge.search import Race, Tally, decisive_first
+from speechbrain_merge.search import DecodingOrder, Race, Tally
 from speechbrain_merge.search.tally import require_words
 
 
@@ -60,8 +63,19 @@ class Scorer:
         known = batches.words()
         if known is not None:
             require_words(known, average)
-        self.seconds = batches.seconds()
-        self.order = list(range(len(batches)))
+        # Rows of what is counted: the utterances, batch after batch
+        durations = batches.durations()
+        self.utterances = [one for _, batch in batches.places for one in batch]
+        self.domains = [
+            domain for domain, batch in batches.places for _ in batch
+        ]
+        self.seconds = [durations[one] for one in self.utterances]
+        rows = itertools.count()
+        self.order = DecodingOrder(
+            [[next(rows) for _ in batch] for _, batch in batches.places],
+            batches.paddings(),
+            self.seconds if all(self.seconds) else None,
+        )
 
     def key(self) -> str:
         """A hash of the batches and of how they are scored.
@@ -104,28 +118,26 @@ class Scorer:
         brain.modules.eval()
         # Where the words depend on the hypotheses, a trial is decoded in full
         racing = incumbent is not None and not self._words_vary()
-        counts = torch.zeros(len(self.batches), 5, dtype=torch.float64)
+        counts = torch.zeros(len(self.domains), 5, dtype=torch.float64)
         total = self._tally(counts, complete=False)
         with torch.no_grad(), not_distributed(brain):
             for batch, share in self._steps(progress):
                 brain.step += 1
                 before = len(self._scores())
                 loss = brain.evaluate_batch(batch, stage=self.stage)
-                if share is not None:
-                    counts[share] = self._count(before, batch, float(loss))
+                self._count(counts, share, before, float(loss))
                 if racing:
                     total = self._tally(_summed(counts), complete=False)
                     if race.lost(total):
                         break
         brain.step = step
         counts = _summed(counts)
-        done = bool((counts[:, 3] > 0).all())
-        if done:
-            self._reorder(counts)
-        return self._tally(counts, complete=done)
+        tally = self._tally(counts, complete=bool((counts[:, 3] > 0).all()))
+        self._learn(counts, tally if tally.complete else incumbent)
+        return tally
 
     def _steps(self, progress):
-        """Yields (batch, index or None): this process's share, in order.
+        """Yields (batch, its rows or None): this process's share, in order.
 
         With several processes all take the same number of steps, since a
         recipe may have its processes wait for one another: who has no batch
@@ -135,13 +147,16 @@ class Scorer:
         if torch.distributed.is_initialized():
             rank = torch.distributed.get_rank()
             world = torch.distributed.get_world_size()
-        steps = -(-len(self.order) // world)
-        mine = self.order[rank::world]
+        batches = self.order.batches()
+        steps = -(-len(batches) // world)
+        mine = batches[rank::world]
         idle = [None] * (steps - len(mine))
-        walk = mine + [(mine or self.order)[0]] * len(idle)
+        walk = mine + [(mine or batches)[0]] * len(idle)
         shares = mine + idle
         bar = tqdm(
-            self.batches.load(walk),
+            self.batches.load_utterances(
+                [[self.utterances[row] for row in batch] for batch in walk]
+            ),
             total=steps,
             desc="score",
             leave=False,
@@ -165,9 +180,9 @@ class Scorer:
             )
         return metric.scores
 
-    def _count(self, before, batch, loss):
-        """Errors, words, utterances of the last batch, that it was done, and
-        the sum of its utterances' losses."""
+    def _count(self, counts, share, before, loss):
+        """Writes down the last batch: of each of its utterances the errors,
+        words and scores, that it was done, and its part of the loss."""
         scores = self._scores()[before:]
         if not scores:
             raise ValueError(
@@ -176,55 +191,57 @@ class Scorer:
                 "batch (some decode only every few epochs; set "
                 "`decode: test` in the merge stage for those)."
             )
-        return torch.tensor(
-            [
-                sum(score["num_edits"] for score in scores),
-                sum(score["num_ref_tokens"] for score in scores),
-                len(scores),
-                1,
-                loss * len(scores),
-            ],
-            dtype=torch.float64,
-        )
+        if share is None:
+            return
+        counts[share, 3] = 1
+        # Who scores anything but utterances has them all at the first of them
+        places = share if len(scores) == len(share) else share[:1] * len(scores)
+        for place, score in zip(places, scores):
+            counts[place, 0] += score["num_edits"]
+            counts[place, 1] += score["num_ref_tokens"]
+            counts[place, 2] += 1
+            counts[place, 4] += loss
 
     def _tally(self, counts, complete):
-        """The tally of all batches counted so far."""
+        """The tally of all utterances counted so far."""
         domains = {}
-        for (domain, _), row in zip(self.batches.places, counts.tolist()):
+        counts = counts.tolist()
+        for domain, row in zip(self.domains, counts):
             if row[3]:
                 errors, words = domains.get(domain, (0, 0))
                 domains[domain] = (
                     errors + _exact(row[0]),
                     words + _exact(row[1]),
                 )
-        utterances = float(counts[:, 2].sum())
+        utterances = sum(row[2] for row in counts)
         extent = {
             "complete": complete,
-            "loss": float(counts[:, 4].sum()) / utterances
+            "loss": sum(row[4] for row in counts) / utterances
             if complete
             else None,
             "utterances": int(utterances),
             "seconds": sum(
-                seconds
-                for seconds, row in zip(self.seconds, counts.tolist())
-                if row[3]
+                seconds for seconds, row in zip(self.seconds, counts) if row[3]
             ),
         }
         if None in self.batches.loaders:
             return Tally(*domains.get(None, (0, 0)), **extent)
         return Tally.of_domains(domains, self.average, **extent)
 
-    def _reorder(self, counts):
-        """Decisive batches first, as the trial just scored shows them."""
+    def _learn(self, counts, whole):
+        """What a trial tells about the order of the next."""
         words = {}
-        for (domain, _), row in zip(self.batches.places, counts.tolist()):
-            words[domain] = words.get(domain, 0) + row[1]
-        weight = words if self.average == "macro" else dict.fromkeys(words, 1)
-        errors = [
-            row[0] / max(weight[domain], 1)
-            for (domain, _), row in zip(self.batches.places, counts.tolist())
-        ]
-        self.order = decisive_first(errors, counts[:, 2].tolist())
+        if whole is not None and self.average == "macro":
+            words = {name: pair[1] for name, pair in whole.domains.items()}
+        self.order.learn(
+            {
+                row: errors / max(float(words.get(domain, 1)), 1.0)
+                for row, (domain, (errors, _, _, done, _)) in enumerate(
+                    zip(self.domains, counts.tolist())
+                )
+                if done
+            }
+        )
 
 
 def _exact(count):

@@ -16,6 +16,7 @@ Authors
 from speechbrain_merge.search.cma_es import CMAES
 from speechbrain_merge.search.coefficients import CoefficientResult
 from speechbrain_merge.search.coordinate import CoordinateSearch
+from speechbrain_merge.search.decoding_order import DecodingOrder
 from speechbrain_merge.search.golden_section import GoldenSection
 from speechbrain_merge.search.greedy import GreedySearch
 from speechbrain_merge.search.grid import GridSearch
@@ -33,6 +34,7 @@ __all__ = [
     "CMAES",
     "CoefficientResult",
     "CoordinateSearch",
+    "DecodingOrder",
     "GoldenSection",
     "GreedySearch",
     "GridSearch",

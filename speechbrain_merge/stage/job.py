@@ -33,6 +33,7 @@ from speechbrain_merge.stage.content import merge_content
 from speechbrain_merge.stage.members import base_of, weighted, weights_of
 from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.result import MERGED, MergeResult
+from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.weights import digest, fold, open_weights
 
 JOURNAL = "trials.jsonl"
@@ -164,6 +165,7 @@ class MergeJob:
         output: Optional[Path] = None,
         progress: bool = False,
         trial: bool = False,
+        running: Optional[RunningMean] = None,
     ) -> Any:
         """Merges what a proposal stands for.
 
@@ -178,12 +180,19 @@ class MergeJob:
         trial : bool
             Whether this is one of many: then it is not asked again whether the
             members belong together, which `resolve` has asked for all.
+        running : RunningMean, optional
+            Keeps the sum of the members of a plain mean from one trial to the
+            next.
 
         Returns
         -------
         merged : Path or dict
         """
         method, members = self.proposed(proposal)
+        if running is not None and output is None and self.dtype is None:
+            mean = running.of(method, members)
+            if mean is not None:
+                return mean
         return merge(
             method,
             members,

@@ -70,6 +70,12 @@ class WindowedWhisper(Whisper):
         SpecAugment: part of the spectrogram's frames to mask in training.
     mask_feature_prob : float
         SpecAugment: part of its mel bands to mask in training.
+    each_alone : bool
+        Whether an utterance's spectrogram is cut off below its own loudest
+        point, as Whisper's own is, and not below that of its batch, as
+        SpeechBrain's. Then what is heard of an utterance does not depend on
+        its company, and a search may batch utterances as it needs them
+        (``padded_seconds``).
     **kwargs : dict
         As for ``speechbrain.integrations.huggingface.whisper.Whisper``.
 
@@ -95,6 +101,7 @@ class WindowedWhisper(Whisper):
         activation_dropout: float = 0.0,
         mask_time_prob: float = 0.0,
         mask_feature_prob: float = 0.0,
+        each_alone: bool = False,
         **kwargs,
     ):
         if silence_step < 1:
@@ -109,7 +116,7 @@ class WindowedWhisper(Whisper):
         }
         super().__init__(source, save_path, **kwargs)
         self.use_window(window)
-        self.silence_step = silence_step
+        self.silence_step, self.each_alone = silence_step, each_alone
 
     def use_window(self, window):
         """Changes the window, for a test at 30 seconds, say.
@@ -153,6 +160,48 @@ class WindowedWhisper(Whisper):
         last = self.config.max_source_positions - 1
         silence = torch.arange(last, heard - 1, -self.silence_step).flip(0)
         return torch.cat([torch.arange(heard), silence])
+
+    def padded_seconds(self, seconds):
+        """How long a batch is that the model computes.
+
+        Utterances may be exchanged between batches of equal lengths
+        (``speechbrain_merge.search.decoding_order``).
+
+        Arguments
+        ---------
+        seconds : float
+            The longest utterance of the batch.
+
+        Returns
+        -------
+        float or None
+            The window that it fits into, or 30. None for longer ones, which
+            are cut, and without `each_alone`.
+        """
+        if not self.each_alone:
+            return None
+        ends = [each / SAMPLE_RATE for each in self.windows] + [30.0]
+        return next((end for end in ends if seconds <= end), None)
+
+    def log_mel_spectrogram(self, audio, padding=0):
+        """Spectrograms of a batch, or of each utterance by itself.
+
+        Arguments
+        ---------
+        audio : torch.Tensor
+            Waveforms of shape (batch, samples).
+        padding : int
+            Samples of silence to add.
+
+        Returns
+        -------
+        torch.Tensor
+            Of shape (batch, mel bands, frames).
+        """
+        spectrogram = super().log_mel_spectrogram
+        if not self.each_alone:
+            return spectrogram(audio, padding)
+        return torch.cat([spectrogram(one, padding) for one in audio.split(1)])
 
     def _get_mel(self, wav):
         """Spectrogram of the window and a little silence, or of 30 s."""

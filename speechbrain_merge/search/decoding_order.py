@@ -1,0 +1,121 @@
+"""Which utterances are decoded together, and which of them first.
+
+A trial that loses is stopped as soon as it is sure to lose
+(``speechbrain_merge.search.racing``), so the errors that decide it should come
+early. Which utterances have them, earlier trials tell: those of a search are
+merges of much the same models, and stumble over the same words. Two things
+follow from what they are expected to cost.
+
+- Batches are decoded in the order of their expected errors per second.
+- Utterances are exchanged between batches, so that those with errors are in few
+  batches, and those without are left for the end. In batches as they come,
+  nearly each has a difficult utterance, and no order helps much.
+
+What a model hears of an utterance may depend on how far its batch is padded. So
+utterances are exchanged only between batches that a model says it pads alike;
+all others stay as they are. Neither the order nor such an exchange changes an
+outcome: each trial has the errors that it has.
+
+Example
+-------
+>>> order = DecodingOrder([[0, 1], [2, 3], [4]], paddings=["4 s", "4 s", "6 s"])
+>>> order.learn({0: 0, 1: 2, 2: 0, 3: 3, 4: 1})
+>>> order.batches()
+[[3, 1], [4], [0, 2]]
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Optional
+
+KEPT = 0.7
+"""How much of what was expected of an utterance stays after one more trial. The
+last trials are merges of more of the same members than the first."""
+
+
+class DecodingOrder:
+    """Batches of utterances, decisive ones first.
+
+    Arguments
+    ---------
+    batches : list of list of int
+        The utterances of each batch, as they come.
+    paddings : list, optional
+        One for each batch: between batches of equal ones utterances may be
+        exchanged. None, for one or for all, leaves a batch as it is.
+    efforts : list of float, optional
+        What decoding each utterance costs, in seconds, say. Equal if not
+        given.
+
+    Raises
+    ------
+    ValueError
+        Where there is not one padding a batch.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[Sequence[int]],
+        paddings: Optional[Sequence[Optional[Hashable]]] = None,
+        efforts: Optional[Sequence[float]] = None,
+    ):
+        self._batches = [list(batch) for batch in batches]
+        if paddings is None:
+            paddings = [None] * len(self._batches)
+        if len(paddings) != len(self._batches):
+            raise ValueError(
+                f"{len(self._batches)} batches but {len(paddings)} paddings"
+            )
+        self.efforts = efforts
+        self.expected: dict[int, float] = {}
+        self._alike: dict[Hashable, list[int]] = {}
+        for place, padding in enumerate(paddings):
+            if padding is not None:
+                self._alike.setdefault(padding, []).append(place)
+
+    def learn(self, costs: Mapping[int, float]):
+        """Takes in what a trial has cost, or the part of it that was decoded.
+
+        Arguments
+        ---------
+        costs : dict
+            Utterance to its errors. For a macro average, divided by its
+            domain's reference words.
+        """
+        for utterance, cost in costs.items():
+            before = self.expected.get(utterance, cost)
+            self.expected[utterance] = KEPT * before + (1 - KEPT) * float(cost)
+
+    def batches(self) -> list:
+        """The batches in the order in which they are to be decoded.
+
+        Returns
+        -------
+        list of list of int
+            All utterances. As they came, while nothing is known.
+        """
+        if not self.expected:
+            return [list(batch) for batch in self._batches]
+        batches = [list(batch) for batch in self._batches]
+        for places in self._alike.values():
+            waiting = [one for place in places for one in batches[place]]
+            waiting.sort(key=self._rank)
+            # the smallest batch comes last, where it is decoded least often
+            for place in sorted(places, key=lambda at: -len(batches[at])):
+                size = len(batches[place])
+                batches[place], waiting = waiting[:size], waiting[size:]
+        return sorted(batches, key=self._density, reverse=True)
+
+    def _effort(self, utterance):
+        return 1.0 if self.efforts is None else self.efforts[utterance]
+
+    def _rank(self, utterance):
+        """Most errors a second first; among equals, alike ones together."""
+        effort = self._effort(utterance)
+        return -self.expected.get(utterance, 0.0) / effort, effort
+
+    def _density(self, batch):
+        errors = sum(self.expected.get(one, 0.0) for one in batch)
+        return errors / sum(map(self._effort, batch))
