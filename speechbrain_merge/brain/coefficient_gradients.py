@@ -33,9 +33,15 @@ from speechbrain_merge.weights.weight_norm import weight_norm_pairs
 PIECE = 1 << 22
 """Entries that are multiplied at once."""
 
+NO_GRADIENT = (
+    "No merged weight has a gradient: the Brain computes with other modules, "
+    "or runs them frozen, under no_grad (a `freeze: True` of SpeechBrain's "
+    "wrappers)."
+)
 
-class MergeInModules:
-    """Keeps a Brain's modules at the merge that coefficients say.
+
+class WeightsInModules:
+    """Keeps a Brain's modules at weights that change, and reads gradients.
 
     A context manager: afterwards, parameters want gradients as before.
 
@@ -43,14 +49,11 @@ class MergeInModules:
     ---------
     brain : speechbrain.Brain
         With ``MergeMixin``.
-    method : AdaMerging
-        Whose coefficients count.
-    experts : list
-        Of sources of ``open_weights``, with names ``<module>.<parameter>``.
-    base : object
-        Likewise, what the experts were fine-tuned from.
-    labels : list of str
-        Of the experts.
+    merged : Weights
+        The weights, with the modules' own names, each read when it is asked
+        for, so that it may be another one each time.
+    names : list of str
+        Plain names, those without weight norm.
 
     Raises
     ------
@@ -58,20 +61,9 @@ class MergeInModules:
         Where the weights do not fit the modules, or a module has adapters.
     """
 
-    def __init__(self, brain, method, experts, base, labels):
-        self.method = method
-        with ExitStack() as stack:
-            opened = [
-                stack.enter_context(open_weights(expert)) for expert in experts
-            ]
-            anchor = stack.enter_context(open_weights(base))
-            self.experts = [fold(expert) for expert in opened]
-            self.base = fold(anchor)
-            method.make_coefficients(self.experts, self.base, labels)
-            self.merged = method.merged(opened, anchor, labels)
-            self.names = merged_names(self.experts)
-            self._places = self._find_places(brain)
-            self._stack = stack.pop_all()
+    def __init__(self, brain, merged, names):
+        self.merged, self.names = merged, names
+        self._places = self._find_places(brain)
         self._pairs = weight_norm_pairs(
             {name: self.merged.shape(name) for name in self.merged},
             self.merged.label,
@@ -115,11 +107,100 @@ class MergeInModules:
         }
 
     def fill(self):
-        """Puts the merge of the coefficients as they are into the modules."""
+        """Puts the weights as they are now into the modules."""
         with torch.no_grad():
             for name, place in self._places.items():
                 place.copy_(self.merged[name])
                 place.grad = None
+
+    def gradients(self):
+        """The gradients of all plain weights that have one.
+
+        Returns
+        -------
+        dict
+            Name to tensor.
+
+        Raises
+        ------
+        ValueError
+            Where no weight has a gradient.
+        """
+        found = {name: self.gradient(name) for name in self.names}
+        found = {name: each for name, each in found.items() if each is not None}
+        if not found:
+            raise ValueError(NO_GRADIENT)
+        return found
+
+    def close(self):
+        """Lets parameters be as they were; their values stay."""
+        for place, wanted in self._wanted.values():
+            place.requires_grad_(wanted)
+            place.grad = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def gradient(self, name):
+        """The gradient of one plain weight, if it has one.
+
+        Arguments
+        ---------
+        name : str
+            Its plain name.
+
+        Returns
+        -------
+        torch.Tensor or None
+        """
+        if name not in self._pairs:
+            return self._places[name].grad
+        g, v = (self._places[each] for each in self._pairs[name])
+        if v.grad is None:
+            return None
+        # g is ‖v‖ here; where it is 0, v stands for no direction at all
+        slope = torch.where(g == 0, torch.zeros_like(g), g.grad / g)
+        return v.grad + slope.detach() * v.detach()
+
+
+class MergeInModules(WeightsInModules):
+    """Keeps a Brain's modules at the merge that coefficients say.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``.
+    method : AdaMerging
+        Whose coefficients count.
+    experts : list
+        Of sources of ``open_weights``, with names ``<module>.<parameter>``.
+    base : object
+        Likewise, what the experts were fine-tuned from.
+    labels : list of str
+        Of the experts.
+
+    Raises
+    ------
+    ValueError
+        Where the weights do not fit the modules, or a module has adapters.
+    """
+
+    def __init__(self, brain, method, experts, base, labels):
+        self.method = method
+        with ExitStack() as stack:
+            opened = [
+                stack.enter_context(open_weights(expert)) for expert in experts
+            ]
+            anchor = stack.enter_context(open_weights(base))
+            self.experts = [fold(expert) for expert in opened]
+            self.base = fold(anchor)
+            method.make_coefficients(self.experts, self.base, labels)
+            merged = method.merged(opened, anchor, labels)
+            super().__init__(brain, merged, merged_names(self.experts))
+            self._stack = stack.pop_all()
 
     def backward(self):
         """From the gradients of the weights to those of the coefficients.
@@ -135,44 +216,21 @@ class MergeInModules:
         slopes = torch.zeros_like(method.coefficients)
         reached = False
         for name in self.names:
-            gradient = self._gradient(name)
+            gradient = self.gradient(name)
             if gradient is None:
                 continue
             reached = True
             column = method.groups.index(method.group_of(name))
             slopes[:, column] += self._products(name, gradient)
         if not reached:
-            raise ValueError(
-                "No merged weight has a gradient: the Brain computes with "
-                "other modules, or runs them frozen, under no_grad (a "
-                "`freeze: True` of SpeechBrain's wrappers)."
-            )
+            raise ValueError(NO_GRADIENT)
         # through the bounds, as they are when descent is to come back
         method.values().backward(slopes)
 
     def close(self):
         """Closes the experts; the modules stay as they are."""
-        for place, wanted in self._wanted.values():
-            place.requires_grad_(wanted)
-            place.grad = None
+        super().close()
         self._stack.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.close()
-
-    def _gradient(self, name):
-        """The gradient of one merged tensor."""
-        if name not in self._pairs:
-            return self._places[name].grad
-        g, v = (self._places[each] for each in self._pairs[name])
-        if v.grad is None:
-            return None
-        # g is ‖v‖ here; where it is 0, v stands for no direction at all
-        slope = torch.where(g == 0, torch.zeros_like(g), g.grad / g)
-        return v.grad + slope.detach() * v.detach()
 
     def _products(self, name, gradient):
         """``⟨gradient, τ_k⟩`` of each expert, summed in float64."""

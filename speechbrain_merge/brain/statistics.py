@@ -2,7 +2,8 @@
 
 Some methods need to know more of an expert than its weights: Fisher merging,
 how much its loss depends on each of them; RegMean, what its layers get to see;
-optimal transport by activations, what its units do. All of it comes from
+optimal transport by activations, what its units do, or which permutation of
+them has the lowest loss. All of it comes from
 running the Brain's own ``compute_forward`` and ``compute_objectives`` over data
 that the expert knows, usually what it was trained on, with the expert's weights
 loaded. A recipe says which data belong to which candidates::
@@ -49,10 +50,12 @@ from speechbrain_merge.brain.collectors import (
     GramCollector,
 )
 from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.matching import learn_matching
 from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )
+from speechbrain_merge.methods.transport.learned import check_learning
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
 logger = get_logger(__name__)
@@ -73,6 +76,7 @@ def collect_statistics(
     per_example=True,
     limit=None,
     decode=None,
+    train=None,
 ):
     """Gives the method of a merge stage the statistics of its candidates.
 
@@ -82,7 +86,7 @@ def collect_statistics(
         With ``MergeMixin``. Afterwards it has its own weights again.
     stage : MergeStage
         Its method, or the method that this wraps, is ``Fisher``, ``RegMean``
-        or ``OptimalTransport(cost="activations")``.
+        or ``OptimalTransport`` with ``cost="activations"`` or ``"learned"``.
     data : Dataset, DataLoader or dict
         What to run over: for all candidates the same, or a dict by the name of
         the candidate, of its run, or one of its tags.
@@ -96,11 +100,15 @@ def collect_statistics(
         Only so many utterances (or batches), spread evenly over the data.
     decode : str, optional
         ``"valid"`` or ``"test"`` runs the Brain in that stage instead.
+    train : Dataset, DataLoader or dict, optional
+        What permutations are learned on; `data` then choose among them.
+        Default: `data`.
 
     Returns
     -------
     files : dict
-        Name of the candidate to its file.
+        Name of the candidate to its file; of learned permutations, the first
+        candidate, to which the others are aligned, has None.
 
     Raises
     ------
@@ -114,6 +122,12 @@ def collect_statistics(
         )
     files = {}
     for method in stage.needs_statistics:
+        if method.statistics_kind == "maps":
+            files = _learn_maps(
+                brain, stage, method, data, train, loader_kwargs, folder
+            )
+            method.statistics = dict(files)
+            continue
         for candidate in stage.chosen():
             files[candidate.name] = str(
                 _collect(
@@ -130,6 +144,55 @@ def collect_statistics(
                 )
             )
         method.statistics = dict(files)
+    return files
+
+
+def _learn_maps(brain, stage, method, data, train, loader_kwargs, folder):
+    """Learns the permutations of all candidates but the first."""
+    learning = check_learning(method.learning)
+    anchor, *others = stage.chosen()
+
+    def activations_of(candidate):
+        return _collect(
+            "activations",
+            brain,
+            candidate,
+            _data_of(candidate, data),
+            loader_kwargs,
+            Path(folder or candidate.path.parent / "statistics"),
+            True,
+            None,
+            "valid",
+            **method.statistics_options,
+        )
+
+    files = {anchor.name: None}
+    for candidate in others:
+        with ExitStack() as stack:
+            cost = "weights"
+            if learning["start"] == "activations":
+                cost = {
+                    which: stack.enter_context(
+                        open_weights(activations_of(model))
+                    )
+                    for which, model in (
+                        ("anchor", anchor),
+                        ("source", candidate),
+                    )
+                }
+            path = learn_matching(
+                brain,
+                candidate,
+                anchor,
+                _data_of(candidate, data if train is None else train),
+                _data_of(candidate, data),
+                Path(folder or candidate.path.parent / "statistics"),
+                loader_kwargs,
+                learning,
+                cost,
+                **method.statistics_options,
+            )
+        files[candidate.name] = str(path)
     return files
 
 

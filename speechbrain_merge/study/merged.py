@@ -14,6 +14,7 @@ from typing import Optional
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
+from speechbrain_merge.methods.transport.learned import check_learning, read_map
 from speechbrain_merge.pool import Candidate, select
 from speechbrain_merge.records.once import once
 from speechbrain_merge.search import GridSearch, LayerDistances
@@ -81,7 +82,7 @@ def make_aligned(maker, node):
         "method": node.method.configuration(),
     }
     cost = node.method.cost
-    if cost == "activations":
+    if cost in ("activations", "learned"):
         stage = MergeStage(
             copy.deepcopy(node.method),
             [_candidate(maker, node.anchor), _candidate(maker, node.source)],
@@ -91,7 +92,9 @@ def make_aligned(maker, node):
         seen = _collect(maker, stage, node)
         cost = dict(zip(("anchor", "source"), seen.values()))
         # the names of these files say all that decided them
-        settings["seen"] = [Path(file).name for file in seen.values()]
+        settings["seen"] = [
+            Path(file).name for file in seen.values() if file is not None
+        ]
 
     def write():
         run_on_main(path.parent.mkdir, kwargs=FOLDER)
@@ -104,7 +107,10 @@ def make_aligned(maker, node):
     record = once(path.with_suffix(".json"), settings, write, again=True)
     with open_weights(path) as weights:
         content = digest(weights)
-    return Made(path, content, seconds=record["seconds"])
+    steps = {}
+    if node.method.cost == "learned":
+        steps["steps"] = check_learning(node.method.learning)["steps"]
+    return Made(path, content, about=steps, seconds=record["seconds"])
 
 
 def members_of(maker, node):
@@ -246,6 +252,7 @@ def _collect(maker, stage, node):
         data[candidate.name] = {
             name: sets[name] for name in domains if name in sets
         }
+    train = maker.run.train_set
     units = any(
         method.statistics_kind == "activations"
         for method in stage.needs_statistics
@@ -258,12 +265,20 @@ def _collect(maker, stage, node):
         folder=maker.folder / "statistics",
         # what units do is seen without augmentation
         decode="valid" if units else None,
+        train={one.name: train for one in stage.chosen()} if train else None,
     )
 
 
 def _write_aligned(path, source, anchor, cost, method):
     """Writes a model aligned to another, with the options of the method."""
     with ExitStack() as stack:
+        if method.cost == "learned":
+            found = read_map(
+                source, cost["source"], method.architecture, method.heads
+            )
+            with open_weights(source) as weights:
+                write_weights(path, found.apply(weights))
+            return
         if isinstance(cost, dict):
             cost = {
                 which: stack.enter_context(open_weights(file))

@@ -10,8 +10,13 @@ Authors
 
 from speechbrain_merge.training.balanced import balanced_sampler
 from speechbrain_merge.training.clipping import ClipAllGroups
-from speechbrain_merge.training.distillation import LearningWithoutForgetting
+from speechbrain_merge.training.distillation import (
+    LearningWithoutForgetting,
+    mean_posterior_loss,
+)
 from speechbrain_merge.training.freezing import freeze
+from speechbrain_merge.training.frozen import FrozenModels
+from speechbrain_merge.training.guided_ctc import guided_ctc_loss
 from speechbrain_merge.training.layerwise_decay import (
     layerwise_decay,
     layerwise_groups,

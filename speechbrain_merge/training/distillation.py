@@ -26,6 +26,10 @@ and in the Brain's ``compute_objectives``, where ``logits`` are the model's::
         _, original, _ = keep.original_outputs(wavs, bos_tokens)
         loss = loss + keep(logits, original, tokens_eos_lens)
 
+Several teachers teach by the mean of their posteriors, which is what an
+ensemble of them gives out (`mean_posterior_loss`): of CTC models, where their
+spikes are in the same frames (``training/guided_ctc.py``).
+
 Example
 -------
 >>> model = torch.nn.Linear(4, 3)
@@ -44,7 +48,7 @@ Authors
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Optional, Union
 
 import torch
@@ -168,14 +172,68 @@ class LearningWithoutForgetting:
                 f"classes], got {tuple(logits.shape)} of the new model and "
                 f"{tuple(original.shape)} of the original."
             )
-        divergence = torch.nn.functional.kl_div(
-            (logits.float() / self.temperature).log_softmax(-1),
+        divergence = _divergence(
             (original.detach().float() / self.temperature).log_softmax(-1),
-            reduction="none",
-            log_target=True,
-        ).sum(-1)
-        if lengths is not None:
-            steps = divergence.shape[1]
-            ends = (lengths.to(divergence.device) * steps).round()
-            divergence = divergence[length_to_mask(ends, steps).bool()]
-        return self.weight * self.temperature**2 * divergence.mean()
+            (logits.float() / self.temperature).log_softmax(-1),
+            lengths,
+        )
+        return self.weight * self.temperature**2 * divergence
+
+
+def mean_posterior_loss(
+    log_probs: torch.Tensor,
+    teachers: Sequence[torch.Tensor],
+    lengths: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """``KL(mean of the teachers' posteriors || posteriors of the model)``.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        Log-posteriors of the model in training, [batch, time, classes].
+    teachers : list of torch.Tensor
+        Log-posteriors of each teacher, the same shape.
+    lengths : torch.Tensor, optional
+        Relative lengths, [batch]: what is beyond is padding.
+
+    Returns
+    -------
+    torch.Tensor
+        The mean over frames that are no padding, in float32.
+
+    Raises
+    ------
+    ValueError
+        Where there is no teacher, or shapes differ.
+
+    Example
+    -------
+    >>> teachers = [torch.tensor([[p]]).log() for p in ([0.9, 0.1], [0.5, 0.5])]
+    >>> student = torch.tensor([[[0.7, 0.3]]]).log()
+    >>> mean_posterior_loss(student, teachers).abs().item() < 1e-6
+    True
+    """
+    if not teachers:
+        raise ValueError("There is no teacher: give one model or several.")
+    for teacher in teachers:
+        if teacher.shape != log_probs.shape or log_probs.dim() != 3:
+            raise ValueError(
+                "Teachers and model must have the same shape [batch, time, "
+                f"classes], got {tuple(teacher.shape)} and "
+                f"{tuple(log_probs.shape)}."
+            )
+    stacked = torch.stack([each.detach().float() for each in teachers])
+    wanted = stacked.logsumexp(0) - math.log(len(teachers))
+    return _divergence(wanted, log_probs.float(), lengths)
+
+
+def _divergence(wanted, given, lengths):
+    """``KL(wanted || given)`` of log-posteriors, meaned over the frames."""
+    divergence = torch.nn.functional.kl_div(
+        given, wanted, reduction="none", log_target=True
+    ).sum(-1)
+    if lengths is not None:
+        steps = divergence.shape[1]
+        ends = (lengths.to(divergence.device) * steps).round()
+        divergence = divergence[length_to_mask(ends, steps).bool()]
+    return divergence.mean()

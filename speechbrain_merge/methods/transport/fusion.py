@@ -50,6 +50,7 @@ from speechbrain_merge.methods.transport.alignment import (
     check_options,
     find_alignment,
 )
+from speechbrain_merge.methods.transport.learned import check_learning, read_map
 from speechbrain_merge.methods.transport.moves import move_tensor, moved_weights
 from speechbrain_merge.weights.mapping import Weights
 
@@ -63,11 +64,13 @@ class OptimalTransport(MergeMethod):
     reg : float
         Strength of the entropy of soft maps, in units of the largest cost; 0
         is the exact plan.
-    cost : "weights", "activations" or dict
+    cost : "weights", "activations", "learned" or dict
         By what units are compared: weights; what they do on audio, which
         ``speechbrain_merge.brain.statistics.collect_statistics`` collects
         before the merge; or the ``unit_activations`` of each expert in their
-        order, ``{"anchor": …, "experts": [None, …]}``.
+        order, ``{"anchor": …, "experts": [None, …]}``. "learned" permutations
+        are chosen by the loss of the mean, on transcribed speech; they are
+        learned before the merge, at the same place.
     hard : bool
         Permutations, which leave each expert's outputs as they were, or soft
         maps.
@@ -91,7 +94,11 @@ class OptimalTransport(MergeMethod):
         equation 1 as a network with residual streams allows.
     statistics : list or dict, optional
         Activations of each expert: files that ``collect_statistics`` wrote, or
-        mappings, in the order of the experts or by their labels.
+        mappings, in the order of the experts or by their labels. Of learned
+        permutations the maps, None for the anchor.
+    learning : dict, optional
+        With ``cost: learned``: how to learn, see
+        ``speechbrain_merge.methods.transport.learned.check_learning``.
 
     Example
     -------
@@ -119,6 +126,7 @@ class OptimalTransport(MergeMethod):
         keep_norms=False,
         statistics=None,
         exact=False,
+        learning=None,
     ):
         super().__init__()
         self.reg, self.cost, self.hard, self.weight = reg, cost, hard, weight
@@ -129,10 +137,20 @@ class OptimalTransport(MergeMethod):
         check_options(hard, reg, sweeps, distance, residual, heads_map, exact)
         check_statistics(statistics)
         self.statistics = statistics
-        known = cost in ("weights", "activations")
+        self.learning = learning
+        if cost == "learned":
+            check_learning(learning)
+            if not hard:
+                raise ValueError(
+                    "Learned maps are permutations: give hard=True with "
+                    "`cost: learned`."
+                )
+        elif learning is not None:
+            raise ValueError("`learning` goes with `cost: learned` alone.")
+        known = cost in ("weights", "activations", "learned")
         if not known and set(cost) != {"anchor", "experts"}:
             raise ValueError(
-                '`cost` must be "weights", "activations", or {"anchor": '
+                '`cost` must be "weights", "activations", "learned", or {"anchor": '
                 'activations, "experts": [activations or None, …]}, one an '
                 "expert."
             )
@@ -153,17 +171,19 @@ class OptimalTransport(MergeMethod):
             )
         self.anchor = anchor
         self.needs_base = anchor == "base" or self.method.needs_base
-        if self.needs_base and cost == "activations":
+        if self.needs_base and cost in ("activations", "learned"):
             raise ValueError(
-                "`cost: activations` are those of the experts, and here they "
+                f"`cost: {cost}` needs data of the experts, and here they "
                 "are aligned to the base: give `cost: weights`, or a method "
                 "that needs no base."
             )
 
     @property
     def statistics_kind(self):
-        """Activations, where units are compared by those of a pass."""
-        return "activations" if self.cost == "activations" else None
+        """Activations of a pass, or maps that are learned; or nothing."""
+        return {"activations": "activations", "learned": "maps"}.get(
+            self.cost if isinstance(self.cost, str) else ""
+        )
 
     @property
     def statistics_options(self):
@@ -205,13 +225,7 @@ class OptimalTransport(MergeMethod):
         alignments = [
             None
             if expert is anchor
-            else find_alignment(
-                expert,
-                anchor,
-                cost=self._cost(index, seen),
-                progress=self.show_progress,
-                **self.alignment_options,
-            )
+            else self._found(index, expert, anchor, seen)
             for index, expert in enumerate(experts)
         ]
         method = self.method
@@ -257,9 +271,31 @@ class OptimalTransport(MergeMethod):
     def configuration(self):
         """The parameters that made this method; activations by their name."""
         configuration = super().configuration()
-        if configuration["cost"] != "weights":
+        if configuration["cost"] not in ("weights", "learned"):
             configuration["cost"] = "activations"
         return configuration
+
+    def _found(self, index, expert, anchor, seen):
+        """The alignment of one expert: found here, or learned before."""
+        if self.cost == "learned":
+            where = self.labels[index]
+            maps = self.statistics or {}
+            if not isinstance(maps, dict):
+                maps = dict(zip(self.labels, maps))
+            if maps.get(where) is None:
+                raise ValueError(
+                    f"Merge method '{self.name}' has no learned map of "
+                    f"'{where}': let `collect_statistics` of "
+                    "speechbrain_merge.brain.statistics learn it."
+                )
+            return read_map(expert, maps[where], self.architecture, self.heads)
+        return find_alignment(
+            expert,
+            anchor,
+            cost=self._cost(index, seen),
+            progress=self.show_progress,
+            **self.alignment_options,
+        )
 
     def _cost(self, index, seen):
         """The cost that ``find_alignment`` takes for one expert."""

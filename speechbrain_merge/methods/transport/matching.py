@@ -185,7 +185,7 @@ class Matching:
             costs = {name: self.cost(name, unsettled) for name in unit}
             if any(name in self.activations for name in unit):
                 costs = {name: of_mean_one(one) for name, one in costs.items()}
-            found = self._match_blocks(self.symmetry.blocks[blocks], costs)
+            found = self.match_blocks(self.symmetry.blocks[blocks], costs)
         elif unit[0] in self.apart:
             costs, found = {}, {unit[0]: self._mean_map(unit[0], unsettled)}
         else:
@@ -312,8 +312,21 @@ class Matching:
                 maps.append(_matrix(solver(cost)))
         return torch.stack(maps).mean(0)
 
-    def _match_blocks(self, blocks, costs):
-        """Maps of the spaces of blocks: inside each pair, then of blocks."""
+    def match_blocks(self, blocks, costs):
+        """Maps of the spaces of blocks: inside each pair, then of blocks.
+
+        Arguments
+        ---------
+        blocks : Blocks
+            The blocks.
+        costs : dict
+            Name of each of their spaces to its costs, anchor × source.
+
+        Returns
+        -------
+        dict
+            Name of a space to its transport.
+        """
         number = blocks.number
         size = {name: len(cost) // number for name, cost in costs.items()}
         inner, outer = {}, torch.zeros(number, number, dtype=torch.float64)

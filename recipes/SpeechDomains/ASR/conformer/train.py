@@ -37,7 +37,13 @@ from speechbrain_merge import MergeMixin, Run
 from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.pool import read_pool, select
-from speechbrain_merge.training import ClipAllGroups, balanced_sampler
+from speechbrain_merge.training import (
+    ClipAllGroups,
+    FrozenModels,
+    balanced_sampler,
+    guided_ctc_loss,
+    mean_posterior_loss,
+)
 from speechbrain_merge.weights import open_weights
 from torch.utils.data import ConcatDataset
 from units import check_units, tokens_of, units_of, words_of
@@ -56,6 +62,8 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
     # How tests are heard, and where their posteriors are kept, if anywhere
     mode = "offline"
     posteriors = None
+    # Models that training is guided by, and those that it learns from
+    guides = teachers = None
 
     def compute_forward(self, batch, stage):
         """From waveforms to log-probabilities of characters, per frame."""
@@ -65,14 +73,12 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
         feats = self.modules.normalize(
             feats, wav_lens, epoch=self.hparams.epoch_counter.current
         )
+        chunks = self.chunks(stage)
         if stage == sb.Stage.TRAIN:
+            # guides and teachers hear the features before they are masked
+            self.heard = feats, wav_lens, chunks
             feats, wav_lens = self.hparams.fea_augment(feats, wav_lens)
-        encoded = self.modules.encoder(
-            self.modules.CNN(feats),
-            wav_lens,
-            dynchunktrain_config=self.chunks(stage),
-        )
-        return self.modules.ctc_lin(encoded).log_softmax(-1), wav_lens
+        return log_posteriors(self.modules, feats, wav_lens, chunks), wav_lens
 
     def chunks(self, stage):
         """How far a frame sees: a ``DynChunkTrainConfig``, or None for all."""
@@ -87,6 +93,20 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
         log_probs, lengths = predictions
         tokens, tokens_lens = batch.tokens
         loss = self.hparams.ctc_cost(log_probs, tokens, lengths, tokens_lens)
+        if stage == sb.Stage.TRAIN and self.guides is not None:
+            [guide] = self.guides.outputs(log_posteriors, *self.heard)
+            loss = loss + self.hparams.guide_weight * guided_ctc_loss(
+                log_probs,
+                guide,
+                lengths,
+                self.hparams.blank_index,
+                self.hparams.guide_form,
+            )
+        if stage == sb.Stage.TRAIN and self.teachers is not None:
+            known = self.teachers.outputs(log_posteriors, *self.heard)
+            loss = loss + self.hparams.teacher_weight * mean_posterior_loss(
+                log_probs, known, lengths
+            )
         if stage != sb.Stage.TRAIN:
             frames = (lengths * log_probs.shape[1]).round().int().tolist()
             heard = {
@@ -164,9 +184,7 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
             Weights as the pool names them, or a run in a pool, of which the
             best candidate is taken.
         """
-        if (Path(source) / "manifest.jsonl").is_file():
-            candidates = read_pool(source)
-            (source,) = select(candidates, best=1, metric=candidates[0].metric)
+        source = best_of(source)
         with open_weights(source) as weights:
             found = {name.partition(".")[0] for name in weights.names()}
             fresh = sorted(set(self.hparams.pool.modules) - found)
@@ -175,6 +193,42 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
             f"{', '.join(fresh) or 'nothing'}."
         )
         self.load_weights(source)
+
+    def listen_to(self, guide, teachers):
+        """Takes other models as guide and teachers of the training.
+
+        Arguments
+        ---------
+        guide : str, Path or None
+            Weights of the whole model, or a run in a pool.
+        teachers : list or None
+            Of such; what is learned is the mean of their posteriors.
+        """
+        # in one copy, since the encoder is a part of the Transformer
+        modules = {**self.modules, **self.hparams.pool.modules}
+        if guide is not None:
+            self.guides = FrozenModels(modules, [best_of(guide)])
+        if teachers:
+            self.teachers = FrozenModels(
+                modules, [best_of(source) for source in teachers]
+            )
+
+
+def log_posteriors(modules, feats, lengths, chunks):
+    """From features to log-posteriors [batch, frames, units] of CTC."""
+    encoded = modules["encoder"](
+        modules["CNN"](feats), lengths, dynchunktrain_config=chunks
+    )
+    return modules["ctc_lin"](encoded).log_softmax(-1)
+
+
+def best_of(source):
+    """The best candidate of a run in a pool; other sources as they are."""
+    if not (Path(str(source)) / "manifest.jsonl").is_file():
+        return source
+    candidates = read_pool(source)
+    (best,) = select(candidates, best=1, metric=candidates[0].metric)
+    return best
 
 
 def dataio_prepare(hparams, units):
@@ -280,6 +334,7 @@ def prepare(hparams, run_opts):
     asr_brain.units = units
     if hparams["start_from"] is not None:
         asr_brain.start_from(hparams["start_from"])
+    asr_brain.listen_to(hparams["guide"], hparams["teachers"])
 
     def fit():
         """Trains, validates and collects."""
@@ -386,6 +441,12 @@ if __name__ == "__main__":
         if stage.needs_statistics:
             # What such a method has to know of the candidates, data say
             valid_data = ConcatDataset(run.valid_sets.values())
-            collect_statistics(run.brain, stage, valid_data, loader_kwargs)
+            collect_statistics(
+                run.brain,
+                stage,
+                valid_data,
+                loader_kwargs,
+                train=run.train_set,
+            )
         run.brain.merge(stage, run.valid_sets, loader_kwargs)
         test_all(run, hparams, stage.name)

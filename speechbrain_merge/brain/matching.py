@@ -1,0 +1,324 @@
+r"""Learning which unit of one model is which of another, by the recipe's loss.
+
+The Brain's own ``compute_forward`` and ``compute_objectives`` say how good the
+mean of two models is, and in which direction it would be better; a learner
+(``speechbrain_merge.methods.transport.learned``) turns that into permutations.
+A few hundred labelled batches are enough for a small model. They are training,
+and a fair comparison gives as many steps to whatever it compares with.
+
+Every ``check_every`` steps the loss of the mean is measured on the selection
+sets, the map that learning starts from included; the map with the lowest loss
+is what is kept, so that learning cannot end worse than it started, as far as
+the selection sets tell.
+
+In a ``train.py`` it is enough that the stage's method has ``cost: learned``;
+``collect_statistics`` then calls this. In a study, ``align`` a model with
+``parameters: {cost: learned}``.
+
+The same seed gives the same map. The state is kept in a folder: an interrupted
+learning goes on where it was, and a finished one is not repeated. Under
+``torchrun`` each process goes through the same batches, and one writes.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import io
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import speechbrain as sb
+from speechbrain.utils.distributed import ddp_barrier, run_on_main
+from speechbrain.utils.logger import get_logger
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.coefficient_gradients import WeightsInModules
+from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.without_training import (
+    same_draws,
+    without_training,
+)
+from speechbrain_merge.methods.transport.alignment import find_alignment
+from speechbrain_merge.methods.transport.learned import LEARNERS, check_learning
+from speechbrain_merge.records.checked import fields, listed, plain_float, whole
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.weights.files import load_torch
+from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.weight_norm import refold
+
+logger = get_logger(__name__)
+
+STATE = {"learned", "optimizer", "transports", "history", "best", "done"}
+
+_history = listed(
+    fields({"step": whole(0), "loss": plain_float, "moved": whole(0)})
+)
+
+
+def learn_matching(
+    brain,
+    source,
+    anchor,
+    data,
+    valid,
+    folder,
+    loader_kwargs=None,
+    learning=None,
+    cost="weights",
+    architecture="detect",
+    heads=None,
+):
+    """Learns the permutations that align one model to another.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        With ``MergeMixin``. Afterwards it has its own weights again.
+    source, anchor : object
+        Candidates, or other sources of ``open_weights``, with names
+        ``<module>.<parameter>``: the model that is aligned, and to which.
+    data : Dataset, DataLoader or dict
+        Transcribed speech to learn on.
+    valid : Dataset, DataLoader or dict
+        What the map is chosen on.
+    folder : str or Path
+        Gets the map and the state of learning, named by all that decides them.
+    loader_kwargs : dict, optional
+        As for ``fit``: batch size and so on.
+    learning : dict, optional
+        See ``check_learning``.
+    cost : "weights" or dict
+        As for ``find_alignment``, of the map that learning starts from.
+    architecture, heads
+        As for ``find_alignment``.
+
+    Returns
+    -------
+    path : Path
+        A safetensors file with the order of each space. Its metadata have
+        ``history``, a row for each look at the selection sets: ``step``, the
+        ``loss`` of the mean, and how many units it has ``moved``; and
+        ``step``, that of the row whose map this is.
+
+    Raises
+    ------
+    ValueError
+        When an option is not known, or a loss is not finite.
+    """
+    learning = check_learning(learning)
+    loader_kwargs = dict(loader_kwargs or {})
+    kwargs = dict(loader_kwargs)
+    if learning["batch_size"] is not None:
+        kwargs["batch_size"] = learning["batch_size"]
+    batches = FixedBatches(brain, data, kwargs)
+    chosen_on = FixedBatches(brain, valid, loader_kwargs)
+    digests = {
+        name: getattr(model, "digest", None) or digest(model)
+        for name, model in (("source", source), ("anchor", anchor))
+    }
+    about = {
+        **digests,
+        "learning": learning,
+        "cost": cost if isinstance(cost, str) else _digests(cost),
+        "architecture": str(architecture),
+        "heads": heads,
+        "data": batches.key(),
+        "valid": chosen_on.key(),
+        "hparams": decisive_settings(brain),
+    }
+    text = json.dumps(about, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = run_on_main(Path(folder).joinpath, args=[f"map-{key}.safetensors"])
+    if run_on_main(path.exists):
+        logger.info(f"Learned map: found in {path}.")
+        return path
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_weights(anchor))
+        start = None
+        if learning["start"] != "identity":
+            start = find_alignment(
+                source, anchor, architecture, True, cost, heads=heads
+            ).transports
+        learner = LEARNERS[learning["learner"]](
+            source,
+            anchor,
+            architecture=architecture,
+            heads=heads,
+            start=start,
+            learning_rate=learning["learning_rate"],
+            share=learning["share"],
+        )
+        stack.enter_context(brain.borrowed_weights(anchor))
+        means = _Means(learner, opened)
+        modules = stack.enter_context(
+            WeightsInModules(brain, means.weights, learner.names)
+        )
+        history, best = _learn(
+            brain,
+            learner,
+            means,
+            modules,
+            batches,
+            chosen_on,
+            learning,
+            path.with_suffix(".pt"),
+        )
+    least = min(history, key=lambda row: row["loss"])
+    metadata = {
+        **digests,
+        "about": text,
+        "step": str(least["step"]),
+        "history": json.dumps(history),
+    }
+    run_on_main(write_weights, args=[path, best, metadata])
+    return path
+
+
+class _Means:
+    """The mean that a learner asks for, as weights of the Brain's modules."""
+
+    def __init__(self, learner, anchor):
+        self.tensors = learner.midpoint()
+
+        def entry(name, tensor):
+            return Entry(
+                tuple(tensor.shape), tensor.dtype, lambda: self.tensors[name]
+            )
+
+        plain = Weights(
+            {name: entry(name, one) for name, one in self.tensors.items()},
+            "the mean of two models",
+            tied=learner.anchor.tied,
+        )
+        self.weights = refold(plain, anchor)
+
+
+def _learn(brain, learner, means, modules, batches, valid, learning, path):
+    """All steps; the history, and the map of the lowest loss."""
+    steps, seed = learning["steps"], learning["seed"]
+    history, best, done = _resume(path, learner)
+    order = _order(len(batches), steps, seed)
+    drawn = iter(batches.load(order[done:]))
+    bar = tqdm(
+        range(done, steps + 1),
+        total=steps + 1,
+        initial=done,
+        desc="learn a matching",
+        disable=brain.noprogressbar,
+    )
+    for step in bar:
+        last = step == steps
+        if last or step % learning["check_every"] == 0:
+            maps = learner.transports()
+            means.tensors = learner.mean_of(maps)
+            modules.fill()
+            loss = _mean_loss(brain, valid)
+            if not history or loss < min(row["loss"] for row in history):
+                best = {name: order.clone() for name, order in maps.items()}
+            history.append({"step": step, "loss": loss, "moved": _moved(maps)})
+            bar.set_postfix(loss=loss)
+            state = {**learner.state_dict(), "history": history, "best": best}
+            run_on_main(_save, args=[path, {**state, "done": step}])
+        if last:
+            break
+        means.tensors = learner.midpoint()
+        modules.fill()
+        batch = next(drawn)
+        with without_training(brain, sb.Stage.TRAIN):
+            torch.manual_seed(seed * 1_000_003 + step)
+            with torch.enable_grad():
+                predictions = brain.compute_forward(batch, sb.Stage.TRAIN)
+                loss = brain.compute_objectives(
+                    predictions, batch, sb.Stage.TRAIN
+                )
+            _check_finite(loss, batch)
+            loss.backward()
+        learner.update(modules.gradients())
+    return history, best
+
+
+def _mean_loss(brain, batches):
+    """The recipe's loss on the selection sets, each utterance counting once."""
+    total = count = 0.0
+    with without_training(brain, sb.Stage.VALID), same_draws(), torch.no_grad():
+        for place, batch in zip(
+            batches.places, batches.load(range(len(batches)))
+        ):
+            predictions = brain.compute_forward(batch, sb.Stage.VALID)
+            loss = brain.compute_objectives(predictions, batch, sb.Stage.VALID)
+            _check_finite(loss, batch)
+            total += float(loss) * len(place[1])
+            count += len(place[1])
+    return total / count
+
+
+def _check_finite(loss, batch):
+    if not torch.isfinite(loss):
+        raise ValueError(
+            f"The loss of {getattr(batch, 'id', 'a batch')} is {loss.item()}: "
+            "nothing can be learned from it. Leave it out of the data."
+        )
+
+
+def _order(number, steps, seed):
+    """Places of the batches of all steps: all of them before any again."""
+    order = []
+    turn = 0
+    while len(order) < steps:
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + turn)
+        order += torch.randperm(number, generator=draw).tolist()
+        turn += 1
+    return order[:steps]
+
+
+def _moved(maps):
+    """How many units are elsewhere than they were."""
+    return sum(
+        int((order != torch.arange(len(order))).sum())
+        for order in maps.values()
+    )
+
+
+def _digests(cost):
+    return {
+        name: digest({key: one[key] for key in one})
+        for name, one in cost.items()
+    }
+
+
+def _resume(path, learner):
+    """The state of a learning that was stopped, or the beginning."""
+    if not run_on_main(path.exists):
+        return [], {}, 0
+    state = load_torch(path)
+    if not isinstance(state, dict) or not STATE <= set(state):
+        raise ValueError(
+            f"{path} is no state of a learned matching. Delete it to learn "
+            "anew."
+        )
+    history = _history(state["history"], f"{path}, key 'history'")
+    try:
+        learner.load_state_dict(state)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not a state of this learning ({error}). Delete it to "
+            "learn anew."
+        ) from error
+    ddp_barrier()  # nobody writes while another reads
+    logger.info(f"Learned matching: {state['done']} steps are in {path}.")
+    # the look at the selection sets is taken again, and noted once
+    rows = [row for row in history if row["step"] < state["done"]]
+    return rows, state["best"], state["done"]
+
+
+def _save(path, state):
+    """Writes the state, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    write_whole(path, stream.getvalue())
