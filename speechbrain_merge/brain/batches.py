@@ -207,15 +207,16 @@ class FixedBatches:
             For each batch, in seconds. None where it is not known: one of the
             Brain's modules does not say it, or the data have no durations.
         """
-        rules = [
+        found = [
             getattr(getattr(module, "module", module), "padded_seconds", None)
             for module in self.modules
             if any(True for _ in module.parameters())
         ]
+        rules = [rule for rule in found if rule is not None]
         durations = self.durations()
-        if not rules or None in rules:
+        if not rules or len(rules) < len(found):
             return [None] * len(self)
-        found = []
+        seconds = []
         for _, batch in self.places:
             longest = max(durations[index] for index in batch)
             # Durations are rounded, and must not be near where it changes
@@ -225,8 +226,8 @@ class FixedBatches:
                 for margin in (-ROUNDING, ROUNDING)
             }
             sure = len(ends) == 1 and min(durations[i] for i in batch) > 0
-            found.append(ends.pop() if sure else None)
-        return found
+            seconds.append(ends.pop() if sure else None)
+        return seconds
 
     def durations(self) -> list:
         """Audio of each utterance.

@@ -8,7 +8,7 @@ posterior fusion and knowledge distillation", Interspeech 2019, arXiv
 the guide finds most probable in a frame, 0 for all others, and for all labels
 in frames where that is the blank. With the masked frames ``S`` of a batch, the
 guide's label ``k_t`` and the posteriors ``p`` of the model in training, the
-term that is added to the CTC loss is here
+term that is added to the CTC loss is here::
 
     loss = - 1 / |S| * sum over t in S of log p(k_t | t)
 

@@ -54,6 +54,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import abc
 from collections.abc import Mapping
 from typing import Optional
 
@@ -82,7 +83,7 @@ ROUNDS = 20
 SHARPNESS = 1.0
 
 
-class _Learner:
+class _Learner(abc.ABC):
     """What learners have in common: two models, their symmetry, a midpoint.
 
     Arguments
@@ -138,10 +139,27 @@ class _Learner:
             if name not in self.source.tied
             and self.source.dtype(name).is_floating_point
         ]
+        self.learned: dict[str, torch.Tensor] = {}
         self._prepare()
         self.optimizer = torch.optim.Adam(
             list(self.learned.values()), lr=learning_rate
         )
+
+    @abc.abstractmethod
+    def _prepare(self) -> None:
+        """Makes what is learned."""
+
+    @abc.abstractmethod
+    def _maps(self) -> dict:
+        """The transports that the midpoint is made with."""
+
+    @abc.abstractmethod
+    def _backward(self, gradients) -> None:
+        """Gives the midpoint's gradients to what is learned."""
+
+    @abc.abstractmethod
+    def _project(self) -> None:
+        """Finds the permutations that what is learned is nearest to."""
 
     def _matching(self, anchor):
         solver = Assignment()
