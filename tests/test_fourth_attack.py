@@ -19,9 +19,11 @@ from speechbrain_merge.adapters import merge_adapters
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
+from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.files import temporary_beside, write_whole
+from speechbrain_merge.study.launch import _Submitit
 from speechbrain_merge.study.page import family_tree
-from speechbrain_merge.weights import digest, fold, write_weights
+from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
 
 # --- adapters ----------------------------------------------------------------
@@ -460,3 +462,31 @@ def test_a_link_in_a_strangers_model_is_not_copied(tmp_path, capsys):
     assert main([*line, "--quiet"]) == 2
     assert "vocab.txt is a link" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_pickles_that_others_left_among_jobs_are_not_opened(tmp_path):
+    """submitit opens the pickle with the number of a job, which come again."""
+    pytest.importorskip("submitit")
+    for number in (1, 2):
+        runner = _Submitit("local", 1, tmp_path, {})
+        (own,) = [Path(runner.executor.folder)]
+        assert own.parent == tmp_path and not list(own.iterdir())
+        (own / f"{number}_0_result.pkl").write_text("a stranger's")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_base_that_is_another_is_not_linked(tmp_path):
+    """A manifest beside said that it was the same, and it became the base."""
+    tensors = {"w": torch.ones(2)}
+    beside = RunFolder(tmp_path / "a")
+    beside.folder.mkdir()
+    beside.store_base(tensors)
+    path = beside.folder / "base.safetensors"
+    with open_weights(path) as weights:
+        metadata = dict(weights.metadata)
+    write_weights(path, {"w": torch.zeros(2)}, metadata)
+    run = RunFolder(tmp_path / "b")
+    run.folder.mkdir()
+    run.store_base(tensors)
+    with open_weights(run.folder / "base.safetensors") as weights:
+        assert torch.equal(weights["w"], tensors["w"])
