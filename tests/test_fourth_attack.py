@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -28,6 +29,7 @@ from speechbrain_merge.study.page import family_tree
 from speechbrain_merge.study.results import flat, read_results
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
+from speechbrain_merge.weights.damage import damage_of
 
 # --- adapters ----------------------------------------------------------------
 
@@ -595,3 +597,23 @@ def test_a_full_disk_changes_nothing(tmp_path):
     for name in ("disk", "source"):
         (tmp_path / name).mkdir()
     run_in_sandbox(FULL, tmp_path, small="disk")
+
+
+# --- the command line on what is no model ------------------------------------
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path, capsys):
+    checkpoint = tmp_path / "save" / "CKPT+1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "CKPT.yaml").write_text("{epoch: 1, WER: 9.5}")
+    os.mkfifo(checkpoint / "model.ckpt")
+    assert damage_of(checkpoint / "model.ckpt")
+    assert main(["inspect", str(tmp_path / "save")]) == 2
+    assert "model.ckpt is no regular file" in capsys.readouterr().err
+
+
+def test_warnings_of_a_comparison_hold_no_control_characters(tmp_path, capsys):
+    path = tmp_path / "a\x1b[2J\u202e.safetensors"
+    write_weights(path, {"encoder.layers.0.fc.weight": torch.eye(3)})
+    assert main(["compare", *[str(path)] * 3, "-o", str(tmp_path / "out")]) == 0
+    assert not {"\x1b", "\u202e"} & set("".join(capsys.readouterr()))
