@@ -12,7 +12,11 @@ import torch
 from filled_pool import collect
 from safetensors.torch import save_file
 
-from speechbrain_merge.brain.coefficient_learning import _resume
+from speechbrain_merge.brain.coefficient_learning import (
+    _resume,
+    _row as _learned,
+    _save,
+)
 from speechbrain_merge.brain.evaluated import described
 from speechbrain_merge.cli import main
 from speechbrain_merge.command.plan import parse_yaml, read_plan
@@ -359,25 +363,12 @@ class Files:
         opened = open_weights(tensors)
         self.method.make_coefficients([opened, opened], opened)
         self.optimizer = torch.optim.Adam([self.method.coefficients])
-        rows = self.method.values().tolist()
-        torch.save(
-            {
-                "coefficients": self.method.coefficients.detach(),
-                "optimizer": self.optimizer.state_dict(),
-                "history": [
-                    {
-                        "step": 1,
-                        "objective": 0.5,
-                        "coefficients": {
-                            str(n): dict(zip(self.method.groups, row))
-                            for n, row in enumerate(rows)
-                        },
-                    }
-                ],
-                "about": "{}",
-            },
-            self.state,
+        self.method.coefficients.grad = torch.ones_like(
+            self.method.coefficients
         )
+        self.optimizer.step()
+        history = [_learned(1, 0.5, self.method, ["a", "b"])]
+        _save(self.state, self.method, self.optimizer, history, "{}")
 
 
 @target
@@ -482,7 +473,7 @@ def learned_coefficients(files, damage):
 @target
 def state_of_coefficients(files, damage):
     with damage(files.state):
-        _resume(files.state, files.method, files.optimizer, 1)
+        _resume(files.state, files.method, files.optimizer, 1, "{}", ["a", "b"])
 
 
 @target

@@ -20,13 +20,14 @@ _SETUP = """\
 set -e
 mount --make-rprivate /
 mount --bind "$1" "$1"
+if [ -n "$SMALL" ]; then mount -t tmpfs -o size=1m none "$1/$SMALL"; fi
 mount -o remount,bind,ro /
 shift
 exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 """
 
 
-def run_in_sandbox(code, folder, *arguments):
+def run_in_sandbox(code, folder, *arguments, small=""):
     """Runs Python where only one folder can be written.
 
     Arguments
@@ -37,6 +38,8 @@ def run_in_sandbox(code, folder, *arguments):
         What it may write.
     *arguments : str
         More of them.
+    small : str
+        Name of a folder in it that is a disk of one megabyte inside.
 
     Returns
     -------
@@ -49,19 +52,19 @@ def run_in_sandbox(code, folder, *arguments):
             "attacks run in a private mount namespace, which is not possible "
             f"here ({', '.join(needed) or 'unshare -m is refused'})"
         )
-    done = _run(
-        folder, sys.executable, "-c", code, os.fspath(folder), *arguments
-    )
+    command = [sys.executable, "-c", code, os.fspath(folder), *arguments]
+    done = _run(folder, *command, small=small)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def _run(folder, *command):
+def _run(folder, *command, small=""):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": os.fspath(folder),
+        "SMALL": small,
     }
     return subprocess.run(
         [

@@ -12,7 +12,7 @@ from filled_pool import collect, names, resume, train_a_little
 from fuzz_targets import HPARAMS, MAP, MODEL, STUDY_RESULTS
 from safetensors.torch import save_file
 
-from speechbrain_merge.brain.coefficient_learning import _resume
+from speechbrain_merge.brain.coefficient_learning import _resume, _row, _save
 from speechbrain_merge.brain.evaluated import described
 from speechbrain_merge.command.plan import read_plan
 from speechbrain_merge.engine import provenance
@@ -167,27 +167,51 @@ def test_a_damaged_line_of_coefficients(tmp_path):
 
 
 def test_a_state_of_coefficients_of_another_kind(tmp_path):
-    path = tmp_path / "coefficients.pt"
+    path, labels = tmp_path / "coefficients.pt", ["a", "b"]
     method = AdaMerging()
     weights = open_weights({"layers.0.weight": torch.ones(2)})
     method.make_coefficients([weights, weights], weights)
     optimizer = torch.optim.Adam([method.coefficients])
-    whole = {
-        "coefficients": method.coefficients.detach(),
-        "optimizer": optimizer.state_dict(),
-        "history": [],
-    }
+    method.coefficients.grad = torch.ones_like(method.coefficients)
+    optimizer.step()
+    history = [_row(1, 0.5, method, labels)]
+    _save(path, method, optimizer, history, "1")
+    whole = torch.load(path, weights_only=True)
+    assert _resume(path, method, optimizer, 1, "1", labels) == history
+    learned = method.coefficients.detach().clone()
+    row = history[0]
+    moments = whole["optimizer"]["state"][0]
+    (group,) = whole["optimizer"]["param_groups"]
+
+    def optimized(group=group, **changed):
+        return {"state": {0: {**moments, **changed}}, "param_groups": [group]}
+
     for key, value in (
         ("optimizer", {"state": {}}),
+        # it had taken the place of the rate that was asked for
+        ("optimizer", optimized(group={**group, "lr": 9.0})),
+        ("optimizer", optimized(exp_avg=torch.ones(1))),
+        ("optimizer", optimized(exp_avg=moments["exp_avg"] * torch.nan)),
+        ("optimizer", optimized(step=torch.tensor(torch.nan))),
+        ("history", []),
         ("history", [{"step": 1}]),
+        ("history", [{**row, "step": 2}]),
+        ("history", [{**row, "coefficients": {"a": {}, "b": {}}}]),
         ("coefficients", torch.ones(9)),
+        ("coefficients", learned * 1j),
+        ("coefficients", learned * torch.nan),
+        # a merge with coefficients that nobody had learned
+        ("coefficients", learned + 0.1),
+        # of another learning, under this one's name
+        ("about", "2"),
     ):
         torch.save({**whole, key: value}, path)
         with pytest.raises(ValueError, match=f"coefficients.pt, key '{key}'"):
-            _resume(path, method, optimizer, 1)
+            _resume(path, method, optimizer, 1, "1", labels)
+        assert torch.equal(method.coefficients, learned)
     torch.save([1], path)
     with pytest.raises(ValueError, match="is no state of learned coeff"):
-        _resume(path, method, optimizer, 1)
+        _resume(path, method, optimizer, 1, "1", labels)
 
 
 def test_a_result_without_what_it_needs(tmp_path):
@@ -332,7 +356,7 @@ def test_comparisons_of_a_study(tmp_path, key, value):
         "schema": 2,
         "metric": "WER",
         "domains": [],
-        "tests": [],
+        "tests": ["a"],
         "modes": ["usual"],
         "seeds": [1],
         "rows": [],

@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,16 +14,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sandbox import run_in_sandbox
-from test_third_attack import results
+from test_third_attack import results, stepped
 
 from speechbrain_merge.adapters import merge_adapters
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
+from speechbrain_merge.pool.reading import matching, read_pool
+from speechbrain_merge.pool.run_folder import RunFolder
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import temporary_beside, write_whole
+from speechbrain_merge.study.launch import _Submitit
 from speechbrain_merge.study.page import family_tree
-from speechbrain_merge.weights import digest, fold, write_weights
+from speechbrain_merge.study.results import flat, read_results
+from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
+from speechbrain_merge.weights.damage import damage_of
 
 # --- adapters ----------------------------------------------------------------
 
@@ -188,7 +195,7 @@ def test_a_family_of_many_generations_is_drawn(study, capsys):
     (first,) = found["rows"]
     found["rows"] = [
         {**first, "name": f"{n}", "title": f"{n}", "parents": [f"{n - 1}"]}
-        for n in range(3000)
+        for n in reversed(range(3000))
     ]
     tree = family_tree(found, {})
     assert tree["columns"] == [[str(n)] for n in range(3000)]
@@ -233,7 +240,7 @@ def test_a_rate_that_is_no_number_is_refused(study, capsys, counts):
     assert "results.json" in error and next(iter(counts)) in error
 
 
-def test_buckets_that_seeds_do_not_share_are_left_out(study, capsys):
+def test_buckets_that_seeds_do_not_share_are_left_out(study):
     found = results()
     found["seeds"] = [1, 2]
     (row,) = found["rows"]
@@ -241,7 +248,10 @@ def test_buckets_that_seeds_do_not_share_are_left_out(study, capsys):
     other = {**counts, "buckets": {"(5, 9]": {"errors": 1}}}
     counts["buckets"] = {"(0, 5]": {"errors": 1}}
     row["sets"]["2"], row["about"]["2"] = {"usual": {"set": other}}, {}
-    assert page(study, found, capsys) == (0, "")
+    (study / "results.json").write_text(json.dumps(found))
+    (row,) = flat(read_results(study), "usual")["rows"]
+    assert row["sets"]["set"]["errors"] == 2
+    assert "buckets" not in row["sets"]["set"]
 
 
 def test_a_folder_in_the_place_of_a_page_is_named(study, capsys):
@@ -460,3 +470,150 @@ def test_a_link_in_a_strangers_model_is_not_copied(tmp_path, capsys):
     assert main([*line, "--quiet"]) == 2
     assert "vocab.txt is a link" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_pickles_that_others_left_among_jobs_are_not_opened(tmp_path):
+    """submitit opens the pickle with the number of a job, which come again."""
+    pytest.importorskip("submitit")
+    for number in (1, 2):
+        runner = _Submitit("local", 1, tmp_path, {})
+        (own,) = [Path(runner.executor.folder)]
+        assert own.parent == tmp_path and not list(own.iterdir())
+        (own / f"{number}_0_result.pkl").write_text("a stranger's")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_base_that_is_another_is_not_linked(tmp_path):
+    """A manifest beside said that it was the same, and it became the base."""
+    tensors = {"w": torch.ones(2)}
+    beside = RunFolder(tmp_path / "a")
+    beside.folder.mkdir()
+    beside.store_base(tensors)
+    path = beside.folder / "base.safetensors"
+    with open_weights(path) as weights:
+        metadata = dict(weights.metadata)
+    write_weights(path, {"w": torch.zeros(2)}, metadata)
+    run = RunFolder(tmp_path / "b")
+    run.folder.mkdir()
+    run.store_base(tensors)
+    with open_weights(run.folder / "base.safetensors") as weights:
+        assert torch.equal(weights["w"], tensors["w"])
+
+
+def test_links_in_a_circle_are_looked_into_once(tmp_path):
+    """Two of them kept `glob` busy for longer than anyone lives."""
+    (tmp_path / "run" / "deep").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "run" / name).symlink_to(tmp_path / "run")
+    for path in (tmp_path / "m.pt", tmp_path / "run" / "deep" / "m.pt"):
+        torch.save(BASE, path)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "run" / "deep")
+    found = read_pool(f"{tmp_path}/**/m.pt")
+    assert [each.path for each in found] == [
+        tmp_path / "m.pt",
+        tmp_path / "run" / "deep" / "m.pt",
+    ]
+    assert matching(f"{tmp_path}/r*/**") == sorted(
+        f"{tmp_path}/run/{name}" for name in ("a", "b", "deep", "deep/m.pt")
+    )
+    with pytest.raises(ValueError, match=r"\*\* at most once"):
+        read_pool(f"{tmp_path}/**/x/**/m.pt")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("updates/m.weight", torch.tensor(-1)),
+        ("updates/m.weight", torch.tensor(1.5)),
+        ("average/m.weight", torch.ones(2, 3) * 1j),
+        ("average/m.weight", torch.ones(2, 3, dtype=torch.int64)),
+    ],
+)
+def test_an_average_of_other_numbers_is_refused(tmp_path, key, value):
+    """A negative count moved it away from the weights."""
+    average = stepped(decay=0.9)
+    path = tmp_path / "average.ckpt"
+    average.save(path)
+    save_file({**load_file(path), key: value}, path)
+    with pytest.raises(RecordError, match=key):
+        average.load(path, True)
+
+
+# --- a full disk -------------------------------------------------------------
+
+FULL = """
+import contextlib, io, os, shutil, sys
+from pathlib import Path
+import torch
+from speechbrain_merge.cli import main
+from speechbrain_merge.weights import write_weights
+root = Path(sys.argv[1])
+disk, source = root / "disk", root / "source"
+(source / "h.yaml").write_text("pretrainer: {loadables: {fc: 1}}")
+weight = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+for name, value in (("a", 1.0), ("b", 1.1), ("c", 1.2)):
+    write_weights(source / f"{name}.safetensors", {"fc.weight": weight * value})
+
+def lines(first):
+    a, b = f"{source}/{first}.safetensors", f"{source}/b.safetensors"
+    yield ["merge", "average", a, b, "-o", f"{disk}/m.safetensors", "--quiet"]
+    hparams = f"{source}/h.yaml"
+    yield ["export", "pretrained", a, "--hparams", hparams, "-o", f"{disk}/out"]
+
+def run(line):
+    text = io.StringIO()
+    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+        return main(line), text.getvalue()
+
+def there():
+    return {
+        str(path): path.read_bytes()
+        for path in disk.rglob("*")
+        if path.is_file() and path.name != "filler"
+    }
+
+for number in range(2):
+    for free in (0, 4096, 36864, 45056):
+        before, line = list(lines("a"))[number], list(lines("c"))[number]
+        assert run(before)[0] == 0
+        was = there()
+        with open(disk / "filler", "wb") as file:
+            status = os.statvfs(disk)
+            room = status.f_bavail * status.f_frsize
+            file.write(b"x" * max(0, room - free))
+        code, text = run(line)
+        assert code == 2 and str(disk) in text, (line, free, code, text)
+        assert there() == was, (line, free)
+        (disk / "filler").unlink()
+        assert run(line)[0] == 0
+        assert there() != was
+        for path in disk.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+"""
+
+
+def test_a_full_disk_changes_nothing(tmp_path):
+    """Neither the file or folder before, nor any rest beside it."""
+    for name in ("disk", "source"):
+        (tmp_path / name).mkdir()
+    run_in_sandbox(FULL, tmp_path, small="disk")
+
+
+# --- the command line on what is no model ------------------------------------
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path, capsys):
+    checkpoint = tmp_path / "save" / "CKPT+1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "CKPT.yaml").write_text("{epoch: 1, WER: 9.5}")
+    os.mkfifo(checkpoint / "model.ckpt")
+    assert damage_of(checkpoint / "model.ckpt")
+    assert main(["inspect", str(tmp_path / "save")]) == 2
+    assert "model.ckpt is no regular file" in capsys.readouterr().err
+
+
+def test_warnings_of_a_comparison_hold_no_control_characters(tmp_path, capsys):
+    path = tmp_path / "a\x1b[2J\u202e.safetensors"
+    write_weights(path, {"encoder.layers.0.fc.weight": torch.eye(3)})
+    assert main(["compare", *[str(path)] * 3, "-o", str(tmp_path / "out")]) == 0
+    assert not {"\x1b", "\u202e"} & set("".join(capsys.readouterr()))

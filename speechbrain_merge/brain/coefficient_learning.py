@@ -44,8 +44,10 @@ Authors
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -59,7 +61,7 @@ from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.entropy import entropy, scores_of
 from speechbrain_merge.brain.without_training import without_training
 from speechbrain_merge.methods.adamerging import AdaMerging
-from speechbrain_merge.methods.bounds import value_of
+from speechbrain_merge.methods.bounds import bounded, value_of
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,
@@ -67,9 +69,9 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.records.checked import (
     fields,
-    listed,
     mapped,
     plain_float,
+    some,
     whole,
 )
 from speechbrain_merge.records.files import write_whole
@@ -80,7 +82,9 @@ logger = get_logger(__name__)
 
 OBJECTIVES = ("entropy", "loss")
 
-_history = listed(
+_ANEW = "Delete the file to learn the coefficients anew."
+
+_history = some(
     fields(
         {
             "step": whole(0),
@@ -203,8 +207,9 @@ def learn_coefficients(
         history = []
         if about is not None:
             # Settings may differ by rank, such as the name of a device
-            path = run_on_main(_path, args=[folder, about])
-            history = _resume(path, method, optimizer, steps)
+            about = run_on_main(_text_of, args=[about])
+            path = _path(folder, about)
+            history = _resume(path, method, optimizer, steps, about, labels)
             ddp_barrier()  # nobody writes while another reads
         stack.enter_context(without_training(brain, stage))
         done = len(history)
@@ -297,17 +302,21 @@ def _about(brain, method, experts, base, batches):
     }
 
 
+def _text_of(about):
+    """What decides the outcome, as text."""
+    return json.dumps(about, sort_keys=True, default=str)
+
+
 def _path(folder, about):
-    text = json.dumps(about, sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    key = hashlib.sha256(about.encode()).hexdigest()[:16]
     return Path(folder) / f"coefficients-{key}.pt"
 
 
-def _resume(path, method, optimizer, steps):
+def _resume(path, method, optimizer, steps, about, labels):
     """Loads the state of an earlier run; returns the history so far."""
     if not run_on_main(path.exists):
         return []
-    state = _read_state(path, method)
+    state = _read_state(path, method, optimizer, about, labels)
     history = state["history"][:steps]
     stored = state["coefficients"]
     if len(history) < len(state["history"]):
@@ -322,36 +331,83 @@ def _resume(path, method, optimizer, steps):
         )
     with torch.no_grad():
         method.coefficients.copy_(stored)
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"{path}, key 'optimizer': not the state of this optimizer "
-            f"({error}). Delete the file to learn the coefficients anew."
-        ) from error
+    optimizer.load_state_dict(state["optimizer"])
     logger.info(f"Coefficients: {len(history)} steps are in {path}.")
     return history
 
 
-def _read_state(path, method):
-    """The state in a file, if it is one of this method."""
+def _read_state(path, method, optimizer, about, labels):
+    """The state in a file, if it is one of this learning, and whole."""
     state = load_torch(path)
-    wanted = {"coefficients", "optimizer", "history"}
+    wanted = {"coefficients", "optimizer", "history", "about"}
     if not isinstance(state, dict) or not wanted <= state.keys():
         raise ValueError(
             f"{path} is no state of learned coefficients: it needs "
-            f"{', '.join(sorted(wanted))}. Delete it to learn them anew."
+            f"{', '.join(sorted(wanted))}. {_ANEW}"
+        )
+    if state["about"] != about:
+        raise ValueError(
+            f"{path}, key 'about': these coefficients were learned from other "
+            f"models, other data or in another way. {_ANEW}"
         )
     where = f"{path}, key 'history'"
-    state["history"] = _history(state["history"], where)
-    stored = state["coefficients"]
-    shape = method.coefficients.shape
-    if not isinstance(stored, torch.Tensor) or stored.shape != shape:
+    history = state["history"] = _history(state["history"], where)
+    for number, row in enumerate(history, start=1):
+        found = {name: list(of) for name, of in row["coefficients"].items()}
+        expected = {name: list(method.groups) for name in labels}
+        if row["step"] != number or found != expected:
+            raise ValueError(
+                f"{where}, entry {number}: expected step {number} with the "
+                f"coefficients of {', '.join(labels)}. {_ANEW}"
+            )
+    stored, known = state["coefficients"], method.coefficients
+    if not _is_like(stored, known):
         raise ValueError(
-            f"{path}, key 'coefficients': expected a tensor of shape "
-            f"{list(shape)}. Delete the file to learn them anew."
+            f"{path}, key 'coefficients': expected finite numbers, a tensor of "
+            f"shape {list(known.shape)} and {known.dtype}. {_ANEW}"
         )
+    values = bounded(stored, method.lambda_param).tolist()
+    last = [list(of.values()) for of in history[-1]["coefficients"].values()]
+    if values != last:
+        raise ValueError(
+            f"{path}, key 'coefficients': not those of the last entry of "
+            f"'history'. {_ANEW}"
+        )
+    _check_optimizer(state["optimizer"], optimizer, known, path)
     return state
+
+
+def _check_optimizer(stored, optimizer, known, path):
+    """Raises a ValueError unless a state is one of this very optimizer."""
+    found: Any = stored if isinstance(stored, Mapping) else {}
+    groups = optimizer.state_dict()["param_groups"]
+    moments = found.get("state")
+    moments = moments.get(0) if isinstance(moments, Mapping) else None
+    step = moments.get("step") if isinstance(moments, Mapping) else None
+    if (
+        found.get("param_groups") != groups
+        or len(found["state"]) != 1
+        or not all(
+            _is_like(moments.get(key), known)
+            for key in ("exp_avg", "exp_avg_sq")
+        )
+        or not isinstance(step, torch.Tensor)
+        or not _is_like(step, torch.tensor(0.0))
+        or set(moments) != {"step", "exp_avg", "exp_avg_sq"}
+    ):
+        raise ValueError(
+            f"{path}, key 'optimizer': not the state of this optimizer. {_ANEW}"
+        )
+
+
+def _is_like(stored, known):
+    """Whether something stored is a tensor as another, and finite."""
+    return (
+        isinstance(stored, torch.Tensor)
+        and stored.shape == known.shape
+        and stored.dtype == known.dtype
+        and bool(torch.isfinite(stored).all())
+    )
 
 
 def _save(path, method, optimizer, history, about):
@@ -363,7 +419,7 @@ def _save(path, method, optimizer, history, about):
             "coefficients": method.coefficients.detach(),
             "optimizer": optimizer.state_dict(),
             "history": history,
-            "about": json.dumps(about, sort_keys=True, default=str),
+            "about": about,
         },
         stream,
     )

@@ -36,6 +36,7 @@ import torch
 
 from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.weights import check_compatible, fold, part, renamed
@@ -179,7 +180,7 @@ def show(found):
         _show_two(found)
         return
     for warning in found["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {printable(warning)}", file=sys.stderr)
     labels = found["labels"]
     for name, parts in found["pairs"].items():
         if "all" in parts:

@@ -65,7 +65,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
-from speechbrain_merge.pool.reading import WEIGHTS_SUFFIXES
+from speechbrain_merge.pool.reading import WEIGHTS_SUFFIXES, matching
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import YAML_LIMIT, check_yaml, read_text
 from speechbrain_merge.weights import float_dtype
@@ -310,7 +310,7 @@ class Plan:
             return
         if _is_on_hub(source):
             return  # downloaded when all else is right
-        if glob.has_magic(source) and glob.glob(source, recursive=True):
+        if glob.has_magic(source) and matching(source):
             return
         raise ValueError(
             f"{self.where(name)}'{source}' is neither a stage nor "

@@ -86,8 +86,8 @@ def load_whisper(folder) -> tuple[Any, dict]:
     """A Whisper in a folder of transformers, if all of it is there.
 
     Where weights are missing, transformers makes them up and says so in its
-    log; here that is an error. So is an adapter beside them, whose base
-    transformers would load from the hub.
+    log; here that is an error. So is an adapter beside them, which it would
+    add to them.
 
     Arguments
     ---------
@@ -119,9 +119,9 @@ def load_whisper(folder) -> tuple[Any, dict]:
     config = _whisper_config(config, str(path))
     if (folder / ADAPTER_CONFIG).exists():
         raise ValueError(
-            f"{folder} holds an adapter ({ADAPTER_CONFIG}), for which "
-            "transformers would look for another model. Fold it into the "
-            "weights (speechbrain_merge.weights.fold) and export those."
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}) as well, which "
+            "transformers would add. Fold it into the weights "
+            "(speechbrain_merge.weights.fold) and export those, or remove it."
         )
     try:
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(

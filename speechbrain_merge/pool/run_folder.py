@@ -41,7 +41,7 @@ from speechbrain_merge.pool.recovery import (
     put_aside,
     strays_of,
 )
-from speechbrain_merge.weights import digest, write_weights
+from speechbrain_merge.weights import digest, open_weights, write_weights
 
 logger = get_logger(__name__)
 
@@ -402,12 +402,23 @@ class RunFolder:
             known = beside.read().base
             source = beside.folder / BASE_FILE
             if known and known["digest"] == content and source.is_file():
+                if not _holds(source, content):
+                    continue  # its manifest says so, and no more than that
                 try:
                     os.link(source, path)
                 except OSError as error:
                     logger.info(f"{path}: stored, not linked ({error})")
                     return False
                 return True
+        return False
+
+
+def _holds(path, code):
+    """Whether the weights in a file are those of a digest."""
+    try:
+        with open_weights(path) as weights:
+            return not path.is_symlink() and digest(weights) == code
+    except (ValueError, OSError):
         return False
 
 

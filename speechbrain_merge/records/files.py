@@ -95,13 +95,30 @@ def write_whole(path, content: Union[str, bytes]):
         write_all(descriptor, data)
         os.fsync(descriptor)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         # Already moved where os.replace was interrupted after its work
         temporary.unlink(missing_ok=True)
+        name_file(error, path)
         raise
     finally:
         os.close(descriptor)
     sync_folder(path.parent)
+
+
+def name_file(error: BaseException, path):
+    """Puts the file into an error of the system that names none.
+
+    A full disk is told by a number alone, where the file is known by one.
+
+    Arguments
+    ---------
+    error : BaseException
+        Any error.
+    path : str or Path
+        The file that was being written.
+    """
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def write_all(descriptor: int, data):

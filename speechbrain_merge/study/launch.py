@@ -12,6 +12,7 @@ Authors
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -216,7 +217,10 @@ class _Submitit:
                 "'speechbrain_merge[cluster]'."
             ) from error
         self.submitit = submitit
-        self.executor = submitit.AutoExecutor(folder=logs, cluster=launcher)
+        # submitit opens pickles by the number of a job, and numbers come
+        # again: what another run or a stranger left must not be among them
+        own = tempfile.mkdtemp(prefix="submitit-", dir=logs)
+        self.executor = submitit.AutoExecutor(folder=own, cluster=launcher)
         self.options = {"timeout_min": 24 * 60, **options}
         # a local executor knows no dependencies
         self.holds_parents = launcher == "slurm"

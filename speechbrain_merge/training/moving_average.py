@@ -355,6 +355,17 @@ class MovingAverage:
                 shape = torch.Size()
             elif kind + "/" != AVERAGE:
                 shape = None
+            counted = kind + "/" == COUNTS
+            if counted and (tensor.dtype != torch.int64 or (tensor < 1).any()):
+                raise RecordError(
+                    f"{path}, '{key}': expected a count of updates, a whole "
+                    "number of at least 1. Resume from another checkpoint."
+                )
+            if not counted and not tensor.is_floating_point():
+                raise RecordError(
+                    f"{path}, '{key}': expected floating-point numbers, got "
+                    f"{tensor.dtype}. Resume from another checkpoint."
+                )
             if tensor.shape != shape:
                 raise RecordError(
                     f"{path}, '{key}': expected a tensor of these modules, of "

@@ -46,6 +46,9 @@ def damage_of(path) -> str:
         Empty where nothing shows it.
     """
     path = Path(path)
+    if not path.is_dir() and not path.is_file():
+        # a pipe would never end
+        return f"{path.name} is no regular file"
     with open(path, "rb") as file:
         start = file.read(_BLOCK)
     if not start:

@@ -42,6 +42,7 @@ import torch
 
 from speechbrain_merge.records.files import (
     create_temporary,
+    name_file,
     remove_stale,
     sync_folder,
 )
@@ -96,8 +97,9 @@ class WeightWriter:
         self._temporary, self._file = create_temporary(self.path)
         try:
             _write_at(self._file, memoryview(self._header), 0)
-        except BaseException:
+        except BaseException as error:
             self._discard()
+            name_file(error, self.path)
             raise
         return self
 
@@ -161,6 +163,7 @@ class WeightWriter:
     def __exit__(self, kind, error, traceback):
         if kind is not None:
             self._discard()
+            name_file(error, self.path)
             return
         missing = [
             name for name in self.specification if name not in self._written
