@@ -164,7 +164,7 @@ def test_statistics_may_move(project, tmp_path):
     for expert in experts:
         tensors = {name: each**2 for name, each in load_file(expert).items()}
         statistics.append(Path(expert).with_name("fisher.safetensors"))
-        write_weights(statistics[-1], tensors, {"statistics": "fisher"})
+        write_weights(statistics[-1], tensors)
     merged = merge(
         Fisher(list(map(str, statistics))),
         experts,

@@ -385,6 +385,22 @@ def test_export_whisper(tmp_path, capsys):
     to_cpp = ["export", "ggml", folder, "-o", tmp_path / "cpp"]
     assert run(*to_cpp) == 0
     assert (tmp_path / "cpp" / "ggml-model.bin").is_file()
+    # in half of the bytes, in pieces, with what a person says of it
+    merged = tmp_path / "merged.safetensors"
+    assert run("merge", "average", path, path, "-o", merged, "--quiet") == 0
+    about = tmp_path / "about.yaml"
+    about.write_text("{license: mit, language: en}")
+    more = ["--dtype", "float16", "--max-shard-size", "20KB", "--card", about]
+    arguments = ["export", "whisper", merged, *arguments[3:-1], folder]
+    assert run(*arguments, *more) == 0
+    card = (folder / "README.md").read_text()
+    assert 'license: "mit"' in card and "by `average`" in card
+    assert str(tmp_path) not in card
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    with open_weights(folder) as weights:
+        assert {weights.dtype(n) for n in weights} == {torch.float16}
+    assert run("export", "ggml", folder, "-o", tmp_path / "cpp") == 0
+    assert (tmp_path / "cpp" / "README.md").read_text() == card
     # not over something that is no export
     assert run(*arguments[:-1], hub) == 2
     assert "not written there by this package" in capsys.readouterr().err

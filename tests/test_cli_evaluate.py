@@ -1,6 +1,7 @@
 """Error rates of any weights, by a recipe's ``build``, from a shell."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_models import tiny_ctc_brain, tiny_ctc_data
 from speechbrain_merge import merge
 from speechbrain_merge.brain.domains import evaluate_set
 from speechbrain_merge.cli import main
+from speechbrain_merge.command.evaluating import import_build
 from speechbrain_merge.weights import write_weights
 
 RECIPE = """\
@@ -138,6 +140,24 @@ def test_wrong_files(recipe, capsys, old, new, words):
     lines = capsys.readouterr().err.splitlines()
     (line,) = [one for one in lines if one.startswith("speechbrain-merge")]
     assert words in line and "--traceback" not in line
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_wrong_set_leaves_no_folder(recipe, capsys, there):
+    """Nothing of the recipe's output; what was there before stays."""
+    folder = Path("results", "deep")
+    if there:
+        folder.parent.mkdir()
+    before = sorted(recipe.rglob("*"))
+    more = ["--output_folder", str(folder)]
+    assert main([*COMMAND, *more, "--set", "nowhere"]) == 2
+    assert "train.py has: near, far." in capsys.readouterr().err
+    assert sorted(recipe.rglob("*")) == before
+    # which its `build` makes before it knows the sets
+    build = import_build(Path("train.py"))
+    build("train.yaml", {"output_folder": str(folder)}, {})
+    assert folder.is_dir()
+    shutil.rmtree("results")
 
 
 def test_wrong_options(recipe, capsys):

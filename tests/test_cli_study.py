@@ -11,6 +11,11 @@ from speechbrain_merge.report import markdown_table
 from speechbrain_merge.study import Study
 
 
+def exact(references, hypotheses):
+    """A measure: whether an utterance was recognised without an error."""
+    return [float(r == h) for r, h in zip(references, hypotheses)]
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The folder of a study of two experts and their average, run for real."""
@@ -27,6 +32,8 @@ def study(tmp_path_factory):
             {"expert": {"hparams": "train.yaml"}},
             domains=["a", "b"],
             compare=[["a", "average"]],
+            measures={"exact": exact},
+            costs=True,
         ).run(build, {})
     return folder / "results"
 
@@ -39,9 +46,20 @@ def document(capsys, *arguments):
 
 def test_the_tables_are_those_of_the_study(study, capsys):
     found = document(capsys, study)
-    main_table, compared = found["tables"]
+    main_table, measured, _, cost, training = found["tables"]
     written = (study / "results.md").read_text()
-    for table in (main_table, compared):
+    assert [table["title"] for table in found["tables"]] == [
+        "WER",
+        "exact",
+        "Compared",
+        "What merging cost",
+        "What training took",
+    ]
+    assert measured["header"][0] == "exact"
+    (row,) = [row for row in cost["rows"] if row[0] == "average"]
+    assert float(row[cost["header"].index("peak\nMB")]) > 0
+    assert len(training["rows"]) == 2
+    for table in found["tables"]:
         assert markdown_table(table["header"], table["rows"]) in written
     assert len(main_table["rows"]) == 4  # the original, and three models
     assert found["unreported"] == []

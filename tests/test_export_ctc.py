@@ -15,6 +15,8 @@ from speechbrain.integrations.huggingface.wavlm import WavLM
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.nnet.linear import Linear
 from speechbrain_merge import merge
+from speechbrain_merge.cli import main
+from speechbrain_merge.command.exporting import read_labels
 from speechbrain_merge.export import export_ctc
 from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
@@ -98,6 +100,34 @@ def test_all_doors_give_the_text_of_the_recipe(merged, tmp_path):
     again = type(fresh)(str(moved), str(moved))
     for name, tensor in modules[0].state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_the_command_does_what_the_function_does(merged, tmp_path):
+    _, path, fresh, _, _ = merged
+    encoder = CTCTextEncoder()
+    encoder.update_from_iterable(LABELS, sequence_input=False)
+    encoder.save(tmp_path / "label_encoder.txt")
+    command = ["export", "ctc", path, "--ssl", tmp_path / "hub"]
+    command += ["--labels", tmp_path / "label_encoder.txt"]
+    command += ["--dtype", "float16", "--max_shard_size", "20KB"]
+    assert main([*map(str, command), "-o", str(tmp_path / "model")]) == 0
+    (tmp_path / "other").mkdir()
+    export_ctc(
+        path,
+        fresh,
+        LABELS,
+        tmp_path / "other" / "model",
+        dtype=torch.float16,
+        max_shard_size="20KB",
+    )
+    found, expected = (
+        {file.name: file.read_bytes() for file in folder.glob("[!.]*")}
+        for folder in (tmp_path / "model", tmp_path / "other" / "model")
+    )
+    assert found == expected
+    assert len([name for name in found if name.startswith("model-")]) > 1
+    # the labels are in the export, too
+    assert read_labels(tmp_path / "model" / "vocab.json")[1] == 0
 
 
 def test_half_precision_in_shards(tmp_path):

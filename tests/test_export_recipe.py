@@ -1,5 +1,6 @@
 """Conformers and transducers, with the YAML for inference written."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hyperpyyaml import load_hyperpyyaml
 from tiny_models import make_speech
 
 from speechbrain.dataio.dataio import read_audio
+from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.decoders.transducer import (
     TransducerBeamSearcher,
@@ -25,6 +27,7 @@ from speechbrain.nnet.containers import LengthsCapableSequential
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain.utils.filter_analysis import stack_filter_properties
 from speechbrain_merge import merge
+from speechbrain_merge.cli import main
 from speechbrain_merge.export import NotLoadable, export_recipe
 from speechbrain_merge.weights import open_weights
 
@@ -430,6 +433,72 @@ def test_transducer(tmp_path, pieces):
         text
         == streaming.transcribe_file(trained.wav, chunks, False)[: len(text)]
     )
+
+
+def exported_twice(trained, folder, options, **wanted):
+    """The files that the command writes, and those that the function does."""
+    normalizer = trained.normalizer
+    command = ["export", "recipe", trained.weights, "--hparams", trained.yaml]
+    command += ["--file", f"normalize={normalizer}", "-o", folder / "model"]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    assert main([*map(str, command), "--json"]) == 0
+    files = {"normalize": normalizer}
+    folders = folder / "model", folder / "other" / "model"
+    folders[1].parent.mkdir()
+    export_recipe(
+        trained.weights, trained.yaml, folders[1], files=files, **wanted
+    )
+    return [
+        {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+        for folder in folders
+    ]
+
+
+def test_the_command_does_what_the_function_does(tmp_path, capsys):
+    trained = Trained(CTC, tmp_path)
+    encoder = CTCTextEncoder()
+    encoder.update_from_iterable(LABELS, sequence_input=False)
+    encoder.save(tmp_path / "label_encoder.txt")
+    found, expected = exported_twice(
+        trained,
+        tmp_path,
+        {
+            "interface": "EncoderASR",
+            "encoder": ",".join([*CHAIN, "Transformer", "ctc_lin"]),
+            "tokenizer": tmp_path / "label_encoder.txt",
+            "dtype": "bfloat16",
+            "overrides": "{n_mels: 40}",
+        },
+        interface="EncoderASR",
+        encoder=[*CHAIN, "Transformer", "ctc_lin"],
+        tokenizer=tmp_path / "label_encoder.txt",
+        dtype=torch.bfloat16,
+    )
+    assert found == expected
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["files"] == {n: len(found[n]) for n in sorted(found)}
+    assert printed["card"] == str(tmp_path / "model" / "README.md")
+    assert "A merge of 2 models by `average`" in found["README.md"].decode()
+
+
+def test_the_command_exports_transducers(tmp_path, pieces, capsys):
+    trained = Trained(TRANSDUCER, tmp_path)
+    found, expected = exported_twice(
+        trained,
+        tmp_path,
+        {
+            "interface": "StreamingASR",
+            "encoder": ",".join([*CHAIN, "enc", "proj_enc"]),
+            "decoder": "Greedysearcher",
+            "tokenizer": pieces,
+        },
+        interface="StreamingASR",
+        encoder=[*CHAIN, "enc", "proj_enc"],
+        decoder="Greedysearcher",
+        tokenizer=pieces,
+    )
+    assert found == expected and "asr.ckpt" in found
 
 
 def test_what_is_not_loaded_is_refused(tmp_path):

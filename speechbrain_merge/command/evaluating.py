@@ -11,9 +11,16 @@ Authors
 
 import ast
 import importlib.util
+import os
+import shutil
 import sys
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Optional
+
+import yaml
+from hyperpyyaml import resolve_references
 
 import speechbrain as sb
 from speechbrain_merge.brain.domains import evaluate_set, rates_of
@@ -50,29 +57,11 @@ def run(options) -> dict:
         [str(hparams_file), *options.overrides]
     )
     build = import_build(script)
-    prepared = build(str(hparams_file), overrides, run_opts)
-    if not isinstance(prepared, Run):
-        raise ValueError(
-            f"{script}: `build` gives a {type(prepared).__name__}: {ADD_BUILD}."
-        )
-    sets = prepared.test_sets
-    unknown = [name for name in options.set if name not in sets]
-    if unknown:
-        raise ValueError(
-            f"--set {', '.join(unknown)}: there is no such test set. "
-            f"{script} has: {', '.join(sets) or 'none'}."
-        )
-    if not sets:
-        raise ValueError(f"{script}: the Run that `build` gives has no sets.")
-    brain = prepared.brain
-    if not hasattr(brain, "use_weights"):
-        raise ValueError(
-            f"{script}: the Brain that `build` gives is a "
-            f"{type(brain).__name__} without MergeMixin: write "
-            "`class ASR(speechbrain_merge.MergeMixin, sb.Brain)`."
-        )
-    brain.use_weights(weights)
-    found = {}
+    with _nothing_left_of_faults(output_folder(hparams_file, overrides)):
+        prepared = build(str(hparams_file), overrides, run_opts)
+        _check_run(prepared, script, options.set)
+        prepared.brain.use_weights(weights)
+    brain, sets, found = prepared.brain, prepared.test_sets, {}
     for name in options.set or sets:
         scores = evaluate_set(
             brain,
@@ -99,6 +88,89 @@ def run(options) -> dict:
         "metric": options.metric,
         "sets": found,
     }
+
+
+def _check_run(prepared, script, asked):
+    """Refuses a Run that has not what is asked of it."""
+    if not isinstance(prepared, Run):
+        raise ValueError(
+            f"{script}: `build` gives a {type(prepared).__name__}: {ADD_BUILD}."
+        )
+    sets = prepared.test_sets
+    unknown = [name for name in asked if name not in sets]
+    if unknown:
+        raise ValueError(
+            f"--set {', '.join(unknown)}: there is no such test set. "
+            f"{script} has: {', '.join(sets) or 'none'}."
+        )
+    if not sets:
+        raise ValueError(f"{script}: the Run that `build` gives has no sets.")
+    if not hasattr(prepared.brain, "use_weights"):
+        raise ValueError(
+            f"{script}: the Brain that `build` gives is a "
+            f"{type(prepared.brain).__name__} without MergeMixin: write "
+            "`class ASR(speechbrain_merge.MergeMixin, sb.Brain)`."
+        )
+
+
+def output_folder(hparams_file, overrides) -> Optional[Path]:
+    """The output folder of a recipe, without making what its YAML asks for.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The YAML.
+    overrides : str or dict
+        What is different in it.
+
+    Returns
+    -------
+    folder : Path or None
+        None where it has no ``output_folder``, or cannot be read: the recipe
+        says what is wrong with it.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.yaml"
+    >>> _ = path.write_text("{seed: 7, output_folder: !ref results/<seed>}")
+    >>> output_folder(path, {"seed": 8}).as_posix()
+    'results/8'
+    """
+    try:
+        with open(hparams_file, encoding="utf-8") as stream:
+            text = resolve_references(stream, overrides or {})
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        folders = [
+            value.value
+            for key, value in root.value
+            if key.value == "output_folder"
+        ]
+    except Exception:
+        return None
+    return Path(folders[0]) if folders and folders[0] else None
+
+
+@contextmanager
+def _nothing_left_of_faults(folder):
+    """Takes an output folder away that came with a fault.
+
+    Only a recipe's ``build`` knows its test sets, and it makes the folder. One
+    that was there before stays as it is.
+    """
+    new = []
+    if folder is not None:
+        folder = folder.absolute()
+        new = [
+            each
+            for each in (folder, *folder.parents)
+            if not os.path.lexists(each)
+        ]
+    try:
+        yield
+    except Exception:
+        if new:
+            shutil.rmtree(new[-1], ignore_errors=True)
+        raise
 
 
 def check_script(script: Path) -> None:

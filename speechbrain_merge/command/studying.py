@@ -12,12 +12,16 @@ from pathlib import Path
 from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.report import text_table
+from speechbrain_merge.study.continual import continual_rows
+from speechbrain_merge.study.measures import measure_rows
 from speechbrain_merge.study.page import write_page
 from speechbrain_merge.study.results import read_results, read_times
 from speechbrain_merge.study.tables import (
     comparison_rows,
+    cost_rows,
     main_rows,
     sequence_rows,
+    training_rows,
 )
 
 RECORDS = {
@@ -76,17 +80,25 @@ def tables(results: dict, times: dict) -> dict:
     """
     shown = []
     for mode in results["modes"] if results["rows"] else ():
-        several = len(results["modes"]) > 1
-        title = (
-            f"{results['metric']}, tested {mode}"
-            if several
-            else (results["metric"])
-        )
-        shown.append((title, main_rows(results, mode, times)))
+        tested = f", tested {mode}" if len(results["modes"]) > 1 else ""
+        rows = main_rows(results, mode, times)
+        shown.append((results["metric"] + tested, rows))
+        for name in _measures(results, mode):
+            shown.append((name + tested, measure_rows(results, mode, name)))
+    if "continual" in results:
+        shown.append(("Learnt one after another", continual_rows(results)))
     if results.get("sequences"):
         shown.append(("Trained in turn", sequence_rows(results)))
     if results.get("comparisons", {}).get("pairs"):
         shown.append(("Compared", comparison_rows(results)))
+    measured = any(
+        key.endswith(" cost") for each in times.values() for key in each
+    )
+    if measured and results["rows"]:
+        shown.append(("What merging cost", cost_rows(results, times)))
+    trainings = training_rows(results, times)
+    if trainings[1]:
+        shown.append(("What training took", trainings))
     return {
         "metric": results["metric"],
         "seeds": results["seeds"],
@@ -171,6 +183,23 @@ def show(found):
     else:
         seeds = ", ".join(map(str, found["seeds"]))
         print(f"Seeds: {seeds}. From {found['folder']}/results.json.")
+
+
+def _measures(results, mode):
+    """The measures that all that was tested has."""
+    sets = [
+        counts
+        for row in results["rows"]
+        for modes in row["sets"].values()
+        for counts in modes.get(mode, {}).values()
+        if counts
+    ]
+    names = sets[0].get("measures", {}) if sets else {}
+    return [
+        name
+        for name in names
+        if all(name in counts.get("measures", {}) for counts in sets)
+    ]
 
 
 def _model(name, seed, kind, state, seconds):

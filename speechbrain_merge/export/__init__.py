@@ -21,8 +21,10 @@ recipe: its ``hyperparams.yaml`` for inference, with the merged weights of each
 module as the ``.ckpt`` files that its ``pretrainer`` loads.
 
 A folder appears under its name when it is whole. What it was merged from is in
-its ``merge.json``, and with ``sign`` there is a signature of all its files. A folder that is there already is replaced in one step if it
-is an earlier export that no one has touched since; any other is left alone.
+its ``merge.json``, and for a person in its card, ``README.md``; with ``sign``
+there is a signature of all its files. A folder that is there already is replaced
+in one step if it is an earlier export that no one has touched since; any other
+is left alone.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -219,7 +221,7 @@ def export_pretrained(
     files=(),
     texts: Optional[Mapping] = None,
     sign: Union[Signer, str, Path, None] = None,
-):
+) -> Path:
     """Writes merged weights as a SpeechBrain pretrained folder.
 
     Arguments

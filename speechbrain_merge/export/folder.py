@@ -8,17 +8,18 @@ import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Optional
 
 import torch
 
-from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.publishing import published
-from speechbrain_merge.lineage import EXPORT_RECORD, KEY
+from speechbrain_merge.lineage import EXPORT_RECORD, KEY, check_record
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.records.reading import parse_json, read_json
+from speechbrain_merge.records.reading import parse_json, read_json, read_text
 from speechbrain_merge.records.signing import signer_of
 from speechbrain_merge.report import merge_card
+from speechbrain_merge.report.hub import check_about
 from speechbrain_merge.weights import (
     IncompatibleWeights,
     digest,
@@ -28,8 +29,6 @@ from speechbrain_merge.weights import (
     open_weights,
 )
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
-
-logger = get_logger(__name__)
 
 CARD = "README.md"
 
@@ -94,7 +93,8 @@ def export_folder(folder, source, texts, sign):
     if signer is not None:
         signer.check()
     record = _record(source, folder)
-    texts = {CARD: _card(record, folder), **(texts or {})}
+    if texts is None or CARD not in texts:
+        texts = {**card_texts(source, folder), **(texts or {})}
     with whole_folder(folder) as target:
         yield target
         content = {
@@ -102,8 +102,6 @@ def export_folder(folder, source, texts, sign):
             **texts,
         }
         for name, text in content.items():
-            if text is None:
-                continue
             path = inside(target, name, "texts")
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
@@ -133,12 +131,38 @@ def _record(source, folder):
     return record
 
 
-def _card(record, folder):
-    """The card of a merge; None of what is none of ours."""
-    if KEY not in record:
-        return None
+def card_texts(source, folder, about: Optional[Mapping] = None) -> dict:
+    """The card of an export.
+
+    Arguments
+    ---------
+    source : object
+        What is exported.
+    folder : str or Path
+        Where to.
+    about : dict, optional
+        What the Hub wants to know besides: licence, language and more, see
+        ``report/hub.py``.
+
+    Returns
+    -------
+    texts : dict
+        Name of the file to its text; empty where there is no record of a merge
+        by this package.
+
+    Raises
+    ------
+    ValueError
+        Where something is wrong with what is said about the model.
+    """
+    if isinstance(source, (str, Path)) and not about:
+        earlier = Path(source) / CARD
+        if (Path(source) / EXPORT_RECORD).is_file() and earlier.is_file():
+            return {CARD: read_text(earlier)}
+    record = _record(source, folder)
+    check_about(about or {}, "the card")
     try:
-        return merge_card(record, title=Path(folder).name)
-    except ValueError as error:
-        logger.warning(f"{error}. There will be no card.")
-        return None
+        check_record(record[KEY], f"the key '{KEY}'")
+    except (KeyError, ValueError):
+        return {}
+    return {CARD: merge_card(record, title=Path(folder).name, about=about)}

@@ -49,12 +49,15 @@ def published(metadata: Mapping, folder: Union[str, Path]) -> dict:
         Where there was no absolute path, it is equal to what was given.
     """
     known = {name: _parsed(text) for name, text in metadata.items()}
-    paths: list[str] = []
-    _changed(known, lambda text: paths.append(text) or text)
-    places = _places(
-        list(dict.fromkeys(path for path in paths if os.path.isabs(path))),
-        os.path.abspath(folder),
-    )
+    paths: dict[str, None] = {}
+
+    def gather(text):
+        if os.path.isabs(text):
+            paths[text] = None
+        return text
+
+    _changed(known, gather)
+    places = _places(list(paths), os.path.abspath(folder))
     if not places:
         return dict(metadata)
     found = _changed(known, lambda text: places.get(text, text))

@@ -211,9 +211,19 @@ def _check_asked(interface, encoder, decoder):
 
 def _nodes(hparams_file, overrides):
     """The YAML's entries as nodes: what one refers to is the same node."""
-    with open(hparams_file, encoding="utf-8") as stream:
-        text = resolve_references(stream, overrides or {})
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    try:
+        with open(hparams_file, encoding="utf-8") as stream:
+            text = resolve_references(stream, overrides or {})
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError:
+        raise
+    except Exception as error:
+        # the YAML libraries and HyperPyYAML raise many kinds
+        raise ValueError(
+            f"{hparams_file} cannot be read with these overrides "
+            f"({type(error).__name__}: {error}). In the hyperparams.yaml of a "
+            "training's output folder, what was overridden is replaced."
+        ) from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{hparams_file} is no YAML of a recipe.")
     return {key.value: value for key, value in root.value}

@@ -18,7 +18,6 @@ from speechbrain_merge.evaluation import (
 )
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.report import (
-    benchmark_rows,
     bucket_rows,
     markdown_table,
     plot_domains,
@@ -43,6 +42,7 @@ from speechbrain_merge.study.searches import (
 )
 from speechbrain_merge.study.tables import (
     comparison_rows,
+    cost_rows,
     main_rows,
     sequence_rows,
     sweep_rows,
@@ -150,7 +150,7 @@ def _parts(study, results, times):
         yield [markdown_table(*comparison_rows(results)), ""]
     shown = flat(results)
     if study.costs and shown["rows"]:
-        yield [markdown_table(*benchmark_rows(_with_costs(results, times))), ""]
+        yield [markdown_table(*cost_rows(results, times)), ""]
     if all(
         "buckets" in counts
         for row in shown["rows"]
@@ -253,26 +253,3 @@ def _merge_line(row, times):
             f"; racing saved {100 * saved['fraction']:.0f} % of the decoding"
         )
     return words + "."
-
-
-def _with_costs(results, times):
-    """Results of all sets with what each merge costs and its difference."""
-    shown = flat(results)
-    by_title = {row["title"]: row["name"] for row in results["rows"]}
-    seed = str(results["seeds"][0])
-    pairs = {pair["names"][1]: pair for pair in results["comparisons"]["pairs"]}
-    references = {p["names"][0] for p in results["comparisons"]["pairs"]}
-    rows = []
-    for row in shown["rows"]:
-        name = by_title[row["name"]]
-        row = dict(row)
-        cost = times.get(name, {}).get(f"{seed} cost")
-        if cost:
-            row["cost"] = cost
-        if name in pairs:
-            row["difference"] = pairs[name]
-        rows.append(row)
-    shown = {**shown, "rows": rows}
-    if len(references) == 1:
-        shown["reference"] = references.pop()
-    return shown

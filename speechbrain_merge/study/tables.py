@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from speechbrain_merge.evaluation import macro_average
 from speechbrain_merge.report import summarize_results
+from speechbrain_merge.report.benchmark import benchmark_rows
 from speechbrain_merge.report.tables import NOTHING
 from speechbrain_merge.study.results import flat
 
@@ -211,6 +212,43 @@ def training_rows(results: Mapping, times: Mapping) -> tuple:
         cells += [f"{statistics.fmean(steps):g}", minutes]
         rows.append([row["title"], *cells])
     return ["training", "made from", "steps", "minutes"], rows
+
+
+def cost_rows(results: Mapping, times: Mapping) -> tuple:
+    """Header and cells of what each merge cost, beside what it came to.
+
+    Arguments
+    ---------
+    results : dict
+        See ``study/results.py``.
+    times : dict
+        The content of ``times.json``, with costs where the study has ``costs``.
+
+    Returns
+    -------
+    header : list of str
+    rows : list of list of str
+        See ``report/benchmark.py``.
+    """
+    shown = flat(results)
+    by_title = {row["title"]: row["name"] for row in results["rows"]}
+    seed = str(results["seeds"][0])
+    pairs = {pair["names"][1]: pair for pair in results["comparisons"]["pairs"]}
+    references = {p["names"][0] for p in results["comparisons"]["pairs"]}
+    rows = []
+    for row in shown["rows"]:
+        name = by_title[row["name"]]
+        row = dict(row)
+        cost = times.get(name, {}).get(f"{seed} cost")
+        if cost:
+            row["cost"] = cost
+        if name in pairs:
+            row["difference"] = pairs[name]
+        rows.append(row)
+    shown = {**shown, "rows": rows}
+    if len(references) == 1:
+        shown["reference"] = references.pop()
+    return benchmark_rows(shown)
 
 
 def sweep_rows(sweeps: Mapping, metric: str) -> tuple:
