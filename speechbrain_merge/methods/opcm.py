@@ -34,7 +34,7 @@ Authors
 
 import json
 import math
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import torch
 
@@ -274,7 +274,7 @@ def beside(
     return vector - found.left @ taken @ found.right.T
 
 
-def check_previous(previous: dict) -> None:
+def check_previous(previous: Any) -> None:
     """Raises a ValueError unless this says what an earlier merge was."""
     known = {"experts", "growth"}
     if (
