@@ -210,6 +210,7 @@ def merge(
             workers,
             progress,
         )
+        method_notes = merged.metadata
         merged = stored_as(merged, dtype)
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
@@ -228,7 +229,7 @@ def merge(
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
         }
-        notes = dict(metadata or {})
+        notes = {**method_notes, **(metadata or {})}
         if tied:
             notes["tied"] = ties_to_text(tied)
         sources = [*experts] if base is None else [*experts, base]

@@ -14,7 +14,7 @@ from speechbrain_merge.methods import MergeMethod, available
 from speechbrain_merge.methods.registry import find
 
 FRAGMENTS = Path(speechbrain_merge.__file__).parent / "hparams"
-POLICIES = ("mast", "mact", "smact", "aode")
+POLICIES = ("mast", "mact", "smact", "aode", "continual")
 METHODS = sorted(
     path.stem for path in FRAGMENTS.glob("*.yaml") if path.stem not in POLICIES
 )

@@ -32,6 +32,7 @@ from speechbrain_merge.methods.boosted_task_singular_vectors import BoostedTSVM 
 from speechbrain_merge.methods.isotropic import IsoC, IsoCTS  # isort: skip
 from speechbrain_merge.methods.wudi import WUDI  # isort: skip
 from speechbrain_merge.methods.monosoup import MonoSoup  # isort: skip
+from speechbrain_merge.methods.ace import ACE  # isort: skip
 from speechbrain_merge.methods.opcm import OPCM  # isort: skip
 from speechbrain_merge.methods.calibrated import Calibrated  # isort: skip
 from speechbrain_merge.methods.boosted import Boosted  # isort: skip

@@ -121,6 +121,8 @@ class MergeMethod(torch.nn.Module):
     # Whether the experts must be fine-tuned from the same weights; a method
     # that aligns models of different starts need not mind.
     needs_same_base = True
+    # Whether a merge stands for its experts when others are added to it
+    goes_on = False
     # Whether the experts are LoRA adapters, to be merged into the base
     merges_adapters = False
     minimum_experts = 1
@@ -281,6 +283,7 @@ class MergeMethod(torch.nn.Module):
                 for name in first.names()
             },
             label=f"merge by {self.name}",
+            metadata=method.on_record(),
             tied=common_ties(folded),
         )
         if first.folded == {"weight norm"}:
@@ -369,6 +372,17 @@ class MergeMethod(torch.nn.Module):
         for own in ("_parameters", "_buffers", "_modules"):
             copied.__dict__[own] = dict(getattr(self, own))
         return copied
+
+    def on_record(self) -> dict[str, str]:
+        """What the first pass found that a later merge goes on from.
+
+        Returns
+        -------
+        notes : dict
+            Text entries for the metadata of the merged weights; most methods
+            have none.
+        """
+        return {}
 
     def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""

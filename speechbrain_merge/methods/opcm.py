@@ -32,8 +32,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import json
 import math
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Union
 
 import torch
 
@@ -46,8 +47,14 @@ from speechbrain_merge.methods.one_thread import single_thread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import merged_names
+from speechbrain_merge.records.reading import parse_json
 
 logger = get_logger(__name__)
+
+RECORDED = "recorded"
+
+# The entry of a merged file's metadata that says how to go on from it
+RECORD = "opcm"
 
 
 class Sequence(NamedTuple):
@@ -57,6 +64,8 @@ class Sequence(NamedTuple):
     ---------
     layouts, aliases : dict
         As of ``speechbrain_merge.methods.matrices.Fused``.
+    before : dict
+        Of how many experts the first one was made, and its growth.
     growth : float
         ``‖A_T‖`` beside the mean length of the experts' task vectors.
     experts : int
@@ -65,6 +74,7 @@ class Sequence(NamedTuple):
 
     layouts: dict
     aliases: dict
+    before: dict
     growth: float = 1.0
     experts: int = 1
 
@@ -74,7 +84,8 @@ class OPCM(MatrixMethod):
     """``θ_0 + A_T · mean_t ‖τ_t‖ / ‖A_T‖``, experts in the order given.
 
     A merge can go on from an earlier one, without the experts that it was made
-    of: give the earlier merge as the first expert, and ``previous``.
+    of: give the earlier merge as the first expert, and ``previous``. A merge
+    stage does it for the domains of a pool (``hparams/continual.yaml``).
 
     Directions of ``A`` that are no stronger than the rounding errors of the
     weights as they were stored (``speechbrain_merge.methods.rounding``) take
@@ -88,12 +99,13 @@ class OPCM(MatrixMethod):
     alpha : float
         From 0 (a new expert loses the diagonal alone) to 1. The authors use
         0.5.
-    previous : dict or None
-        Says that the first expert is a merge by this method (with a scale of
-        1): ``experts`` is the number that it was made of, and ``growth`` is
-        what the log of that merge says, ``‖A‖`` beside the mean length. Where
-        ``growth`` is missing it is taken to be ``√experts``, as it is for
-        task vectors that are orthogonal to each other.
+    previous : dict, str or None
+        Says that the first expert is a merge by this method, with a scale of
+        1. ``"recorded"``: its file says the rest. Else a dict: ``experts`` is
+        the number that it was made of, and ``growth`` is what the log of that
+        merge says, ``‖A‖`` beside the mean length. Where ``growth`` is missing
+        it is taken to be ``√experts``, as it is for task vectors that are
+        orthogonal to each other.
     exclude, conv_as_matrix, split_projections, heads
         Which matrices are projected
         (``speechbrain_merge.methods.matrices.MatrixMethod``).
@@ -106,11 +118,13 @@ class OPCM(MatrixMethod):
     ValueError: `alpha` must be a number at least 0 and at most 1, got 1.2.
     """
 
+    goes_on = True
+
     def __init__(
         self,
         scale=1.0,
         alpha=0.5,
-        previous: Optional[dict] = None,
+        previous: Union[dict, str, None] = None,
         exclude=NO_MATRICES,
         conv_as_matrix=False,
         split_projections=True,
@@ -120,14 +134,15 @@ class OPCM(MatrixMethod):
             scale, exclude, conv_as_matrix, split_projections, heads
         )
         check_number(alpha, "alpha", at_least=0, at_most=1)
-        if previous is not None:
+        if previous not in (None, RECORDED):
             check_previous(previous)
         self.alpha, self.previous = alpha, previous
 
     def prepare(self, experts, base):
         """The lengths of the task vectors and of what they are merged to."""
         fused = super().prepare(experts, base)
-        self.found = Sequence(fused.layouts, fused.aliases)
+        before = self._previous_of(experts[0])
+        self.found = Sequence(fused.layouts, fused.aliases, before)
 
         def squares(name):
             """Squared norms: of each expert's task vector, and of ``A``."""
@@ -146,9 +161,9 @@ class OPCM(MatrixMethod):
         *lengths, total = [
             math.sqrt(math.fsum(column)) for column in zip(*found)
         ]
-        before = 1 if self.previous is None else self.previous["experts"]
-        number = before + len(lengths) - 1
-        mean = (before * lengths[0] + math.fsum(lengths[1:])) / number
+        old = before["experts"]
+        number = old + len(lengths) - 1
+        mean = (old * lengths[0] + math.fsum(lengths[1:])) / number
         growth = total / mean if mean > 0 else 0.0
         logger.info(
             "opcm: to go on from this merge, give it as the first expert and "
@@ -156,7 +171,35 @@ class OPCM(MatrixMethod):
             number,
             growth,
         )
-        return Sequence(fused.layouts, fused.aliases, growth, number)
+        return Sequence(fused.layouts, fused.aliases, before, growth, number)
+
+    def on_record(self):
+        """What a merge that goes on from this one has to know."""
+        if self.scale != 1:
+            return {}  # it is longer or shorter than the experts' mean
+        state = {"experts": self.found.experts, "growth": self.found.growth}
+        return {RECORD: json.dumps(state)}
+
+    def _previous_of(self, first):
+        """Of how many experts the first one was made, and its growth."""
+        if self.previous is None:
+            return {"experts": 1, "growth": 1.0}
+        if self.previous != RECORDED:
+            growth = math.sqrt(self.previous["experts"])
+            return {"growth": growth, **self.previous}
+        if RECORD not in first.metadata:
+            raise ValueError(
+                f"`previous` is '{RECORDED}', and {first.label} does not say "
+                "that it is a merge by 'opcm' with a scale of 1. Give the file "
+                "of such a merge as the first expert, or `previous` as a dict."
+            )
+        where = f"{first.label}, metadata '{RECORD}'"
+        try:
+            previous = parse_json(first.metadata[RECORD], where)
+            check_previous(previous)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return previous
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor."""
@@ -175,18 +218,12 @@ class OPCM(MatrixMethod):
             return self.formula_of(name, experts, base)
         anchor = base.to(torch.float64)
         first, *others = (e.to(torch.float64) - anchor for e in experts)
-        return sum(others, first * self._growth_before())
-
-    def _growth_before(self):
-        """What makes the first task vector ``A`` again."""
-        if self.previous is None:
-            return 1.0
-        return self.previous.get("growth", math.sqrt(self.previous["experts"]))
+        return sum(others, first * self.found.before["growth"])
 
     def merge_matrix(self, vectors, threads, ladder, noise):
         """``A_T`` of one matrix."""
         first, *others = vectors
-        total = first * self._growth_before()
+        total = first * self.found.before["growth"]
         with single_thread():
             for number, vector in enumerate(others, 1):
                 total = total + beside(
@@ -237,7 +274,7 @@ def beside(
     return vector - found.left @ taken @ found.right.T
 
 
-def check_previous(previous: dict) -> None:
+def check_previous(previous: Any) -> None:
     """Raises a ValueError unless this says what an earlier merge was."""
     known = {"experts", "growth"}
     if (

@@ -25,6 +25,7 @@ Authors
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -37,12 +38,20 @@ from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import plain
 from speechbrain_merge.pool.records import merge_record
-from speechbrain_merge.records.files import try_lock
+from speechbrain_merge.records.files import (
+    create_temporary,
+    sync_folder,
+    try_lock,
+)
 from speechbrain_merge.records.log import Log
+from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
 
 FILE = "merges.jsonl"
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Of a pool that may not be written."""
 
 TICK = 1e-3
 """Seconds between two merges of a pool, at least."""
@@ -96,6 +105,11 @@ class MergeRecord:
         Of that file.
     value : float, optional
         Error rate on the selection set in percent, if it was scored.
+    kept : str, optional
+        Of a method that goes on from its merges: the file in the pool that
+        stands for the members.
+    base_digest : str, optional
+        Of the weights that its members were fine-tuned from, with `kept`.
     time : float
         Seconds since 1970; `remember` sees to it that a later merge has a
         later time, also where the clock was set back.
@@ -111,6 +125,8 @@ class MergeRecord:
     path: Optional[str] = None
     digest: Optional[str] = None
     value: Optional[float] = None
+    kept: Optional[str] = None
+    base_digest: Optional[str] = None
     time: float = field(default_factory=time.time, compare=False)
 
     @property
@@ -205,13 +221,78 @@ def remember(pool, record: MergeRecord):
                 return
             _log(pool).append(line)
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in READ_ONLY:
             raise
         logger.warning(
             f"{pool} may not be written ({error.strerror}), so it will not "
             f"remember the merge '{record.name}'. The merge itself is not "
             "affected; to repeat it with one more run, copy the pool first."
         )
+
+
+def keep(pool, path, name: str, content: str) -> Optional[str]:
+    """Keeps a merge in a pool, to go on from when its members are gone.
+
+    Arguments
+    ---------
+    pool : str or Path
+        Folder of the pool.
+    path : Path
+        The merged weights.
+    name : str
+        Of the merge stage.
+    content : str
+        The digest of that file.
+
+    Returns
+    -------
+    file : str or None
+        Its name in the pool, beside the record of the merges. The file is
+        there whole, or not at all. None for a pool that may not be written.
+    """
+    target = Path(pool) / f"{name}-{content[:16]}.safetensors"
+    try:
+        if not target.is_file() or digest(target) != content:
+            _copy(path, target)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        return None
+    return target.name
+
+
+def _copy(path, target):
+    """Copies a file, which appears under its name when it is whole."""
+    temporary, descriptor = create_temporary(target)
+    try:
+        with os.fdopen(descriptor, "wb") as copy, open(path, "rb") as file:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def forget(pool, record: MergeRecord):
+    """Removes the weights that were kept of a merge, once there is a later one.
+
+    Arguments
+    ---------
+    pool : str or Path
+        Folder of the pool.
+    record : MergeRecord
+        The earlier merge. A file that is not what it says stays.
+    """
+    if record.kept is None:
+        return
+    path = Path(pool) / record.kept
+    if path.is_symlink() or not path.is_file():
+        return
+    if digest(path) == record.digest:
+        path.unlink()
 
 
 def time_of_merge(pools: Iterable) -> float:

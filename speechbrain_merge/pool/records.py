@@ -172,6 +172,8 @@ merge_record = fields(
         "path": optional(text()),
         "digest": optional(digest_text),
         "value": optional(number()),
+        "kept": optional(weights_file),
+        "base_digest": optional(digest_text),
         "time": number(),
     },
     unknown="drop",

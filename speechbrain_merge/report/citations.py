@@ -6,6 +6,11 @@ Authors
 
 # registered name -> authors, title, venue, arXiv number where there is one
 CITATIONS = {
+    "ace": (
+        "Xu et al., ACE-Merging: Data-Free Model Merging with Adaptive "
+        "Covariance Estimation, CVPR 2026",
+        "2603.02945",
+    ),
     "adamerging": (
         "Yang et al., AdaMerging: Adaptive Model Merging for Multi-Task "
         "Learning, ICLR 2024",

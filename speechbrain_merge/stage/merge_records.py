@@ -14,18 +14,24 @@ import os
 from numbers import Real
 
 from speechbrain.utils.distributed import run_on_main
-from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.pool import Candidate, read_pool, select
 from speechbrain_merge.pool.merges import (
     Member,
     MergeRecord,
     find_merge,
+    forget,
+    keep,
     pools_of,
+    read_merges,
     remember,
     time_of_merge,
 )
 from speechbrain_merge.stage.members import BASE
 from speechbrain_merge.stage.selection import Selection
 from speechbrain_merge.weights import digest
+
+SO_FAR = "merged so far"
+"""The tag of a member that stands for those that it was merged of."""
 
 
 def extended(stage):
@@ -50,6 +56,8 @@ def extended(stage):
         is named is not there.
     """
     candidates, record = run_on_main(_read, args=[stage])
+    if stage.method.goes_on:
+        return _going_on(stage, candidates, record)
     select(candidates, without=stage.left_out)  # raises for unknown runs
     members = record.find_members(candidates, stage.left_out)
     old = {*record.runs, *(member.run for member in members)}
@@ -102,7 +110,65 @@ def extended(stage):
 def _read(stage):
     """The candidates, and the record of the merge that is extended."""
     candidates = read_pool(stage.candidates)
-    return candidates, find_merge(pools_of(candidates), stage.extends)
+    pools = pools_of(candidates)
+    known = {each.name for pool in pools for each in read_merges(pool)}
+    if stage.method.goes_on and stage.name == stage.extends not in known:
+        return candidates, None  # the first of its name
+    return candidates, find_merge(pools, stage.extends)
+
+
+def _going_on(stage, candidates, record):
+    """A stage whose first member is the earlier merge, in place of its own."""
+    result = copy.copy(stage)
+    result.extends = None
+    if record is None:
+        return result
+    removed = [run for run in stage.left_out if run in record.runs]
+    if removed:
+        raise ValueError(
+            f"merge '{record.name}' goes on from itself, and "
+            f"{', '.join(removed)} cannot be taken out of it again: merge the "
+            "other experts anew, without `extends`."
+        )
+    kept = [
+        pool / record.kept
+        for pool in pools_of(candidates)
+        if record.kept is not None and (pool / record.kept).is_file()
+    ]
+    if not kept:
+        raise ValueError(
+            f"merge '{record.name}' is to go on, and the pool does not hold "
+            f"its weights ({record.kept}): merge all experts anew, without "
+            "`extends`, or put the file back."
+        )
+    new = [
+        candidate
+        for candidate in candidates
+        if candidate.run not in record.runs
+    ]
+    if new or stage.select.runs:
+        new = stage.select.of(new)
+    bases = [
+        candidate.base
+        for candidate in candidates
+        if candidate.base_digest == record.base_digest is not None
+    ]
+    before = Candidate(
+        record.name,
+        kept[0],
+        record.name,
+        base=bases[0] if bases else None,
+        base_digest=record.base_digest,
+        tags=(SO_FAR,),
+    )
+    result.candidates = [before, *new]
+    result.select = Selection(
+        metric=stage.select.metric, mode=stage.select.mode
+    )
+    result.left_out = []
+    parameters = {**stage.method.configuration(), "previous": "recorded"}
+    result.method = type(stage.method)(**parameters)
+    return result
 
 
 def remember_merge(job, result):
@@ -121,6 +187,9 @@ def remember_merge(job, result):
     if not pools:
         return
     weights = job.weights_for(members)
+    if job.method.goes_on:
+        _remember_and_keep(job, result, members, pools)
+        return
     shares = _shares(result.method, members)
     record = MergeRecord(
         result.name,
@@ -140,6 +209,40 @@ def remember_merge(job, result):
     )
     for pool in pools:
         remember(pool, record)
+
+
+def _remember_and_keep(job, result, members, pools):
+    """Writes down a merge that the next one goes on from, and keeps it.
+
+    Its members are those that it was made of from the first merge on. Once it
+    is on record, what was kept of the merge before is removed.
+    """
+    content = digest(result.path)
+    bases = {member.base_digest for member in members}
+    base_digest = bases.pop() if len(bases) == 1 else None
+    goes_on = members[0].tags == (SO_FAR,)
+    for pool in pools:
+        earlier = [
+            each for each in read_merges(pool) if each.name == result.name
+        ]
+        begun = earlier[-1].members if goes_on and earlier else ()
+        own = members[1:] if goes_on else members
+        record = MergeRecord(
+            result.name,
+            result.method,
+            (*begun, *(Member(e.name, e.run, e.digest) for e in own)),
+            base=job.base_name,
+            path=str(result.path),
+            digest=content,
+            value=result.value,
+            kept=keep(pool, result.path, result.name, content),
+            base_digest=base_digest,
+            time=time_of_merge(pools),
+        )
+        remember(pool, record)
+        for each in earlier:
+            if each.kept != record.kept:
+                forget(pool, each)
 
 
 def _shares(method, members):

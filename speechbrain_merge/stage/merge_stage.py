@@ -76,7 +76,10 @@ class MergeStage:
     extends : str, optional
         Name of a merge recorded in the candidates' pool: its members take
         part as they were, with their weights, and of the runs that it neither
-        had nor left out (or of `runs`) what the other settings choose. See
+        had nor left out (or of `runs`) what the other settings choose. A
+        method that goes on from its own merges (OPCM) takes the merge, which
+        the pool keeps, in place of those members; under the stage's own
+        `name`, there need not be one yet. See
         ``speechbrain_merge.stage.extending``.
     same_base : bool
         Whether experts that do not belong together are refused, unless the

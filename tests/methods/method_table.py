@@ -206,6 +206,8 @@ ROWS = [
     Row("monosoup", {"energy": 0.8}, experts=1),
     # Adam's steps have a length of their own
     Row("wudi", {"steps": 5}, homogeneous=False),
+    Row("ace", homogeneous=False),
+    Row("ace", {"threshold": 0.0}, homogeneous=False, tolerance=1e-4),
     # the statistics belong to the experts in their order
     Row("fisher", statistics=fishers, permutable=False, **AVERAGE),
     Row("regmean", statistics=grams, permutable=False, **AVERAGE),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from methods.reference_answers import TOLERANCES, assert_answers, later_answers
 
+from speechbrain_merge import merge
 from speechbrain_merge.methods import OPCM
 
 
@@ -99,3 +100,30 @@ def test_experts_that_stood_still_or_cancel():
 def test_wrong_previous(previous):
     with pytest.raises(ValueError, match="previous"):
         OPCM(previous=previous)
+
+
+def test_a_merged_file_says_how_to_go_on_from_it(tmp_path):
+    base, experts, _ = later_answers(torch.float64)
+    first = merge(
+        OPCM(), experts[:2], base, tmp_path / "12.safetensors", progress=False
+    )
+    goes_on = OPCM(previous="recorded")
+    expected = OPCM()(experts, base)
+    for road in (
+        goes_on([first, experts[2]], base),
+        merge(goes_on, [first, experts[2]], base, progress=False),
+    ):
+        for name in base:
+            torch.testing.assert_close(
+                road[name], expected[name], rtol=0, atol=1e-9
+            )
+    scaled = merge(
+        OPCM(scale=0.5),
+        experts[:2],
+        base,
+        tmp_path / "half.safetensors",
+        progress=False,
+    )
+    for other in (experts[0], scaled):
+        with pytest.raises(ValueError, match="does not say that it is a merge"):
+            goes_on([other, experts[2]], base)

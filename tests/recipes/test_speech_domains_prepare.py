@@ -413,6 +413,21 @@ def test_without_debian_tools_the_way_out_is_named(
         )
 
 
+def test_sentences_of_recordings_as_a_voice_speaks_them(recipe, tmp_path):
+    module = recipe("synthetic_speech_prepare")
+    write_domain(tmp_path, "digits", "train", [1.0])
+    for split in ("train", "valid"):
+        write_domain(tmp_path, "read", split, [1.0])
+    with pytest.raises(FileNotFoundError, match="has no read_test.csv:"):
+        module.prepare_synthetic_speech(tmp_path, tmp_path / "made", ["read"])
+    assert not (tmp_path / "made").exists()
+    (row,) = module.read_rows(tmp_path / "csv/read_train.csv")
+    made = module.synthetic_row(row, "read_synthetic", "flite_slt")
+    assert made["wrd"] == row["wrd"] and made["ID"] != row["ID"]
+    assert made["text"] == f"{row['wrd'].lower()}."
+    assert made["wav"] == f"$data_root/wav/read_synthetic/{made['ID']}.wav"
+
+
 def test_manifests_that_several_jobs_prepare_are_never_seen_in_part(
     prepare, tmp_path
 ):

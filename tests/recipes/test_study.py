@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -398,4 +399,69 @@ def test_what_is_tested_is_the_merged_adapter(lora_study):
             for key in again:
                 torch.testing.assert_close(
                     again[key], tested[key], rtol=0, atol=1e-6
+                )
+
+
+def test_recordings_of_another_domain_help_a_synthetic_one(material, tmp_path):
+    """The base with what the first expert has and the second lacks."""
+    results = tmp_path / "results"
+    given = [
+        each
+        for each in command(material, results, "analogy", "--trials=2")
+        if not each.startswith(("--domains", "--test_domains", "--data_"))
+    ]
+    # the sets of other domains stand for what a synthetic voice speaks
+    data = tmp_path / "data"
+    (data / "csv").mkdir(parents=True)
+    synthetic = {"digits": "reverb_synthetic", "read": "digits_synthetic"}
+    for file in (material / "data/csv").iterdir():
+        text = file.read_text().replace("$data_root", str(material / "data"))
+        (data / "csv" / file.name).write_text(text)
+        domain = file.name.partition("_")[0]
+        if domain in synthetic:
+            name = file.name.replace(domain, synthetic[domain])
+            text = text.replace(f",{domain},", f",{synthetic[domain]},")
+            text = re.sub("^speech", "synthetic", text, flags=re.MULTILINE)
+            (data / "csv" / name).write_text(text)
+    names = {
+        "data_folder": data,
+        "recordings": material / "data",
+        "source": "reverb",
+        "target": "digits",
+        "other": "read",
+    }
+    run([*given, *(f"--{key}={value}" for key, value in names.items())])
+    rows = rows_of(results)
+    assert list(rows) == [
+        "original",
+        "real-source",
+        "synthetic-source",
+        "synthetic-target",
+        "analogy",
+        "analogy-tuned",
+        "real-target",
+    ]
+    assert set(rows["analogy"]["sets"]["1986"]["usual"]) == {
+        "digits",
+        "digits_synthetic",
+        "reverb",
+        "read",
+    }
+    seed = results / "seed-1986"
+    first, second, base = (
+        dict(open_weights(read_pool(seed / f"models/{name}/pool")[0]))
+        for name in ("real-source", "synthetic-source", "synthetic-target")
+    )
+    for name in ("analogy", "analogy-tuned"):
+        about = rows[name]["about"]["1986"]
+        scale = about["method"]["scale"]
+        assert name == "analogy" or scale == about["chosen"]["scale"]
+        assert name != "analogy" or scale == 0.5
+        with open_weights(seed / f"merge/{name}/merged.safetensors") as made:
+            for key, tensor in base.items():
+                torch.testing.assert_close(
+                    made[key],
+                    tensor + scale * (first[key] - second[key]),
+                    rtol=0,
+                    atol=1e-6,
                 )

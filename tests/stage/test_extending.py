@@ -1,6 +1,7 @@
 """Next month's average: of last month's members and one more."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.cli import main
-from speechbrain_merge.methods import Average
+from speechbrain_merge.methods import OPCM, Average
 from speechbrain_merge.pool import read_merges, read_pool, select
 from speechbrain_merge.pool.merges import Member, MergeRecord, remember
 from speechbrain_merge.stage.extending import remerge
@@ -43,11 +44,15 @@ def pool(tmp_path):
 
 @pytest.fixture
 def brain(pool, tmp_path):
+    return merging_brain(tmp_path)
+
+
+def merging_brain(folder):
     return tiny_ctc_brain(
-        tmp_path / "brain",
+        folder / "brain",
         tiny_network(9),
         MergingCTC,
-        output_folder=str(tmp_path),
+        output_folder=str(folder),
     )
 
 
@@ -262,3 +267,80 @@ def test_a_remembered_base_is_not_looked_up_on_a_hub(
         remember(pool, MergeRecord("aode", method, members, base=name))
         with pytest.raises(ValueError, match=f"{name}', which is not on this"):
             remerge(pool, tmp_path / "m.safetensors", progress=False)
+
+
+def continual(pool, **settings):
+    """The stage of hparams/continual.yaml."""
+    return MergeStage(
+        OPCM(alpha=0.5),
+        [pool],
+        **{
+            "per_run": "best",
+            "name": "continual",
+            "extends": "continual",
+            "same_base": False,  # noise stands for training
+            **settings,
+        },
+    )
+
+
+def test_opcm_adds_a_domain_without_the_old_experts(tmp_path):
+    """One at a time is all in order, and the pool does not grow."""
+    brain = merging_brain(tmp_path)
+    pool, runs, experts = tmp_path / "pool", ("child", "digits", "read"), []
+    for seed, run in enumerate(runs):
+        train(tmp_path, run, seed)
+        if seed:
+            shutil.rmtree(pool / runs[seed - 1])
+        (best,) = select(read_pool(pool), "best")
+        with open_weights(best) as weights, open_weights(best.base) as base:
+            experts.append({k: weights[k].clone() for k in weights})
+            anchor = {k: base[k].clone() for k in base}
+        result = brain.merge(continual(pool))
+        wanted = OPCM(alpha=0.5)(experts, anchor)
+        with open_weights(result.path) as found:
+            for name, tensor in wanted.items():
+                torch.testing.assert_close(
+                    found[name], tensor, rtol=0, atol=1e-6, msg=name
+                )
+        record = read_merges(pool)[-1]
+        assert record.runs == list(runs[: seed + 1])
+        assert [path.name for path in pool.glob("*.safetensors")] == [
+            record.kept
+        ]
+        assert (pool / record.kept).read_bytes() == result.path.read_bytes()
+    # with nothing new the merge stays what it is
+    before = result.path.read_bytes()
+    with open_weights(pool / record.kept) as kept:
+        for _ in range(2):
+            again = brain.merge(continual(pool))
+            with open_weights(again.path) as found:
+                assert all(torch.equal(found[k], kept[k]) for k in kept)
+    assert again.reused and len(read_merges(pool)) == 3
+    assert (pool / record.kept).read_bytes() == before
+
+
+def test_what_opcm_merged_is_not_taken_out_again(brain, pool, tmp_path):
+    brain.merge(continual(pool))
+    with pytest.raises(ValueError, match="digits cannot be taken out"):
+        brain.merge(continual(pool, without=["digits"]))
+    (record,) = read_merges(pool)
+    (pool / record.kept).unlink()
+    train(tmp_path, "street", 7)
+    with pytest.raises(ValueError, match="does not hold its weights"):
+        brain.merge(continual(pool))
+
+
+def test_a_file_of_that_name_that_is_another_stays(brain, pool, tmp_path):
+    brain.merge(continual(pool))
+    (record,) = read_merges(pool)
+    mine = pool / "mine.safetensors"
+    mine.write_bytes(b"another file")
+    lines = (pool / "merges.jsonl").read_text()
+    (pool / "merges.jsonl").write_text(
+        lines.replace(record.kept, mine.name) + lines
+    )
+    train(tmp_path, "street", 7)
+    brain.merge(continual(pool))
+    assert mine.read_bytes() == b"another file"
+    assert not (pool / record.kept).exists()
