@@ -34,6 +34,7 @@ from speechbrain_merge.brain.ranks import sent_by_main
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.records.alone import alone
+from speechbrain_merge.search.trials import error_of
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge
 from speechbrain_merge.stage.result import (
@@ -273,7 +274,9 @@ class MergeMixin(RecipeHooks):
         def score(proposal, incumbent):
             """Merges into the Brain's modules and counts errors."""
             self._load_trial(job, proposal, running)
-            return scorer.score(incumbent, job.accept)
+            return scorer.score(
+                incumbent, job.accept, error=error_of(job.racing)
+            )
 
         outcome = None
         if job.search is not None:

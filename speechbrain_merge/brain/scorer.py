@@ -28,6 +28,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge.brain.ranks import not_distributed
 from speechbrain_merge.search import DecodingOrder, Race, Tally
+from speechbrain_merge.search.curtailment import chance_of_fewer
 from speechbrain_merge.search.tally import require_words
 
 
@@ -91,6 +92,7 @@ class Scorer:
         incumbent: Optional[Tally] = None,
         accept: str = "lt",
         progress: bool = False,
+        error: Optional[float] = None,
     ) -> Tally:
         """Decodes the set, as far as it takes to decide.
 
@@ -105,6 +107,9 @@ class Scorer:
             do.
         progress : bool
             Whether to show a bar.
+        error : float, optional
+            Trials that win with at most this probability are stopped, too
+            (``speechbrain_merge.search.curtailment``).
 
         Returns
         -------
@@ -112,14 +117,14 @@ class Scorer:
             Exact counts, complete unless the race was lost, and the recipe's
             mean loss of an utterance if they are.
         """
-        brain, race = self.brain, Race(incumbent, accept)
+        brain, race = self.brain, Race(incumbent, accept, error)
         step = brain.step
         brain.on_stage_start(self.stage, epoch=None)
         brain.modules.eval()
         # Where the words depend on the hypotheses, a trial is decoded in full
         racing = incumbent is not None and not self._words_vary()
         counts = torch.zeros(len(self.domains), 5, dtype=torch.float64)
-        total = self._tally(counts, complete=False)
+        given_up: dict = {}
         with torch.no_grad(), not_distributed(brain):
             for batch, share in self._steps(progress):
                 brain.step += 1
@@ -127,14 +132,53 @@ class Scorer:
                 loss = brain.evaluate_batch(batch, stage=self.stage)
                 self._count(counts, share, before, float(loss))
                 if racing:
-                    total = self._tally(_summed(counts), complete=False)
+                    known = _summed(counts)
+                    total = self._tally(known, complete=False)
                     if race.lost(total):
+                        break
+                    given_up = self._given_up(known, total, race)
+                    if given_up:
                         break
         brain.step = step
         counts = _summed(counts)
-        tally = self._tally(counts, complete=bool((counts[:, 3] > 0).all()))
+        tally = self._tally(counts, bool((counts[:, 3] > 0).all()), **given_up)
         self._learn(counts, tally if tally.complete else incumbent)
         return tally
+
+    def _given_up(self, counts, total, race):
+        """What a tally says of a trial that will hardly win, else nothing."""
+        rest = [
+            row for row, done in enumerate(counts[:, 3].tolist()) if not done
+        ]
+        if race.error is None or not rest:
+            return {}
+        target = race.incumbent.cost
+        costs = self._costs(race.incumbent)
+        seen = set(range(len(counts))) - set(rest)
+        chance = chance_of_fewer(
+            float(target - race.floor(total)),
+            [self.order.expected(row, cautious=True) for row in rest],
+            [costs[row] for row in rest],
+            float(counts[:, 0].sum()),
+            sum(map(self.order.expected, seen)),
+        )
+        return (
+            {"against": target, "chance": chance}
+            if chance <= race.error
+            else {}
+        )
+
+    def _costs(self, whole):
+        """What an error in each row adds to the error rate."""
+        if self.average == "macro":
+            domains = whole.domains
+            each = {
+                name: 1 / (float(words) * len(domains))
+                for name, (_, words) in domains.items()
+            }
+        else:
+            each = dict.fromkeys(self.domains, 1 / float(whole.words))
+        return [each[domain] for domain in self.domains]
 
     def _steps(self, progress):
         """Yields (batch, its rows or None): this process's share, in order.
@@ -202,7 +246,7 @@ class Scorer:
             counts[place, 2] += 1
             counts[place, 4] += loss
 
-    def _tally(self, counts, complete):
+    def _tally(self, counts, complete, **given_up):
         """The tally of all utterances counted so far."""
         domains = {}
         counts = counts.tolist()
@@ -230,15 +274,12 @@ class Scorer:
 
     def _learn(self, counts, whole):
         """What a trial tells about the order of the next."""
-        words = {}
-        if whole is not None and self.average == "macro":
-            words = {name: pair[1] for name, pair in whole.domains.items()}
+        if whole is not None:
+            self.order.costs = self._costs(whole)
         self.order.learn(
             {
-                row: errors / max(float(words.get(domain, 1)), 1.0)
-                for row, (domain, (errors, _, _, done, _)) in enumerate(
-                    zip(self.domains, counts.tolist())
-                )
+                row: errors
+                for row, (errors, _, _, done, _) in enumerate(counts.tolist())
                 if done
             }
         )

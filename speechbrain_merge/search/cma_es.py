@@ -24,7 +24,7 @@ Authors
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
@@ -103,7 +103,7 @@ class CMAES:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> CoefficientResult:
         """Search.
 
@@ -117,7 +117,7 @@ class CMAES:
             Makes the search resumable: the same seed proposes the same points.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             Without effect, here for the common interface.
 
         Returns

@@ -17,7 +17,7 @@ Authors
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain.utils.hpopt import report_result
 from speechbrain.utils.logger import get_logger
@@ -85,7 +85,7 @@ class CoefficientTrials:
         Where trials are looked up and recorded.
     progress : bool
         Whether to show a bar.
-    racing : bool
+    racing : bool or float
         Whether trials may be stopped early: not where the search needs the
         value of a trial that loses.
     """
@@ -97,7 +97,7 @@ class CoefficientTrials:
         total: Optional[int] = None,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ):
         self.name = name
         self.runner = TrialRunner(score, journal, "lt", racing)

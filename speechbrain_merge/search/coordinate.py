@@ -21,7 +21,7 @@ Authors
 """
 
 from collections.abc import Callable, Mapping
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain_merge.search.coefficients import (
     CoefficientResult,
@@ -83,7 +83,7 @@ class CoordinateSearch:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> CoefficientResult:
         """Search.
 
@@ -95,7 +95,7 @@ class CoordinateSearch:
             Makes the search resumable.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             If False, every trial is scored in full; same outcome.
 
         Returns

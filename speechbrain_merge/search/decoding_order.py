@@ -30,9 +30,8 @@ Authors
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Optional
 
-KEPT = 0.7
-"""How much of what was expected of an utterance stays after one more trial. The
-last trials are merges of more of the same members than the first."""
+CAUTION = 2
+"""Trials without an error that a cautious expectation adds to those seen."""
 
 
 class DecodingOrder:
@@ -46,8 +45,14 @@ class DecodingOrder:
         One for each batch: between batches of equal ones utterances may be
         exchanged. None, for one or for all, leaves a batch as it is.
     efforts : list of float, optional
-        What decoding each utterance costs, in seconds, say. Equal if not
+        What decoding each utterance takes, in seconds, say. Equal if not
         given.
+
+    Attributes
+    ----------
+    costs : list of float or None
+        What an error in each utterance costs: 1 over its domain's reference
+        words in a macro average, say. Equal if None.
 
     Raises
     ------
@@ -69,24 +74,47 @@ class DecodingOrder:
                 f"{len(self._batches)} batches but {len(paddings)} paddings"
             )
         self.efforts = efforts
-        self.expected: dict[int, float] = {}
+        self.costs: Optional[Sequence[float]] = None
+        self._errors: dict[int, float] = {}
+        self._trials: dict[int, int] = {}
         self._alike: dict[Hashable, list[int]] = {}
         for place, padding in enumerate(paddings):
             if padding is not None:
                 self._alike.setdefault(padding, []).append(place)
 
-    def learn(self, costs: Mapping[int, float]):
-        """Takes in what a trial has cost, or the part of it that was decoded.
+    def learn(self, errors: Mapping[int, float]):
+        """Takes in the errors of a trial, or of the part that was decoded.
 
         Arguments
         ---------
-        costs : dict
-            Utterance to its errors. For a macro average, divided by its
-            domain's reference words.
+        errors : dict
+            Utterance to its errors.
         """
-        for utterance, cost in costs.items():
-            before = self.expected.get(utterance, cost)
-            self.expected[utterance] = KEPT * before + (1 - KEPT) * float(cost)
+        for utterance, number in errors.items():
+            before = self._errors.get(utterance, 0.0)
+            self._errors[utterance] = before + float(number)
+            self._trials[utterance] = self._trials.get(utterance, 0) + 1
+
+    def expected(self, utterance: int, cautious: bool = False) -> float:
+        """Errors expected of an utterance, from the trials before.
+
+        Arguments
+        ---------
+        utterance : int
+            Which one.
+        cautious : bool
+            Whether to expect less than there were, and the less the fewer
+            trials have been seen.
+
+        Returns
+        -------
+        float
+            Zero where nothing is known.
+        """
+        trials = self._trials.get(utterance, 0)
+        if not trials:
+            return 0.0
+        return self._errors[utterance] / (trials + CAUTION * cautious)
 
     def batches(self) -> list:
         """The batches in the order in which they are to be decoded.
@@ -96,7 +124,7 @@ class DecodingOrder:
         list of list of int
             All utterances. As they came, while nothing is known.
         """
-        if not self.expected:
+        if not self._trials:
             return [list(batch) for batch in self._batches]
         batches = [list(batch) for batch in self._batches]
         for places in self._alike.values():
@@ -111,11 +139,14 @@ class DecodingOrder:
     def _effort(self, utterance):
         return 1.0 if self.efforts is None else self.efforts[utterance]
 
+    def _cost(self, utterance):
+        one = 1.0 if self.costs is None else self.costs[utterance]
+        return one * self.expected(utterance)
+
     def _rank(self, utterance):
         """Most errors a second first; among equals, alike ones together."""
         effort = self._effort(utterance)
-        return -self.expected.get(utterance, 0.0) / effort, effort
+        return -self._cost(utterance) / effort, effort
 
     def _density(self, batch):
-        errors = sum(self.expected.get(one, 0.0) for one in batch)
-        return errors / sum(map(self._effort, batch))
+        return sum(map(self._cost, batch)) / sum(map(self._effort, batch))

@@ -26,7 +26,7 @@ Authors
 
 import math
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain_merge.search.coefficients import (
     CoefficientResult,
@@ -90,7 +90,7 @@ class GoldenSection:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> CoefficientResult:
         """Search.
 
@@ -102,7 +102,7 @@ class GoldenSection:
             Makes the search resumable.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             If False, every trial is scored in full; same outcome.
 
         Returns

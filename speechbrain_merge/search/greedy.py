@@ -46,7 +46,7 @@ Authors
 """
 
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain_merge.search.candidates import CandidateOrder, CandidateTrials
 from speechbrain_merge.search.journal import Journal
@@ -117,7 +117,7 @@ class GreedySearch:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> SearchResult:
         """Search.
 
@@ -134,7 +134,7 @@ class GreedySearch:
             Makes the search resumable.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             If False, ``score`` never gets an incumbent: same outcome, and every
             trial has its full error rate.
 

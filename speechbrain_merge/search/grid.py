@@ -17,7 +17,7 @@ Authors
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain_merge.search.coefficients import (
     CoefficientResult,
@@ -84,7 +84,7 @@ class GridSearch:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> CoefficientResult:
         """Search.
 
@@ -99,7 +99,7 @@ class GridSearch:
             Makes the search resumable.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             If False, every trial is scored in full; same outcome.
 
         Returns

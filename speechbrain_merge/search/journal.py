@@ -214,7 +214,11 @@ class Journal:
         return hashlib.sha256(_canonical(about).encode()).hexdigest()
 
     def find(
-        self, key: str, incumbent: Optional[Tally] = None, accept: str = "lt"
+        self,
+        key: str,
+        incumbent: Optional[Tally] = None,
+        accept: str = "lt",
+        error: Optional[float] = None,
     ) -> Optional[Tally]:
         """The tally of a trial, if it suffices for this comparison.
 
@@ -226,6 +230,8 @@ class Journal:
             What the trial would have to beat. None: a complete tally is wanted.
         accept : str
             The rule of the search, ``"lt"`` or ``"le"``.
+        error : float, optional
+            As of ``Race``.
 
         Returns
         -------
@@ -238,7 +244,7 @@ class Journal:
             if tally.complete:
                 return tally
         if incumbent is not None:
-            race = Race(incumbent, accept)
+            race = Race(incumbent, accept, error)
             for tally in known:
                 if race.lost(tally):
                     return tally

@@ -25,7 +25,7 @@ Authors
 """
 
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Optional, Union
 
 from speechbrain_merge.search.candidates import CandidateOrder, CandidateTrials
 from speechbrain_merge.search.journal import Journal
@@ -76,7 +76,7 @@ class PrefixSearch:
         score: Callable,
         journal: Optional[Journal] = None,
         progress: bool = True,
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ) -> SearchResult:
         """Score every prefix.
 
@@ -90,7 +90,7 @@ class PrefixSearch:
             Makes the search resumable.
         progress : bool
             Whether to show a bar.
-        racing : bool
+        racing : bool or float
             If False, every prefix is scored in full also with ``pick="best"``.
 
         Returns

@@ -64,6 +64,10 @@ class Race:
         trial is scored in full.
     accept : str
         ``"lt"``: a trial wins if it is strictly better. ``"le"``: a tie wins.
+    error : float, optional
+        A trial is also lost when it was stopped because it wins with at most
+        this probability (``speechbrain_merge.search.curtailment``). None: only
+        what is sure counts.
 
     Example
     -------
@@ -75,7 +79,12 @@ class Race:
     False
     """
 
-    def __init__(self, incumbent: Optional[Tally], accept: str = "lt"):
+    def __init__(
+        self,
+        incumbent: Optional[Tally],
+        accept: str = "lt",
+        error: Optional[float] = None,
+    ):
         check_accept(accept)
         if incumbent is not None and not incumbent.complete:
             raise ValueError(
@@ -84,6 +93,7 @@ class Race:
             )
         self.incumbent = incumbent
         self.accept = accept
+        self.error = error
 
     def lost(self, partial: Union[Tally, Count]) -> bool:
         """Whether a trial loses whatever its remaining utterances bring.
@@ -105,7 +115,19 @@ class Race:
         if self.incumbent is None:
             return False
         floor, target = self.floor(partial), self.incumbent.cost
+        if self._given_up(partial, target):
+            return True
         return floor >= target if self.accept == "lt" else floor > target
+
+    def _given_up(self, partial, target):
+        """Whether the trial was stopped as one that hardly gets below this."""
+        against = getattr(partial, "against", None)
+        return (
+            self.error is not None
+            and against is not None
+            and partial.chance <= self.error
+            and target <= against
+        )
 
     def floor(self, partial: Union[Tally, Count]) -> Fraction:
         """The error rate that a trial is sure to reach on the whole set.
@@ -158,10 +180,20 @@ class Savings:
     ---------
     trials, stopped : int
         Trials scored, and how many of them were stopped early.
+    given_up : int
+        How many of these were stopped because they would hardly win; all
+        others were sure to lose.
+    rejected : int
+        Trials that lost, stopped or not.
     utterances, seconds : int, float
         Decoded.
     all_utterances, all_seconds : int, float
         What scoring every trial in full would have decoded.
+    rejected_utterances, rejected_seconds : int, float
+        What scoring those that lost in full would have decoded. Only of them
+        anything can be saved.
+    error : float, optional
+        The probability that a trial was allowed to win with, and be stopped.
 
     Example
     -------
@@ -172,6 +204,8 @@ class Savings:
     >>> print(savings)
     racing skipped 40 of 100 utterances and 210 of 600 s (35.0 %): 1 of 2 \
 trials stopped early
+    >>> savings.fraction_of_rejected
+    0.7
     """
 
     trials: int = 0
@@ -180,19 +214,31 @@ trials stopped early
     seconds: float = 0.0
     all_utterances: int = 0
     all_seconds: float = 0.0
+    given_up: int = 0
+    rejected: int = 0
+    rejected_utterances: int = 0
+    rejected_seconds: float = 0.0
+    error: Optional[float] = None
 
-    def add(self, tally: Tally, whole: Tally):
+    def add(self, tally: Tally, whole: Tally, accepted: bool = True):
         """Count one trial.
 
         Arguments
         ---------
         tally : Tally
-            Of the trial.
+            Of the trial. An incomplete one lost.
         whole : Tally
             A complete one on the same set, which says how large the set is.
+        accepted : bool
+            Whether a complete one won.
         """
         self.trials += 1
         self.stopped += not tally.complete
+        self.given_up += tally.against is not None
+        if not (accepted and tally.complete):
+            self.rejected += 1
+            self.rejected_utterances += whole.utterances
+            self.rejected_seconds += whole.seconds
         self.utterances += tally.utterances
         self.seconds += tally.seconds
         self.all_utterances += whole.utterances
@@ -216,6 +262,13 @@ trials stopped early
             return self.skipped_seconds / self.all_seconds
         return self.skipped_utterances / max(self.all_utterances, 1)
 
+    @property
+    def fraction_of_rejected(self) -> float:
+        """The same, of the decoding of trials that lost."""
+        if self.rejected_seconds:
+            return self.skipped_seconds / self.rejected_seconds
+        return self.skipped_utterances / max(self.rejected_utterances, 1)
+
     def to_dict(self) -> dict:
         """Plain data, with what was skipped."""
         return dict(
@@ -223,6 +276,7 @@ trials stopped early
             skipped_utterances=self.skipped_utterances,
             skipped_seconds=self.skipped_seconds,
             fraction=self.fraction,
+            fraction_of_rejected=self.fraction_of_rejected,
         )
 
     def __str__(self):
@@ -231,6 +285,12 @@ trials stopped early
             f"{self.all_utterances} utterances and {self.skipped_seconds:.0f} "
             f"of {self.all_seconds:.0f} s ({100 * self.fraction:.1f} %): "
             f"{self.stopped} of {self.trials} trials stopped early"
+            + (
+                f", {self.given_up} of them as hardly winning (each with a "
+                f"probability of at most {self.error:g})"
+                if self.error is not None
+                else ""
+            )
         )
 
 

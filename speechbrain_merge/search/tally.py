@@ -117,6 +117,11 @@ class Tally:
     loss : float, optional
         The recipe's mean loss of an utterance. No search decides by it, and
         tallies that differ in it alone are equal.
+    against : fractions.Fraction, optional
+        The error rate that the trial will hardly get below, where it was
+        stopped for that (``speechbrain_merge.search.curtailment``).
+    chance : float, optional
+        How likely it would have.
 
     Raises
     ------
@@ -143,6 +148,8 @@ class Tally:
     utterances: int = 0
     seconds: float = 0.0
     loss: Optional[float] = dataclasses.field(default=None, compare=False)
+    against: Optional[Fraction] = None
+    chance: Optional[float] = None
 
     def __post_init__(self):
         if self.average not in AVERAGES:
@@ -285,6 +292,11 @@ class Tally:
             "utterances": self.utterances,
             "seconds": self.seconds,
             "loss": _finite(self.loss),
+            **(
+                {"against": str(self.against), "chance": self.chance}
+                if self.against is not None
+                else {}
+            ),
         }
 
     @classmethod
@@ -358,6 +370,12 @@ def _count(value, where):
     return parse_number(value, where, 0, _LARGEST_COUNT, exact=True)
 
 
+def _rate_of(value, where):
+    """An error rate as ``to_dict`` writes it: "3/50"."""
+    found = parse_number(value, where, 0, _LARGEST_COUNT, exact=True)
+    return Fraction(found)
+
+
 def _pair(value, where):
     """Errors and words of a domain."""
     found = listed(_count, limit=2)(value, where)
@@ -392,6 +410,10 @@ _stored = fields(
         "seconds": number(0),
     },
     # older journals have none
-    {"loss": optional(number())},
+    {
+        "loss": optional(number()),
+        "against": _rate_of,
+        "chance": number(0, 1),
+    },
     unknown="drop",
 )

@@ -14,6 +14,9 @@ Keys of a trial's dict, whatever the search:
     to reach on the whole set (a floor).
 ``complete``, ``accepted``
     Whether the whole set was decoded; whether the trial became the best so far.
+``chance``
+    Of a trial that was stopped because it would hardly win: the probability
+    that it would have, at most.
 ``best``
     The error rate of what is kept after this trial, in percent.
 ``decoded_utterances``, ``decoded_seconds``
@@ -36,7 +39,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from tqdm import tqdm
 
@@ -103,8 +106,10 @@ class TrialRunner:
         Where trials are looked up and recorded.
     accept : str
         ``"lt"`` or ``"le"``.
-    racing : bool
-        If False, every trial is scored in full.
+    racing : bool or float
+        If False, every trial is scored in full. A number also stops trials
+        that win with at most this probability
+        (``speechbrain_merge.search.curtailment``).
     """
 
     def __init__(
@@ -112,15 +117,16 @@ class TrialRunner:
         score: Callable,
         journal: Optional[Journal] = None,
         accept: str = "lt",
-        racing: bool = True,
+        racing: Union[bool, float] = True,
     ):
         check_accept(accept)
+        self.error = error_of(racing)
         self.score = score
         self.journal = journal
         self.accept = accept
         self.racing = racing
         self.trials = []
-        self.savings = Savings()
+        self.savings = Savings(error=self.error)
 
     def run(
         self,
@@ -159,7 +165,7 @@ class TrialRunner:
             key = self.journal.key_of(proposal, **content)
             # Of all processes the main one decides whether to score
             find = main_process_only(self.journal.find)
-            known = find(key, against, self.accept)
+            known = find(key, against, self.accept, self.error)
         seconds = 0.0
         if known is not None:
             tally = known
@@ -168,12 +174,12 @@ class TrialRunner:
             tally = self.score(proposal, against)
             seconds = time.perf_counter() - started
         self._check(tally, against, label)
-        accepted = not Race(incumbent, self.accept).lost(tally)
+        accepted = not Race(incumbent, self.accept, self.error).lost(tally)
         if known is None:
             whole = tally
             if incumbent is not None and not tally.complete:
                 whole = incumbent
-            self.savings.add(tally, whole)
+            self.savings.add(tally, whole, accepted)
             if self.journal is not None:
                 self.journal.record(
                     key, tally, against, trial=label, seconds=round(seconds, 3)
@@ -185,6 +191,7 @@ class TrialRunner:
             "value": float(100 * floor),
             "complete": tally.complete,
             "accepted": accepted,
+            **({} if tally.chance is None else {"chance": tally.chance}),
             "decoded_utterances": tally.utterances,
             "decoded_seconds": tally.seconds,
             "seconds": seconds,
@@ -238,7 +245,8 @@ class TrialRunner:
             )
         if tally.complete:
             return
-        if against is None or not Race(against, self.accept).lost(tally):
+        race = Race(against, self.accept, self.error)
+        if against is None or not race.lost(tally):
             raise ValueError(
                 f"{label}: score() stopped early, with {tally.errors} errors, "
                 "before the trial had lost"
@@ -261,6 +269,40 @@ def progress_bar(total: Optional[int], name: str, progress: bool) -> tqdm:
         dynamic_ncols=True,
         disable=not (progress and if_main_process()),
     )
+
+
+def error_of(racing: Union[bool, float]) -> Optional[float]:
+    """The error probability that racing allows.
+
+    Arguments
+    ---------
+    racing : bool or float
+        As of ``TrialRunner``.
+
+    Returns
+    -------
+    float or None
+        None where only trials that are sure to lose are stopped.
+
+    Raises
+    ------
+    ValueError
+        Where it is no probability.
+
+    Example
+    -------
+    >>> error_of(True), error_of(False), error_of(0.01)
+    (None, None, 0.01)
+    """
+    if isinstance(racing, bool):
+        return None
+    if not (isinstance(racing, float) and 0 < racing < 0.5):
+        raise ValueError(
+            f"racing={racing!r}: expected True, False, or the probability "
+            "that a trial which is stopped would have won, above 0 and below "
+            "0.5"
+        )
+    return racing
 
 
 def check_count(count: Optional[int], name: str):

@@ -38,7 +38,7 @@ from speechbrain_merge.weights import digest, fold, open_weights
 
 JOURNAL = "trials.jsonl"
 # What decides a job's result but not the score of a single trial
-_OF_THE_JOB = ("method", "candidates", "search")
+_OF_THE_JOB = ("method", "candidates", "search", "racing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,9 @@ class MergeJob:
         All that decides the outcome, as plain values for JSON.
     weights : dict or str, optional
         Name of each member to its weight, or the decay that gives them.
-    racing : bool
-        Whether a trial that has lost is stopped.
+    racing : bool or float
+        Whether a trial that has lost is stopped; a number, the probability
+        that one wins which is stopped because it hardly will.
     workers : int
         Threads for merging.
     dtype : torch.dtype, optional
@@ -85,7 +86,7 @@ class MergeJob:
     folder: Path
     about: Mapping
     weights: Union[Mapping, str, None] = None
-    racing: bool = True
+    racing: Union[bool, float] = True
     workers: int = 1
     dtype: Any = None
     same_base: bool = True
@@ -346,7 +347,7 @@ def resolve(
         folder=Path(folder),
         about={},
         weights=weights,
-        racing=stage.score.racing,
+        racing=stage.score.racing_rule,
         workers=stage.workers,
         dtype=stage.dtype,
         same_base=stage.same_base,
@@ -367,6 +368,8 @@ def resolve(
         "average": stage.score.average,
         "dtype": None if stage.dtype is None else str(stage.dtype),
     }
+    if isinstance(job.racing, float):  # exact racing changes no outcome
+        about["racing"] = job.racing
     if scored_with is not None:
         about |= scored_with(_names(method, members, base))
     if selection is not None:

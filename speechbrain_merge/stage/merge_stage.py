@@ -100,7 +100,7 @@ class MergeStage:
     **flat : dict
         Instead of `select` and `score`, their entries: `per_run`, `last`,
         `best`, `metric`, `mode`, `runs`, `without`; `tracker`, `decode`,
-        `average`, `racing`. See ``speechbrain_merge.stage.selection``.
+        `average`, `racing`, `racing_error`. See ``speechbrain_merge.stage.selection``.
 
     Raises
     ------

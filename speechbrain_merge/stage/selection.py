@@ -20,6 +20,7 @@ from typing import Optional, Union
 
 import speechbrain as sb
 from speechbrain_merge.pool import select
+from speechbrain_merge.records.checked import is_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +102,18 @@ class Scoring:
     average : str
         Over several domains: ``"micro"`` pools errors, ``"macro"`` averages
         the domains' error rates.
-    racing : bool
-        Stop scoring a trial once it has lost. Never changes the outcome.
+    racing : bool or str
+        Stop scoring a trial once it has lost, which never changes the outcome.
+        With ``"statistical"`` also once it will hardly win, which may
+        (``speechbrain_merge.search.curtailment``).
+    racing_error : float
+        With ``racing="statistical"``: the probability at which a trial hardly
+        wins.
 
     Raises
     ------
     ValueError
-        When `decode` is neither.
+        When `decode` is neither, or `racing` is none of the three.
 
     Example
     -------
@@ -118,13 +124,32 @@ class Scoring:
     tracker: Optional[str] = None
     decode: str = "valid"
     average: str = "micro"
-    racing: bool = True
+    racing: Union[bool, str] = True
+    racing_error: float = 0.01
 
     def __post_init__(self):
         if self.decode not in ("valid", "test"):
             raise ValueError(
                 f"`decode` is 'valid' or 'test', got {self.decode!r}."
             )
+        if self.racing not in (True, False, "statistical"):
+            raise ValueError(
+                "`racing` is True, False or 'statistical', got "
+                f"{self.racing!r}."
+            )
+        number = is_finite(self.racing_error)
+        if not (number and 0 < self.racing_error < 0.5):
+            raise ValueError(
+                "`racing_error` is a probability above 0 and below 0.5, got "
+                f"{self.racing_error!r}."
+            )
+
+    @property
+    def racing_rule(self) -> Union[bool, float]:
+        """What a search takes: whether to race, or the error it may make."""
+        if self.racing == "statistical":
+            return float(self.racing_error)
+        return self.racing is True
 
     @property
     def stage(self) -> sb.Stage:

@@ -16,6 +16,7 @@ STAGE_OPTIONS = {
     "search",
     "average",
     "racing",
+    "racing_error",
     "decode",
     "same_base",
     "workers",

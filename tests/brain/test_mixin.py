@@ -98,8 +98,12 @@ def test_scoring_leaves_no_trace_and_agrees_with_evaluate(tmp_path):
 
 @pytest.mark.parametrize("accept", ["lt", "le"])
 @pytest.mark.parametrize("domains", [False, True])
-def test_racing_changes_nothing(tmp_path, accept, domains):
+@pytest.mark.parametrize("regrouped", [False, True])
+def test_racing_changes_nothing(tmp_path, accept, domains, regrouped):
     brain = trained(tmp_path, epochs=8)
+    if regrouped:
+        # the network hears frame by frame, whatever comes after
+        brain.modules.model.padded_seconds = lambda seconds: 1.0
     valid = tiny_ctc_data(10, seed=50)
     if domains:
         valid = {"here": valid, "there": tiny_ctc_data(8, seed=60, shift=0.6)}
@@ -122,6 +126,47 @@ def test_racing_changes_nothing(tmp_path, accept, domains):
         for racing, result in results.items()
     }
     assert decoded[True] <= decoded[False]
+
+
+def test_statistical_racing_says_what_it_did(tmp_path):
+    brain = trained(tmp_path, epochs=8)
+    valid = tiny_ctc_data(40, seed=50, shift=0.5)
+    results = {}
+    for racing in (True, "statistical"):
+        stage = MergeStage(
+            "average",
+            [brain.pool],
+            search=GreedySearch(score_singles=True),
+            score={"racing": racing, "racing_error": 0.05},
+            name=f"racing-{racing}",
+            # trials of their own: exact ones would answer the others
+            folder=tmp_path / str(racing),
+        )
+        results[racing] = brain.merge(stage, valid, VALID)
+        assert brain.merge(stage, valid, VALID).reused
+    exact, statistical = results[True], results["statistical"]
+    assert exact.savings["error"] is None and not exact.savings["given_up"]
+    assert statistical.savings["error"] == 0.05
+    given_up = [t for t in statistical.trials if "chance" in t]
+    assert 0 < len(given_up) == statistical.savings["given_up"]
+    assert all(t["chance"] <= 0.05 and not t["accepted"] for t in given_up)
+    assert statistical.savings["seconds"] < exact.savings["seconds"]
+    assert (
+        statistical.savings["fraction_of_rejected"]
+        > statistical.savings["fraction"]
+    )
+    # an exact search does not believe what was only likely
+    again = MergeStage(
+        "average",
+        [brain.pool],
+        search=GreedySearch(score_singles=True),
+        folder=tmp_path / "statistical",
+        name="exact",
+    )
+    found = brain.merge(again, valid, VALID)
+    assert found.value == exact.value and found.selected == exact.selected
+    rescored = [t for t in found.trials if not t["reused"]]
+    assert len(rescored) == len(given_up)
 
 
 def test_a_killed_search_goes_on_where_it_was(tmp_path, monkeypatch):
