@@ -285,9 +285,9 @@ def _collect(maker, stage, node):
         trained = maker.nodes.get(candidate.run)
         domains = getattr(trained, "domains", ()) or maker.study.domains
         sets = maker.run.valid_sets
-        data[candidate.name] = {
-            name: sets[name] for name in domains if name in sets
-        }
+        # domains that are only trained on have no selection set here
+        own = [name for name in domains if name in sets]
+        data[candidate.name] = {name: sets[name] for name in own or sets}
     train = maker.run.train_set
     units = any(
         method.statistics_kind == "activations"
