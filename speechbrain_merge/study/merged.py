@@ -312,6 +312,7 @@ def _write_aligned(path, source, anchor, cost, method):
             found = read_map(
                 source, cost["source"], method.architecture, method.heads
             )
+            found = found.turned(source, anchor, method.inside)
             with open_weights(source) as weights:
                 write_weights(path, found.apply(weights))
             return

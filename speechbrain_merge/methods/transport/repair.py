@@ -62,12 +62,10 @@ class Moments:
         moments: Sequence["Moments"], weights: Sequence[float]
     ) -> "Moments":
         """Weighted means of means and of deviations, as in the paper."""
-        total = sum(weights)
-        shares = [weight / total for weight in weights]
-        return Moments(
-            sum(w * each.mean for w, each in zip(shares, moments)),
-            sum(w * each.deviation for w, each in zip(shares, moments)),
-        )
+        means = torch.stack([each.mean for each in moments], -1)
+        deviations = torch.stack([each.deviation for each in moments], -1)
+        shares = torch.tensor(weights, dtype=means.dtype) / sum(weights)
+        return Moments(means @ shares, deviations @ shares)
 
 
 def repaired(
