@@ -28,8 +28,12 @@ RECORDS = {
     "train": "seed-*/models/*/finished.json",
     "merge": "seed-*/merge/*/result.json",
     "align": "seed-*/aligned/*.json",
+    "repair": "seed-*/repaired/*.json",
 }
 """Where the record of each kind of model is, once it is made."""
+
+FILES = ("align", "repair")
+"""Kinds that have one file each, and no folder of their own."""
 
 
 def run(options) -> dict:
@@ -134,11 +138,11 @@ def progress(folder: Path) -> tuple:
         done = sorted(folder.glob(pattern))
         for path in done:
             seed = path.relative_to(folder).parts[0].partition("-")[2]
-            name = path.stem if kind == "align" else path.parent.name
+            name = path.stem if kind in FILES else path.parent.name
             record = None if kind == "merge" else known_record(path)
             seconds = None if record is None else record["seconds"]
             made.append(_model(name, seed, kind, "done", seconds))
-        if kind == "align":
+        if kind in FILES:
             continue
         finished = {path.parent for path in done}
         for home in sorted(folder.glob(pattern.rpartition("/")[0])):

@@ -94,7 +94,11 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
     record, place = _record_of(folder, node)
     done = record is None or record.is_file()
     seconds = None
-    if done and record is not None and node.kind in ("train", "align"):
+    if (
+        done
+        and record is not None
+        and node.kind in ("train", "align", "repair")
+    ):
         known = known_record(record)
         seconds = None if known is None else known["seconds"]
     elif done and times:
@@ -114,8 +118,8 @@ def _record_of(folder, node):
     if node.kind == "merge":
         home = folder / "merge" / node.name
         return home / "result.json", home
-    if node.kind == "align":
-        file = folder / "aligned" / f"{node.name}.json"
+    if node.kind in ("align", "repair"):
+        file = folder / f"{node.kind}ed" / f"{node.name}.json"
         return file, file.with_suffix(".safetensors")
     if node.kind == "similarity":
         file = folder / "similarity" / f"{node.name}.json"

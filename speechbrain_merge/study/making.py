@@ -7,6 +7,7 @@ what it was made from and its settings are the same::
                          models/<name>/          a training, and its pool
                          merge/<name>/           a merge, its search, its result
                          aligned/<name>.safetensors
+                         repaired/<name>.safetensors
 
 Authors
  * The speechbrain_merge authors 2026
@@ -23,7 +24,12 @@ from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.made import Made, digest_of
-from speechbrain_merge.study.merged import FOLDER, make_aligned, make_merged
+from speechbrain_merge.study.merged import (
+    FOLDER,
+    make_aligned,
+    make_merged,
+    make_repaired,
+)
 from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.trained import make_trained
 from speechbrain_merge.study.trainings import without_folder
@@ -256,4 +262,5 @@ _OTHERS = {
     "train": make_trained,
     "merge": make_merged,
     "align": make_aligned,
+    "repair": make_repaired,
 }

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.repair import repair
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.methods.transport.learned import check_learning, read_map
@@ -111,6 +113,40 @@ def make_aligned(maker, node):
     if node.method.cost == "learned":
         steps["steps"] = check_learning(node.method.learning)["steps"]
     return Made(path, content, about=steps, seconds=record["seconds"])
+
+
+def make_repaired(maker, node):
+    """Gives the units of a merge the statistics of its parents' units."""
+    merged = maker.made[node.merged]
+    parents = [maker.made[name] for name in node.members]
+    path = maker.folder / "repaired" / f"{node.name}.safetensors"
+    sets = maker.run.valid_sets
+    data = {name: sets[name] for name in maker.study.domains if name in sets}
+    loader_kwargs = maker.run.loader_kwargs("valid")
+    settings = {
+        "merged": merged.digest,
+        "parents": [parent.digest for parent in parents],
+        "weights": list(node.weights),
+        "data": FixedBatches(maker.run.brain, data, loader_kwargs).key(),
+    }
+
+    def write():
+        run_on_main(path.parent.mkdir, kwargs=FOLDER)
+        state = repair(
+            maker.run.brain,
+            merged.path,
+            [parent.path for parent in parents],
+            data,
+            loader_kwargs,
+            node.weights or None,
+        )
+        run_on_main(write_weights, args=[path, state])
+        return {"weights": str(relative_to(path, maker.study.folder))}
+
+    record = once(path.with_suffix(".json"), settings, write, again=True)
+    with open_weights(path) as weights:
+        content = digest(weights)
+    return Made(path, content, seconds=record["seconds"])
 
 
 def members_of(maker, node):
@@ -249,9 +285,9 @@ def _collect(maker, stage, node):
         trained = maker.nodes.get(candidate.run)
         domains = getattr(trained, "domains", ()) or maker.study.domains
         sets = maker.run.valid_sets
-        data[candidate.name] = {
-            name: sets[name] for name in domains if name in sets
-        }
+        # domains that are only trained on have no selection set here
+        own = [name for name in domains if name in sets]
+        data[candidate.name] = {name: sets[name] for name in own or sets}
     train = maker.run.train_set
     units = any(
         method.statistics_kind == "activations"
@@ -276,6 +312,7 @@ def _write_aligned(path, source, anchor, cost, method):
             found = read_map(
                 source, cost["source"], method.architecture, method.heads
             )
+            found = found.turned(source, anchor, method.inside)
             with open_weights(source) as weights:
                 write_weights(path, found.apply(weights))
             return

@@ -101,6 +101,10 @@ class Train(Node):
     stages : tuple of str
         Where domains are trained in turn: the models after each domain, this
         one the last.
+    guide : str, optional
+        The model whose CTC spikes guide those of this one.
+    teachers : tuple of str
+        The models whose mean posterior this one learns.
     """
 
     training: str = ""
@@ -109,15 +113,18 @@ class Train(Node):
     settings: Mapping = dataclasses.field(default_factory=dict)
     seed_offset: int = 0
     stages: tuple = ()
+    guide: Optional[str] = None
+    teachers: tuple = ()
 
     kind = "train"
 
     @property
     def parents(self) -> tuple:
-        """The start, and the models of earlier domains."""
+        """The start, models of earlier domains, the guide and teachers."""
         starts = () if self.start == SCRATCH else (self.start,)
         before = tuple(name for name in self.stages if name != self.name)
-        return _once((*starts, *before))
+        guides = () if self.guide is None else (self.guide,)
+        return _once((*starts, *before, *guides, *self.teachers))
 
     @property
     def origin(self) -> Optional[str]:
@@ -201,6 +208,32 @@ class Align(Node):
     def parents(self) -> tuple:
         """The two models."""
         return _once((self.source, self.anchor))
+
+
+@dataclasses.dataclass(frozen=True)
+class Repair(Node):
+    """A merge whose units vary as much as those of the models it is made of.
+
+    Arguments
+    ---------
+    merged : str
+        The merge.
+    members : tuple of str
+        The models that it is made of, aligned.
+    weights : tuple of float
+        The share of each; empty for equal ones.
+    """
+
+    merged: str = ""
+    members: tuple = ()
+    weights: tuple = ()
+
+    kind = "repair"
+
+    @property
+    def parents(self) -> tuple:
+        """The merge and its members."""
+        return _once((self.merged, *self.members))
 
 
 @dataclasses.dataclass(frozen=True)

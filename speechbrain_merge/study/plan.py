@@ -29,6 +29,10 @@ Each model is one entry under ``models``. Its first key says how it is made::
             from: aode
             with: {lr: 1e-5}           # other settings of the training's YAML
             row: False                 # not in the table
+        student:
+            train: "{domain}"
+            guide: aode                # whose CTC spikes it is guided by
+            teachers: [aode, tuned]    # whose mean posterior it learns
         in-turn:
             in_turn: "{each}"          # one domain after the other
         sequential:
@@ -47,6 +51,9 @@ Each model is one entry under ``models``. Its first key says how it is made::
         aligned-SL:
             align: SL
             to: SSL
+        repaired:
+            repair: fused                      # REPAIR, arXiv 2211.08403
+            of: [SSL, aligned-SL]              # what it was merged from
         last-year:
             load: results/old/merged.safetensors   # or a folder, pool, hub name
         "alike-{domain}":

@@ -11,6 +11,7 @@ Authors
 
 import re
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 
 from speechbrain_merge.report import (
@@ -61,7 +62,7 @@ def sweeps_of(results: Mapping, times: Mapping) -> dict:
     sweeps = {}
     for row, trials in _merges_with(results, times):
         varied = _varied(trials)
-        if len(varied) == 1 and len(trials) > 1:
+        if len(varied) == 1 and len(trials) > 1 and _numbers(trials):
             key = (varied[0], ", ".join(row["select_on"]))
             sweeps.setdefault(key, {})[row["title"]] = trials
     return sweeps
@@ -231,6 +232,15 @@ def _merges_with(results, times):
         trials = times.get(row["name"], {}).get(seed, {}).get("trials")
         if trials:
             yield row, trials
+
+
+def _numbers(trials):
+    """Whether a search tried numbers alone, which can be drawn in a line."""
+    return all(
+        isinstance(value, Real)
+        for trial in trials
+        for value in trial["parameters"].values()
+    )
 
 
 def _varied(trials):

@@ -19,6 +19,7 @@ from speechbrain_merge.study.nodes import (
     ByDomain,
     Combine,
     Given,
+    Repair,
     Similarity,
     Train,
 )
@@ -30,7 +31,7 @@ COMBINATIONS = ("oracle", "selection", "ensemble")
 class _Train:
     """``train: DOMAINS``."""
 
-    keys = {"from", "with", "training", "seed_offset"}
+    keys = {"from", "with", "training", "seed_offset", "guide", "teachers"}
 
     @staticmethod
     def group(specification, context):
@@ -46,9 +47,15 @@ class _Train:
             raise ValueError(
                 f"{context.where('train')}: no domain to train on."
             )
+        guide = specification.get("guide")
+        teachers = context.names(specification.get("teachers") or [])
         yield Train(
             context.name,
             domains=domains,
+            guide=None if guide is None else context.model(guide, "guide"),
+            teachers=tuple(
+                context.model(name, "teachers") for name in teachers
+            ),
             **_training(specification, context),
             **shown,
         )
@@ -136,6 +143,40 @@ class _Align:
             source=context.model(specification["align"], "align"),
             anchor=context.model(specification["to"], "to"),
             method=create("optimal_transport", **parameters),
+            **shown,
+        )
+
+
+class _Repair:
+    """``repair: MERGE``, ``of: MODELS``."""
+
+    keys = {"of", "weights"}
+
+    @staticmethod
+    def group(specification, context):
+        """A merge."""
+        return "merge"
+
+    @staticmethod
+    def read(specification, context, shown):
+        """One repaired merge."""
+        members = context.names(specification.get("of") or [])
+        if len(members) < 2:
+            raise ValueError(
+                f"{context.where('of')}: expected the models that were merged, "
+                "two or more, aligned."
+            )
+        weights = tuple(specification.get("weights") or ())
+        if weights and len(weights) != len(members):
+            raise ValueError(
+                f"{context.where('weights')}: expected one for each of the "
+                f"{len(members)} models, got {len(weights)}."
+            )
+        yield Repair(
+            context.name,
+            merged=context.model(specification["repair"], "repair"),
+            members=tuple(context.model(name, "of") for name in members),
+            weights=weights,
             **shown,
         )
 
@@ -253,6 +294,7 @@ READERS = {
     "in_turn": _InTurn,
     "merge": MergeReader,
     "align": _Align,
+    "repair": _Repair,
     "by_domain": _ByDomain,
     "oracle": _ByDomain,
     "combine": _Combine,

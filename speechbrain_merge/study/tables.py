@@ -204,9 +204,10 @@ def training_rows(results: Mapping, times: Mapping) -> tuple:
     """
     rows = []
     for row in [*results["rows"], *results["models"].values()]:
-        if row["kind"] != "train":
+        # a training, or a matching that was learned on transcribed speech
+        steps = [a["steps"] for a in row["about"].values() if "steps" in a]
+        if not steps:
             continue
-        steps = [about["steps"] for about in row["about"].values()]
         minutes = _training_minutes({**row, "trainings": [row["name"]]}, times)
         cells = [", ".join(row["parents"]) or NOTHING]
         cells += [f"{statistics.fmean(steps):g}", minutes]

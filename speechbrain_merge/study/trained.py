@@ -36,15 +36,25 @@ def make_trained(maker, node):
     start = None if node.start == SCRATCH else maker.made[node.start]
     if start is not None and node.start != ORIGINAL:
         values["start_from"] = str(start.path)
+    heard = {}
+    if node.guide is not None:
+        values["guide"] = str(maker.made[node.guide].path)
+        heard["weights of its guide"] = maker.made[node.guide].digest
+    if node.teachers:
+        teachers = [maker.made[name] for name in node.teachers]
+        values["teachers"] = [str(one.path) for one in teachers]
+        heard["weights of its teachers"] = [one.digest for one in teachers]
+    _check_heard(training, node, values)
     overrides = training.overrides(values, node.settings)
     decisive = training.decisive(
-        {**overrides, **_without_start(training, overrides)},
+        {**overrides, **_without_paths(training, overrides)},
         maker.study.folder,
     )
     settings = {
         "training": training.hparams.name,
         "yaml": decisive,
         "weights of its start": None if start is None else start.digest,
+        **heard,
     }
 
     def fit():
@@ -151,10 +161,21 @@ def _start(maker, run, training, node, start):
     return same_names
 
 
-def _without_start(training, overrides):
-    """Leaves out the path of the start: its content is a setting."""
-    key = training.key("start_from")
-    return {key: None} if key in overrides else {}
+def _without_paths(training, overrides):
+    """Leaves out the paths of other models: their content is a setting."""
+    keys = [training.key(word) for word in ("start_from", "guide", "teachers")]
+    return {key: None for key in keys if key in overrides}
+
+
+def _check_heard(training, node, values):
+    """Raises where the YAML has no key for a guide or for teachers."""
+    for word in ("guide", "teachers"):
+        if word in values and training.key(word) is None:
+            raise ValueError(
+                f"Model '{node.name}': `{word}`: {training.hparams} has no key "
+                f"`{training.words[word]}`. Name the key with `keys` of "
+                f"training '{training.name}'."
+            )
 
 
 def _began_from(candidate, start):

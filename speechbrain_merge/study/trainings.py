@@ -21,6 +21,8 @@ run              ``run_name``        the name of the model
 domains          ``domains``         list of the domains it is trained on
 tests            ``test_domains``    list of the test sets
 start_from       ``start_from``      a file of weights
+guide            ``guide``           a file of weights
+teachers         ``teachers``        list of files of weights
 ===============  ==================  =====================================
 
 A YAML without a key for domains says with ``{domain}`` in ``with`` what is
@@ -54,6 +56,8 @@ WORDS = {
     "domains": "domains",
     "tests": "test_domains",
     "start_from": "start_from",
+    "guide": "guide",
+    "teachers": "teachers",
 }
 
 
@@ -156,7 +160,8 @@ class Training:
         Arguments
         ---------
         word : str
-            "seed", "output_folder", "run", "domains", "tests", "start_from".
+            "seed", "output_folder", "run", "domains", "tests", "start_from",
+            "guide", "teachers".
 
         Returns
         -------

@@ -228,7 +228,7 @@ def mean_posterior_loss(
 
 
 def _divergence(wanted, given, lengths):
-    """``KL(wanted || given)`` of log-posteriors, meaned over the frames."""
+    """``KL(wanted || given)`` of log-posteriors, the mean over frames."""
     divergence = torch.nn.functional.kl_div(
         given, wanted, reduction="none", log_target=True
     ).sum(-1)

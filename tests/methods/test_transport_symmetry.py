@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as functional
 from methods.transport_models import MODELS, build, outputs
 
+from speechbrain_merge.methods import create
 from speechbrain_merge.methods.transport import align, find_alignment, symmetry
+from speechbrain_merge.methods.transport.head_maps import head_spaces
 from speechbrain_merge.methods.transport.moves import moved_weights
 from speechbrain_merge.weights import fold, load_plain, open_weights
 
@@ -67,6 +69,67 @@ def test_a_model_aligned_to_another_computes_what_it_did(name):
     assert sum(group["after"] for group in found.groups) < 0.95 * sum(
         group["before"] for group in found.groups
     )
+
+
+@pytest.mark.parametrize("inside", ["rotations", "invertible"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conformer-RelPosMHAXL-ctc",
+        "conformer-RoPEMHA-ctc",
+        "transformer-regularMHA-decoder",
+        "wav2vec2",
+        "wavlm",
+        "whisper",
+    ],
+)
+def test_heads_that_are_turned_inside_compute_what_they_did(name, inside):
+    source, anchor = build(name, seed=1), build(name, seed=2)
+    before = outputs(name, source)
+    found = find_alignment(source, anchor, heads=HEADS, inside=inside)
+    turned = {
+        space
+        for space, maps in found.head_maps.items()
+        if (maps - torch.eye(maps.shape[-1])).abs().amax() > 0.1
+    }
+    assert turned == set(head_spaces(found.symmetry)) != set()
+    rotary = {space for space in turned if "query_key" in space}
+    assert bool(rotary) == ("RoPE" not in name)
+    after = outputs(name, loaded(name, found.apply(source)))
+    assert (after - before).abs().max() < 1e-9
+
+    def distance(alignment):
+        with open_weights(source) as one, open_weights(anchor) as other:
+            moved, target = alignment.apply(one), fold(other)
+            return sum(
+                float((moved[key] - target[key]).square().sum())
+                for key in alignment.symmetry.pieces
+            )
+
+    far = distance(find_alignment(source, anchor, heads=HEADS))
+    assert distance(found) < 0.999 * far
+    if inside == "invertible":
+        rotated = find_alignment(
+            source, anchor, heads=HEADS, inside="rotations"
+        )
+        assert distance(found) < distance(rotated)
+        # they are no rotations, and so the other side needs the inverse
+        assert any(
+            (one @ one.mT - torch.eye(one.shape[-1])).abs().max() > 1e-3
+            for one in found.head_maps.values()
+        )
+
+
+def test_a_fusion_turns_heads_as_an_alignment_does():
+    name = "conformer-RelPosMHAXL-ctc"
+    source, anchor = build(name, seed=1), build(name, seed=2)
+    aligned = align(source, anchor, inside="invertible")
+    states = [model.state_dict() for model in (anchor, source)]
+    fused = create("optimal_transport", inside="invertible")(states)
+    for key, tensor in fused.items():
+        torch.testing.assert_close(tensor, (states[0][key] + aligned[key]) / 2)
+    with pytest.raises(ValueError, match="follows hard maps"):
+        align(source, anchor, hard=False, inside="rotations")
 
 
 @pytest.mark.parametrize("name", MODELS)

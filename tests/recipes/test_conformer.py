@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
+import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from tiny_recipe import make_speech
@@ -18,6 +20,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain_merge import MergeStage
 from speechbrain_merge.methods import available, create
 from speechbrain_merge.methods.transport import align
+from speechbrain_merge.methods.transport.learned import read_map
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
 
@@ -763,3 +766,202 @@ def test_one_model_from_a_pretrained_encoder_by_the_commands_of_the_readme(
             assert rates["tones"]["utterances"] == 4
             errors = (tested / "tones.jsonl").read_text()
             assert errors.count("\n") == 4
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Strings of tones with pauses, two speakers, noise and a room."""
+    folder = tmp_path_factory.mktemp("digits")
+    draw = numpy.random.default_rng(1)
+    (folder / "csv").mkdir()
+    for name, signal in (
+        ("noise/hum.wav", 0.1 * draw.standard_normal(32000)),
+        ("rir/hall.wav", numpy.exp(-numpy.arange(800) / 100)),
+    ):
+        (folder / name).parent.mkdir()
+        soundfile.write(folder / name, signal, 16000)
+    words = ["ONE", "TWO", "SIX"]
+    for split in ("train", "valid", "test"):
+        rows = []
+        for index in range(8):
+            speaker = index % 2
+            said = [words[i] for i in draw.integers(3, size=3)]
+            parts = [numpy.zeros(1600)]
+            for word in said:
+                pitch = 300 * (1 + words.index(word)) + 60 * speaker
+                times = numpy.arange(3200) / 16000
+                parts.append(0.3 * numpy.cos(2 * numpy.pi * pitch * times))
+                parts.append(numpy.zeros(1600))
+            signal = numpy.concatenate(parts)
+            name = f"{split}-{index}"
+            soundfile.write(folder / f"{name}.wav", signal, 16000)
+            rows.append(
+                {
+                    "ID": name,
+                    "duration": len(signal) / 16000,
+                    "wav": f"$data_root/{name}.wav",
+                    "spk_id": "ab"[speaker],
+                    "domain": "digits",
+                    "wrd": " ".join(said),
+                }
+            )
+        path = folder / "csv" / f"digits_{split}.csv"
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+def test_strings_are_composed_of_the_recordings_of_their_split(
+    train, digits, tmp_path
+):
+    composing = importlib.import_module("compose_digits")
+
+    def compose(folder, **options):
+        return composing.compose_digits(
+            str(digits),
+            str(tmp_path / folder),
+            {"both": None, "one": ["a"]},
+            {"train": 6, "valid": 4, "test": 5},
+            tested=["both"],
+            **options,
+        )
+
+    def rows(folder, name):
+        path = tmp_path / folder / "csv" / f"{name}.csv"
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    assert compose("first") == str(tmp_path / "first")
+    compose("second")
+    compose("clean", snr=(200, 200), room=0.0, digits=(3, 3))
+    assert not (tmp_path / "first/csv/one_test.csv").exists()
+    assert len(rows("first", "both_test")) == 5
+    assert {row["spk_id"] for row in rows("first", "both_train")} == {"a", "b"}
+    assert {row["spk_id"] for row in rows("first", "one_train")} == {"a"}
+    for row in rows("first", "both_train"):
+        where = row["wav"].replace("$data_root/", "")
+        first, second = (
+            (tmp_path / folder / where).read_bytes()
+            for folder in ("first", "second")
+        )
+        assert first == second
+        assert 2 <= len(row["wrd"].split()) <= 5
+    # cut again, a clean string is made of the tones that were recorded
+    checked = 0
+    for row in rows("clean", "both_train"):
+        where = row["wav"].replace("$data_root", str(tmp_path / "clean"))
+        # some pauses are too short to be cut at
+        parts = composing.cut(soundfile.read(where)[0], 3) or []
+        checked += len(parts)
+        for word, part in zip(row["wrd"].split(), parts):
+            pitch = numpy.abs(numpy.fft.rfft(part)).argmax() * 16000 / len(part)
+            wanted = 300 * (1 + ["ONE", "TWO", "SIX"].index(word))
+            wanted += 60 * (row["spk_id"] == "b")
+            assert abs(pitch - wanted) < 10
+    assert checked >= 6
+    with pytest.raises(ValueError, match="composed.json.*other settings"):
+        compose("first", seed=7)
+    with pytest.raises(ValueError, match="`groups`: one names c"):
+        composing.compose_digits(
+            str(digits), str(tmp_path / "x"), {"one": ["c"]}, {"train": 1}
+        )
+
+
+@pytest.fixture(scope="module")
+def powered(digits, tmp_path_factory):
+    """The folder of a small study with power."""
+    results = tmp_path_factory.mktemp("power") / "results"
+    arguments = {
+        "data_folder": digits,
+        "output_folder": results,
+        "seeds": [7],
+        "N": 1,
+        "F": 1,
+        "M": 3,
+        "only": ["learned+F", "repaired", "weighted"],
+        "composed": {
+            "groups": {"everybody": None, "three": ["a"], "others": ["b"]},
+            "utterances": {"train": 6, "valid": 4, "test": 4},
+        },
+        "first": "three",
+        "second": "others",
+        "study": {
+            "trainings": {
+                "expert": {
+                    "with": {
+                        **{k: v for k, v in SHAPE.items() if k != "n_mels"},
+                        **{k: v for k, v in STEPS.items() if "number" not in k},
+                    }
+                }
+            }
+        },
+    }
+    return results, run(command("power", arguments))
+
+
+def test_a_study_with_guide_teachers_and_a_learned_map(powered):
+    results, _ = powered
+    folder = results / "seed-7"
+    parents = {name: best_of(results, name) for name in ("A", "B")}
+    finished = {
+        name: json.loads((folder / f"models/{name}/finished.json").read_text())
+        for name in ("A", "B", "learned+F")
+    }
+    assert "weights of its guide" not in finished["A"]["settings"]
+    settings = finished["B"]["settings"]
+    assert settings["weights of its guide"] == parents["A"].digest
+    assert settings["yaml"]["domains"] == ["others"]
+    settings = finished["learned+F"]["settings"]
+    assert settings["weights of its teachers"] == [
+        parents[name].digest for name in ("A", "B")
+    ]
+    assert settings["yaml"]["guide"] is settings["yaml"]["teachers"] is None
+    # the mean is that of A and of B, moved by the map that was learned
+    [path] = folder.glob("statistics/map-*.safetensors")
+    found = read_map(parents["B"].path, path)
+    with open_weights(parents["B"].path) as source:
+        moved = {name: one.clone() for name, one in found.apply(source).items()}
+    first = weights(parents["A"].path)
+    merged = weights(folder / "merge/learned/merged.safetensors")
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, (first[name] + moved[name]) / 2)
+    fixed = weights(folder / "repaired/repaired.safetensors")
+    assert any(not torch.equal(fixed[name], merged[name]) for name in merged)
+    # one weight, between the parents, who are among what is compared
+    times = json.loads((results / "times.json").read_text())
+    tried = [
+        trial["parameters"]["scale"]
+        for trial in times["weighted"]["7"]["trials"]
+    ]
+    assert tried == [0, 0.25, 0.5, 0.75, 1]
+    assert "| B-learned | B, A | 3 |" in (results / "results.md").read_text()
+
+
+def test_a_guide_and_teachers_change_a_training(train, data, tmp_path):
+    run = prepared(train, data, tmp_path / "guide")
+    run.fit()
+    pool = tmp_path / "guide/expert/pool/expert"
+    ends = {}
+    for name, settings in (
+        ("alone", {}),
+        ("guided", {"guide": str(pool)}),
+        ("taught", {"teachers": [str(pool), str(pool)]}),
+    ):
+        made = prepared(train, data, tmp_path / name, seed=5, **settings)
+        before = [p.clone() for p in made.brain.modules.parameters()]
+        heard = [
+            len(models.models)
+            for models in (made.brain.guides, made.brain.teachers)
+            if models is not None
+        ]
+        assert heard == {"alone": [], "guided": [1], "taught": [2]}[name]
+        made.fit()
+        ends[name] = [p.clone() for p in made.brain.modules.parameters()]
+        assert len(before) == len(ends[name])
+    for name in ("guided", "taught"):
+        assert any(
+            not torch.equal(one, other)
+            for one, other in zip(ends["alone"], ends[name])
+        )

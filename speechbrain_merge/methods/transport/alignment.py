@@ -55,6 +55,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Optional, Union
 
+import torch
 from tqdm import tqdm
 
 from speechbrain.utils.logger import get_logger
@@ -70,8 +71,14 @@ from speechbrain_merge.methods.transport.assignment import (
     Sinkhorn,
 )
 from speechbrain_merge.methods.transport.diagnostic import measure
+from speechbrain_merge.methods.transport.head_maps import (
+    INSIDE,
+    find_head_maps,
+    turn_tensor,
+    turned_weights,
+)
 from speechbrain_merge.methods.transport.matching import Matching
-from speechbrain_merge.methods.transport.moves import moved_weights
+from speechbrain_merge.methods.transport.moves import move_tensor, moved_weights
 from speechbrain_merge.methods.transport.outputs import check_same_outputs
 from speechbrain_merge.methods.transport.symmetry import (
     NO_READER,
@@ -79,6 +86,7 @@ from speechbrain_merge.methods.transport.symmetry import (
     symmetry,
 )
 from speechbrain_merge.weights import (
+    Weights,
     agreed_heads,
     check_compatible,
     fold,
@@ -108,6 +116,8 @@ class Alignment:
         Whether rows are scaled to the lengths that they had.
     groups : list of dict
         For each space what ``diagnostic.measure`` says.
+    head_maps : dict
+        Of ``head_maps``: what turns heads inside, after the transports.
     """
 
     symmetry: Symmetry
@@ -115,6 +125,7 @@ class Alignment:
     sweeps: int = 0
     keep_norms: bool = False
     groups: list = field(default_factory=list)
+    head_maps: dict = field(default_factory=dict)
 
     def apply(self, source):
         """The source, aligned, each tensor when it is read.
@@ -128,9 +139,66 @@ class Alignment:
         -------
         Weights
         """
-        return moved_weights(
-            fold(source), self.symmetry, self.transports, self.keep_norms
+        return self.moved(fold(source))
+
+    def moved(self, weights: Weights) -> Weights:
+        """Plain open weights, aligned, each tensor when it is read.
+
+        Arguments
+        ---------
+        weights : Weights
+            Folded.
+
+        Returns
+        -------
+        Weights
+        """
+        moved = moved_weights(
+            weights, self.symmetry, self.transports, self.keep_norms
         )
+        if not self.head_maps:
+            return moved
+        return turned_weights(moved, self.symmetry, self.head_maps)
+
+    def moved_tensor(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """One tensor of the source, aligned.
+
+        Arguments
+        ---------
+        name : str
+            Its name.
+        tensor : torch.Tensor
+            As stored.
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        pieces = self.symmetry.pieces.get(name)
+        if pieces is None:
+            return tensor
+        moved = move_tensor(tensor, pieces, self.transports, self.keep_norms)
+        return turn_tensor(moved, pieces, self.head_maps)
+
+    def turned(self, source, anchor, inside: str) -> "Alignment":
+        """This alignment with maps inside heads, which it has not yet.
+
+        Arguments
+        ---------
+        source, anchor : any source of ``open_weights``
+            The two models.
+        inside : str
+            "permutations", "rotations" or "invertible".
+
+        Returns
+        -------
+        Alignment
+        """
+        with open_weights(source) as first, open_weights(anchor) as second:
+            maps = find_head_maps(
+                self.symmetry, self.apply(first), fold(second), inside
+            )
+        return replace(self, head_maps=maps)
 
 
 def align(
@@ -205,6 +273,7 @@ def find_alignment(
     heads_map: str = "hard",
     keep_norms: bool = False,
     exact: bool = False,
+    inside: str = "permutations",
     progress: bool = False,
 ) -> Alignment:
     """The maps by which ``align`` moves, with a diagnostic for each space.
@@ -234,6 +303,10 @@ def find_alignment(
         Hard maps by the exact linear programme, as in the paper
         (``ot.emd``), rather than by assignment. The result is the same but
         for ties; it takes longer.
+    inside : str
+        How heads may be moved inside by hard maps: by permutations alone, or
+        turned after that by "rotations" or "invertible" maps, which leave the
+        model's outputs as they were, too (``head_maps``).
     progress : bool
         Whether to show a bar.
 
@@ -241,7 +314,9 @@ def find_alignment(
     -------
     Alignment
     """
-    check_options(hard, reg, sweeps, distance, residual, heads_map, exact)
+    check_options(
+        hard, reg, sweeps, distance, residual, heads_map, exact, inside
+    )
     _check_cost(cost)
     with open_weights(source) as first, open_weights(anchor) as second:
         folded, target = fold(first), fold(second)
@@ -284,9 +359,10 @@ def find_alignment(
                 sweeps = MOST_SWEEPS if hard else 0
             done = matching.iterate(sweeps, lambda unit: bar.update())
         groups = measure(found, folded, target, matching.transports)
-        return Alignment(
+        made = Alignment(
             found, matching.transports, done, keep_norms and not hard, groups
         )
+        return made.turned(folded, target, inside)
 
 
 def residual_streams(found: Symmetry) -> list[str]:
@@ -351,7 +427,14 @@ def _paired(cost):
 
 
 def check_options(
-    hard, reg, sweeps, distance, residual, heads_map, exact=False
+    hard,
+    reg,
+    sweeps,
+    distance,
+    residual,
+    heads_map,
+    exact=False,
+    inside="permutations",
 ):
     """Raises a ValueError for an option that `find_alignment` does not know."""
     check_switch(hard, "hard")
@@ -367,6 +450,11 @@ def check_options(
     check_choice(distance, "distance", (None, "squared", "euclidean"))
     check_choice(residual, "residual", RESIDUALS)
     check_choice(heads_map, "heads_map", ("hard", "soft"))
+    check_choice(inside, "inside", INSIDE)
+    if inside != "permutations" and not hard:
+        raise ValueError(
+            f"`inside: {inside}` follows hard maps: give hard=True with it."
+        )
 
 
 def _check_cost(cost):

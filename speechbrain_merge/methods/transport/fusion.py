@@ -51,7 +51,6 @@ from speechbrain_merge.methods.transport.alignment import (
     find_alignment,
 )
 from speechbrain_merge.methods.transport.learned import check_learning, read_map
-from speechbrain_merge.methods.transport.moves import move_tensor, moved_weights
 from speechbrain_merge.weights.mapping import Weights
 
 
@@ -88,7 +87,7 @@ class OptimalTransport(MergeMethod):
         Registered name, symmetry map of your own, or "detect".
     heads : int, optional
         Number of attention heads, where the tensors do not tell.
-    sweeps, distance, residual, heads_map, keep_norms, exact
+    sweeps, distance, residual, heads_map, keep_norms, exact, inside
         As for ``find_alignment``. With ``exact=True, sweeps=0,
         distance="euclidean"`` the maps are as literally those of the paper's
         equation 1 as a network with residual streams allows.
@@ -127,14 +126,17 @@ class OptimalTransport(MergeMethod):
         statistics=None,
         exact=False,
         learning=None,
+        inside="permutations",
     ):
         super().__init__()
         self.reg, self.cost, self.hard, self.weight = reg, cost, hard, weight
         self.architecture, self.heads, self.sweeps = architecture, heads, sweeps
         self.distance, self.residual = distance, residual
         self.heads_map, self.keep_norms = heads_map, keep_norms
-        self.exact = exact
-        check_options(hard, reg, sweeps, distance, residual, heads_map, exact)
+        self.exact, self.inside = exact, inside
+        check_options(
+            hard, reg, sweeps, distance, residual, heads_map, exact, inside
+        )
         check_statistics(statistics)
         self.statistics = statistics
         self.learning = learning
@@ -207,6 +209,7 @@ class OptimalTransport(MergeMethod):
             "heads_map": self.heads_map,
             "keep_norms": self.keep_norms,
             "exact": self.exact,
+            "inside": self.inside,
         }
 
     def check_experts(self, number):
@@ -256,14 +259,7 @@ class OptimalTransport(MergeMethod):
         """Merges one tensor of the experts, which are aligned here."""
         alignments, method = self.found
         aligned = [
-            tensor
-            if found is None or name not in found.symmetry.pieces
-            else move_tensor(
-                tensor,
-                found.symmetry.pieces[name],
-                found.transports,
-                found.keep_norms,
-            )
+            tensor if found is None else found.moved_tensor(name, tensor)
             for found, tensor in zip(alignments, experts)
         ]
         return method.merge_tensor(name, aligned, base)
@@ -288,7 +284,8 @@ class OptimalTransport(MergeMethod):
                     f"'{where}': let `collect_statistics` of "
                     "speechbrain_merge.brain.statistics learn it."
                 )
-            return read_map(expert, maps[where], self.architecture, self.heads)
+            found = read_map(expert, maps[where], self.architecture, self.heads)
+            return found.turned(expert, anchor, self.inside)
         return find_alignment(
             expert,
             anchor,
@@ -311,11 +308,7 @@ class OptimalTransport(MergeMethod):
 
 def _aligned(found, expert):
     """An expert, moved as it is read."""
-    if found is None:
-        return expert
-    return moved_weights(
-        expert, found.symmetry, found.transports, found.keep_norms
-    )
+    return expert if found is None else found.moved(expert)
 
 
 def _only(name, expert):

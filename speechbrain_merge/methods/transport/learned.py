@@ -54,7 +54,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import abc
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Optional
 
@@ -83,7 +83,7 @@ ROUNDS = 20
 SHARPNESS = 1.0
 
 
-class _Learner(abc.ABC):
+class _Learner(ABC):
     """What learners have in common: two models, their symmetry, a midpoint.
 
     Arguments
@@ -139,27 +139,27 @@ class _Learner(abc.ABC):
             if name not in self.source.tied
             and self.source.dtype(name).is_floating_point
         ]
-        self.learned: dict[str, torch.Tensor] = {}
+        self.learned: dict[str, torch.nn.Parameter] = {}
         self._prepare()
         self.optimizer = torch.optim.Adam(
             list(self.learned.values()), lr=learning_rate
         )
 
-    @abc.abstractmethod
-    def _prepare(self) -> None:
-        """Makes what is learned."""
+    @abstractmethod
+    def _prepare(self):
+        """Makes ``learned``, the parameters; the first map is ``start``."""
 
-    @abc.abstractmethod
-    def _maps(self) -> dict:
-        """The transports that the midpoint is made with."""
+    @abstractmethod
+    def _maps(self):
+        """The maps of the midpoint, hard or soft."""
 
-    @abc.abstractmethod
-    def _backward(self, gradients) -> None:
-        """Gives the midpoint's gradients to what is learned."""
+    @abstractmethod
+    def _backward(self, gradients):
+        """From gradients at the midpoint to those of the parameters."""
 
-    @abc.abstractmethod
-    def _project(self) -> None:
-        """Finds the permutations that what is learned is nearest to."""
+    @abstractmethod
+    def _project(self):
+        """From the parameters to the symmetry that they say."""
 
     def _matching(self, anchor):
         solver = Assignment()
@@ -309,7 +309,6 @@ class SinkhornRebasin(_Learner):
         super().__init__(*models, **options)
 
     def _prepare(self):
-        self.learned = {}
         for name in self.matching.free():
             size = self.symmetry.spaces[name].size
             scores = torch.zeros(size, size)

@@ -85,6 +85,9 @@ class Piece:
         The space of each axis of that shape, or ``None``.
     within : int, optional
         The axis that is a position inside the block of the first axis.
+    dual : tuple of int
+        Axes whose units are multiplied with those of the other tensors of the
+        space, as keys are with queries.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Piece:
     shape: tuple
     axes: tuple
     within: Optional[int] = None
+    dual: tuple = ()
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """This piece of a tensor; may be a view: not to be changed."""

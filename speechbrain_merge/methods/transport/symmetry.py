@@ -270,6 +270,8 @@ def _sizes(spelled, shapes):
                     f"symmetry map says: {words}."
                 )
             for axis, word in enumerate(words):
+                if isinstance(word, tuple) and word[0] == "dual":
+                    word = word[1]
                 if isinstance(word, tuple) or word == FIXED:
                     continue
                 size = shape[axis] // (len(lists) if axis == 0 else 1)
@@ -369,6 +371,7 @@ def _pieces(name, spelled, shape, sizes, blocks, belongs):
         rows = list(torch.arange(shape[0]).chunk(parts))
     elif kind == "interleaved":
         first = lists[0][0] if lists[0] else None
+        first = first[1] if isinstance(first, tuple) else first
         if first not in belongs:
             raise ValueError(
                 f"'{name}' is interleaved by the heads of '{first}', and the "
@@ -385,7 +388,7 @@ def _pieces(name, spelled, shape, sizes, blocks, belongs):
     made = []
     for where, words in zip(rows, lists):
         words = _padded(words, len(shape))
-        seen, axes, within = [], [], None
+        seen, axes, dual, within = [], [], [], None
         for axis, word in enumerate(words):
             size = shape[axis] // (parts if axis == 0 else 1)
             how, inner = word if isinstance(word, tuple) else ("", word)
@@ -403,9 +406,14 @@ def _pieces(name, spelled, shape, sizes, blocks, belongs):
                 seen += [sizes[outer], other] if fast != moving else []
                 axes += [None, fast] if fast == moving else [outer, None]
                 continue
+            if how == "dual":
+                dual.append(len(axes))
+                how = ""
             if how == "within":
                 within = len(axes)
             seen.append(size)
             axes.append(None if how or inner == FIXED else inner)
-        made.append(Piece(name, where, tuple(seen), tuple(axes), within))
+        made.append(
+            Piece(name, where, tuple(seen), tuple(axes), within, tuple(dual))
+        )
     return made

@@ -21,6 +21,10 @@ with placeholders in braces that stand for one part of a name, and its axes:
     The tensor is used flattened, whatever its shape.
 ``{flatten: [fixed, channels]}``
     In the place of an axis: it is two axes in one, the last moving fastest.
+``{dual: query_key}``
+    In the place of an axis: its units are multiplied with those of the other
+    tensors of this space, as keys are with queries. They are permuted alike;
+    maps inside heads (``head_maps``) turn them the other way.
 ``{within: stream}``
     In the place of an axis: position inside the block of the row.
 
@@ -139,7 +143,9 @@ def _either_key(**checks):
 
 
 _patterns = listed(_pattern, limit=MOST_ENTRIES)
-_two_axes_in_one = _either_key(flatten=_exactly(2, _pattern), within=_pattern)
+_two_axes_in_one = _either_key(
+    flatten=_exactly(2, _pattern), within=_pattern, dual=_pattern
+)
 
 
 def _axis(value, where):
