@@ -142,7 +142,7 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         folders = [
             value.value
-            for key, value in root.value
+            for key, value in getattr(root, "value", ())
             if key.value == "output_folder"
         ]
     except Exception:
