@@ -88,6 +88,94 @@ def test_errors_are_one_line(folder, capsys, line, words):
     )
 
 
+def tree(folder):
+    """All that is in a folder, with its content."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("merge nothing a.safetensors -o m.safetensors", "no merge method"),
+        ("merge average gone.pt -o m.safetensors", "gone.pt"),
+        ("compare a.safetensors gone.pt -o before", "gone.pt"),
+        ("compare a.safetensors torn.yaml", "torn.yaml"),
+        ("export ctc a.safetensors -o o", "needs --ssl"),
+        ("export ctc gone.pt --ssl index --labels l -o o", "gone.pt"),
+        (
+            "export ctc a.safetensors --ssl index --labels torn.yaml -o o",
+            "torn.yaml holds no labels",
+        ),
+        ("export whisper a.safetensors --whisper w --head h -o o", "no --head"),
+        (
+            "export whisper a.safetensors --whisper w --dtype int3 -o o",
+            "int3",
+        ),
+        (
+            "export whisper a.safetensors --whisper w --max-shard-size 2 -o o",
+            "--max-shard-size 2: expected",
+        ),
+        (
+            "export recipe a.safetensors --hparams torn.yaml --interface "
+            "EncoderASR --encoder a --tokenizer empty.yaml -o o",
+            "torn.yaml cannot be read",
+        ),
+        (
+            "export recipe a.safetensors --hparams number.yaml --interface "
+            "EncoderASR --encoder a --tokenizer gone -o o",
+            "--tokenizer gone",
+        ),
+        (
+            "export recipe a.safetensors --hparams number.yaml --interface "
+            "WhisperASR --encoder a --tokenizer empty.yaml -o o",
+            "interface is 'WhisperASR'",
+        ),
+        (
+            "export recipe a.safetensors --hparams number.yaml --interface "
+            "EncoderASR --encoder a --tokenizer empty.yaml --file x -o o",
+            "--file x: expected KEY=PATH",
+        ),
+        ("export ctranslate2 index -o o", "index"),
+        ("export ggml index --dtype float16 -o o", "takes no --dtype"),
+        ("verify a.safetensors", "key"),
+        ("again a.safetensors -o m.safetensors", "no record of a merge"),
+        ("again a.safetensors -o b.safetensors", "is there already"),
+        ("again gone -o m.safetensors", "gone"),
+        (
+            "evaluate gone.py number.yaml --weights a.safetensors",
+            "gone.py is not there",
+        ),
+        ("study index", "no folder of a study"),
+        ("study gone --page", "gone is no folder"),
+        ("methods nothing", "nothing"),
+        ("fragments nothing -o o", "nothing"),
+    ],
+)
+def test_wrong_input_changes_nothing(folder, capsys, line, words):
+    before = tree(folder)
+    assert main(line.split()) == 2
+    printed = capsys.readouterr()
+    lines = [
+        each
+        for each in printed.err.splitlines()
+        if each.startswith("speechbrain-merge ")
+    ]
+    assert len(lines) == 1 and words in lines[0], printed.err
+    assert "--traceback" not in lines[0]
+    assert printed.out == "" and tree(folder) == before
+
+
+def test_completion_takes_no_words(folder, capsys):
+    before = tree(folder)
+    with pytest.raises(SystemExit) as stop:
+        main(["completion", "zsh"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == "" and tree(folder) == before
+
+
 @pytest.mark.parametrize("place", ["scale", "experts", "base"])
 def test_a_plan_that_stands_for_too_much_is_refused_at_once(
     folder, capsys, place

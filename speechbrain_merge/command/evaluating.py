@@ -68,8 +68,8 @@ def run(options) -> dict:
             sets[name],
             prepared.loader_kwargs("test"),
             name,
-            options.metric,
-            tracker=options.tracker,
+            tracker=options.tracker or f"{options.metric.lower()}_metric",
+            **_checkpoint_key(brain, options.metric),
         )
         blocks = speakers({name: sets[name]}).get(name)
         if blocks is not None and len(set(blocks.values())) < FEWEST_SPEAKERS:
@@ -142,7 +142,7 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         folders = [
             value.value
-            for key, value in root.value
+            for key, value in getattr(root, "value", ())
             if key.value == "output_folder"
         ]
     except Exception:
@@ -278,6 +278,19 @@ def show(found):
             for name, counts in found["sets"].items()
         ],
     )
+
+
+def _checkpoint_key(brain, metric):
+    """By what the checkpoint is chosen that normalisers and the like are of.
+
+    The best one by the error rate, or the last one where checkpoints are kept
+    by something else, such as the accuracy.
+    """
+    checkpointer = getattr(brain, "checkpointer", None)
+    found = [] if checkpointer is None else checkpointer.list_checkpoints()
+    if found and not any(metric in each.meta for each in found):
+        return {"metric": "unixtime", "mode": "max"}
+    return {"metric": metric}
 
 
 def _is_guard(node):

@@ -140,7 +140,8 @@ def read_labels(path) -> tuple[list[str], int]:
                 "CTCTextEncoder saved (label_encoder.txt), or a vocab.json."
             )
         encoder.load(path)
-        known, blank = encoder.lab2ind, getattr(encoder, "blank_label", None)
+        known = encoder.lab2ind
+        blank = getattr(encoder, "blank_label", "")
     if not isinstance(known, Mapping) or sorted(known.values(), key=str) != (
         sorted(range(len(known)), key=str)
     ):

@@ -1,5 +1,6 @@
 """Every recipe runs by its own command, on a miniature of its corpus."""
 
+import json
 import os
 import resource
 import subprocess
@@ -84,6 +85,26 @@ def test_a_listed_recipe_runs(row, miniature):
         check(row, output)
     print(f"{row['Hparam_file']}: {used:.1f} s of one processor")
     assert used < SECONDS
+    merged = output / "merge" / "cosine" / "merged.safetensors"
+    if merged.is_file():
+        written = (output / "cosine" / "wer_test-clean.txt").read_text()
+        assert f"%WER {evaluated(script, yaml, flags, merged):.2f} " in written
+
+
+def evaluated(script, yaml, flags, weights):
+    """The error rate that the command finds, by the recipe's `build`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "speechbrain_merge", "evaluate"]
+        + [script.name, str(yaml), *flags, "--weights", str(weights)]
+        + ["--set", "test-clean", "--json", "--device=cpu", "--noprogressbar"],
+        cwd=script.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=10 * SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout)["sets"]["test-clean"]["wer"]
 
 
 def test_checks_that_fail_are_told(tmp_path):

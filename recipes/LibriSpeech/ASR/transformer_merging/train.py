@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from librispeech_prepare import prepare_librispeech
-from speechbrain_merge import MergeMixin
+from speechbrain_merge import MergeMixin, Run
 
 import speechbrain as sb
 from speechbrain.dataio.dataio import load_data_csv
@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 
 class ASR(MergeMixin, sb.Brain):
     """Trains a Conformer; ``MergeMixin`` merges, and evaluates the merge."""
+
+    test_name = "test"
+    test_wer_file = None  # where a test writes its alignments
 
     def compute_forward(self, batch, stage):
         """From waveforms to log-probabilities, at times to tokens."""
@@ -133,7 +136,7 @@ class ASR(MergeMixin, sb.Brain):
             self.hparams.train_logger.log_stats(
                 {"tested": self.test_name}, test_stats=stats
             )
-            if if_main_process():
+            if self.test_wer_file is not None and if_main_process():
                 with open(self.test_wer_file, "w", encoding="utf-8") as w:
                     self.wer_metric.write_stats(w)
 
@@ -219,16 +222,20 @@ def test_all(asr_brain, test_sets, folder):
         )
 
 
-if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+def prepare(hparams, run_opts):
+    """Prepares one run: its manifests, its datasets and its Brain.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded YAML of a training.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
     run_on_main(
         prepare_librispeech,
         kwargs={
@@ -243,7 +250,6 @@ if __name__ == "__main__":
     hparams["pretrainer"].collect_files()
     hparams["pretrainer"].load_collected()
     train_data, valid_data, test_sets = dataio_prepare(hparams)
-
     asr_brain = ASR(
         modules=hparams["modules"],
         opt_class=hparams["Adam"],
@@ -251,25 +257,71 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    asr_brain.fit(
-        asr_brain.hparams.epoch_counter,
-        train_data,
-        valid_data,
-        train_loader_kwargs={
-            "batch_sampler": DynamicBatchSampler(
-                train_data,
-                length_func=lambda row: row["duration"],
-                **hparams["dynamic_batch_sampler"],
-            ),
-            "num_workers": hparams["num_workers"],
-        },
-        valid_loader_kwargs=hparams["valid_dataloader_opts"],
+
+    def fit():
+        """Trains, validates and collects."""
+        asr_brain.fit(
+            asr_brain.hparams.epoch_counter,
+            train_data,
+            valid_data,
+            train_loader_kwargs={
+                "batch_sampler": DynamicBatchSampler(
+                    train_data,
+                    length_func=lambda row: row["duration"],
+                    **hparams["dynamic_batch_sampler"],
+                ),
+                "num_workers": hparams["num_workers"],
+            },
+            valid_loader_kwargs=hparams["valid_dataloader_opts"],
+        )
+
+    return Run(asr_brain, fit, train_data, {"dev": valid_data}, test_sets)
+
+
+def build(hparams_file, overrides, run_opts):
+    """Prepares one run from its YAML, for a study and for other weights.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict or str
+        What is different in it.
+    run_opts : dict
+        SpeechBrain's run options.
+
+    Returns
+    -------
+    Run
+    """
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+        save_env_desc=False,  # once a training is enough
     )
+    return prepare(hparams, run_opts)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    run = prepare(hparams, run_opts)
+    run.fit()
 
     # The best checkpoint, and the merge
     output_folder = Path(hparams["output_folder"])
     if hparams["test_best"]:
-        test_all(asr_brain, test_sets, output_folder / "best")
+        test_all(run.brain, run.test_sets, output_folder / "best")
     stage = hparams["merge_stage"]
-    asr_brain.merge(stage, valid_data)
-    test_all(asr_brain, test_sets, output_folder / stage.name)
+    run.brain.merge(stage, run.valid_sets["dev"])
+    test_all(run.brain, run.test_sets, output_folder / stage.name)
