@@ -84,6 +84,42 @@ def style(number):
     return COLOURS[place], MARKS[(place + turn) % len(MARKS)]
 
 
+def group_styles(groups):
+    """Colours and marks of groups of models, the same in every picture.
+
+    Arguments
+    ---------
+    groups : iterable of str
+        In their order; may come more than once.
+
+    Returns
+    -------
+    dict
+        Group to colour and mark.
+
+    Example
+    -------
+    >>> group_styles(["merge", "ensemble"])["merge"] == group_styles(["merge"])[
+    ...     "merge"
+    ... ]
+    True
+    """
+    known = {
+        "generalist": (GREY, "s"),
+        "expert": (COLOURS[4], "^"),
+        "merge": (COLOURS[0], "o"),
+    }
+    others = [group for group in dict.fromkeys(groups) if group not in known]
+    free = [
+        (COLOURS[place], mark)
+        for mark in "DvPX"
+        for place in (2, 1, 3, *range(5, len(COLOURS)))
+    ]
+    return known | {
+        group: free[number % len(free)] for number, group in enumerate(others)
+    }
+
+
 def draw_lines(axes, lines):
     """Level lines, such as the generalist's error rate.
 

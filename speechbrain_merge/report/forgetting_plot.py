@@ -7,9 +7,9 @@ Authors
 from speechbrain_merge.report.figure import (
     GREY,
     add_legend,
+    group_styles,
     new_figure,
     save_figure,
-    style,
 )
 from speechbrain_merge.report.pareto import label_points
 from speechbrain_merge.report.results import (
@@ -67,15 +67,15 @@ def plot_forgetting(results, path):
         axes.tick_params(axis="x", which="both", labelsize=8)
     axes.axhline(0, color=GREY, linewidth=1.2, zorder=1)
     groups = list(dict.fromkeys(point[3] for point in points))
-    others = [group for group in groups if group != "generalist"]
+    styles = group_styles(groups)
     for group in groups:
-        number = others.index(group) if group in others else 0
+        colour, mark = styles[group]
         axes.scatter(
             [point[0] for point in points if point[3] == group],
             [point[1] for point in points if point[3] == group],
             s=56,
-            color=GREY if group == "generalist" else style(number)[0],
-            marker="*" if group == "generalist" else style(number)[1],
+            color=colour,
+            marker=mark,
             zorder=3,
             label=group or "model",
         )

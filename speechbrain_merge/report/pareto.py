@@ -5,10 +5,10 @@ Authors
 """
 
 from speechbrain_merge.report.figure import (
-    COLOURS,
     GREY,
     WIDTH,
     add_legend,
+    group_styles,
     new_figure,
     save_figure,
 )
@@ -20,13 +20,6 @@ from speechbrain_merge.report.results import (
 
 # so many points are drawn larger, and without those far out
 MANY = 12
-
-# marks of the groups of models
-GROUPS = {
-    "generalist": (GREY, "s"),
-    "expert": (COLOURS[4], "^"),
-    "merge": (COLOURS[0], "o"),
-}
 
 
 def plot_pareto(results, path):
@@ -75,10 +68,11 @@ def plot_pareto(results, path):
         zorder=1,
         label="Pareto front",
     )
+    styles = group_styles(point[3] for point in points)
     shown = set()
     names = {}
     for x, y, name, group in points:
-        colour, mark = GROUPS.get(group, (COLOURS[2], "D"))
+        colour, mark = styles[group]
         place = min(x, limits[0]), min(y, limits[1])
         if place != (x, y):
             name += f" ({x:.1f}, {y:.1f})"
