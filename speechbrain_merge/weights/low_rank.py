@@ -236,7 +236,7 @@ def trained_adapter(modules: Mapping) -> Weights:
     >>> trained_adapter({"model": model}).names()
     ['model.0.adapter_down_proj.weight', 'model.0.adapter_up_proj.weight']
     """
-    label = f"the adapters of {', '.join(modules)}"
+    label = f"the training of {', '.join(modules)}"
     return from_tensors(*_trained(torch.nn.ModuleDict(modules), label))
 
 
@@ -252,6 +252,11 @@ def _trained(module, label):
         for name, layer in module.named_modules()
         if hasattr(layer, "adapter_down_proj") and hasattr(layer, "scaling")
     }
+    if not layers:
+        raise ValueError(
+            f"{label} has no LoRA: put it in with SpeechBrain's AdaptedModel, "
+            "before the first checkpoint is saved."
+        )
     scales = {each.value for each in scales_of_module(module, None).values()}
     if len(scales) != 1 or len(set(layers.values())) != 1:
         raise ValueError(
