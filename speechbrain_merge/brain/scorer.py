@@ -267,6 +267,7 @@ class Scorer:
             "seconds": sum(
                 seconds for seconds, row in zip(self.seconds, counts) if row[3]
             ),
+            **given_up,
         }
         if None in self.batches.loaders:
             return Tally(*domains.get(None, (0, 0)), **extent)

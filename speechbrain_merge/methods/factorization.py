@@ -206,15 +206,16 @@ def all_stronger(matrix: torch.Tensor, noise: float) -> bool:
     stronger : bool
         From a Cholesky factor, which is there exactly where all eigenvalues of
         a Gram matrix less ``noise²`` are positive, and is much cheaper than
-        they are. False also where float64 is not enough to tell.
+        they are. Of the Gram matrix as much is taken away in addition as
+        float64 cannot tell. So it is False also where it cannot tell.
     """
     unit, size = scaled(matrix)
     if unit.shape[0] < unit.shape[1]:
         unit = unit.T
     gram = unit.T @ unit
-    told = resolved(noise / size, gram.trace(), torch.float64)
-    gram.diagonal().sub_((noise / size) ** 2)
-    return told and not torch.linalg.cholesky_ex(gram)[1]
+    untold = RESOLVED * PRECISION * float(gram.trace())
+    gram.diagonal().sub_((noise / size) ** 2 + untold)
+    return not torch.linalg.cholesky_ex(gram)[1]
 
 
 def strongest(

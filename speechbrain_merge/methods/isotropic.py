@@ -24,7 +24,7 @@ Authors
 import torch
 
 from speechbrain_merge.methods.factorization import Singular, polar, strongest
-from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod, total
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number
 from speechbrain_merge.methods.registry import register
@@ -79,7 +79,7 @@ class IsoC(MatrixMethod):
     def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         with single_thread():
-            factor, spectrum = polar(sum(vectors), ladder, noise.of_sum())
+            factor, spectrum = polar(total(vectors), ladder, noise.of_sum())
             return factor * spectrum.mean()
 
 
@@ -146,7 +146,7 @@ class IsoCTS(MatrixMethod):
         of_each = shared_out(rank, number, self.common_fraction)
         with single_thread():
             common = strongest(
-                sum(vectors), rank - number * of_each, ladder, noise.of_sum()
+                total(vectors), rank - number * of_each, ladder, noise.of_sum()
             )
         own = []
         if of_each:
@@ -164,11 +164,11 @@ class IsoCTS(MatrixMethod):
                 threads,
             )
         together = [*own, common]
-        total = sum(float(singular.values.sum()) for singular in together)
+        length = sum(float(singular.values.sum()) for singular in together)
         return side_by_side(
             together,
             [
-                torch.full_like(singular.values, total / rank)
+                torch.full_like(singular.values, length / rank)
                 for singular in together
             ],
             self._orthonormal,

@@ -36,6 +36,7 @@ Authors
 """
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 import torch
@@ -64,6 +65,10 @@ from speechbrain_merge.weights import (
 logger = get_logger(__name__)
 
 NO_MATRICES = ("embedding", "output")
+
+AT_ONCE = 1 << 23
+"""Of matrices with more entries (64 MB in float64), embeddings mostly, the task
+vectors are not all in memory at once."""
 
 
 def check_scale(scale):
@@ -98,6 +103,56 @@ def check_scale(scale):
             refuse_experts(value.get("default", 1.0))
 
     refuse_experts(scale)
+
+
+class TaskVectors(Sequence):
+    """The task vectors of one matrix, each made when it is asked for.
+
+    Arguments
+    ---------
+    models : list of torch.Tensor
+        The matrix of each expert, ``[m, n]``.
+    base : torch.Tensor
+        ``[m, n]``, float64.
+
+    Example
+    -------
+    >>> base = torch.ones(1, 2, dtype=torch.float64)
+    >>> sum(TaskVectors([torch.zeros(1, 2), torch.ones(1, 2)], base))
+    tensor([[-1., -1.]], dtype=torch.float64)
+    """
+
+    def __init__(self, models: list[torch.Tensor], base: torch.Tensor):
+        self.models, self.base = models, base
+
+    def __len__(self):
+        return len(self.models)
+
+    def __getitem__(self, number):
+        if isinstance(number, slice):
+            return TaskVectors(self.models[number], self.base)
+        # a copy, also of what is float64 already
+        model = self.models[number].to(torch.float64, copy=True)
+        return model.sub_(self.base)
+
+
+def total(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of task vectors, of which one at a time is in memory.
+
+    Arguments
+    ---------
+    vectors : sequence of torch.Tensor
+        Of one shape; they stay as they are.
+
+    Returns
+    -------
+    total : torch.Tensor
+        Of the same shape.
+    """
+    summed = vectors[0].clone()
+    for number in range(1, len(vectors)):
+        summed.add_(vectors[number])
+    return summed
 
 
 class Fused(NamedTuple):
@@ -173,7 +228,7 @@ class MatrixMethod(MergeMethod):
 
     def merge_matrix(
         self,
-        vectors: list[torch.Tensor],
+        vectors: Sequence[torch.Tensor],
         threads: int,
         ladder: tuple,
         noise: Noise,
@@ -182,8 +237,9 @@ class MatrixMethod(MergeMethod):
 
         Arguments
         ---------
-        vectors : list of torch.Tensor
-            ``[m, n]``, float64.
+        vectors : sequence of torch.Tensor
+            ``[m, n]``, float64. Those of a large matrix are made anew whenever
+            they are asked for.
         threads : int
             How many threads it may spread work over. The result must not
             depend on it.
@@ -301,17 +357,17 @@ class MatrixMethod(MergeMethod):
         # where tensors are merged side by side, one does not take more threads
         threads = (os.cpu_count() or 1) if self.workers == 1 else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
-        matrices = [
-            model.reshape(len(model), -1).to(torch.float64)
-            for model in (base, *experts)
-        ]
+        matrices = [model.reshape(len(model), -1) for model in (base, *experts)]
         infos = [stored_type(model) for model in (base, *experts)]
 
         def merged_task_vector(models):
             """The formula for one matrix of the base and each expert."""
             anchor, *moved = models
+            anchor = anchor.to(torch.float64)
             noise = noise_of(moved, anchor, infos[1:], infos[0])
-            vectors = [model - anchor for model in moved]
+            vectors = TaskVectors(moved, anchor)
+            if anchor.numel() <= AT_ONCE:
+                vectors = list(vectors)
             return self.merge_matrix(vectors, threads, ladder, noise)
 
         try:

@@ -63,6 +63,10 @@ GLANCE = 1024
 TELLING = 64
 
 
+# So many entries are squared at a time
+BLOCK = 1 << 20
+
+
 @dataclass(frozen=True)
 class Noise:
     """Spectral norms of the rounding errors in task vectors of one matrix.
@@ -144,7 +148,7 @@ def spectral_noise(weights: torch.Tensor, info: torch.finfo) -> float:
     Arguments
     ---------
     weights : torch.Tensor
-        ``[m, n]``, float64.
+        ``[m, n]``.
     info : torch.finfo
         Of the type that the weights were rounded to.
 
@@ -156,11 +160,16 @@ def spectral_noise(weights: torch.Tensor, info: torch.finfo) -> float:
     if weights.numel() == 0:
         return 0.0
     rows, columns = weights.shape
-    squares = weights.square()
-    longest = [math.sqrt(float(squares.sum(dim).max())) for dim in (1, 0)]
+    of_rows, of_columns = 0.0, torch.zeros(columns, dtype=torch.float64)
+    for block in weights.split(max(1, BLOCK // columns)):
+        squares = block.to(torch.float64).square()
+        of_rows = max(of_rows, float(squares.sum(1).max()))
+        of_columns += squares.sum(0)
+    longest = [math.sqrt(of_rows), math.sqrt(float(of_columns.max()))]
     if not all(map(math.isfinite, longest)):  # the squares overflow
         largest = float(weights.abs().max())
-        return largest * spectral_noise(weights / largest, info)
+        wide = weights.to(torch.float64)
+        return largest * spectral_noise(wide / largest, info)
     smallest = info.smallest_normal * info.eps
     return (
         math.hypot(info.eps * longest[0], smallest * math.sqrt(columns))
@@ -176,7 +185,7 @@ def noise_of(
     Arguments
     ---------
     experts : list of torch.Tensor
-        ``[m, n]`` each, float64.
+        ``[m, n]`` each.
     base : torch.Tensor
         ``[m, n]``, float64.
     infos : list of torch.finfo

@@ -22,7 +22,7 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod, total
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
@@ -35,6 +35,13 @@ ROWS = 256
 
 # Adam's own parameters, as torch sets them.
 DECAY, DECAY_OF_SQUARES, FLOOR = 0.9, 0.999, 1e-8
+
+
+def _gram_of(rows, dtype):
+    """``RᵀR`` in a type."""
+    with single_thread():
+        narrow = rows.to(dtype)
+        return narrow.T @ narrow
 
 
 @register("wudi")
@@ -96,32 +103,41 @@ class WUDI(MatrixMethod):
         first of the ladder; the rounding errors of the weights do not matter.
         """
         dtype = ladder[0][0]
-        start = sum(vectors)
-        moved = [vector for vector in vectors if vector.any()]
+        start = total(vectors)
+        lengths = [float(vector.norm()) for vector in vectors]
+        moved = [number for number, length in enumerate(lengths) if length]
         if not moved:
             return start
         outputs, inputs = start.shape
-        rows = [vector / vector.norm() for vector in moved]
+        blocks = [slice(at, at + ROWS) for at in range(0, outputs, ROWS)]
+        # more inputs than all rows: two thin products are cheaper
+        thin = inputs > 2 * outputs * len(moved)
+        gram, residual = [], torch.zeros_like(start)
+        for number in moved:
+            vector = vectors[number]
+            own = vector / lengths[number]
+            with single_thread():
+                factor = own.T @ own if inputs < outputs else own
 
-        def applied(number):
-            """The contribution of one expert to the residual."""
-            difference, own = start - moved[number], rows[number]
-            if inputs < outputs:
-                return difference @ (own.T @ own)
-            return (difference @ own.T) @ own
+            def add_up(rows, vector=vector, factor=factor):
+                """The contribution of one expert to some rows."""
+                difference = start[rows] - vector[rows]
+                if inputs < outputs:
+                    residual[rows].addmm_(difference, factor)
+                else:
+                    residual[rows].addmm_(difference @ factor.T, factor)
 
-        with single_thread():
-            stacked = torch.cat(rows).to(dtype)
-            if inputs <= 2 * len(stacked):
-                gram = [stacked.T @ stacked]
-            else:
-                # more inputs than all rows: two thin products are cheaper
-                gram = [stacked.T, stacked]
-        residual = sum(spread(applied, list(range(len(moved))), threads))
+            spread(add_up, blocks, threads)
+            gram.append(own.to(dtype) if thin else _gram_of(own, dtype))
+        if thin:
+            stacked = torch.cat(gram)
+            gram = [stacked.T, stacked]
+        else:
+            gram = [sum(gram)]
         residual = residual.to(dtype)
         change = spread(
             lambda rows: self._descend(gram, residual[rows]),
-            [slice(at, at + ROWS) for at in range(0, len(start), ROWS)],
+            blocks,
             threads,
         )
         return start + torch.cat(change)

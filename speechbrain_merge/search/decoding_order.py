@@ -30,7 +30,7 @@ Authors
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Optional
 
-CAUTION = 2
+CAUTION = 1
 """Trials without an error that a cautious expectation adds to those seen."""
 
 

@@ -130,14 +130,15 @@ def test_racing_changes_nothing(tmp_path, accept, domains, regrouped):
 
 def test_statistical_racing_says_what_it_did(tmp_path):
     brain = trained(tmp_path, epochs=8)
-    valid = tiny_ctc_data(40, seed=50, shift=0.5)
+    brain.modules.model.padded_seconds = lambda seconds: 1.0
+    valid = tiny_ctc_data(60, seed=50, shift=1.0)
     results = {}
     for racing in (True, "statistical"):
         stage = MergeStage(
             "average",
             [brain.pool],
             search=GreedySearch(score_singles=True),
-            score={"racing": racing, "racing_error": 0.05},
+            score={"racing": racing, "racing_error": 0.2},
             name=f"racing-{racing}",
             # trials of their own: exact ones would answer the others
             folder=tmp_path / str(racing),
@@ -146,10 +147,10 @@ def test_statistical_racing_says_what_it_did(tmp_path):
         assert brain.merge(stage, valid, VALID).reused
     exact, statistical = results[True], results["statistical"]
     assert exact.savings["error"] is None and not exact.savings["given_up"]
-    assert statistical.savings["error"] == 0.05
+    assert statistical.savings["error"] == 0.2
     given_up = [t for t in statistical.trials if "chance" in t]
     assert 0 < len(given_up) == statistical.savings["given_up"]
-    assert all(t["chance"] <= 0.05 and not t["accepted"] for t in given_up)
+    assert all(t["chance"] <= 0.2 and not t["accepted"] for t in given_up)
     assert statistical.savings["seconds"] < exact.savings["seconds"]
     assert (
         statistical.savings["fraction_of_rejected"]

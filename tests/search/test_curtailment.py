@@ -34,8 +34,8 @@ def test_it_is_a_bound_and_not_a_useless_one():
         true = float((drawn <= gap).mean())
         bound = chance_of_fewer(gap, means, costs, errors, foreseen)
         assert true <= bound + 4 * math.sqrt(bound / 100_000)
-        if true > 1e-3:
-            assert bound < 12 * true
+        if 0.3 > true > 1e-3:
+            assert bound < 1.5 * true
     assert chance_of_fewer(-0.1, [1.0], [1.0], 0, 0) == 0
     assert chance_of_fewer(3.0, [], [], 0, 0) == 1
     assert chance_of_fewer(3.0, [0.0], [1.0], 0, 0) == 1
@@ -45,14 +45,14 @@ def test_few_winners_are_stopped_and_many_losers_earlier():
     """New trials, each a little better or worse than those before."""
     generator, allowed = numpy.random.default_rng(0), 0.05
     stopped = missed = won = sooner = 0
-    for _ in range(600):
-        means = generator.exponential(0.4, 80) * (generator.random(80) < 0.5)
+    for _ in range(400):
+        means = generator.exponential(0.4, 160) * (generator.random(160) < 0.7)
 
         def drawn(means=means):
-            level = generator.gamma(LEVEL, 1 / LEVEL)
+            level = generator.gamma(100, 1 / 100)
             return generator.poisson(level * means)
 
-        order = DecodingOrder([range(at, at + 8) for at in range(0, 80, 8)])
+        order = DecodingOrder([range(at, at + 8) for at in range(0, 160, 8)])
         earlier = [drawn() for _ in range(5)]
         for errors in earlier:
             order.learn(dict(enumerate(errors)))
@@ -77,7 +77,7 @@ def test_few_winners_are_stopped_and_many_losers_earlier():
                 missed += wins
                 sooner += not sure
                 break
-    assert won > 60 and stopped > 400
+    assert won > 60 and stopped > 200
     assert sooner > 50
     # every look at every trial counts, and still it is within the promise
     assert missed <= allowed * stopped
