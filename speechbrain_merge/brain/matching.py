@@ -44,7 +44,13 @@ from speechbrain_merge.brain.without_training import (
 )
 from speechbrain_merge.methods.transport.alignment import find_alignment
 from speechbrain_merge.methods.transport.learned import LEARNERS, check_learning
-from speechbrain_merge.records.checked import fields, listed, plain_float, whole
+from speechbrain_merge.records.checked import (
+    fields,
+    listed,
+    mapped,
+    plain_float,
+    whole,
+)
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import digest, open_weights, write_weights
 from speechbrain_merge.weights.files import load_torch
@@ -153,6 +159,7 @@ def learn_matching(
             learning_rate=learning["learning_rate"],
             share=learning["share"],
         )
+        stack.callback(learner.close)
         stack.enter_context(brain.borrowed_weights(anchor))
         means = _Means(learner, opened)
         modules = stack.enter_context(
@@ -302,6 +309,8 @@ def _resume(path, learner):
             "anew."
         )
     history = _history(state["history"], f"{path}, key 'history'")
+    done = whole(0)(state["done"], f"{path}, key 'done'")
+    best = mapped(_order_of_units)(state["best"], f"{path}, key 'best'")
     try:
         learner.load_state_dict(state)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -310,10 +319,16 @@ def _resume(path, learner):
             "learn anew."
         ) from error
     ddp_barrier()  # nobody writes while another reads
-    logger.info(f"Learned matching: {state['done']} steps are in {path}.")
+    logger.info(f"Learned matching: {done} steps are in {path}.")
     # the look at the selection sets is taken again, and noted once
-    rows = [row for row in history if row["step"] < state["done"]]
-    return rows, state["best"], state["done"]
+    return [row for row in history if row["step"] < done], best, done
+
+
+def _order_of_units(value, where):
+    """The order of a space."""
+    if isinstance(value, torch.Tensor) and value.dtype == torch.int64:
+        return value
+    raise ValueError(f"{where}: expected orders of units.")
 
 
 def _save(path, state):

@@ -141,7 +141,17 @@ def test_what_was_stopped_ends_where_it_would_have(
     assert len(looks) == 4 + 5
     assert learned(trained, tmp_path / "broken", steps=5) != broken
     state = broken.with_suffix(".pt")
+    kept = torch.load(state, weights_only=True)
     broken.unlink()
+    for damage, message in (
+        ({"history": 3}, "key 'history'"),
+        ({"done": -1}, "key 'done'"),
+        ({"best": {"stream": "a"}}, "expected orders of units"),
+        ({"learned": {}}, "not a state of this learning"),
+    ):
+        torch.save({**kept, **damage}, state)
+        with pytest.raises(ValueError, match=message):
+            learned(trained, tmp_path / "broken")
     torch.save({"history": []}, state)
     with pytest.raises(ValueError, match="no state of a learned matching"):
         learned(trained, tmp_path / "broken")

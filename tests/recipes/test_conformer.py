@@ -880,7 +880,7 @@ def powered(digits, tmp_path_factory):
         "N": 1,
         "F": 1,
         "M": 3,
-        "only": ["learned+F", "repaired", "weighted"],
+        "only": ["learned+F", "repaired", "weighted", "layered"],
         "composed": {
             "groups": {"everybody": None, "three": ["a"], "others": ["b"]},
             "utterances": {"train": 6, "valid": 4, "test": 4},
@@ -936,6 +936,8 @@ def test_a_study_with_guide_teachers_and_a_learned_map(powered):
         for trial in times["weighted"]["7"]["trials"]
     ]
     assert tried == [0, 0.25, 0.5, 0.75, 1]
+    layered = times["layered"]["7"]["trials"]
+    assert set(layered[0]["parameters"].values()) == {0}
     assert "| B-learned | B, A | 3 |" in (results / "results.md").read_text()
 
 

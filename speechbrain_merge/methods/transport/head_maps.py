@@ -153,9 +153,8 @@ def find_head_maps(
             for side in sides.values()
             if side
         ]
-        rotations = nearest_rotations(
-            sum(mine @ other.mT for mine, other in pairs)
-        )
+        sums = torch.stack([mine @ other.mT for mine, other in pairs]).sum(0)
+        rotations = nearest_rotations(sums)
         maps[space] = rotations
         if inside == "invertible" and len(pairs) == 2:
             maps[space] = _stretched(rotations, *pairs)

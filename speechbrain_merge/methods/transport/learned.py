@@ -56,6 +56,7 @@ Authors
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Optional
 
 import torch
@@ -117,10 +118,19 @@ class _Learner(ABC):
     ):
         check_number(learning_rate, "learning_rate", above=0)
         check_number(share, "share", at_least=0, at_most=1)
-        self.source = fold(open_weights(source))
-        self.anchor = fold(open_weights(anchor))
-        check_compatible([self.anchor, self.source])
         self.share = share
+        with ExitStack() as stack:
+            opened = [
+                stack.enter_context(open_weights(model))
+                for model in (source, anchor)
+            ]
+            self.source, self.anchor = (fold(one) for one in opened)
+            self._begin(architecture, heads, start, learning_rate)
+            self._opened = stack.pop_all()
+
+    def _begin(self, architecture, heads, start, learning_rate):
+        """All that looks into the models, which are open."""
+        check_compatible([self.anchor, self.source])
         self.symmetry = symmetry(
             self.source,
             architecture,
@@ -144,6 +154,10 @@ class _Learner(ABC):
         self.optimizer = torch.optim.Adam(
             list(self.learned.values()), lr=learning_rate
         )
+
+    def close(self) -> None:
+        """Closes both models."""
+        self._opened.close()
 
     @abstractmethod
     def _prepare(self):
