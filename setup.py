@@ -87,6 +87,7 @@ setup(
     install_requires=[
         "speechbrain>=1.1.2",
         "torch>=2.7.1",
+        "blake3>=1.0",
         "safetensors>=0.4.3",
         "hyperpyyaml>=1.2.2",
         "huggingface_hub>=0.23",

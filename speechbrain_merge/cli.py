@@ -264,6 +264,12 @@ def _parser():
     _add_format(command, "of the merged adapter; by default the adapters' own")
     command.add_argument("--workers", type=int, default=1, help="threads")
     command.add_argument(
+        "--device",
+        default="cpu",
+        help="where tensors are merged: cpu, cuda, cuda:1, or auto, a GPU if "
+        "there is one",
+    )
+    command.add_argument(
         "--dry-run", action="store_true", help="check all, merge nothing"
     )
     command.add_argument(

@@ -38,9 +38,10 @@ import copy
 import json
 import math
 from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -51,26 +52,27 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.lineage import KEY, chain_of, check_record
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.records.versions import versions
+from speechbrain_merge.source_hashes import SourceHashes, placeholders
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
-    digest,
     float_dtype,
     open_weights,
     promoted,
     stored_as,
     ties_to_text,
-    verify,
 )
 
 logger = get_logger(__name__)
 
-# Holds the place of a sha256 that is still being computed
-NO_HASH = "0" * 64
+# Small tensors are merged together until they have so many entries: handing a
+# task to a thread takes as long as merging a few thousand.
+TASK = 1 << 20
 
 
 def merge(
@@ -87,6 +89,7 @@ def merge(
     same_base: bool = True,
     sign: Union[Signer, str, Path, None] = None,
     record: Optional[Mapping] = None,
+    device: Union[str, torch.device] = "cpu",
 ) -> Any:
     """Merges weights from anywhere, streamed.
 
@@ -110,8 +113,9 @@ def merge(
         Names of the experts, one for each, for coefficients and provenance.
         By default the candidate's name or the file's path.
     hashes : list of str, optional
-        Hashes of the experts, if known already; computed otherwise, when there
-        is an output to record them in.
+        Hashes of the experts, if known already, and of the base after them, if
+        that is known too; computed otherwise, while merging, when there is an
+        output to record them in.
     metadata : dict, optional
         More text entries for the output's metadata.
     dtype : str or torch.dtype, optional
@@ -132,6 +136,11 @@ def merge(
         or what its sources are called, which may be at another place now. With
         those of another merge, and the same of everything else, the same bytes
         are written. Hashes are always those of what is merged.
+    device : str or torch.device
+        Where tensors are merged: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or
+        ``"auto"``, a GPU if there is one. With two workers or more, tensors
+        are read while others are merged. See
+        ``speechbrain_merge.methods.devices``.
 
     Returns
     -------
@@ -175,10 +184,13 @@ def merge(
         if output is None:
             raise ValueError("`sign` signs a file: give an `output` as well.")
         signer.check(output)
+    method = method.using(device_of(device))
     experts = list_of_experts(experts, method.name)
     dtype = float_dtype(dtype)
+    allowed = (len(experts), len(experts) + (base is not None))
     for given, what in ((labels, "labels"), (hashes, "hashes")):
-        if given is not None and len(given) != len(experts):
+        most = 1 if what == "labels" else 2
+        if given is not None and len(given) not in allowed[:most]:
             raise ValueError(
                 f"{len(given)} `{what}` were given for {len(experts)} experts: "
                 "give one for each, in their order."
@@ -214,17 +226,16 @@ def merge(
         merged = stored_as(merged, dtype)
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
-        tensors = _read(merged, names, method.name, workers, progress)
-        # on the very files that are merged, side by side with merging
-        checking = stack.enter_context(_threads(workers))
-        checks = [
-            checking.submit(verify, *each)
-            for each in _on_record(experts, opened, base, anchor)
-        ]
+        whole = [*opened] if anchor is None else [*opened, anchor]
+        pool = stack.enter_context(_threads(workers))
+        hashing = stack.enter_context(SourceHashes(pool))
+        for claim in _on_record(experts, opened, base, anchor):
+            hashing.verify(*claim)
+        run = partial(_run, merged, names, method.name, workers, progress)
         if output is None:
-            made = dict(tensors)
-            for check in checks:
-                check.result()
+            made: dict = {}
+            run(lambda name: made.update({name: merged[name]}))
+            hashing.results()
             return {name: made[tied.get(name, name)] for name in merged.names()}
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
@@ -232,20 +243,14 @@ def merge(
         notes = {**method_notes, **(metadata or {})}
         if tied:
             notes["tied"] = ties_to_text(tied)
-        sources = [*experts] if base is None else [*experts, base]
         known = list(hashes or [])
-        # Hashing reads all inputs from end to end, as merging does: side by
-        # side. The hashes take their places in the header afterwards.
-        hashing = stack.enter_context(_threads(workers))
-        coming = [
-            hashing.submit(digest, _content(source))
-            for source in sources[len(known) :]
-        ]
-        blank = known + [NO_HASH] * len(coming)
+        sources = [*experts] if base is None else [*experts, base]
+        for source, weights in list(zip(sources, whole))[len(known) :]:
+            hashing.record(source, weights)
+        blank = placeholders(known, len(sources))
         told = _describe(method, experts, base, labels, blank)
         told["dtype"] = None if dtype is None else str(dtype).split(".")[-1]
         told["same_base"] = same_base
-        whole = [*opened] if anchor is None else [*opened, anchor]
         chain, own = chain_of(whole, blank)
         told.update(chain)
         told.update(copy.deepcopy(dict(record or {})))
@@ -257,17 +262,15 @@ def merge(
         output = Path(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with WeightWriter(output, specification, notes) as writer:
-            for name, tensor in tensors:
-                writer.write(name, tensor)
-            for check in checks:
-                check.result()
-            blank = known + [code.result() for code in coming]
-            for source, code in zip(told["sources"], blank):
+            run(lambda name: writer.write_pieces(name, merged.pieces(name)))
+            # they take their places in the header, which is as long as before
+            codes = known + hashing.results()
+            for source, code in zip(told["sources"], codes):
                 source["digest"] = code
             if base is not None:
-                told["base"]["digest"] = blank[-1]
+                told["base"]["digest"] = codes[-1]
             for index, entry in own.items():
-                entry["digest"] = blank[index]
+                entry["digest"] = codes[index]
             notes["merge"] = json.dumps(told)
             writer.describe(notes)
     if signer is not None:
@@ -329,25 +332,30 @@ def _check_output(output, opened):
         )
 
 
-def _read(merged, names, title, workers, progress):
-    """Yields (name, tensor) of lazy weights, a few tensors ahead at most.
+def _run(merged, names, title, workers, progress, use):
+    """Calls a function with each name, the largest tensors first.
 
-    The largest come first, so that no thread has to wait for another's at the
-    end, and each as soon as it is ready.
+    So no thread has to wait for another's at the end.
     """
+    sizes = {name: math.prod(merged.shape(name)) for name in names}
+    tasks: list[list[str]] = []
+    room = 0
+    for name in sorted(names, key=lambda name: -sizes[name]):
+        if room < sizes[name] or not tasks:
+            tasks.append([])
+            room = TASK
+        tasks[-1].append(name)
+        room -= sizes[name]
     bar = tqdm(total=len(names), desc=f"merge ({title})", disable=not progress)
-    waiting = sorted(names, key=lambda name: math.prod(merged.shape(name)))
-    pending = {}
+
+    def work(task):
+        for name in task:
+            use(name)
+            bar.update()
+
     with bar, _threads(workers) as pool:
-        while waiting or pending:
-            # no thread runs so far ahead that finished tensors pile up
-            while waiting and len(pending) <= workers:
-                name = waiting.pop()
-                pending[pool.submit(merged.__getitem__, name)] = name
-            ready, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in ready:
-                yield pending.pop(future), future.result()
-                bar.update()
+        for done in as_completed([pool.submit(work, task) for task in tasks]):
+            done.result()
 
 
 @contextmanager
@@ -395,16 +403,6 @@ def _on_record(experts, opened, base, anchor):
         } - {None}
         known += [(anchor, code, str(base), base) for code in codes]
     return known
-
-
-def _content(source):
-    """What is hashed of a source: the file or folder itself, if it has one.
-
-    A base that goes by other names, or is folded, is the model in that file.
-    """
-    if isinstance(source, Weights) and Path(source.label).exists():
-        return Path(source.label)
-    return source
 
 
 def _path(source):

@@ -1,14 +1,16 @@
 """What a merged model goes back to: the chain of hashes.
 
 A merged file says in its metadata what it was made of: each source with its
-path and the SHA-256 of its content. Where a source is a merge itself, its own
-record goes into the *chain* of the new one, and so do the records in the chain
-of the source. So the last merge of many lists all merges before it, each by the
-hash of its content, down to the models that were trained::
+path and the hash of its content (`speechbrain_merge.weights.tree_hash`; older
+records have a SHA-256, which is compared all the same). Where a source is a
+merge itself, its own record goes into the *chain* of the new one, and so do the
+records in the chain of the source. So the last merge of many lists all merges
+before it, each by the hash of its content, down to the models that were
+trained::
 
     {"method": "ties",
-     "sources": [{"label": "halves", "path": …, "digest": "5b…"}, …],
-     "chain": [{"digest": "5b…", "method": "average", "sources": […]}, …]}
+     "sources": [{"label": "halves", "digest": "blake3:5b…", …}, …],
+     "chain": [{"digest": "blake3:5b…", "method": "average", …}, …]}
 
 A record is in the chain once, however many merges it is part of, the nearest
 first. The chain has at most 1,000 records and a megabyte of JSON; a longer one
@@ -68,10 +70,11 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import parse_json, read_json
-from speechbrain_merge.weights import Weights, digest, open_weights
+from speechbrain_merge.weights import Weights, digest, hash_like, open_weights
 from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
 from speechbrain_merge.weights.moved import places_of
+from speechbrain_merge.weights.tree_hash import PREFIX
 from speechbrain_merge.weights.verification import what_changed
 
 logger = get_logger(__name__)
@@ -128,7 +131,7 @@ class Row:
     method : str
         How it was made; empty for a model that is no merge, as far as known.
     digest : str
-        The SHA-256 on record; of the merged model itself empty.
+        The hash on record; of the merged model itself empty.
     state : str
         "the merge" for the merged model itself; for others "as recorded",
         "not here", "not recorded" (its hash), "seen above", or "changed".
@@ -330,7 +333,7 @@ def _checked(row, model, entry, beside, complete, opened):
     if not row.digest:
         return replace(row, state="not recorded" if said else "not here")
     for other, _ in [(path, said), *places]:
-        codes, found, fault = _opened(other, opened)
+        codes, found, fault = _opened(other, opened, row.digest)
         if row.digest not in codes and len(codes) == 1 and other.is_file():
             # Of files of no pool, that of their bytes is on record
             codes.append(digest(other))
@@ -340,12 +343,11 @@ def _checked(row, model, entry, beside, complete, opened):
     else:
         if not said:  # another's, which only has its name
             return replace(row, state="not here")
-        codes, found, fault = _opened(path, opened)
+        codes, found, fault = _opened(path, opened, row.digest)
     if not fault and row.digest not in codes:
         fault = what_changed(str(path), codes[0], row.digest)
     if fault:
         return replace(row, state="changed", fault=fault)
-    fault = ""
     if found is None and entry is not None:
         fault = f"{path} is on record as a merge, and it says nothing of one"
     elif found is not None and entry is None and complete:
@@ -363,13 +365,20 @@ def _checked(row, model, entry, beside, complete, opened):
     return replace(row, state=state, fault=fault)
 
 
-def _opened(path, opened):
-    """The hashes of a file or folder, its record of a merge, and its fault."""
-    key = path.resolve()
+def _opened(path, opened, known):
+    """The hashes of a file or folder, its record of a merge, and its fault.
+
+    A hash is of the kind that is on record.
+    """
+    key = path.resolve(), known.startswith(PREFIX)
     if key not in opened:
         try:
             with open_weights(path) as weights:
-                opened[key] = [digest(weights)], record_of(weights), ""
+                opened[key] = (
+                    [hash_like(weights, known)],
+                    record_of(weights),
+                    "",
+                )
         except (ValueError, OSError) as error:
             opened[key] = [], None, str(error)
     return opened[key]

@@ -128,8 +128,8 @@ def recorded(root):
     real = {
         name: getattr(os, name)
         for name in (
-            "open write pwrite ftruncate fsync replace rename link unlink "
-            "remove mkdir rmdir"
+            "open write pwrite ftruncate posix_fallocate fsync replace rename "
+            "link unlink remove mkdir rmdir"
         ).split()
     }
     opened = {}
@@ -215,6 +215,7 @@ def recorded(root):
         "write": watched_write("write"),
         "pwrite": watched_write("pwrite"),
         "ftruncate": watched_write("ftruncate"),
+        "posix_fallocate": watched_write("posix_fallocate"),
         "fsync": watched_fsync,
         "replace": watched_rename("replace"),
         "rename": watched_rename("rename"),

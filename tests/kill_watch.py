@@ -104,7 +104,7 @@ def watch_operations(root, at, share, report):
 
     real = {
         name: getattr(os, name)
-        for name in ("write", "pwrite", "fsync", "ftruncate")
+        for name in ("write pwrite fsync ftruncate posix_fallocate".split())
     }
 
     def write(descriptor, data):
@@ -133,6 +133,10 @@ def watch_operations(root, at, share, report):
         watch.pass_by("truncate", descriptor)
         return real["ftruncate"](descriptor, length)
 
+    def posix_fallocate(descriptor, offset, length):
+        watch.pass_by("allocate", descriptor)
+        return real["posix_fallocate"](descriptor, offset, length)
+
     exchange = folders._exchange
 
     def exchanged(one, other):
@@ -141,6 +145,7 @@ def watch_operations(root, at, share, report):
 
     os.write, os.pwrite = write, pwrite
     os.fsync, os.ftruncate = fsync, ftruncate
+    os.posix_fallocate = posix_fallocate
     folders._exchange = exchanged
     sys.addaudithook(audit)
     return lambda: watch.tell(watch.count)

@@ -11,7 +11,11 @@ from safetensors.torch import save_file
 
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.methods import Average, Extreme, Slerp, create
-from speechbrain_merge.weights import IncompatibleWeights, digest, open_weights
+from speechbrain_merge.weights import (
+    IncompatibleWeights,
+    open_weights,
+    tree_hash,
+)
 
 
 def experts(number, dtype=torch.float32, seed=0):
@@ -92,7 +96,7 @@ def test_provenance_says_what_was_merged(tmp_path):
     assert record["method"] == "average"
     assert record["parameters"] == {"weights": [1, 3]}
     assert [source["digest"] for source in record["sources"]] == [
-        digest(path) for path in paths
+        tree_hash(path) for path in paths
     ]
     assert record["versions"]["torch"] == torch.__version__
     assert record["base"] is None

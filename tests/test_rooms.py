@@ -27,6 +27,7 @@ ROOMS = (
     "report",
     "adapters",
     "engine",
+    "source_hashes",
     "lineage",
     "belonging",
     "search",

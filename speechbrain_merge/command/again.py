@@ -47,6 +47,7 @@ from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.weights import (
     digest,
     fold,
+    hash_like,
     open_weights,
     places_of,
     renamed,
@@ -168,7 +169,7 @@ def _find_sources(record, beside, given):
         place, code = _find_source(model, beside, chosen)
         places.append(place)
         hashes.append(code)
-    return places, hashes[: len(record["sources"])]
+    return places, hashes
 
 
 def _find_source(model, beside, given):
@@ -181,7 +182,7 @@ def _find_source(model, beside, given):
     )
     for place, said in places:
         try:
-            found = digest(place)
+            found = hash_like(place, known)
         except (ValueError, OSError):
             if said:
                 raise
@@ -193,14 +194,14 @@ def _find_source(model, beside, given):
     name = model.get("label") or model["path"]
     for place, found in others:
         raise ValueError(
-            f"{place} is not what was merged: its SHA-256 is {found}, and "
+            f"{place} is not what was merged: its hash is {found}, and "
             f"{known} is on record. If that is elsewhere, give "
             f"--source '{name}=PATH'."
         )
     raise ValueError(
         f"{model['path']} was merged, and no weights are there: give "
         f"--source '{name}=PATH', or run this where the path leads to it"
-        + (f" (SHA-256 {known})." if known else ".")
+        + (f" (hash {known})." if known else ".")
     )
 
 

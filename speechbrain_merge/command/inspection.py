@@ -40,7 +40,7 @@ def show(found):
         print_lineage(found["lineage"])
     elif "files" in found:
         print_table(
-            ["candidate", "SHA-256", "content"],
+            ["candidate", "hash", "content"],
             [
                 [
                     each["name"],

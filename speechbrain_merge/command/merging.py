@@ -12,6 +12,7 @@ from speechbrain_merge.command.plan_run import PlanRun
 from speechbrain_merge.command.verification import given_signer
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.methods import create
+from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.weights.adapter_files import WEIGHTS
 
 PLANS = (".yaml", ".yml")
@@ -80,12 +81,18 @@ def run(options) -> dict:
     signer = given_signer(options)
     if options.workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {options.workers}.")
+    device = device_of(options.device)
     if signer is not None:
         signer.check()
     run = PlanRun(plan)
     if options.dry_run:
         return {"stages": run.describe()}
-    done = run.run(options.workers, progress=not options.quiet, signer=signer)
+    done = run.run(
+        options.workers,
+        progress=not options.quiet,
+        signer=signer,
+        device=device,
+    )
     return {
         "stages": [
             {

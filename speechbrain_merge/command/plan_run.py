@@ -35,7 +35,9 @@ import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
+
+import torch
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
@@ -125,6 +127,7 @@ class PlanRun:
         workers: int = 1,
         progress: bool = True,
         signer: Optional[Signer] = None,
+        device: Union[str, torch.device] = "cpu",
     ) -> dict:
         """Merges what is not up to date, and what that needs.
 
@@ -136,6 +139,8 @@ class PlanRun:
             Whether to show bars.
         signer : Signer, optional
             Signs each output, also those that are up to date.
+        device : str or torch.device
+            Where tensors are merged.
 
         Returns
         -------
@@ -146,6 +151,7 @@ class PlanRun:
         if signer is not None:
             signer.check()
         done, made = {}, {}
+        how = {"workers": workers, "progress": progress, "device": device}
         outputs = [
             stage["output"]
             for stage in self.plan.stages.values()
@@ -169,11 +175,11 @@ class PlanRun:
                     like = self._first_expert(name)
                     dtype = self.plan.stages[name].get("dtype")
                     with model_folder(like, output, dtype) as inside:
-                        self._merge(name, made, inside, workers, progress, None)
+                        self._merge(name, made, inside, None, how)
                     if sign is not None:
                         sign.sign(output)
                 else:
-                    self._merge(name, made, target, workers, progress, sign)
+                    self._merge(name, made, target, sign, how)
                 # Open, a file that does not stay has no path to be recorded
                 weights: Any = target
                 if output is None:
@@ -182,7 +188,7 @@ class PlanRun:
                 done[name] = "merged"
         return done
 
-    def _merge(self, name, made, output, workers, progress, signer):
+    def _merge(self, name, made, output, signer, how):
         """Merges one stage into a file."""
         stage, method = self.plan.stages[name], self.plan.methods[name]
         experts = [
@@ -206,12 +212,11 @@ class PlanRun:
             experts,
             base,
             output,
-            workers,
-            progress,
             metadata=metadata,
             dtype=stage.get("dtype"),
             same_base=not stage.get("different_bases"),
             sign=signer,
+            **how,
         )
 
     def _experts(self, name):

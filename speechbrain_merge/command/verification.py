@@ -77,7 +77,7 @@ def print_lineage(rows):
         What `check_lineage` gave, as plain data.
     """
     print_table(
-        ["model", "merged by", "SHA-256", "content"],
+        ["model", "merged by", "hash", "content"],
         [
             [
                 "  " * row["depth"] + row["label"],

@@ -94,6 +94,7 @@ class AdaMerging(MergeMethod):
 
     needs_base = True
     piecewise = True
+    on_device = True
     shows_faults = True
     # Experts by groups; see ``make_coefficients``
     coefficients: Optional[torch.nn.Parameter]
@@ -225,7 +226,7 @@ class AdaMerging(MergeMethod):
         start = torch.tensor(parameters, dtype=torch.float64)
         return start.reshape(-1, number).T.contiguous()
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Adds the task vectors of one tensor, scaled as they are now."""
         groups, coefficients, ties = self.found
         # tied tensors are one, and have the coefficients of one

@@ -17,8 +17,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.methods.base import MergeMethod, mean, weighted_sum
+from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
+from speechbrain_merge.methods.entries import sum_pieces
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.trajectory_weights import (
     check_shape,
@@ -53,6 +54,7 @@ class Average(MergeMethod):
     """
 
     piecewise = True
+    on_device = True
     shows_faults = True
 
     def __init__(self, weights=None):
@@ -68,14 +70,14 @@ class Average(MergeMethod):
         for name in experts[0].names() if self.weights is not None else []:
             self._shares(name, len(experts))
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Weighted mean of one tensor."""
-        if self.weights is None:
-            return mean(experts)
-        shares = self._shares(name, len(experts))
-        if len(set(shares)) == 1:
-            return mean(experts)  # the same to the last bit
-        return weighted_sum(experts, shares)
+        shares = None
+        if self.weights is not None:
+            shares = self._shares(name, len(experts))
+            if len(set(shares)) == 1:
+                shares = None  # the plain mean, to the last bit
+        return sum_pieces(experts, shares)
 
     def _shares(self, name, number):
         """The weights of one tensor, summing to one."""

@@ -60,21 +60,22 @@ import torch
 
 from speechbrain_merge.methods.configuration import configuration
 from speechbrain_merge.methods.entries import (
+    entry_pieces,
     float_names,
     is_finite,
     mean,
-    merge_entry,
     weighted_sum,
 )
 from speechbrain_merge.methods.first_pass import each
 from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.weights import (
-    Entry,
     Weights,
     check_compatible,
     common_ties,
     depth,
+    entry_of_pieces,
+    joined,
     open_weights,
     refold,
 )
@@ -105,9 +106,13 @@ class MergeMethod(torch.nn.Module):
 
     name: str = ""
     needs_base = False
-    # Whether ``merge_tensor`` takes tensors as they are stored and goes over
-    # them in pieces; others get them in float32 at least.
+    # Whether the formula takes tensors as they are stored and goes over them
+    # in pieces (``merge_pieces``); others get them in float32 at least.
     piecewise = False
+    # Whether the formula computes on a GPU, if its inputs are there
+    on_device = False
+    # Where tensors are merged
+    device = torch.device("cpu")
     # Whether a NaN or infinity in any input always shows in the result; the
     # inputs of others are inspected first.
     shows_faults = False
@@ -181,7 +186,47 @@ class MergeMethod(torch.nn.Module):
         merged : torch.Tensor
             Of the same shape.
         """
-        raise TypeError(f"{type(self).__name__} does not define merge_tensor.")
+        if type(self).merge_pieces is MergeMethod.merge_pieces:
+            kind = type(self).__name__
+            raise TypeError(f"{kind} does not define merge_tensor.")
+        first = experts[0]
+        pieces = self.merge_pieces(name, experts, base)
+        return joined(pieces, first.shape, first.dtype, first.device)
+
+    def merge_pieces(
+        self,
+        name: str,
+        experts: list[torch.Tensor],
+        base: Optional[torch.Tensor],
+    ) -> Iterable[torch.Tensor]:
+        """Merges one tensor a piece after the other.
+
+        A method whose formula treats each entry alone gives this in place of
+        ``merge_tensor``, and sets ``piecewise``: neither a task vector nor the
+        result is ever in memory as a whole.
+
+        Arguments
+        ---------
+        name : str
+            Name of the tensor.
+        experts : list of torch.Tensor
+            The tensor of each expert; with ``piecewise`` as it is stored.
+        base : torch.Tensor, optional
+            The tensor of the base.
+
+        Returns
+        -------
+        pieces : iterable of torch.Tensor
+            The merged values in order, as flat tensors; each is valid until
+            the next is asked for.
+        """
+        merged = self.merge_tensor(name, experts, base)
+        if merged.shape != experts[0].shape:
+            raise ValueError(
+                f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
+                f"{name} of shape {tuple(experts[0].shape)}."
+            )
+        return [merged.reshape(-1)]
 
     def forward(
         self, state_dicts: Iterable[Any], base: Optional[Any] = None
@@ -275,10 +320,10 @@ class MergeMethod(torch.nn.Module):
         first = folded[0]
         merged = Weights(
             {
-                name: Entry(
+                name: entry_of_pieces(
                     first.shape(name),
                     first.dtype(name),
-                    partial(method.merge_entry, name, folded, anchor),
+                    partial(method.entry_pieces, name, folded, anchor),
                 )
                 for name in first.names()
             },
@@ -384,6 +429,12 @@ class MergeMethod(torch.nn.Module):
         """
         return {}
 
+    def using(self, device: torch.device) -> "MergeMethod":
+        """A copy of this method that merges on a device."""
+        method = self._copy()
+        method.device = device
+        return method
+
     def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         if number < self.minimum_experts:
@@ -398,7 +449,7 @@ class MergeMethod(torch.nn.Module):
             )
 
     # How the entry of one name is merged, whatever its type
-    merge_entry = merge_entry
+    entry_pieces = entry_pieces
 
     # How a first pass goes over the names, in threads
     each = each

@@ -30,7 +30,13 @@ import torch
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice, check_number
+from speechbrain_merge.methods.pieces import PIECE
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.task_vectors import (
+    add_to_base,
+    scaled_sum,
+    tensor_magnitudes,
+)
 
 
 @register("breadcrumbs")
@@ -59,6 +65,8 @@ class Breadcrumbs(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
+    on_device = True
 
     def __init__(self, density=0.15, outliers=0.006, scale=1.0, scope="tensor"):
         super().__init__()
@@ -74,31 +82,48 @@ class Breadcrumbs(MergeMethod):
         self.density, self.outliers = density, outliers
         self.scale, self.scope = scale, scope
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Adds the middle of each task vector of one tensor."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths
         )
-        total = torch.zeros_like(base)
-        for expert, scale in zip(experts, scales):
-            total.add_(self._middle(expert - base), alpha=scale)
-        return total.add_(base)
+        if base.dim() == 0 or base.numel() == 0:
+            return add_to_base(
+                lambda vectors, where: scaled_sum(vectors, scales),
+                experts,
+                base,
+            )
+        if self.scope == "row":
+            width = base.shape[-1]
+            step = max(1, PIECE // width) * width
+            bounds = [None] * len(experts)
+        else:
+            width, step = base.numel(), PIECE
+            bounds = [
+                self._bounds(magnitudes[None])
+                for magnitudes in tensor_magnitudes(experts, base)
+            ]
 
-    def _middle(self, vector):
-        """Sets entries that are too small or too large to zero."""
-        if vector.dim() == 0 or vector.numel() == 0:
-            return vector
-        width = vector.shape[-1] if self.scope == "row" else vector.numel()
-        rows = vector.reshape(-1, width)
+        def change(vectors, where):
+            for vector, found in zip(vectors, bounds):
+                rows = vector.view(-1, width if found is None else len(vector))
+                size = rows.abs()
+                smallest, largest = found or self._bounds(size)
+                rows.mul_((size >= smallest) & (size <= largest))
+            return scaled_sum(vectors, scales)
+
+        return add_to_base(change, experts, base, step)
+
+    def _bounds(self, size):
+        """The smallest and the largest magnitude to keep in each row."""
+        width = size.shape[1]
         removed = int(self.outliers * width)
         kept = int(self.density * width)
         if kept == 0:
-            return torch.zeros_like(vector)
-        size = rows.abs()
+            return torch.inf, 0.0
         largest, smallest = width - removed - 1, width - removed - kept
-        ordered = np.partition(size.numpy(), [smallest, largest], axis=1)
-        ordered = torch.from_numpy(ordered)
-        middle = (size >= ordered[:, smallest, None]) & (
-            size <= ordered[:, largest, None]
-        )
-        return (rows * middle).reshape(vector.shape)
+        places = [smallest, largest]
+        if size.is_cuda:
+            return size.sort(dim=1).values[:, places].split(1, dim=1)
+        ordered = np.partition(size.numpy(), places, axis=1)[:, places]
+        return torch.from_numpy(ordered).split(1, dim=1)

@@ -55,6 +55,8 @@ class Consensus(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
+    on_device = True
 
     def __init__(self, mask_scale=0.4, minimum_agreement=2, scale=1.0):
         super().__init__()
@@ -69,7 +71,7 @@ class Consensus(MergeMethod):
         # fewer experts could never agree, and the result would be the base
         self.minimum_experts = max(1, minimum_agreement)
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Adds the task vectors of one tensor where enough experts agree."""
         number = len(experts)
         scales = resolve(self.scale, name, number, self.labels, self.depths)

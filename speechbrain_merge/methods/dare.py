@@ -73,6 +73,7 @@ class DARE(MergeMethod):
 
     needs_base = True
     piecewise = True
+    on_device = True
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class DARE(MergeMethod):
         sign = majority_sign(self, experts, base, thresholds, self._drop)
         return thresholds, sign
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Drops entries of one tensor and combines the rest."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths
@@ -139,7 +140,7 @@ class DARE(MergeMethod):
             return vectors
         for expert, vector in enumerate(vectors):
             kept = uniform(self.seed, expert, name, where).ge_(self.drop_rate)
-            vector.mul_(kept)
+            vector.mul_(kept.to(vector.device))
             if self.rescale:
                 vector.div_(1 - self.drop_rate)
         return vectors

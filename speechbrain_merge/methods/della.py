@@ -38,7 +38,7 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.methods.randomness import uniform
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.task_vectors import scaled_sum
+from speechbrain_merge.methods.task_vectors import add_to_base, scaled_sum
 
 # Rows are ranked together, so many at a time that they make up so many entries.
 BLOCK = 1 << 18
@@ -72,6 +72,8 @@ class DELLA(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
+    on_device = True
 
     def __init__(
         self, drop_rate=0.3, window=0.14, combine="ties", scale=1.0, seed=0
@@ -91,34 +93,29 @@ class DELLA(MergeMethod):
         self.drop_rate, self.window, self.combine = drop_rate, window, combine
         self.scale, self.seed = scale, seed
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Prunes and combines one tensor, some rows at a time."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths
         )
         height = base.shape[0] if base.dim() > 1 else 1
-        width = base.numel() // height if height else 0
-        if width == 0:
-            return base.clone()
-        flat = [expert.reshape(height, width) for expert in experts]
-        anchor = base.reshape(height, width)
-        merged = torch.empty_like(anchor, memory_format=torch.contiguous_format)
-        step = max(1, BLOCK // width)
-        for top in range(0, height, step):
-            rows = slice(top, min(top + step, height))
-            vectors = [
-                self._prune(name, number, rows, expert[rows] - anchor[rows])
-                for number, expert in enumerate(flat)
-            ]
-            merged[rows] = anchor[rows] + self._combine(vectors, scales)
-        return merged.reshape(base.shape)
+        width = max(base.numel() // max(height, 1), 1)
 
-    def _prune(self, name, expert, rows, vector):
+        def change(vectors, where):
+            pruned = [
+                self._prune(name, number, where, vector.view(-1, width))
+                for number, vector in enumerate(vectors)
+            ]
+            return self._combine(pruned, scales).view(-1)
+
+        step = max(1, BLOCK // width) * width
+        return add_to_base(change, experts, base, step)
+
+    def _prune(self, name, expert, where, vector):
         """Drops and rescales entries of some rows of one task vector."""
-        width = vector.shape[1]
         kept = keep_probabilities(vector, self.drop_rate, self.window)
-        where = slice(rows.start * width, rows.stop * width)
         draw = uniform(self.seed, expert, name, where).view(vector.shape)
+        draw = draw.to(vector.device)
         return torch.where(draw < kept, vector / kept, 0.0)
 
     def _combine(self, vectors, scales):
@@ -162,6 +159,7 @@ def keep_probabilities(vector, drop_rate, window):
         1 - drop_rate + window / 2,
         width,
         dtype=vector.dtype,
+        device=vector.device,
     )
     probabilities = torch.empty_like(vector)
     return probabilities.scatter_(1, order, by_rank.expand(vector.shape))

@@ -83,5 +83,8 @@ def merge_elected(
             merged += part
     if aggregate == "mean":
         # where nobody takes part, the numerator is zero as well
-        merged /= count.masked_fill_(count == 0, 1)
+        if all(weight == 1 for weight in weights):
+            merged /= count.clamp_(min=1)  # whole numbers
+        else:
+            merged /= count.masked_fill_(count == 0, 1)
     return merged.mul_(sign)

@@ -16,26 +16,38 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 
 import torch
 
+from speechbrain_merge.methods.devices import on_device
 from speechbrain_merge.methods.pieces import KEPT, PIECE, walk
 from speechbrain_merge.methods.running_statistics import is_statistic
-from speechbrain_merge.weights import Weights, check_compatible, release
+from speechbrain_merge.weights import (
+    Weights,
+    check_compatible,
+    joined,
+    release,
+    tensor_bytes,
+)
 
 
-def merge_entry(
+def entry_pieces(
     method: Any,
     name: str,
     experts: list[Weights],
     base: Optional[Weights] = None,
-) -> torch.Tensor:
-    """Merges the entry of one name by a method, whatever its type.
+) -> Iterator[torch.Tensor]:
+    """Merges the entry of one name by a method, a piece after the other.
 
     Integers and booleans (counters, position ids) are the first expert's.
     Running statistics (``running_statistics``) are averaged. All else goes through the formula in
     float32, or float64 where it is stored so, and back to the stored type.
+
+    What is done to each piece while it is in the processor's cache: it is
+    merged, looked at for NaN and infinity, narrowed and hashed.
 
     Arguments
     ---------
@@ -48,10 +60,10 @@ def merge_entry(
     base : Weights, optional
         The base.
 
-    Returns
-    -------
+    Yields
+    ------
     merged : torch.Tensor
-        Shares no memory with any input.
+        Flat, and valid until the next. It may be a piece of an input.
 
     Raises
     ------
@@ -60,48 +72,70 @@ def merge_entry(
     ValueError
         When the result is not finite or of another shape.
     """
-    first = experts[0][name]
-    if not first.is_floating_point():
-        return first.clone()
-    precision = torch.promote_types(first.dtype, torch.float32)
-    stored = [first] + [expert[name] for expert in experts[1:]]
-    anchor = base[name] if base is not None and name in base else None
-    inputs = stored if anchor is None else [*stored, anchor]
-    plain = is_statistic(name, experts)
-    if not (plain or method.shows_faults) and not all(
-        is_finite(tensor) for tensor in inputs
-    ):
-        # read everything once more, to name all that is at fault
+    models = [*experts]
+    if base is not None and name in base:
+        models.append(base)
+    inputs = [model[name] for model in models]
+    stored, anchor = inputs[: len(experts)], inputs[len(experts) :]
+    first = stored[0]
+    flat = [tensor.reshape(-1) for tensor in inputs]
+    floating = first.is_floating_point()
+    plain = not floating or is_statistic(name, experts)
+    inspected = not (plain or method.shows_faults)
+
+    def name_faults():
+        """Reads everything once more, to name all that is at fault."""
         check_compatible(experts, base if method.needs_base else None)
-    if plain:
-        merged = mean(stored)
-    elif method.piecewise:
-        merged = method.merge_tensor(name, stored, anchor)
+
+    pieces: Optional[Iterable[torch.Tensor]]
+    if not floating:
+        pieces = flat[:1]
+    elif plain:
+        pieces = sum_pieces(stored, None)
     else:
-        # One layout, so that no kernel gives other digits for another
-        wide = [tensor.to(precision).contiguous() for tensor in stored]
-        if anchor is not None:
-            anchor = anchor.to(precision).contiguous()
-        merged = method.merge_tensor(name, wide, anchor)
-    if merged.shape != first.shape:
+        if not method.piecewise:
+            if inspected and not all(map(is_finite, inputs)):
+                name_faults()
+            inspected = False
+            # One layout, so that no kernel gives other digits for another
+            wide = torch.promote_types(first.dtype, torch.float32)
+            stored = [tensor.to(wide).contiguous() for tensor in stored]
+            anchor = [tensor.to(wide).contiguous() for tensor in anchor]
+        tensors = stored, anchor[0] if anchor else None
+        pieces = on_device(method, name, *tensors)
+        if pieces is None:
+            pieces = method.merge_pieces(name, *tensors)
+    hashers = {
+        model: (model.hashing.begin(name), tensor)
+        for model, tensor in zip(models, flat)
+        if model.hashing is not None and tensor.numel() == first.numel()
+    }
+    start = 0
+    for piece in pieces:
+        where = slice(start, start + piece.numel())
+        start = where.stop
+        result = piece.detach().to(first.dtype)
+        for hasher, tensor in hashers.values():
+            hasher.update(tensor_bytes(tensor[where]))
+        if inspected and not all(is_finite(tensor[where]) for tensor in flat):
+            name_faults()
+        if floating and not is_finite(result):
+            # a first pass may have carried another tensor's NaN to here
+            name_faults()
+            raise ValueError(
+                f"Merging {name} with '{method.name}' gave a value that is not "
+                f"finite in {first.dtype}: check the method's coefficients."
+            )
+        yield result
+    if start != first.numel():
         raise ValueError(
-            f"Merge method '{method.name}' made {tuple(merged.shape)} out of "
-            f"{name} of shape {tuple(first.shape)}."
+            f"Merge method '{method.name}' made {start} values out of {name} "
+            f"of shape {tuple(first.shape)}."
         )
-    result = merged.detach().to(first.dtype)
-    if not is_finite(result):
-        # a first pass may have carried another tensor's NaN to here
-        check_compatible(experts, base if method.needs_base else None)
-        raise ValueError(
-            f"Merging {name} with '{method.name}' gave a value that is not "
-            f"finite in {first.dtype}: check the method's coefficients."
-        )
-    places = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-    if result.untyped_storage().data_ptr() in places:
-        result = result.clone()
+    for model, (hasher, _) in hashers.items():
+        model.hashing.end(name, hasher)
     for tensor in inputs:
         release(tensor)
-    return result
 
 
 def float_names(weights: Weights) -> list[str]:
@@ -160,9 +194,31 @@ def weighted_sum(
     total : torch.Tensor
         Of the same type.
     """
+    first = tensors[0]
+    pieces = sum_pieces(tensors, weights)
+    return joined(pieces, first.shape, first.dtype, first.device)
+
+
+def sum_pieces(
+    tensors: list[torch.Tensor], weights: Optional[list[float]]
+) -> Iterator[torch.Tensor]:
+    """The pieces of ``weighted_sum``, in float64.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Of one shape and type.
+    weights : list of float, optional
+        One a tensor; ``None`` adds up and divides by their number.
+
+    Yields
+    ------
+    total : torch.Tensor
+        Flat, and valid until the next.
+    """
     flat = [tensor.reshape(-1) for tensor in tensors]
-    result = torch.empty_like(flat[0])
-    sums = torch.empty(2, PIECE, dtype=torch.float64)
+    longest = min(PIECE, flat[0].numel())
+    sums = flat[0].new_empty(2, longest, dtype=torch.float64)
     for where in walk(flat):
         total, part = sums[:, : where.stop - where.start]
         total.copy_(flat[0][where])
@@ -174,8 +230,7 @@ def weighted_sum(
             total.add_(part, alpha=1 if weights is None else weights[index])
         if weights is None:
             total.div_(len(flat))
-        result[where] = total
-    return result.reshape(tensors[0].shape)
+        yield total
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -185,11 +240,15 @@ def is_finite(tensor: torch.Tensor) -> bool:
     cheaper than a comparison of each entry: only a suspicious sum is looked
     into.
     """
-    if tensor.numel() == 0:
-        return True
+    if tensor.numel() <= KEPT * PIECE:
+        return _is_finite(tensor)
     for block in tensor.reshape(-1).split(KEPT * PIECE):
-        total = block.sum(dtype=torch.float32)
-        if not torch.isfinite(total) and not torch.isfinite(block).all():
+        if not _is_finite(block):
             return False
         release(block)
     return True
+
+
+def _is_finite(tensor):
+    total = tensor.sum(dtype=torch.float32).item()
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())

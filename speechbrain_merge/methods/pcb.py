@@ -73,6 +73,7 @@ class PCB(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
 
     def __init__(self, ratio=0.1, scale=1.0, variant="pairs"):
         super().__init__()
@@ -107,7 +108,7 @@ class PCB(MergeMethod):
         )
         return clips, ends
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Averages the task vectors of one tensor, weighted by their scores."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths

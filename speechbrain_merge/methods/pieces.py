@@ -32,7 +32,7 @@ SAMPLE = 1 << 9
 KEPT = 32
 
 
-def pieces(number, sample=False):
+def pieces(number, sample=False, step=PIECE):
     """The slices of the pieces of a flat tensor.
 
     Arguments
@@ -41,19 +41,21 @@ def pieces(number, sample=False):
         How many entries the tensor has.
     sample : bool
         Whether to give the short beginnings of the pieces only.
+    step : int
+        How many entries a piece has.
 
     Returns
     -------
     pieces : list of slice
     """
-    length = SAMPLE if sample else PIECE
+    length = SAMPLE if sample else step
     return [
         slice(start, min(start + length, number))
-        for start in range(0, number, PIECE)
+        for start in range(0, number, step)
     ]
 
 
-def walk(tensors, sample=False):
+def walk(tensors, sample=False, step=PIECE):
     """Iterates over pieces of flat tensors, and releases memory on the way.
 
     Mapped files would otherwise all be in memory at the end of the walk.
@@ -64,6 +66,8 @@ def walk(tensors, sample=False):
         Flat tensors.
     sample : bool
         Whether the short beginnings of the pieces are enough.
+    step : int
+        How many entries a piece has.
 
     Yields
     ------
@@ -71,9 +75,9 @@ def walk(tensors, sample=False):
         The piece.
     """
     begun = 0
-    for number, where in enumerate(pieces(tensors[0].numel(), sample), 1):
+    for where in pieces(tensors[0].numel(), sample, step):
         yield where
-        if number % KEPT == 0:
+        if where.stop - begun >= KEPT * PIECE:
             for tensor in tensors:
                 release(tensor[begun : where.stop])
             begun = where.stop

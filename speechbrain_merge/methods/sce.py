@@ -63,6 +63,8 @@ class SCE(MergeMethod):
     """
 
     needs_base = True
+    piecewise = True
+    on_device = True
 
     def __init__(self, select=1.0, equal_below=0.0):
         super().__init__()
@@ -70,7 +72,7 @@ class SCE(MergeMethod):
         check_number(equal_below, "equal_below", at_least=0)
         self.select, self.equal_below = select, equal_below
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Selects, calculates and erases in one tensor."""
         flat, anchor = [one.reshape(-1) for one in experts], base.reshape(-1)
         selected = self._selection(flat, anchor)
@@ -83,7 +85,7 @@ class SCE(MergeMethod):
                     vector *= selected[where]
                 energies[number] += float(vector.double().square_().sum())
         if sum(energies) == 0:
-            return base.clone()
+            return [anchor]
         if sum(energies) / base.numel() < self.equal_below:
             energies = [1.0] * len(experts)
         weights = [energy / sum(energies) for energy in energies]
@@ -106,7 +108,8 @@ class SCE(MergeMethod):
         """Which entries vary most; None stands for all of them."""
         if self.select == 1:
             return None
-        variance = torch.empty_like(base)
+        needed = torch.promote_types(base.dtype, torch.float32)
+        variance = base.new_empty(base.numel(), dtype=needed)
         for where in pieces(base.numel()):
             vectors = flat_task_vectors(experts, base, where)
             variance[where] = _variance(vectors)

@@ -46,6 +46,7 @@ class TaskArithmetic(MergeMethod):
 
     needs_base = True
     piecewise = True
+    on_device = True
     shows_faults = True
 
     def __init__(self, scale=1.0):
@@ -53,7 +54,7 @@ class TaskArithmetic(MergeMethod):
         check_coefficient(scale, "scale")
         self.scale = scale
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Adds the scaled task vectors of one tensor."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths

@@ -14,22 +14,24 @@ Example
 -------
 >>> import torch
 >>> from speechbrain_merge.methods.task_vectors import add_to_base
->>> add_to_base(
+>>> pieces = add_to_base(
 ...     lambda vectors, where: sum(vectors),
 ...     [torch.tensor([2.0, 0.0]), torch.tensor([1.0, 5.0])],
 ...     torch.tensor([1.0, 1.0]),
 ... )
-tensor([2., 4.])
+>>> list(pieces)
+[tensor([2., 4.])]
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections.abc import Iterator
 from typing import Callable, Optional
 
 import torch
 
-from speechbrain_merge.methods.pieces import walk
+from speechbrain_merge.methods.pieces import PIECE, walk
 from speechbrain_merge.methods.running_statistics import is_statistic
 from speechbrain_merge.weights import Weights, common_ties
 
@@ -106,6 +108,34 @@ def flat_task_vectors(
     return [expert[where].to(needed) - anchor for expert in experts]
 
 
+def tensor_magnitudes(
+    experts: list[torch.Tensor], base: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """The magnitudes of one task vector after the other.
+
+    Arguments
+    ---------
+    experts : list of torch.Tensor
+        One tensor an expert.
+    base : torch.Tensor
+        The tensor of the base.
+
+    Yields
+    ------
+    magnitudes : torch.Tensor
+        Flat, and valid until the next; it may be changed.
+    """
+    anchor = base.reshape(-1)
+    needed = torch.promote_types(base.dtype, torch.float32)
+    magnitudes = anchor.new_empty(base.numel(), dtype=needed)
+    for expert in experts:
+        flat = expert.reshape(-1)
+        for where in walk([flat, anchor]):
+            vector = flat_task_vectors([flat], anchor, where)[0]
+            torch.abs(vector, out=magnitudes[where])
+        yield magnitudes
+
+
 def scaled_sum(
     vectors: list[torch.Tensor], scales: list[float]
 ) -> torch.Tensor:
@@ -132,7 +162,8 @@ def add_to_base(
     formula: Callable[[list[torch.Tensor], slice], torch.Tensor],
     experts: list[torch.Tensor],
     base: torch.Tensor,
-) -> torch.Tensor:
+    step: int = PIECE,
+) -> Iterator[torch.Tensor]:
     """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
 
     Arguments
@@ -145,16 +176,16 @@ def add_to_base(
         One tensor an expert.
     base : torch.Tensor
         The tensor of the base.
+    step : int
+        How many entries a piece has.
 
-    Returns
-    -------
+    Yields
+    ------
     merged : torch.Tensor
-        A new tensor of the same shape.
+        Flat: the pieces of the merged tensor, in order.
     """
     flat = [expert.reshape(-1) for expert in experts]
     anchor = base.reshape(-1)
-    merged = torch.empty_like(anchor, memory_format=torch.contiguous_format)
-    for where in walk([*flat, anchor]):
+    for where in walk([*flat, anchor], step=step):
         change = formula(flat_task_vectors(flat, anchor, where), where)
-        merged[where] = change.add_(anchor[where].to(change.dtype))
-    return merged.reshape(base.shape)
+        yield change.add_(anchor[where].to(change.dtype))

@@ -90,7 +90,7 @@ def order_statistics(read, wanted, number, dtype, signed=True):
         read(see, False)
         for search in active:
             search.narrow()
-    return [_value(search.value, dtype) for search in searches]
+    return [_value(search.value, dtype, signed) for search in searches]
 
 
 def at_least(vector, threshold):
@@ -147,6 +147,9 @@ def kth_largest(values, rank, overwrite=False):
     >>> kth_largest(torch.tensor([1.0, 5.0, 3.0]), 2)
     3.0
     """
+    if values.is_cuda:
+        place = values.numel() - rank + 1
+        return float(values.reshape(-1).kthvalue(place).values)
     flat = values.reshape(-1).numpy()
     place = flat.size - rank
     if not overwrite:
@@ -227,23 +230,25 @@ def _ordered_bits(values, dtype, signed):
     """Unsigned integers in the order of the floating-point values."""
     word = torch.int64 if dtype == torch.float64 else torch.int32
     values = values.to(dtype)
-    turned = torch.iinfo(word).min
     if signed:
         # adding zero turns −0 into +0, which is equal to it with other bits
         bits = (values + 0.0).view(word)
         # larger bits of negative numbers are smaller values: turn all over
-        turned = (bits >> (63 if dtype == torch.float64 else 31)) | turned
+        turned = bits >> (63 if dtype == torch.float64 else 31)
+        bits = bits ^ (turned | torch.iinfo(word).min)
     else:
         bits = values.contiguous().view(word)
     unsigned = np.uint64 if dtype == torch.float64 else np.uint32
-    return (bits ^ turned).numpy().view(unsigned)
+    return bits.numpy().view(unsigned)
 
 
-def _value(bits, dtype):
+def _value(bits, dtype, signed):
     """The floating-point value that an ordered integer stands for."""
     double = dtype == torch.float64
     word, real = (np.uint64, np.float64) if double else (np.uint32, np.float32)
     sign = word(1 << (63 if double else 31))
     bits = word(bits)
-    plain = bits ^ sign if bits & sign else ~bits
+    plain = bits
+    if signed:
+        plain = bits ^ sign if bits & sign else ~bits
     return float(np.array([plain], dtype=word).view(real)[0])

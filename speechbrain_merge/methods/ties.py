@@ -39,17 +39,14 @@ Authors
 
 from functools import partial
 
-import torch
-
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.election import merge_elected
 from speechbrain_merge.methods.parameters import check_choice, check_number
-from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
-    flat_task_vectors,
+    tensor_magnitudes,
 )
 from speechbrain_merge.methods.thresholds import at_least, kth_largest
 from speechbrain_merge.methods.whole_model import (
@@ -92,6 +89,7 @@ class TIES(MergeMethod):
 
     needs_base = True
     piecewise = True
+    on_device = True
 
     def __init__(
         self,
@@ -125,7 +123,7 @@ class TIES(MergeMethod):
         sign = majority_sign(self, experts, base, thresholds, weigh=weigh)
         return thresholds, sign
 
-    def merge_tensor(self, name, experts, base):
+    def merge_pieces(self, name, experts, base):
         """Trims, elects and merges one tensor."""
         scales = resolve(
             self.scale, name, len(experts), self.labels, self.depths
@@ -157,14 +155,7 @@ class TIES(MergeMethod):
         rank = max(1, int(self.density * base.numel()))
         if rank >= base.numel():
             return [0.0] * len(experts)
-        anchor = base.reshape(-1)
-        needed = torch.promote_types(base.dtype, torch.float32)
-        magnitudes = torch.empty(base.numel(), dtype=needed)
-        thresholds = []
-        for expert in experts:
-            flat = expert.reshape(-1)
-            for where in walk([flat, anchor]):
-                vector = flat_task_vectors([flat], anchor, where)[0]
-                torch.abs(vector, out=magnitudes[where])
-            thresholds.append(kth_largest(magnitudes, rank, overwrite=True))
-        return thresholds
+        return [
+            kth_largest(magnitudes, rank, overwrite=True)
+            for magnitudes in tensor_magnitudes(experts, base)
+        ]

@@ -22,6 +22,7 @@ Authors
 import dataclasses
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -127,6 +128,7 @@ class _Reading:
     def __init__(self, intra_epoch):
         self.intra_epoch = intra_epoch
         self.found = {}  # path: (folder of the run or None, candidate)
+        self.real = {}  # folder: where it is, behind all links
         self.broken = []  # (path, why)
         self.sought = []
         self.notes = []
@@ -177,8 +179,6 @@ class _Reading:
 
     def read_run(self, run):
         for candidate in run.candidates():
-            short = candidate.name.partition("/")[2]
-            candidate = dataclasses.replace(candidate, name=short)
             if candidate.path.is_file():
                 self.add(run.folder, candidate)
             else:
@@ -239,13 +239,22 @@ class _Reading:
             return None
         for candidate in RunFolder(path.parent).candidates():
             if candidate.path.name == path.name:
-                name = candidate.name.partition("/")[2]
-                return dataclasses.replace(candidate, name=name)
+                return candidate
         return None
 
     def add(self, folder, candidate):
-        key = Path(candidate.path).resolve()
+        path = Path(candidate.path)
+        if path.is_symlink():
+            key = os.path.realpath(path)
+        else:  # the folder of thousands of candidates is resolved once
+            key = os.path.join(self.real_folder(path.parent), path.name)
         self.found.setdefault(key, (folder, candidate))
+
+    def real_folder(self, folder):
+        """The folder behind all links."""
+        if folder not in self.real:
+            self.real[folder] = os.path.realpath(folder)
+        return self.real[folder]
 
 
 def matching(pattern: str) -> list[str]:
@@ -390,16 +399,16 @@ def _name_apart(found):
     folders above as tell them apart.
     """
     found = list(found)
-    labels = {
-        folder: _parts(folder) for folder, _ in found if folder is not None
-    }
+    runs = _shortest_names({folder for folder, _ in found} - {None})
     candidates = []
     for folder, candidate in found:
         if folder is None:
             candidates.append(candidate)
             continue
-        run = _shortest(labels[folder], labels.values())
-        name = f"{run}/{candidate.name}" if candidate.name else run
+        run, own = runs[folder], candidate.name
+        if candidate.run:  # as its own pool calls it
+            own = own.partition("/")[2]
+        name = f"{run}/{own}" if own else run
         candidates.append(dataclasses.replace(candidate, name=name, run=run))
     paths = {}
     for candidate in candidates:
@@ -417,9 +426,15 @@ def _parts(folder):
     return parts[:-1] if parts[-1] == "save" else parts
 
 
-def _shortest(parts, others):
-    for depth in range(1, len(parts)):
-        same = {each for each in others if each[-depth:] == parts[-depth:]}
-        if len(same) == 1:
-            break
-    return "/".join(parts[-depth:])
+def _shortest_names(folders):
+    """Folder to as many of its last parts as tell it from the others."""
+    labels = {folder: _parts(folder) for folder in folders}
+    names, depth = {}, 1
+    while len(names) < len(labels):
+        ends = Counter(parts[-depth:] for parts in set(labels.values()))
+        for folder, parts in labels.items():
+            last = depth >= len(parts) - 1
+            if folder not in names and (ends[parts[-depth:]] == 1 or last):
+                names[folder] = "/".join(parts[-depth:])
+        depth += 1
+    return names

@@ -41,7 +41,7 @@ from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import remove_stale, sync_folder
 from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import digest, open_weights
+from speechbrain_merge.weights import hash_like, open_weights
 
 logger = get_logger(__name__)
 
@@ -220,12 +220,12 @@ def _why_not(run, path, record):
         return f"the manifest had another '{record['name']}'"
     try:
         with open_weights(path) as weights:
-            code = digest(weights)
+            code = hash_like(weights, record["digest"])
     except (ValueError, OSError) as error:
         return str(error)
     if code != record["digest"]:
         return (
-            f"its content has the SHA-256 {code}, and its record says "
+            f"its content has the hash {code}, and its record says "
             f"{record['digest']}"
         )
     return ""

@@ -20,13 +20,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import dataclasses
 import itertools
 import json
 import os
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save
@@ -64,7 +63,7 @@ def run_folders(pool) -> list["RunFolder"]:
     ]
 
 
-def candidate_of(record: dict, path: Path, run: str) -> Candidate:
+def candidate_of(record: dict, path: Path, run: str, **start: Any) -> Candidate:
     """The candidate that a record describes.
 
     Arguments
@@ -75,6 +74,8 @@ def candidate_of(record: dict, path: Path, run: str) -> Candidate:
         Where the weights are.
     run : str
         Name of the run.
+    **start
+        Its base, and the digest of that.
 
     Returns
     -------
@@ -92,6 +93,7 @@ def candidate_of(record: dict, path: Path, run: str) -> Candidate:
         time=record.get("time"),
         tags=tuple(record.get("tags", ())),
         known_digest=record["digest"],
+        **start,
     )
 
 
@@ -252,11 +254,13 @@ class RunFolder:
         """
         contents = self.read()
         base = contents.base
+        start = {}
+        if base is not None:
+            start["base"] = self.folder / base["file"]
+            start["base_digest"] = base["digest"]
         return [
-            dataclasses.replace(
-                candidate_of(record, self.folder / record["file"], self.run),
-                base=self.folder / base["file"] if base else None,
-                base_digest=base["digest"] if base else None,
+            candidate_of(
+                record, self.folder / record["file"], self.run, **start
             )
             for record in contents.candidates.values()
         ]

@@ -49,7 +49,7 @@ LONGEST_TEXT = 100_000
 LONGEST_LIST = 1_000_000
 DEEPEST = 50
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"(blake3:)?[0-9a-f]{64}")
 
 
 def fields(
@@ -74,6 +74,7 @@ def fields(
     if unknown not in UNKNOWN:
         raise ValueError(f"unknown={unknown!r}: expected one of {UNKNOWN}")
     needed, optional_ = dict(needed), dict(optional or {})
+    known = {**needed, **optional_}
 
     def check(value, where):
         if not isinstance(value, Mapping):
@@ -85,7 +86,7 @@ def fields(
                 f"{', '.join(map(repr, missing))} is missing"
             )
         found = {}
-        for key, each in {**needed, **optional_}.items():
+        for key, each in known.items():
             if key in value:
                 found[key] = each(value[key], f"{where}, key '{key}'")
         others = [key for key in value if key not in found]
@@ -115,17 +116,17 @@ def text(limit: int = LONGEST_TEXT) -> Check:
 
 
 def digest_text(value, where: str) -> str:
-    """A SHA-256: 64 hexadecimal digits.
+    """A hash of weights: ``blake3:`` or, for a SHA-256, nothing, and 64 digits.
 
     Example
     -------
     >>> digest_text("12ab", "manifest.jsonl, line 2, key 'digest'")
     Traceback (most recent call last):
     ...
-    speechbrain_merge.records.errors.RecordError: manifest.jsonl, line 2, key 'digest': expected a SHA-256 of 64 hexadecimal digits, got '12ab'
+    speechbrain_merge.records.errors.RecordError: manifest.jsonl, line 2, key 'digest': expected a hash of 64 hexadecimal digits, got '12ab'
     """
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise _wrong(where, "a SHA-256 of 64 hexadecimal digits", value)
+        raise _wrong(where, "a hash of 64 hexadecimal digits", value)
     return value
 
 

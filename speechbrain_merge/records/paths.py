@@ -21,6 +21,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import re
 from pathlib import Path, PurePosixPath
 
 from speechbrain_merge.records.errors import RecordError, shown
@@ -29,6 +30,8 @@ LONGEST_NAME = 255
 """Bytes that a file system allows in a name."""
 
 _DEEPEST = 32
+
+_MARKS = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 def plain_name(name, where: str) -> str:
@@ -141,7 +144,6 @@ def _is_plain(name):
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
-        and not any(mark in name for mark in "/\\")
-        and all(ord(letter) >= 32 and ord(letter) != 127 for letter in name)
+        and _MARKS.search(name) is None
         and len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
     )

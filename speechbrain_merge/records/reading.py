@@ -172,7 +172,9 @@ def parse_json(text, where: str) -> Any:
             f"{where} is not JSON: it is empty. Was it written to its end?"
         )
     try:
-        return json.loads(text, parse_int=_whole_number)
+        if isinstance(text, (bytes, bytearray)):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return _DECODER.decode(text)
     except RecursionError:
         reason = "it is nested too deeply"
     except ValueError as error:
@@ -382,3 +384,7 @@ def _whole_number(digits):
     if len(digits) > _LONGEST_NUMBER:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
+
+
+# made once: a log has thousands of lines
+_DECODER = json.JSONDecoder(parse_int=_whole_number)

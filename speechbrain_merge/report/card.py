@@ -312,7 +312,7 @@ def _sources_table(sources, record):
         if weighted:
             row.append(f"{source['weight']:g}" if "weight" in source else "")
         rows.append(row + [_code(source.get("digest") or "unknown")])
-    header = ["model", "path"] + ["weight"] * weighted + ["SHA-256"]
+    header = ["model", "path"] + ["weight"] * weighted + ["hash"]
     return markdown_table(header, rows)
 
 
@@ -324,7 +324,7 @@ def _chain_table(chain):
         names = [each.get("label") or each.get("path") or "" for each in models]
         made, names = _code(entry["method"]), _plain(", ".join(names))
         rows.append([_code(entry["digest"]), made, names])
-    return markdown_table(["SHA-256", "method", "of"], rows)
+    return markdown_table(["hash", "method", "of"], rows)
 
 
 def _methods_in(record):

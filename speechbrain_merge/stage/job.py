@@ -68,6 +68,8 @@ class MergeJob:
         that one wins which is stopped because it hardly will.
     workers : int
         Threads for merging.
+    device : torch.device
+        Where tensors are merged.
     dtype : torch.dtype, optional
         Of the merged weights.
     same_base : bool
@@ -88,6 +90,7 @@ class MergeJob:
     weights: Union[Mapping, str, None] = None
     racing: Union[bool, float] = True
     workers: int = 1
+    device: Any = "cpu"
     dtype: Any = None
     same_base: bool = True
     left_out: tuple = ()
@@ -200,6 +203,7 @@ class MergeJob:
             self.base,
             output,
             workers=self.workers,
+            device=self.device,
             progress=progress,
             hashes=None
             if output is None
@@ -349,6 +353,7 @@ def resolve(
         weights=weights,
         racing=stage.score.racing_rule,
         workers=stage.workers,
+        device=stage.device,
         dtype=stage.dtype,
         same_base=stage.same_base,
         left_out=tuple(stage.left_out),

@@ -18,6 +18,7 @@ import torch
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.belonging import check_one_original
 from speechbrain_merge.methods import MergeMethod, create
+from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.trajectory_weights import check_shape
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.signing import Signer, signer_of
@@ -60,6 +61,9 @@ class MergeStage:
         Name of this stage's subfolder; by default the method's name.
     workers : int
         Threads for merging.
+    device : str or torch.device
+        Where tensors are merged: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``, a
+        GPU if there is one. What was merged on another is not merged again.
     with_base : bool, optional
         Whether the base is one more member, named `base`: the last candidate,
         which a search may leave out as any other. By default it is not, or,
@@ -130,6 +134,7 @@ class MergeStage:
         folder: Union[str, os.PathLike, None] = None,
         name: Optional[str] = None,
         workers: int = 1,
+        device: Union[str, torch.device] = "cpu",
         with_base: Optional[bool] = None,
         weights: Union[Mapping, str, None] = None,
         extends: Optional[str] = None,
@@ -164,6 +169,7 @@ class MergeStage:
         self.method = made
         self.candidates, self.base = candidates, base
         self.search, self.workers = search, workers
+        self.device = device_of(device)
         self.select, self.score = given_in_parts(
             {"select": Selection, "score": Scoring},
             {"select": select, "score": score},

@@ -20,6 +20,7 @@ STAGE_OPTIONS = {
     "decode",
     "same_base",
     "workers",
+    "device",
 }
 
 

@@ -23,7 +23,12 @@ from speechbrain_merge.weights.head_count import (
 )
 from speechbrain_merge.weights.hub import local_source
 from speechbrain_merge.weights.mapped import release
-from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.mapping import (
+    Entry,
+    Weights,
+    entry_of_pieces,
+    joined,
+)
 from speechbrain_merge.weights.moved import places_of
 from speechbrain_merge.weights.parts import Part, depth, matches, part
 from speechbrain_merge.weights.projections import (
@@ -36,7 +41,16 @@ from speechbrain_merge.weights.projections import (
 from speechbrain_merge.weights.renaming import renamed
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
+from speechbrain_merge.weights.tree_hash import TreeHash, tree_hash
 from speechbrain_merge.weights.unfolding import load_plain
-from speechbrain_merge.weights.verification import ChangedContent, verify
+from speechbrain_merge.weights.verification import (
+    ChangedContent,
+    hash_like,
+    verify,
+)
 from speechbrain_merge.weights.weight_norm import refold
-from speechbrain_merge.weights.writer import WeightWriter, write_weights
+from speechbrain_merge.weights.writer import (
+    WeightWriter,
+    tensor_bytes,
+    write_weights,
+)

@@ -21,7 +21,7 @@ from typing import Optional, Union
 
 import torch
 
-from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.mapping import Entry, Weights, entry_of_pieces
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -196,8 +196,7 @@ def stored_as(
 def _converted(entry, dtype, title):
     """An entry that is read in another dtype."""
 
-    def read():
-        tensor = entry.read()
+    def convert(tensor):
         converted = tensor.to(dtype)
         if not torch.isfinite(converted.sum(dtype=torch.float32)) and (
             (torch.isinf(converted) & ~torch.isinf(tensor)).any()
@@ -208,4 +207,8 @@ def _converted(entry, dtype, title):
             )
         return converted
 
-    return Entry(entry.shape, dtype, read)
+    if entry.pieces is not None:
+        return entry_of_pieces(
+            entry.shape, dtype, lambda: map(convert, entry.pieces())
+        )
+    return Entry(entry.shape, dtype, lambda: convert(entry.read()))

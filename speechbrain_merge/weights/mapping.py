@@ -21,7 +21,8 @@ Authors
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional
+from functools import partial
+from typing import Any, Callable, Optional, Union
 
 import torch
 
@@ -41,11 +42,76 @@ class Entry:
     read : Callable
         Returns the tensor, on the CPU. Called each time the tensor is asked
         for, possibly from several threads.
+    pieces : Callable, optional
+        Yields the values in order, as flat tensors, for whoever does not need
+        them all at once. Each is valid until the next is asked for.
     """
 
     shape: tuple
     dtype: torch.dtype
     read: Callable[[], torch.Tensor]
+    pieces: Optional[Callable[[], Iterable[torch.Tensor]]] = None
+
+
+def entry_of_pieces(
+    shape: tuple,
+    dtype: torch.dtype,
+    pieces: Callable[[], Iterable[torch.Tensor]],
+) -> Entry:
+    """An entry that is computed a piece after the other.
+
+    Arguments
+    ---------
+    shape : tuple
+        The shape of the tensor.
+    dtype : torch.dtype
+        Its dtype.
+    pieces : Callable
+        As ``Entry`` has it.
+
+    Returns
+    -------
+    entry : Entry
+        Reading it gives a new tensor.
+    """
+    return Entry(shape, dtype, lambda: joined(pieces(), shape, dtype), pieces)
+
+
+def joined(
+    pieces: Iterable[torch.Tensor],
+    shape: tuple,
+    dtype: torch.dtype,
+    device: Union[str, torch.device] = "cpu",
+) -> torch.Tensor:
+    """A tensor of pieces.
+
+    Arguments
+    ---------
+    pieces : iterable of torch.Tensor
+        Flat tensors, as many values as the tensor has.
+    shape : tuple
+        The shape of the tensor.
+    dtype : torch.dtype
+        Its dtype.
+    device : str or torch.device
+        Where it shall be; the pieces may be elsewhere.
+
+    Returns
+    -------
+    tensor : torch.Tensor
+        A new one.
+
+    Example
+    -------
+    >>> joined([torch.ones(1), torch.zeros(2)], (3, 1), torch.float32).T
+    tensor([[1., 0., 0.]])
+    """
+    whole = torch.empty(shape, dtype=dtype, device=device)
+    flat, start = whole.view(-1), 0
+    for piece in pieces:
+        flat[start : start + piece.numel()] = piece
+        start += piece.numel()
+    return whole
 
 
 class Weights(Mapping):
@@ -98,6 +164,8 @@ class Weights(Mapping):
         self._entries = dict(entries)
         self._on_close = on_close
         self._holders = 1
+        # Hashes what others read: a `TreeHash` of these weights, or None
+        self.hashing: Any = None
         for alias, kept in self.tied.items():
             if alias not in self._entries or kept not in self._entries:
                 raise ValueError(
@@ -156,7 +224,28 @@ class Weights(Mapping):
             It reads through these weights, so it fails once they are closed.
         """
         known = self._entry(name)
-        return Entry(known.shape, known.dtype, lambda: self[name])
+        pieces = None if known.pieces is None else partial(self.pieces, name)
+        return Entry(known.shape, known.dtype, lambda: self[name], pieces)
+
+    def pieces(self, name: str) -> Iterable[torch.Tensor]:
+        """The values of a tensor, as flat tensors that follow one another.
+
+        Arguments
+        ---------
+        name : str
+            The name of the tensor.
+
+        Returns
+        -------
+        pieces : iterable of torch.Tensor
+            Each is valid until the next is asked for. A tensor that is not
+            computed in pieces is one.
+        """
+        self._open_or_raise()
+        entry = self._entry(name)
+        if entry.pieces is None:
+            return [entry.read().reshape(-1)]
+        return entry.pieces()
 
     def share(self) -> "Weights":
         """Adds a holder, who has to close these weights as well.

@@ -9,12 +9,12 @@ Example
 -------
 >>> import torch
 >>> weights = {"weight": torch.ones(2)}
->>> known = digest(weights)
+>>> known = tree_hash(weights)
 >>> verify(weights, known, "epoch-0001")
 >>> verify({"weight": torch.zeros(2)}, known, "epoch-0001")
 Traceback (most recent call last):
 ...
-speechbrain_merge.weights.verification.ChangedContent: epoch-0001: its content has the SHA-256 ..., and ... is on record. It was damaged or replaced since it was written down. Restore it from a copy, or leave it out.
+speechbrain_merge.weights.verification.ChangedContent: epoch-0001: its content has the hash ..., and ... is on record. It was damaged or replaced since it was written down. Restore it from a copy, or leave it out.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain_merge.weights.digest import digest
+from speechbrain_merge.weights.tree_hash import PREFIX, TreeHash, tree_hash
 
 _verified = {}
 """Files as they were when they were last hashed, with their digest."""
@@ -34,7 +35,14 @@ class ChangedContent(ValueError):
     """Weights are not what was written down of them."""
 
 
-def verify(weights, known: str, label: Optional[str] = None, path=None):
+def verify(
+    weights,
+    known: str,
+    label: Optional[str] = None,
+    path=None,
+    tree: Optional[TreeHash] = None,
+    state: Optional[tuple] = None,
+):
     """Refuses weights whose content is not what is on record.
 
     Arguments
@@ -42,27 +50,71 @@ def verify(weights, known: str, label: Optional[str] = None, path=None):
     weights : Weights or Mapping
         Open weights: what is read here is what the caller reads.
     known : str
-        The digest on record.
+        The hash on record: a tree hash, or a SHA-256.
     label : str, optional
         What the error calls the weights; by default their own label.
     path : str or Path, optional
         The file that they are in. The same file, not written to since, is
         hashed once in a process.
+    tree : TreeHash, optional
+        Has read some of the weights already.
+    state : tuple, optional
+        The ``file_state`` before that.
 
     Raises
     ------
     ChangedContent
-        With both digests.
+        With both hashes.
     """
-    state = _state_of(path)
-    found = _verified.get(state) if state is not None else None
-    if found is None:
-        found = digest(weights)
-        if state is not None and state == _state_of(path):
-            _verified[state] = found
-    if found != known and _sha256_of(path) != known:
+    if is_verified(path, known):
+        return
+    state = state or file_state(path)
+    found = hash_like(weights, known) if tree is None else tree.result()
+    if found != known and state is not None and hash_like(path, known) == known:
+        found = known  # that of a file's bytes, which earlier versions recorded
+    if found != known:
         label = str(label or getattr(weights, "label", "the weights"))
         raise ChangedContent(what_changed(label, found, known))
+    if state is not None and state == file_state(path):
+        _verified[state] = found
+
+
+def is_verified(path, known: str) -> bool:
+    """Whether a file was seen to have a hash, and not written to since.
+
+    Arguments
+    ---------
+    path : str, Path or None
+        The file; None for weights in memory.
+    known : str
+        The hash on record.
+
+    Returns
+    -------
+    bool
+    """
+    state = file_state(path)
+    return state is not None and _verified.get(state) == known
+
+
+def hash_like(source, known: Optional[str]) -> str:
+    """The hash of weights, of the kind that is on record.
+
+    Arguments
+    ---------
+    source : any source of ``open_weights``
+        What to hash.
+    known : str, optional
+        The hash on record; without one, the kind of hash that goes on record.
+
+    Returns
+    -------
+    str
+        A tree hash, or a SHA-256.
+    """
+    if known is None or known.startswith(PREFIX):
+        return tree_hash(source)
+    return digest(source)
 
 
 def what_changed(label: str, found: str, known: str) -> str:
@@ -82,19 +134,25 @@ def what_changed(label: str, found: str, known: str) -> str:
     str
     """
     return (
-        f"{label}: its content has the SHA-256 {found}, and {known} is on "
+        f"{label}: its content has the hash {found}, and {known} is on "
         "record. It was damaged or replaced since it was written down. "
         "Restore it from a copy, or leave it out."
     )
 
 
-def _sha256_of(path):
-    """That of a file's bytes, which goes on record for files of no pool."""
-    return None if _state_of(path) is None else digest(path)
+def file_state(path) -> Optional[tuple]:
+    """Inode, size and time of a file: they change when it is written.
 
+    Arguments
+    ---------
+    path : str, Path or None
+        The file.
 
-def _state_of(path):
-    """Inode, size and time of a file: they change when it is written."""
+    Returns
+    -------
+    tuple or None
+        None where there is no such file.
+    """
     if not isinstance(path, (str, Path)) or not os.path.isfile(path):
         return None
     status = os.stat(path)

@@ -34,7 +34,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -83,6 +83,10 @@ class WeightWriter:
             self.path, self.specification, metadata or {}
         )
         self._header = header
+        self._bytes = sum(
+            math.prod(shape) * dtype.itemsize
+            for dtype, shape in self.specification.values()
+        )
         self._begun = set()
         self._written = set()
         self._lock = threading.Lock()
@@ -96,6 +100,7 @@ class WeightWriter:
         remove_stale(self.path.parent, self.path.name)
         self._temporary, self._file = create_temporary(self.path)
         try:
+            _make_room(self._file, len(self._header) + self._bytes)
             _write_at(self._file, memoryview(self._header), 0)
         except BaseException as error:
             self._discard()
@@ -143,22 +148,59 @@ class WeightWriter:
         ValueError
             Where the tensor is not the one that was announced.
         """
-        file = self._opened()
-        if name not in self.specification:
-            raise ValueError(f"{self.path}: '{name}' was not specified")
-        dtype, shape = self.specification[name]
+        dtype, shape = self._specified(name)
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{self.path}: '{name}' was specified as {dtype} "
                 f"{list(shape)}, but is {tensor.dtype} {list(tensor.shape)}"
             )
+        self.write_pieces(name, [tensor.reshape(-1)])
+
+    def write_pieces(self, name: str, pieces: Iterable[torch.Tensor]):
+        """Write one tensor, a piece after the other, from any thread.
+
+        Arguments
+        ---------
+        name : str
+            A name of the specification, not written before.
+        pieces : iterable of torch.Tensor
+            Flat tensors of the dtype, and together of the length, that were
+            specified.
+
+        Raises
+        ------
+        ValueError
+            Where the tensor is not the one that was announced.
+        """
+        file = self._opened()
+        dtype, shape = self._specified(name)
         with self._lock:
             if name in self._begun:
                 raise ValueError(f"{self.path}: '{name}' is written twice")
             self._begun.add(name)
-        if tensor.numel() > 0:
-            _write_at(file, tensor_bytes(tensor), self._offsets[name])
+        count, length = 0, math.prod(shape)
+        for piece in pieces:
+            place = self._offsets[name] + count * dtype.itemsize
+            count += piece.numel()
+            if piece.dtype != dtype or count > length:
+                raise ValueError(
+                    f"{self.path}: '{name}' was specified as {length} values "
+                    f"of {dtype}, but has {count} of {piece.dtype}"
+                )
+            if piece.numel() > 0:
+                _write_at(file, tensor_bytes(piece), place)
+        if count != length:
+            raise ValueError(
+                f"{self.path}: '{name}' was specified as {length} values of "
+                f"{dtype}, but has {count}"
+            )
         self._written.add(name)
+
+    def _specified(self, name):
+        """Dtype and shape of a name of the specification."""
+        if name not in self.specification:
+            raise ValueError(f"{self.path}: '{name}' was not specified")
+        return self.specification[name]
 
     def __exit__(self, kind, error, traceback):
         if kind is not None:
@@ -340,6 +382,14 @@ def _lay_out(path, specification, metadata):
 
 def _width(specification, name):
     return specification[name][0].itemsize
+
+
+def _make_room(file, length):
+    """Gives a file its length, so that a full disk shows before the work."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(file, 0, length)
+    else:
+        os.ftruncate(file, length)
 
 
 def _write_at(file, data, offset):

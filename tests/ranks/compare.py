@@ -32,7 +32,7 @@ EXACT = (
 """Files whose bytes have to be equal."""
 
 CREATED = re.compile(rb'created(\\*"): (\\*")[-+:T0-9]+')
-DIGEST = re.compile(rb'"digest": "[0-9a-f]{64}"')
+DIGEST = re.compile(rb'"digest": "(blake3:)?[0-9a-f]{64}"')
 UNEQUAL = ("decoded", "skipped", "reused")
 
 

@@ -24,7 +24,7 @@ from speechbrain_merge.methods.registry import find
 from speechbrain_merge.report import merge_card
 from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.report.citations import CITATIONS
-from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.weights import open_weights, tree_hash, write_weights
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_card_of_a_merge(files, tmp_path):
     card = merge_card(metadata, results, title="child and phone")
     assert "---\n\n# child and phone\n\nA merge of 2 models by `ties`" in card
     for path in files:
-        assert f"`{digest(path)}`" in card
+        assert f"`{tree_hash(path)}`" in card
     assert "| phone\\|line |" in card
     assert "| `density` | `0.4` |" in card
     assert "NeurIPS 2023, [arXiv:2306.01708]" in card

@@ -88,9 +88,9 @@ from speechbrain_merge.methods.parameters import (
 )
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.weights import (
-    Entry,
     Weights,
     check_compatible,
+    entry_of_pieces,
     fold,
     matches,
     part,
@@ -287,10 +287,10 @@ class AttentionMerge(MergeMethod):
         )
         return Weights(
             {
-                name: Entry(
+                name: entry_of_pieces(
                     target.shape(name),
                     target.dtype(name),
-                    partial(method.merge_entry, name, views[:-1], views[-1]),
+                    partial(method.entry_pieces, name, views[:-1], views[-1]),
                 )
                 for name in target.names()
             },
@@ -320,14 +320,14 @@ class AttentionMerge(MergeMethod):
             together = moments_of_model(self, model, list(takers))
         return Found(takers, ratios, heads, together)
 
-    def merge_entry(self, name, experts, base=None):
+    def entry_pieces(self, name, experts, base=None):
         """Merges attention, and copies everything else of the target."""
         if name in self.found.takers:
-            return super().merge_entry(name, experts, base)
+            return super().entry_pieces(name, experts, base)
         kept = self._roles(experts, base)[0][name]
         if kept.is_floating_point() and not is_finite(kept):
             check_compatible(experts, base)
-        return kept.clone()
+        return [kept.reshape(-1)]
 
     def merge_tensor(self, name, experts, base):
         """``λ · source + (1 − λ) · target`` in the chosen heads."""

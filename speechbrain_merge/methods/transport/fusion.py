@@ -242,7 +242,7 @@ class OptimalTransport(MergeMethod):
         ]
         return alignments, self.prepared_inner(method, aligned, base)
 
-    def merge_entry(self, name, experts, base=None):
+    def entry_pieces(self, name, experts, base=None):
         """Merges an entry of whatever type of the aligned experts.
 
         Running statistics are moved like weights, which the general road,
@@ -253,7 +253,7 @@ class OptimalTransport(MergeMethod):
             _aligned(found, _only(name, expert))
             for found, expert in zip(alignments, experts)
         ]
-        return method.merge_entry(name, one, base)
+        return method.entry_pieces(name, one, base)
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor of the experts, which are aligned here."""
