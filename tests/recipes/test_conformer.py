@@ -959,6 +959,16 @@ def test_a_guide_and_teachers_change_a_training(train, data, tmp_path):
             if models is not None
         ]
         assert heard == {"alone": [], "guided": [1], "taught": [2]}[name]
+        batch = next(
+            iter(
+                made.brain.make_dataloader(made.train_set, train.sb.Stage.TRAIN)
+            )
+        )
+        made.brain.compute_forward(batch, train.sb.Stage.TRAIN)
+        # what guides and teachers hear is not masked
+        clean = made.brain.hparams.compute_features(batch.sig[0])
+        clean = made.brain.modules.normalize(clean, batch.sig[1], epoch=9)
+        assert torch.equal(made.brain.heard[0], clean)
         made.fit()
         ends[name] = [p.clone() for p in made.brain.modules.parameters()]
         assert len(before) == len(ends[name])

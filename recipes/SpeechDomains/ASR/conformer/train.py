@@ -73,11 +73,13 @@ class ASR(ClipAllGroups, MergeMixin, sb.Brain):
         feats = self.modules.normalize(
             feats, wav_lens, epoch=self.hparams.epoch_counter.current
         )
+        clean = feats, wav_lens
+        if stage == sb.Stage.TRAIN:
+            feats, wav_lens = self.hparams.fea_augment(feats, wav_lens)
         chunks = self.chunks(stage)
         if stage == sb.Stage.TRAIN:
             # guides and teachers hear the features before they are masked
-            self.heard = feats, wav_lens, chunks
-            feats, wav_lens = self.hparams.fea_augment(feats, wav_lens)
+            self.heard = (*clean, chunks)
         return log_posteriors(self.modules, feats, wav_lens, chunks), wav_lens
 
     def chunks(self, stage):
