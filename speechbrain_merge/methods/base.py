@@ -51,6 +51,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -431,7 +432,9 @@ class MergeMethod(torch.nn.Module):
 
     def using(self, device: torch.device) -> "MergeMethod":
         """A copy of this method that merges on a device."""
-        method = self._copy()
+        if device == self.device:
+            return self
+        method = copy.copy(self)
         method.device = device
         return method
 
