@@ -59,7 +59,16 @@ from speechbrain_merge.weights.weight_norm import refold
 
 logger = get_logger(__name__)
 
-STATE = {"learned", "optimizer", "transports", "history", "best", "done"}
+STATE = {
+    "learned",
+    "optimizer",
+    "transports",
+    "history",
+    "best",
+    "done",
+    "about",
+}
+_ANEW = "Delete it to learn anew."
 
 _history = listed(
     fields({"step": whole(0), "loss": plain_float, "moved": whole(0)})
@@ -137,10 +146,12 @@ def learn_matching(
         "valid": chosen_on.key(),
         "hparams": decisive_settings(brain),
     }
-    text = json.dumps(about, sort_keys=True, default=str)
+    # Settings may differ by rank, such as the name of a device
+    text = run_on_main(_text_of, args=[about])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = run_on_main(Path(folder).joinpath, args=[f"map-{key}.safetensors"])
     if run_on_main(path.exists):
+        run_on_main(_check_map, args=[path, text])
         logger.info(f"Learned map: found in {path}.")
         return path
     with ExitStack() as stack:
@@ -174,6 +185,7 @@ def learn_matching(
             chosen_on,
             learning,
             path.with_suffix(".pt"),
+            text,
         )
     least = min(history, key=lambda row: row["loss"])
     metadata = {
@@ -205,10 +217,12 @@ class _Means:
         self.weights = refold(plain, anchor)
 
 
-def _learn(brain, learner, means, modules, batches, valid, learning, path):
+def _learn(
+    brain, learner, means, modules, batches, valid, learning, path, about
+):
     """All steps; the history, and the map of the lowest loss."""
     steps, seed = learning["steps"], learning["seed"]
-    history, best, done = _resume(path, learner)
+    history, best, done = _resume(path, learner, about, learning)
     order = _order(len(batches), steps, seed)
     drawn = iter(batches.load(order[done:]))
     bar = tqdm(
@@ -230,7 +244,8 @@ def _learn(brain, learner, means, modules, batches, valid, learning, path):
             history.append({"step": step, "loss": loss, "moved": _moved(maps)})
             bar.set_postfix(loss=loss)
             state = {**learner.state_dict(), "history": history, "best": best}
-            run_on_main(_save, args=[path, {**state, "done": step}])
+            state = {**state, "done": step, "about": about}
+            run_on_main(_save, args=[path, state])
         if last:
             break
         means.tensors = learner.midpoint()
@@ -298,25 +313,51 @@ def _digests(cost):
     }
 
 
-def _resume(path, learner):
+def _text_of(about):
+    """What decides the outcome, as text."""
+    return json.dumps(about, sort_keys=True, default=str)
+
+
+def _check_map(path, about):
+    """Raises where a finished map is that of another learning."""
+    with open_weights(path) as stored:
+        if stored.metadata.get("about") != about:
+            raise ValueError(
+                f"{path}, metadata 'about': this map was learned of other "
+                f"models, on other data or in another way. {_ANEW}"
+            )
+
+
+def _resume(path, learner, about, learning):
     """The state of a learning that was stopped, or the beginning."""
     if not run_on_main(path.exists):
         return [], {}, 0
     state = load_torch(path)
     if not isinstance(state, dict) or not STATE <= set(state):
+        raise ValueError(f"{path} is no state of a learned matching. {_ANEW}")
+    if state["about"] != about:
         raise ValueError(
-            f"{path} is no state of a learned matching. Delete it to learn "
-            "anew."
+            f"{path}, key 'about': this state is of other models, other data "
+            f"or another way of learning. {_ANEW}"
         )
     history = _history(state["history"], f"{path}, key 'history'")
     done = whole(0)(state["done"], f"{path}, key 'done'")
     best = mapped(_order_of_units)(state["best"], f"{path}, key 'best'")
+    every = learning["check_every"]
+    looks = sorted({*range(0, learning["steps"], every), learning["steps"]})
+    if done not in looks or [row["step"] for row in history] != [
+        step for step in looks if step <= done
+    ]:
+        raise ValueError(
+            f"{path}, key 'history': expected a row for every {every} steps "
+            f"up to {done!r}. {_ANEW}"
+        )
     try:
+        learner.check_map(best)
         learner.load_state_dict(state)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(
-            f"{path}: not a state of this learning ({error}). Delete it to "
-            "learn anew."
+            f"{path}: not a state of this learning ({error}). {_ANEW}"
         ) from error
     ddp_barrier()  # nobody writes while another reads
     logger.info(f"Learned matching: {done} steps are in {path}.")

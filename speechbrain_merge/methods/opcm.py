@@ -48,6 +48,7 @@ from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import merged_names
 from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
 
@@ -70,6 +71,8 @@ class Sequence(NamedTuple):
         ``‖A_T‖`` beside the mean length of the experts' task vectors.
     experts : int
         How many experts are in the merge.
+    base : str
+        The digest of the base.
     """
 
     layouts: dict
@@ -77,6 +80,7 @@ class Sequence(NamedTuple):
     before: dict
     growth: float = 1.0
     experts: int = 1
+    base: str = ""
 
 
 @register("opcm")
@@ -141,7 +145,8 @@ class OPCM(MatrixMethod):
     def prepare(self, experts, base):
         """The lengths of the task vectors and of what they are merged to."""
         fused = super().prepare(experts, base)
-        before = self._previous_of(experts[0])
+        content = digest(base)
+        before = self._previous_of(experts[0], content)
         self.found = Sequence(fused.layouts, fused.aliases, before)
 
         def squares(name):
@@ -171,16 +176,21 @@ class OPCM(MatrixMethod):
             number,
             growth,
         )
-        return Sequence(fused.layouts, fused.aliases, before, growth, number)
+        return Sequence(*fused[:2], before, growth, number, content)
 
     def on_record(self):
         """What a merge that goes on from this one has to know."""
         if self.scale != 1:
             return {}  # it is longer or shorter than the experts' mean
-        state = {"experts": self.found.experts, "growth": self.found.growth}
+        found = self.found
+        state = {
+            "experts": found.experts,
+            "growth": found.growth,
+            "base": found.base,
+        }
         return {RECORD: json.dumps(state)}
 
-    def _previous_of(self, first):
+    def _previous_of(self, first, content):
         """Of how many experts the first one was made, and its growth."""
         if self.previous is None:
             return {"experts": 1, "growth": 1.0}
@@ -196,9 +206,18 @@ class OPCM(MatrixMethod):
         where = f"{first.label}, metadata '{RECORD}'"
         try:
             previous = parse_json(first.metadata[RECORD], where)
+            known = content
+            if isinstance(previous, dict):
+                known = previous.pop("base", content)
             check_previous(previous)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+        if known != content:
+            raise ValueError(
+                f"{first.label} was merged around the base with the SHA-256 "
+                f"{known}, and the base given now has {content}: a merge can "
+                "only go on around its own base. Give that one."
+            )
         return previous
 
     def merge_tensor(self, name, experts, base):

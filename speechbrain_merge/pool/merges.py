@@ -196,7 +196,7 @@ def read_merges(pool) -> list[MergeRecord]:
     return found
 
 
-def remember(pool, record: MergeRecord):
+def remember(pool, record: MergeRecord, before: Optional[str] = None) -> bool:
     """Records a merge in a pool, unless it is the last one of its name.
 
     A pool that may not be written, such as a colleague's, remembers nothing: a
@@ -208,18 +208,36 @@ def remember(pool, record: MergeRecord):
         Folder of the pool.
     record : MergeRecord
         What was merged.
+    before : str, optional
+        The digest of the merge that this one went on from, which has to be the
+        last one of its name.
+
+    Returns
+    -------
+    bool
+        Whether the pool says so now.
+
+    Raises
+    ------
+    ValueError
+        Where another merge of this name came between.
     """
     try:
         with _alone(Path(pool)):
             merges = read_merges(pool)
-            last = [asdict(each) for each in merges if each.name == record.name]
+            named = [each for each in merges if each.name == record.name]
+            if before is not None:
+                known = named[-1] if named else None
+                check_last(pool, known, record.name, before)
+            last = [asdict(each) for each in named]
             if merges:
                 later = max(record.time, merges[-1].time + TICK)
                 record = replace(record, time=later)
             line = plain(asdict(record))
             if last and plain({**last[-1], "time": record.time}) == line:
-                return
+                return True
             _log(pool).append(line)
+            return True
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
@@ -227,6 +245,34 @@ def remember(pool, record: MergeRecord):
             f"{pool} may not be written ({error.strerror}), so it will not "
             f"remember the merge '{record.name}'. The merge itself is not "
             "affected; to repeat it with one more run, copy the pool first."
+        )
+        return False
+
+
+def check_last(pool, last: Optional[MergeRecord], name: str, content: str):
+    """Raises unless a merge is still the last one of its name.
+
+    Arguments
+    ---------
+    pool : str or Path
+        Folder of the pool.
+    last : MergeRecord, optional
+        The last of the name now.
+    name : str
+        Of the merge.
+    content : str
+        The digest of the merge that was the last.
+
+    Raises
+    ------
+    ValueError
+        Where it is another one, or none.
+    """
+    if last is None or last.digest != content:
+        raise ValueError(
+            f"Another merge '{name}' was recorded in {pool} while this one "
+            "was made, which lacks what that one added. The pool keeps the "
+            "other; merge again to go on from it."
         )
 
 

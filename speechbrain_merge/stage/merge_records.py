@@ -12,12 +12,14 @@ import copy
 import dataclasses
 import os
 from numbers import Real
+from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.pool import Candidate, read_pool, select
 from speechbrain_merge.pool.merges import (
     Member,
     MergeRecord,
+    check_last,
     find_merge,
     forget,
     keep,
@@ -157,6 +159,7 @@ def _going_on(stage, candidates, record):
         record.name,
         kept[0],
         record.name,
+        known_digest=record.digest,
         base=bases[0] if bases else None,
         base_digest=record.base_digest,
         tags=(SO_FAR,),
@@ -214,35 +217,50 @@ def remember_merge(job, result):
 def _remember_and_keep(job, result, members, pools):
     """Writes down a merge that the next one goes on from, and keeps it.
 
-    Its members are those that it was made of from the first merge on. Once it
-    is on record, what was kept of the merge before is removed.
+    Its members are those that it was made of from the first merge on, which
+    the pool says that it went on from. Once it is on record, what was kept of
+    the merge before is removed.
     """
     content = digest(result.path)
     bases = {member.base_digest for member in members}
     base_digest = bases.pop() if len(bases) == 1 else None
-    goes_on = members[0].tags == (SO_FAR,)
+    begun: tuple = ()
+    before = None
+    if members[0].tags == (SO_FAR,):
+        first, *members = members
+        home, before = Path(first.path).absolute().parent, first.digest
+        begun = _last(home, result.name, before).members
+        pools = list(dict.fromkeys([home, *pools]))
+    record = MergeRecord(
+        result.name,
+        result.method,
+        (*begun, *(Member(e.name, e.run, e.digest) for e in members)),
+        base=job.base_name,
+        path=str(result.path),
+        digest=content,
+        value=result.value,
+        base_digest=base_digest,
+        time=time_of_merge(pools),
+    )
     for pool in pools:
         earlier = [
             each for each in read_merges(pool) if each.name == result.name
         ]
-        begun = earlier[-1].members if goes_on and earlier else ()
-        own = members[1:] if goes_on else members
-        record = MergeRecord(
-            result.name,
-            result.method,
-            (*begun, *(Member(e.name, e.run, e.digest) for e in own)),
-            base=job.base_name,
-            path=str(result.path),
-            digest=content,
-            value=result.value,
-            kept=keep(pool, result.path, result.name, content),
-            base_digest=base_digest,
-            time=time_of_merge(pools),
+        here = dataclasses.replace(
+            record, kept=keep(pool, result.path, result.name, content)
         )
-        remember(pool, record)
+        if not remember(pool, here, before if pool == pools[0] else None):
+            continue  # what the pool says last still needs its weights
         for each in earlier:
-            if each.kept != record.kept:
+            if each.kept != here.kept:
                 forget(pool, each)
+
+
+def _last(pool, name, content):
+    """The last merge of a name in a pool, if it is the one expected."""
+    last = [each for each in read_merges(pool) if each.name == name]
+    check_last(pool, last[-1] if last else None, name, content)
+    return last[-1]
 
 
 def _shares(method, members):

@@ -46,7 +46,8 @@ class FrozenModels:
     Raises
     ------
     ValueError
-        Where weights name a module that there is not, or do not fit.
+        Where weights name a module that there is not, lack one, or do not
+        fit.
     """
 
     def __init__(
@@ -96,5 +97,22 @@ def _with_weights(modules, source):
             states.setdefault(module, {})[parameter] = weights[name]
         for name, state in states.items():
             load_plain(model[name], state)
+        _check_whole(model, states, weights.label)
     model.requires_grad_(False)
     return model.eval()
+
+
+def _check_whole(model, states, label):
+    """Raises where a module with parameters has got no weights."""
+    given = {id(one) for name in states for one in model[name].parameters()}
+    lacking = [
+        name
+        for name, module in model.items()
+        if any(id(one) not in given for one in module.parameters())
+    ]
+    if lacking:
+        raise ValueError(
+            f"{label} has no weights of {', '.join(lacking)}: this would be a "
+            "model of which a part is the one in training. Give the weights of "
+            f"{', '.join(model)}."
+        )

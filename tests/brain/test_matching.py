@@ -157,6 +157,54 @@ def test_what_was_stopped_ends_where_it_would_have(
         learned(trained, tmp_path / "broken")
 
 
+def damaged(state, key, value):
+    """A state in which one entry is another."""
+    return {**state, key: value}
+
+
+def test_what_is_not_of_this_learning_is_refused(trained, tmp_path):
+    path = learned(trained, tmp_path, steps=5)
+    other = learned(trained, tmp_path, steps=5, seed=3)
+    mine, state = path.read_bytes(), path.with_suffix(".pt")
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match="'about': this map was learned of"):
+        learned(trained, tmp_path, steps=5)
+    path.unlink()
+    found = torch.load(state)
+    orders, tensors = found["best"], found["learned"]
+    space, name = next(iter(orders)), next(iter(tensors))
+    moments = found["optimizer"]["state"]
+    for each, message in [
+        (torch.load(other.with_suffix(".pt")), "'about': this state is of"),
+        (damaged(found, "done", 4), "'history': expected a row"),
+        (damaged(found, "history", []), "'history': expected a row"),
+        (damaged(found, "best", {}), "map is of other spaces"),
+        (
+            damaged(found, "best", {**orders, space: orders[space] * 0}),
+            "is no order of",
+        ),
+        (
+            damaged(
+                found, "learned", {**tensors, name: tensors[name] * torch.nan}
+            ),
+            "has a NaN",
+        ),
+        (
+            damaged(
+                found,
+                "optimizer",
+                {**found["optimizer"], "state": {0: moments[1]}},
+            ),
+            "the optimizer has other moments",
+        ),
+    ]:
+        torch.save(each, state)
+        with pytest.raises(ValueError, match=message):
+            learned(trained, tmp_path, steps=5)
+    torch.save(found, state)
+    assert learned(trained, tmp_path, steps=5).read_bytes() == mine
+
+
 def test_a_stage_learns_the_map_of_its_method(trained, tmp_path):
     brain, paths, data = trained
     candidates = [

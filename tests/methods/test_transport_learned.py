@@ -234,6 +234,41 @@ def test_a_map_of_another_model_is_refused(pair, tmp_path):
         read_map(source, {"third": stored["first"]}, MINE)
 
 
+HEADS = {
+    **MINE,
+    "blocks": {
+        "heads": {"spaces": ["first", "second"]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "first, second, message",
+    [
+        ([1, 0, 2, 3], [1, 0, 2, 3], None),
+        ([1, 0, 2, 3], [0, 1, 2, 3], "blocks of 'second' move otherwise"),
+        ([1, 0, 2, 3], None, "blocks of 'second' move otherwise"),
+        ("mixed", [0, 1, 2, 3], "'first' mixes the units of 4 blocks"),
+    ],
+)
+def test_a_map_that_is_no_symmetry_is_refused(pair, first, second, message):
+    def order(blocks):
+        grid = torch.arange(WIDTH).unflatten(0, (4, -1))
+        if blocks == "mixed":
+            return grid.T.flatten()
+        return grid[blocks].flatten()
+
+    _, source = pair
+    orders = {"first": order(first)}
+    if second is not None:
+        orders["second"] = order(second)
+    if message is None:
+        assert read_map(source, orders, HEADS, heads=4)
+    else:
+        with pytest.raises(ValueError, match=message):
+            read_map(source, orders, HEADS, heads=4)
+
+
 @pytest.mark.parametrize(
     "parameters, message",
     [

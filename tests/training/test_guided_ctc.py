@@ -83,6 +83,11 @@ def test_frozen_copies_share_what_the_modules_share():
         assert not each.requires_grad
     with pytest.raises(ValueError, match="'head.weight' is of no module"):
         FrozenModels(modules, [{"head.weight": torch.ones(1)}])
+    part = {
+        f"encoder.{n}": t for n, t in model.Transformer.state_dict().items()
+    }
+    with pytest.raises(ValueError, match="no weights of model: this would be"):
+        FrozenModels(modules, [part])
 
 
 def spikes_that_agree(one, other, data, blank=0):

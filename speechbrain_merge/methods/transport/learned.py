@@ -70,7 +70,7 @@ from speechbrain_merge.methods.transport.alignment import Alignment
 from speechbrain_merge.methods.transport.assignment import Assignment
 from speechbrain_merge.methods.transport.matching import Matching
 from speechbrain_merge.methods.transport.moves import move_tensor
-from speechbrain_merge.methods.transport.symmetry import symmetry
+from speechbrain_merge.methods.transport.symmetry import Symmetry, symmetry
 from speechbrain_merge.weights import (
     agreed_heads,
     check_compatible,
@@ -250,18 +250,43 @@ class _Learner(ABC):
             Where it is that of other models or another learner.
         """
         stored = state["learned"]
-        if {name: tensor.shape for name, tensor in stored.items()} != {
-            name: tensor.shape for name, tensor in self.learned.items()
-        }:
+        if set(stored) != set(self.learned) or not all(
+            _is_like(tensor, self.learned[name])
+            for name, tensor in stored.items()
+        ):
             raise ValueError(
-                "The state is of other models, or of another learner: delete "
-                "it to learn anew."
+                "the state is of other models, or of another learner, or has "
+                "a NaN or an infinity"
             )
+        self._check_optimizer(state["optimizer"])
+        self.check_map(state["transports"])
         with torch.no_grad():
             for name, tensor in stored.items():
                 self.learned[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         self.matching.transports = dict(state["transports"])
+
+    def check_map(self, orders) -> None:
+        """Raises a ValueError unless this is a map such as this one finds."""
+        if set(orders) != set(self.matching.transports):
+            raise ValueError("the map is of other spaces")
+        check_orders(self.symmetry, orders, "the state")
+
+    def _check_optimizer(self, state):
+        """Raises a ValueError unless a state is one of this optimizer."""
+        known = list(self.learned.values())
+        moments = state["state"]
+        if state["param_groups"] != self.optimizer.state_dict()[
+            "param_groups"
+        ] or set(moments) - set(range(len(known))):
+            raise ValueError("the optimizer is another")
+        for number, each in moments.items():
+            if set(each) != {"step", "exp_avg", "exp_avg_sq"} or not (
+                _is_like(each["step"], torch.tensor(0.0))
+                and _is_like(each["exp_avg"], known[number])
+                and _is_like(each["exp_avg_sq"], known[number])
+            ):
+                raise ValueError("the optimizer has other moments")
 
 
 class StraightThrough(_Learner):
@@ -393,6 +418,16 @@ class SinkhornRebasin(_Learner):
             total.backward()
 
 
+def _is_like(stored, known):
+    """Whether something stored is a tensor as another, and finite."""
+    return (
+        isinstance(stored, torch.Tensor)
+        and stored.shape == known.shape
+        and stored.dtype == known.dtype
+        and bool(torch.isfinite(stored).all())
+    )
+
+
 def _sinkhorn(scores):
     """Scores as a matrix whose rows and columns sum to 1 nearly."""
     logs = scores
@@ -486,20 +521,75 @@ def read_map(
     with open_weights(source) as weights, open_weights(path) as stored:
         found = symmetry(fold(weights), architecture, heads)
         orders = {name: stored[name].clone() for name in stored}
+    check_orders(found, orders, f"{stored.label}, a map of {weights.label}")
+    return Alignment(found, orders)
+
+
+def check_orders(found: Symmetry, orders: Mapping, where: str) -> None:
+    """Raises unless orders leave what the network computes as it is.
+
+    Arguments
+    ---------
+    found : Symmetry
+        Of the model that is moved.
+    orders : dict
+        Name of a space to its order.
+    where : str
+        Where the orders come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        Where a space is not there or cannot move, an order is none, or the
+        spaces of attention heads do not move by whole heads, all alike.
+    """
+    blocks_of: dict = {}
     for name, order in orders.items():
         space = found.spaces.get(name)
         if space is None or space.pinned:
             raise ValueError(
-                f"{stored.label} moves '{name}', which {weights.label} does "
-                "not have, or which cannot move there: it is the map of "
-                "another model. Learn it again."
+                f"{where}: it moves '{name}', which the model does not have, "
+                "or which cannot move there. It is the map of another model. "
+                "Learn it again."
             )
-        units = torch.arange(space.size)
-        if order.dtype != torch.int64 or not torch.equal(
-            order.sort().values, units
+        if (
+            not isinstance(order, torch.Tensor)
+            or order.dtype != torch.int64
+            or not torch.equal(order.sort().values, torch.arange(space.size))
         ):
             raise ValueError(
-                f"{stored.label}: '{name}' is no order of {space.size} units. "
-                "Learn the map again."
+                f"{where}: '{name}' is no order of {space.size} units. Learn "
+                "the map again."
             )
-    return Alignment(found, orders)
+        if space.blocks:
+            blocks_of.setdefault(space.blocks, []).append(name)
+    for each, names in blocks_of.items():
+        blocks = found.blocks[each]
+        stays = torch.arange(blocks.number)
+        moved = {}
+        for name in blocks.spaces:
+            if found.spaces[name].pinned or name not in orders:
+                moved[name] = stays
+                continue
+            grid = orders[name].unflatten(0, (blocks.number, -1))
+            size = grid.shape[1]
+            moved[name] = grid[:, 0] // size
+            inside = grid % size
+            if (grid // size != moved[name][:, None]).any() or (
+                name in blocks.fixed_inside
+                and (inside != torch.arange(size)).any()
+            ):
+                raise ValueError(
+                    f"{where}: '{name}' mixes the units of {blocks.number} "
+                    f"blocks ('{each}', such as attention heads), which only "
+                    "move as a whole. Learn the map again."
+                )
+        first = stays if blocks.fixed_order else moved[names[0]]
+        apart = [
+            name for name, order in moved.items() if not order.equal(first)
+        ]
+        if apart:
+            raise ValueError(
+                f"{where}: the blocks of '{apart[0]}' move otherwise than "
+                f"they have to for '{each}'. Learn the map again."
+            )
