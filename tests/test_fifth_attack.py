@@ -4,6 +4,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import shutil
+
 import pytest
 import torch
 from filled_pool import saver_of, train_a_little
@@ -114,6 +116,15 @@ def test_of_two_merges_that_go_on_at_once_one_is_refused(begun):
     assert (begun / "pool" / last.kept).read_bytes() == one.output.read_bytes()
     again = on_record(continual(begun, ["pool"], "again"))
     assert again.selected == ["so-far", "street/epoch-0001"]
+
+
+def test_a_run_with_another_name_is_not_merged_again(begun, caplog):
+    shutil.copytree(begun / "pool" / "child", begun / "pool" / "renamed")
+    with pytest.raises(ValueError, match="'child/epoch-0001': it would be mer"):
+        continual(begun, ["pool"], "second")
+    with caplog.at_level("WARNING"):
+        resolve(MergeStage("average", [begun / "pool"]), begun / "plain")
+    assert "'child/epoch-0001' and 'renamed/epoch-0001' are the" in caplog.text
 
 
 LOCKED = """
