@@ -4,15 +4,17 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import shutil
+
 import pytest
 import torch
 from filled_pool import saver_of, train_a_little
 from sandbox import run_in_sandbox
-from tiny_models import tiny_network
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
-from speechbrain_merge import CheckpointPool, MergeStage
+from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
 from speechbrain_merge.methods import OPCM
-from speechbrain_merge.pool import read_merges
+from speechbrain_merge.pool import read_merges, read_pool
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge
 from speechbrain_merge.weights import open_weights, write_weights
@@ -116,6 +118,15 @@ def test_of_two_merges_that_go_on_at_once_one_is_refused(begun):
     assert again.selected == ["so-far", "street/epoch-0001"]
 
 
+def test_a_run_with_another_name_is_not_merged_again(begun, caplog):
+    shutil.copytree(begun / "pool" / "child", begun / "pool" / "renamed")
+    with pytest.raises(ValueError, match="'child/epoch-0001': it would be mer"):
+        continual(begun, ["pool"], "second")
+    with caplog.at_level("WARNING"):
+        resolve(MergeStage("average", [begun / "pool"]), begun / "plain")
+    assert "'child/epoch-0001' and 'renamed/epoch-0001' are the" in caplog.text
+
+
 LOCKED = """
 import sys
 from pathlib import Path
@@ -131,3 +142,23 @@ assert (folder / "pool" / record.kept).is_file()
 
 def test_what_the_record_says_last_stays(begun, request):
     run_in_sandbox(LOCKED, begun, str(request.path.parent))
+
+
+class MergingCTC(MergeMixin, TinyCTC):
+    """The tiny recipe with one word more."""
+
+
+def test_a_damaged_candidate_gets_no_error_rate(tmp_path):
+    train(tmp_path, "pool", "child", 1)
+    (candidate,) = read_pool(tmp_path / "pool")
+    brain = tiny_ctc_brain(tmp_path / "brain", tiny_network(9), MergingCTC)
+    brain.load_weights(candidate)
+    content = bytearray(candidate.path.read_bytes())
+    content[-3] ^= 4
+    candidate.path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged or replaced since"):
+        brain.load_weights(candidate)
+    (candidate,) = read_pool(tmp_path / "pool")
+    with pytest.raises(ValueError, match="damaged or replaced since"):
+        with brain.borrowed_weights(candidate):
+            pass

@@ -52,7 +52,12 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.weights import (
+    digest,
+    open_weights,
+    verify,
+    write_weights,
+)
 from speechbrain_merge.weights.files import load_torch
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.weight_norm import refold
@@ -136,6 +141,11 @@ def learn_matching(
         name: getattr(model, "digest", None) or digest(model)
         for name, model in (("source", source), ("anchor", anchor))
     }
+    for model in (source, anchor):
+        known = getattr(model, "known_digest", None)
+        if known is not None:
+            with open_weights(model) as weights:
+                verify(weights, known, model.name, model.path)
     about = {
         **digests,
         "learning": learning,

@@ -44,7 +44,7 @@ from speechbrain_merge.stage.result import (
 )
 from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.stage.selection import Scoring
-from speechbrain_merge.weights import has_adapters, open_weights
+from speechbrain_merge.weights import has_adapters, open_weights, verify
 
 logger = get_logger(__name__)
 
@@ -83,12 +83,16 @@ class MergeMixin(RecipeHooks):
         Raises
         ------
         ValueError
-            When names or shapes do not match the modules.
+            When names or shapes do not match the modules, or a candidate is
+            not what is on record of it.
         """
         if not self._evaluating and not self.scoring:
             self._lift_guard()  # these are wanted now, and no others
         states = {}
         with open_weights(source) as weights:
+            known = getattr(source, "known_digest", None)
+            if known is not None:
+                verify(weights, known, source.name, source.path)
             for name in weights.names():
                 module, _, parameter = name.partition(".")
                 states.setdefault(module, {})[parameter] = weights[name]

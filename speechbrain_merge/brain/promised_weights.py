@@ -131,6 +131,7 @@ def file_of(source):
     tuple or None
         None where the source is no path of a file.
     """
+    source = getattr(source, "path", source)  # of a candidate
     if not isinstance(source, (str, os.PathLike)) or not os.path.isfile(source):
         return None
     found = os.stat(source)

@@ -195,8 +195,7 @@ class OPCM(MatrixMethod):
         if self.previous is None:
             return {"experts": 1, "growth": 1.0}
         if self.previous != RECORDED:
-            growth = math.sqrt(self.previous["experts"])
-            return {"growth": growth, **self.previous}
+            return _with_growth(self.previous)
         if RECORD not in first.metadata:
             raise ValueError(
                 f"`previous` is '{RECORDED}', and {first.label} does not say "
@@ -218,7 +217,7 @@ class OPCM(MatrixMethod):
                 f"{known}, and the base given now has {content}: a merge can "
                 "only go on around its own base. Give that one."
             )
-        return previous
+        return _with_growth(previous)
 
     def merge_tensor(self, name, experts, base):
         """Merges one tensor."""
@@ -291,6 +290,11 @@ def beside(
     taken = torch.diag(entries.diagonal())
     taken[:block, :block] = entries[:block, :block]
     return vector - found.left @ taken @ found.right.T
+
+
+def _with_growth(previous):
+    """What an earlier merge was; its growth as of orthogonal task vectors."""
+    return {"growth": math.sqrt(previous["experts"]), **previous}
 
 
 def check_previous(previous: Any) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.belonging import check_belonging
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import MergeMethod
@@ -35,6 +36,8 @@ from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.result import MERGED, MergeResult
 from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.weights import digest, fold, open_weights
+
+logger = get_logger(__name__)
 
 JOURNAL = "trials.jsonl"
 # What decides a job's result but not the score of a single trial
@@ -335,6 +338,7 @@ def resolve(
     """
     stage = stage.resolved()
     members = stage.chosen()
+    _warn_of_copies(stage, members)
     # a search over candidates begins with one, all else merges them all
     one = getattr(stage.search, "searches", None) == "candidates"
     stage.method.check_experts(1 if one else len(members))
@@ -380,6 +384,20 @@ def resolve(
     if selection is not None:
         about["selection"] = selection
     return dataclasses.replace(job, about=about)
+
+
+def _warn_of_copies(stage, members):
+    """Says where members are the same weights under different names."""
+    names: dict = {}
+    for member in members:
+        names.setdefault(member.digest, []).append(f"'{member.name}'")
+    for same in names.values():
+        if len(same) > 1:
+            logger.warning(
+                f"Merge stage '{stage.name}': {' and '.join(same)} are the "
+                "same weights, which count so many times. Leave out all but "
+                "one, unless that is meant."
+            )
 
 
 def _names(method, members, base):

@@ -150,6 +150,14 @@ def _going_on(stage, candidates, record):
     ]
     if new or stage.select.runs:
         new = stage.select.of(new)
+    merged = {member.digest: member.name for member in record.members}
+    twice = [each for each in new if each.digest in merged]
+    if twice:
+        raise ValueError(
+            f"'{twice[0].name}' is in merge '{record.name}' already, as "
+            f"'{merged[twice[0].digest]}': it would be merged twice. Leave its "
+            f"run out (`without: [{twice[0].run}]`)."
+        )
     bases = [
         candidate.base
         for candidate in candidates

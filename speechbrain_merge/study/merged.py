@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.repair import repair
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
@@ -24,6 +26,8 @@ from speechbrain_merge.stage.merge_stage import MergeStage
 from speechbrain_merge.study.made import Made, relative_to
 from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
 from speechbrain_merge.weights import digest, open_weights, write_weights
+
+logger = get_logger(__name__)
 
 FOLDER = {"parents": True, "exist_ok": True}
 
@@ -104,11 +108,8 @@ def make_aligned(maker, node):
             _write_aligned,
             args=[path, source.path, anchor.path, cost, node.method],
         )
-        return {"weights": str(relative_to(path, maker.study.folder))}
 
-    record = once(path.with_suffix(".json"), settings, write, again=True)
-    with open_weights(path) as weights:
-        content = digest(weights)
+    record, content = _written_once(maker, path, settings, write)
     steps = {}
     if node.method.cost == "learned":
         steps["steps"] = check_learning(node.method.learning)["steps"]
@@ -128,6 +129,7 @@ def make_repaired(maker, node):
         "parents": [parent.digest for parent in parents],
         "weights": list(node.weights),
         "data": FixedBatches(maker.run.brain, data, loader_kwargs).key(),
+        "hparams": decisive_settings(maker.run.brain),
     }
 
     def write():
@@ -141,12 +143,39 @@ def make_repaired(maker, node):
             node.weights or None,
         )
         run_on_main(write_weights, args=[path, state])
-        return {"weights": str(relative_to(path, maker.study.folder))}
 
-    record = once(path.with_suffix(".json"), settings, write, again=True)
-    with open_weights(path) as weights:
-        content = digest(weights)
+    record, content = _written_once(maker, path, settings, write)
     return Made(path, content, seconds=record["seconds"])
+
+
+def _written_once(maker, path, settings, write):
+    """Writes weights once; again where they are not what was written.
+
+    Returns the record, and the digest of the weights.
+    """
+
+    def work():
+        write()
+        place = str(relative_to(path, maker.study.folder))
+        return {"weights": place, "digest": _content(path)}
+
+    place = path.with_suffix(".json")
+    record = once(place, settings, work, again=True)
+    content = _content(path)
+    if content != record["outcome"].get("digest"):
+        logger.warning(f"{path} is not what was made: it is made again.")
+        run_on_main(place.unlink)
+        record = once(place, settings, work)
+        content = _content(path)
+    return record, content
+
+
+def _content(path):
+    """The digest of weights, None where there are none."""
+    if not path.is_file():
+        return None
+    with open_weights(path) as weights:
+        return digest(weights)
 
 
 def members_of(maker, node):

@@ -26,6 +26,7 @@ from speechbrain_merge.brain.domains import (
     write_alignments,
 )
 from speechbrain_merge.evaluation import write_scores
+from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
@@ -156,7 +157,7 @@ class Tester:
             ]
             scores = combine(node.how, systems, test_set.data, brain.words_of)
         else:
-            brain.use_weights(self.maker.made[node.name].path)
+            brain.use_weights(self._weights_of(node.name))
             scores = evaluate()
             metric = getattr(brain, self.study.tracker)
             run_on_main(
@@ -175,9 +176,14 @@ class Tester:
             if any(known[1:] != key[1:] for known in self._posteriors):
                 self._posteriors.clear()  # those of another set
             brain = self.maker.run.brain
-            brain.use_weights(self.maker.made[name].path)
+            brain.use_weights(self._weights_of(name))
             self._posteriors[key] = collect_posteriors(brain, evaluate)
         return self._posteriors[key]
+
+    def _weights_of(self, name):
+        """A model whose weights have to be those that its scores go by."""
+        made = self.maker.made[name]
+        return Candidate(name, made.path, name, known_digest=made.digest)
 
     def _set_digest(self, test):
         """A hash of the rows of a test set."""

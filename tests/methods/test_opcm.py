@@ -10,6 +10,7 @@ from methods.reference_answers import TOLERANCES, assert_answers, later_answers
 
 from speechbrain_merge import merge
 from speechbrain_merge.methods import OPCM
+from speechbrain_merge.weights import open_weights, write_weights
 
 
 def task_vector(model, base):
@@ -127,3 +128,11 @@ def test_a_merged_file_says_how_to_go_on_from_it(tmp_path):
     for other in (experts[0], scaled):
         with pytest.raises(ValueError, match="does not say that it is a merge"):
             goes_on([other, experts[2]], base)
+    with open_weights(first) as weights:
+        state = {name: weights[name].clone() for name in weights}
+    short = write_weights(
+        tmp_path / "short.safetensors", state, {"opcm": '{"experts": 2}'}
+    )
+    told = OPCM(previous={"experts": 2})
+    for name, tensor in goes_on([short, experts[2]], base).items():
+        assert torch.equal(tensor, told([first, experts[2]], base)[name])

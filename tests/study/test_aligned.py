@@ -78,6 +78,14 @@ def test_an_aligned_model_is_reused_only_where_it_is_the_very_one(study):
     for models in (("c", "b"), ("a", "c"), ("a", "b")):
         assert written(*models) and not written(*models)
     assert written(**LITERALLY) and not written(**LITERALLY)
+    path = study(**LITERALLY)
+    mine = path.read_bytes()
+    write_weights(path, tensors(study.folder / "c.safetensors"))
+    assert written(**LITERALLY) and not written(**LITERALLY)
+    assert path.read_bytes() == mine
+    path.unlink()
+    study(**LITERALLY)
+    assert path.read_bytes() == mine
     # the same name, other weights
     write_weights(study.folder / "a.safetensors", build(KIND, 4).state_dict())
     assert written(**LITERALLY)
