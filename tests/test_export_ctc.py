@@ -1,5 +1,7 @@
 """CTC models of SpeechBrain, as transformers and EncoderASR load them."""
 
+import json
+
 import pytest
 import torch
 from tiny_models import make_speech, tiny_hubert, tiny_wav2vec2, tiny_wavlm
@@ -17,7 +19,8 @@ from speechbrain.nnet.linear import Linear
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.command.exporting import read_labels
-from speechbrain_merge.export import export_ctc
+from speechbrain_merge.export import NotLoadable, export_ctc
+from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
 LABELS = ["<blank>", " ", "a", "b", "(c)", "1", "é", "'"]
@@ -222,3 +225,25 @@ def test_wrong_input(tmp_path):
     with pytest.raises(ValueError, match="Linear: expected SpeechBrain's"):
         export_ctc(state, head, LABELS, folder)
     assert [each.name for each in tmp_path.iterdir()] == ["hub"]
+
+
+def test_two_labels_that_are_as_probable(tmp_path):
+    """Both libraries scale a wave, and not by exactly the same number."""
+    hub = tiny_wav2vec2(
+        tmp_path / "hub",
+        feat_extract_norm="layer",
+        conv_bias=True,
+        do_stable_layer_norm=True,
+    )
+    encoder = Wav2Vec2(hub, hub).eval()
+    torch.manual_seed(0)
+    head = Linear(input_size=16, n_neurons=len(LABELS))
+    state = expert(encoder, head, 3)
+    folder = export_ctc(state, encoder, LABELS, tmp_path / "exported")
+    # What is really different is still found
+    vocabulary = folder / "vocab.json"
+    known = json.loads(vocabulary.read_text())
+    turned = dict(zip(known, reversed(known.values())))
+    vocabulary.write_text(json.dumps(turned))
+    with pytest.raises(NotLoadable, match="where transformers hears"):
+        check_ctc(folder, {})
