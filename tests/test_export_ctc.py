@@ -1,5 +1,7 @@
 """CTC models of SpeechBrain, as transformers and EncoderASR load them."""
 
+import json
+
 import pytest
 import torch
 from tiny_models import make_speech, tiny_hubert, tiny_wav2vec2, tiny_wavlm
@@ -17,7 +19,8 @@ from speechbrain.nnet.linear import Linear
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.command.exporting import read_labels
-from speechbrain_merge.export import export_ctc
+from speechbrain_merge.export import NotLoadable, export_ctc
+from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.weights import IncompatibleWeights, open_weights
 
 LABELS = ["<blank>", " ", "a", "b", "(c)", "1", "é", "'"]
@@ -155,14 +158,19 @@ def test_half_precision_in_shards(tmp_path):
     assert asr.transcribe_file(str(wav)).split() == text.split() != []
 
 
-def test_adapters_are_folded(tmp_path):
-    hub = tiny_wav2vec2(tmp_path / "hub")
-    fresh = Wav2Vec2(hub, hub).eval()
-    head = torch.nn.Linear(16, len(LABELS))
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_adapters_are_folded(kind, tmp_path):
+    wrapper, tiny = FAMILIES[kind]
+    hub = tiny(tmp_path / "hub")
+    fresh = wrapper(hub, hub).eval()
+    head = Linear(input_size=16, n_neurons=len(LABELS))
+    layers = ["*_dense"]
+    if kind != "WavLMForCTC":  # which reads these weights past their modules
+        layers.append("*.attention.?_proj")
     adapted = AdaptedModel(
-        Wav2Vec2(hub, hub),
+        wrapper(hub, hub),
         LoRA,
-        target_layers=["*.attention.?_proj"],
+        target_layers=layers,
         adapter_kwargs={"rank": 2, "alpha": 2.0},
     ).eval()
     generator = torch.Generator().manual_seed(0)
@@ -173,9 +181,15 @@ def test_adapters_are_folded(tmp_path):
                 parameter.copy_(0.5 * drawn)
     whole = torch.nn.ModuleDict({"wav2vec2": adapted, "ctc_lin": head})
     folder = export_ctc(whole, fresh, LABELS, tmp_path / "exported")
+    folder = folder.rename(tmp_path / "moved")
     make_speech(tmp_path, 1)
     (wav,) = tmp_path.glob("*.wav")
-    model, _ = heard_by_transformers(folder, wav)
+    text = recipe_text(adapted.adapted_model, head, wav)
+    assert len(text) > 3
+    asr = EncoderASR.from_hparams(str(folder))
+    assert asr.transcribe_file(str(wav)) == text
+    model, heard = heard_by_transformers(folder, wav)
+    assert heard.split() == text.split()
     with torch.no_grad():
         wave = read_audio(str(wav)).unsqueeze(0)
         wave = torch.nn.functional.layer_norm(wave, wave.shape[1:])
@@ -211,3 +225,25 @@ def test_wrong_input(tmp_path):
     with pytest.raises(ValueError, match="Linear: expected SpeechBrain's"):
         export_ctc(state, head, LABELS, folder)
     assert [each.name for each in tmp_path.iterdir()] == ["hub"]
+
+
+def test_two_labels_that_are_as_probable(tmp_path):
+    """Both libraries scale a wave, and not by exactly the same number."""
+    hub = tiny_wav2vec2(
+        tmp_path / "hub",
+        feat_extract_norm="layer",
+        conv_bias=True,
+        do_stable_layer_norm=True,
+    )
+    encoder = Wav2Vec2(hub, hub).eval()
+    torch.manual_seed(0)
+    head = Linear(input_size=16, n_neurons=len(LABELS))
+    state = expert(encoder, head, 3)
+    folder = export_ctc(state, encoder, LABELS, tmp_path / "exported")
+    # What is really different is still found
+    vocabulary = folder / "vocab.json"
+    known = json.loads(vocabulary.read_text())
+    turned = dict(zip(known, reversed(known.values())))
+    vocabulary.write_text(json.dumps(turned))
+    with pytest.raises(NotLoadable, match="where transformers hears"):
+        check_ctc(folder, {})

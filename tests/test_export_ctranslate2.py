@@ -5,17 +5,20 @@ set to a folder of a real Whisper, such as the demo's ``whisper/tiny.en``, and
 speech under ``../shared/speech``, real clips are transcribed too.
 """
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import make_speech, tiny_whisper
+from transformers import WhisperForConditionalGeneration
 
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.decoders.seq2seq import S2SWhisperGreedySearcher
 from speechbrain.inference.ASR import WhisperASR
 from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import merge
 from speechbrain_merge.export import export_ctranslate2, export_whisper
 
@@ -65,12 +68,41 @@ def decode(folder, whisper, features, length):
     return result.sequences_ids[0]
 
 
-@pytest.mark.parametrize("multilingual", [False, True])
-def test_the_tokens_of_the_recipe(tmp_path, multilingual):
+def adapted(hub, generator):
+    """A Whisper with LoRA, whose factors are no zeros."""
+    whisper = AdaptedModel(
+        Whisper(hub, hub),
+        LoRA,
+        target_layers=["*.?_proj", "*.fc?"],
+        adapter_kwargs={"rank": 2, "alpha": 2.0},
+    ).eval()
+    with torch.no_grad():
+        for name, factor in whisper.named_parameters():
+            if "adapter" in name:
+                factor.copy_(torch.randn(factor.shape, generator=generator))
+    return whisper
+
+
+@pytest.mark.parametrize("kind", ["english", "multilingual", "untied", "lora"])
+def test_the_tokens_of_the_recipe(tmp_path, kind):
+    multilingual = kind == "multilingual"
     hub = tiny_whisper(tmp_path / "hub", layers=1, multilingual=multilingual)
+    if kind == "untied":
+        config = json.loads((Path(hub) / "config.json").read_text())
+        config["tie_word_embeddings"] = False
+        (Path(hub) / "config.json").write_text(json.dumps(config))
     language = "english" if multilingual else None
     whisper = Whisper(hub, hub, language=language)
-    source = exported(whisper, tmp_path)
+    assert whisper.config.tie_word_embeddings == (kind != "untied")
+    if kind == "lora":
+        trained = adapted(hub, torch.Generator().manual_seed(0))
+        source = export_whisper(
+            torch.nn.ModuleDict({"whisper": trained}),
+            whisper,
+            tmp_path / "whisper",
+        )
+    else:
+        source = exported(whisper, tmp_path)
     target = export_ctranslate2(source, tmp_path / "fast")
     names = {each.name for each in target.iterdir()}
     assert {"model.bin", "config.json", "tokenizer.json"} < names
@@ -79,7 +111,10 @@ def test_the_tokens_of_the_recipe(tmp_path, multilingual):
         assert str(tmp_path).encode() not in file.read_bytes(), file
     make_speech(tmp_path, 1)
     (wav,) = tmp_path.glob("*.wav")
-    whisper = Whisper(str(source), str(source), language=language).eval()
+    if kind == "lora":
+        whisper = trained.adapted_model
+    else:
+        whisper = Whisper(str(source), str(source), language=language).eval()
     searcher = S2SWhisperGreedySearcher(
         whisper, min_decode_ratio=0.0, max_decode_ratio=0.02
     )
@@ -91,6 +126,23 @@ def test_the_tokens_of_the_recipe(tmp_path, multilingual):
     found = decode(moved, whisper, features, len(expected))
     assert len(found) > 3
     assert found == expected[: len(found)]
+    # SpeechBrain's interface and transformers, out of a folder that was moved
+    source = source.rename(tmp_path / "elsewhere")
+    asr = WhisperASR.from_hparams(
+        str(source), overrides={"max_decode_ratio": 0.02}
+    )
+    (segment,) = asr.transcribe_file(str(wav), no_speech_threshold=None)
+    assert segment.tokens == expected
+    model = WhisperForConditionalGeneration.from_pretrained(source).eval()
+    ids = list(whisper.tokenizer.prefix_tokens)
+    with torch.no_grad():
+        for token in expected[:4]:
+            scores = model(
+                features, decoder_input_ids=torch.tensor([ids])
+            ).logits[0, -1]
+            scores[list(searcher.get_tokens_to_suppress)] = -torch.inf
+            assert scores.argmax() == token
+            ids.append(token)
 
 
 def test_quantized(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import load_file
 from tiny_models import make_speech
 
 from speechbrain.dataio.dataio import read_audio
@@ -23,6 +24,7 @@ from speechbrain.inference.ASR import (
     StreamingASR,
 )
 from speechbrain.lobes.features import StreamingFeatureWrapper
+from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain.nnet.containers import LengthsCapableSequential
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain.utils.filter_analysis import stack_filter_properties
@@ -247,6 +249,34 @@ class Trained:
         front = hparams["CNN"](features)
         return hparams["Transformer"].encode(front, torch.ones(1))
 
+    def adapt(self):
+        """Trains LoRA on, so to say: what is exported has its factors."""
+        plain = self.encoded()
+        adapted = AdaptedModel(
+            self.hparams["Transformer"],
+            LoRA,
+            target_layers=["*.ffn.[03]", "*.mha_layer.out_proj"],
+            adapter_kwargs={"rank": 2, "alpha": 4.0},
+        ).eval()
+        generator = torch.Generator().manual_seed(3)
+        factors = [
+            factor
+            for name, factor in adapted.named_parameters()
+            if "adapter" in name
+        ]
+        for factor in factors:
+            with torch.no_grad():
+                factor.copy_(torch.randn(factor.shape, generator=generator))
+        assert len(factors) > 4
+        assert not torch.allclose(self.encoded(), plain, atol=0.1)
+        self.weights = torch.nn.ModuleDict({"model": self.hparams["asr"]})
+
+    def tie(self):
+        """One tensor for the words that go in, and for those that come out."""
+        words = self.hparams["Transformer"].custom_tgt_module.layers[0].emb
+        words.Embedding.weight = self.hparams["seq_lin"].w.weight
+        self.weights = torch.nn.ModuleDict({"model": self.hparams["asr"]})
+
     def export(self, folder, **more):
         exported = export_recipe(
             self.weights,
@@ -266,9 +296,11 @@ class Trained:
 CHAIN = ["compute_features", "normalize", "CNN"]
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, "lora"])
 def test_ctc(tmp_path, dtype):
     trained = Trained(CTC, tmp_path)
+    if dtype == "lora":
+        dtype = trained.adapt()
     folder = trained.export(
         tmp_path,
         interface="EncoderASR",
@@ -336,8 +368,18 @@ def test_the_yaml_of_a_recipe(tmp_path):
     assert asr.transcribe_file(str(wav)) == expected != ""
 
 
-def test_attention(tmp_path, pieces):
-    trained = Trained(ATTENTION, tmp_path)
+@pytest.mark.parametrize("kind", ["plain", "lora", "tied", "twice"])
+def test_attention(tmp_path, pieces, kind):
+    text = ATTENTION
+    if kind == "twice":  # two names in the YAML itself, too
+        text = text.replace("<ctc_lin>]\n", "<ctc_lin>, !ref <Transformer>]\n")
+    trained = Trained(text, tmp_path)
+    if kind == "lora":
+        trained.adapt()
+    elif kind == "tied":
+        trained.tie()
+    elif kind == "twice":
+        trained.weights = torch.nn.ModuleDict({"model": trained.hparams["asr"]})
     folder = trained.export(
         tmp_path,
         interface="EncoderDecoderASR",
@@ -349,6 +391,10 @@ def test_attention(tmp_path, pieces):
         tokens, *_ = trained.hparams["test_search"](
             trained.encoded(), torch.ones(1)
         )
+    stored = load_file(Path(folder) / "asr.ckpt")
+    assert "1.custom_tgt_module.layers.0.emb.Embedding.weight" in stored
+    assert not any(name.startswith("4.") for name in stored)
+    assert not any(name.startswith("4.") for name in stored)
     tokenizer = sentencepiece.SentencePieceProcessor(str(pieces))
     asr = EncoderDecoderASR.from_hparams(folder)
     words, found = asr.transcribe_batch(trained.signal(), torch.ones(1))
@@ -357,8 +403,11 @@ def test_attention(tmp_path, pieces):
     assert text == words[0] == tokenizer.decode_ids(tokens[0])
 
 
-def test_transducer(tmp_path, pieces):
+@pytest.mark.parametrize("lora", [False, True])
+def test_transducer(tmp_path, pieces, lora):
     trained = Trained(TRANSDUCER, tmp_path)
+    if lora:
+        trained.adapt()
     folder = trained.export(
         tmp_path,
         interface="StreamingASR",

@@ -192,10 +192,10 @@ def export_ctc(
         "blank_index": blank_index,
     }
     text = yaml.safe_dump(settings, sort_keys=False)
-    # Quoted, so that no label is taken for a number, a tag or a tuple
-    text += yaml.safe_dump(
-        {"labels": labels}, default_style='"', allow_unicode=True
-    )
+    # HyperPyYAML drops the quotes where YAML needs none, and takes what is in
+    # parentheses for a tuple
+    text += "labels: !apply:json.loads\n"
+    text += yaml.safe_dump([json.dumps(labels)], default_style='"', width=4096)
     with export_folder(folder, source, texts, sign) as target:
         model.save_pretrained(
             target, state_dict=whole, max_shard_size=max_shard_size

@@ -20,13 +20,13 @@ from typing import Any, Optional, Union
 
 import torch
 import yaml
-from hyperpyyaml import resolve_references
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
 
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import export_folder, module_state
-from speechbrain_merge.export.loading import check_recipe
+from speechbrain_merge.export.loading import check_recipe, door
 from speechbrain_merge.records.paths import plain_name
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -169,8 +169,6 @@ def export_recipe(
     states = {name: module_state(source, name) for name in modules}
     with export_folder(folder, source, texts, sign) as target:
         made = _save_tokenizer(tokenizer, target)
-        for name, state in states.items():
-            _save(state, target / f"{plain_name(keys[name], name)}.ckpt", dtype)
         for key, path in files.items():
             shutil.copyfile(path, target / f"{plain_name(key, 'files')}.ckpt")
         text = _HEAD.replace("INTERFACE", interface)
@@ -180,6 +178,10 @@ def export_recipe(
         )
         text += _pretrainer(list(keys.values()), list(files))
         (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        objects = _objects(target) if any(map(_ties, states.values())) else {}
+        for name, state in states.items():
+            path = target / f"{plain_name(keys[name], name)}.ckpt"
+            _save(state, objects.get(keys[name]), path, dtype)
         check_recipe(
             target,
             interface,
@@ -330,16 +332,42 @@ def _pretrainer(weights, files):
     return text
 
 
-def _save(state, path, dtype):
-    """One module's weights, of tied ones the first, as safetensors."""
-    seen, kept = set(), {}
+def _objects(folder):
+    """What the exported YAML makes, with weights drawn at random."""
+    with door("hyperpyyaml"), open(folder / "hyperparams.yaml") as stream:
+        return load_hyperpyyaml(stream)
+
+
+def _ties(state):
+    """Whether two names of a state dict have one tensor."""
+    places = [each.data_ptr() for each in state.values() if each.numel()]
+    return len(set(places)) < len(places)
+
+
+def _save(state, module, path, dtype):
+    """One module's weights as safetensors.
+
+    Of the names that the module itself ties, the first is stored. What a
+    training script tied, the YAML does not tie: it is stored under each name.
+    """
+    places = {}
+    if module is not None:
+        tensors = module.state_dict().items()
+        places = {name: each.data_ptr() for name, each in tensors}
+    seen, stored, kept = set(), set(), {}
     for name, tensor in state.items():
-        if tensor.data_ptr() in seen and tensor.numel():
+        place = places.get(name, name)
+        if place in seen and tensor.numel():
             continue
-        seen.add(tensor.data_ptr())
+        seen.add(place)
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
-        kept[name] = tensor.contiguous()
+        tensor = tensor.contiguous()
+        # safetensors refuses memory that two names share
+        if tensor.data_ptr() in stored:
+            tensor = tensor.clone()
+        stored.add(tensor.data_ptr())
+        kept[name] = tensor
     save_file(kept, path)
 
 

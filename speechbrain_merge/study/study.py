@@ -44,6 +44,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from speechbrain_merge.study.continual import Continual
+from speechbrain_merge.study.domain_files import check_domain_files
 from speechbrain_merge.study.estimate import describe_plan
 from speechbrain_merge.study.extras import (
     Landscape,
@@ -303,7 +304,14 @@ class Study:
         dict or None
             The results, as in ``results.json``; None where there was only a
             plan to print, or one job to do.
+
+        Raises
+        ------
+        ValueError
+            Where the data of a domain are not there, if the recipe says where
+            they are to be; see ``study/domain_files.py``.
         """
+        check_domain_files(self)
         if self.plan:
             print(run_on_main(describe_plan, args=[self]))
             return None

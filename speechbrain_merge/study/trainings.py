@@ -26,7 +26,9 @@ teachers         ``teachers``        list of files of weights
 ===============  ==================  =====================================
 
 A YAML without a key for domains says with ``{domain}`` in ``with`` what is
-different for each, e.g. ``with: {train_csv: data/{domain}.csv}``.
+different for each, e.g. ``with: {train_csv: data/{domain}.csv}``. Where the data
+of a domain are, a YAML may say by ``domain_files``; see
+``study/domain_files.py``.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -59,6 +61,9 @@ WORDS = {
     "guide": "guide",
     "teachers": "teachers",
 }
+
+FILES = "domain_files"
+"""The key of a YAML that says where the data of a domain are."""
 
 
 class Training:
@@ -198,12 +203,34 @@ class Training:
             **fill(settings, words),
         }
 
+    def tree(self, overrides: Mapping) -> dict:
+        """The whole YAML as plain data, of which nothing is made or run.
+
+        References are resolved and included files are read.
+
+        Arguments
+        ---------
+        overrides : dict
+            Overrides of the YAML.
+
+        Returns
+        -------
+        dict
+            Key of the YAML to its value.
+        """
+        plain = json.loads(json.dumps(dict(overrides), default=str))
+        check_yaml(read_text(self.hparams, YAML_LIMIT), str(self.hparams))
+        # By its name, it finds the files that the YAML includes
+        with open(self.hparams, encoding="utf-8") as file:
+            text = _resolved(file, plain)
+        return parse_yaml(text, str(self.hparams), _PlainLoader)
+
     def resolved(self, overrides: Mapping, study_folder) -> dict:
         """The whole YAML as plain data, to know whether it has changed.
 
-        References are resolved and included files are read, so that an object
-        or a list counts as well as a number does. Paths inside the study's
-        folder are written relative to it: a study may be moved.
+        An object or a list counts as well as a number does. Paths inside the
+        study's folder are written relative to it: a study may be moved. Where
+        a study looks for data does not count.
 
         Arguments
         ---------
@@ -217,12 +244,8 @@ class Training:
         dict
             Key of the YAML to its value.
         """
-        plain = json.loads(json.dumps(dict(overrides), default=str))
-        check_yaml(read_text(self.hparams, YAML_LIMIT), str(self.hparams))
-        # By its name, it finds the files that the YAML includes
-        with open(self.hparams, encoding="utf-8") as file:
-            text = _resolved(file, plain)
-        tree = parse_yaml(text, str(self.hparams), _PlainLoader)
+        tree = self.tree(overrides)
+        tree.pop(FILES, None)
         return without_folder(tree, study_folder)
 
     def decisive(self, overrides: Mapping, study_folder) -> dict:

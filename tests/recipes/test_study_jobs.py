@@ -169,3 +169,18 @@ def test_a_plan_is_printed_and_nothing_done(undisturbed, material, tmp_path):
     ] + ["--only=[reverb, combined]"]
     printed = run(one_more)
     assert "3 of 9 models are left" in printed
+
+
+def test_a_misspelt_test_set_is_known_before_anything_is_done(
+    material, tmp_path
+):
+    arguments = [
+        each.replace("reverb, digits, read]", "reverb, digitz]")
+        for each in command(material, tmp_path / "new", "--plan=True")
+    ]
+    done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
+    assert done.returncode != 0 and "to do" not in done.stdout
+    said = done.stdout + done.stderr
+    assert "'digitz', which is in `tests` of the study" in said
+    assert "csv/digitz_test.csv); there are digits, read, reverb." in said
+    assert not (tmp_path / "new/seed-1").exists()

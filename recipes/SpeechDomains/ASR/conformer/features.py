@@ -74,6 +74,7 @@ def take_statistics(hparams, folder, domains):
         See ``load_statistics``.
     """
     manifests = Path(hparams["manifest_folder"]) / "normalizer"
+    files = hparams["domain_files"]
     prepare_speech_domains(
         data_folder=hparams["data_folder"],
         save_folder=manifests,
@@ -81,6 +82,7 @@ def take_statistics(hparams, folder, domains):
         valid_domains=[],
         train_hours=hparams["train_hours"],
         seed=hparams["data_seed"],
+        domain_files={**files, "domains": files["normalizer_domains"]},
     )
 
     @sb.utils.data_pipeline.takes("wav")

@@ -216,6 +216,7 @@ def build(hparams_file, overrides, run_opts):
             "valid_domains": hparams["valid_domains"],
             "train_hours": hparams["train_hours"],
             "seed": hparams["data_seed"],
+            "domain_files": hparams["domain_files"],
             "skip_prep": hparams["skip_prep"],
         },
     )

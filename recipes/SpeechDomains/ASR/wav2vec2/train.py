@@ -288,6 +288,7 @@ def prepare(hparams, run_opts):
             "test_domains": hparams["test_domains"],
             "train_hours": hparams["train_hours"],
             "seed": hparams["data_seed"],
+            "domain_files": hparams["domain_files"],
             "skip_prep": hparams["skip_prep"],
         },
     )

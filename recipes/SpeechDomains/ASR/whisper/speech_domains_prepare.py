@@ -36,6 +36,11 @@ logger = get_logger(__name__)
 COLUMNS = ("ID", "duration", "wav", "spk_id", "domain", "wrd")
 WINDOW = 30  # seconds that Whisper hears at once
 STRATA = 10
+FILES = {
+    "domains": "csv/{domain}_train.csv",
+    "valid_domains": "csv/{domain}_valid.csv",
+    "test_domains": "csv/{domain}_test.csv",
+}
 
 
 def prepare_speech_domains(
@@ -49,6 +54,7 @@ def prepare_speech_domains(
     test_fraction: float = 1.0,
     seed: int = 1986,
     skip_prep: bool = False,
+    domain_files: Optional[dict] = None,
 ):
     """Checks the domains and writes the manifests of a run.
 
@@ -81,6 +87,10 @@ def prepare_speech_domains(
         Decides what is drawn.
     skip_prep : bool
         Whether to use the manifests as they are.
+    domain_files : dict, optional
+        Where the sets are in the data folder, if not in
+        ``csv/DOMAIN_SPLIT.csv``: a path with ``{domain}`` for each of
+        ``domains`` (to train on), ``valid_domains`` and ``test_domains``.
 
     Raises
     ------
@@ -105,9 +115,16 @@ def prepare_speech_domains(
     sources = [(domain, "train") for domain in train_domains]
     sources += [(domain, "valid") for domain in valid_domains]
     sources += [(domain, "test") for domain in test_domains]
+    files = {**FILES, **(domain_files or {})}
+    of_split = {
+        "train": files["domains"],
+        "valid": files["valid_domains"],
+        "test": files["test_domains"],
+    }
     paths = {
-        source: Path(data_folder) / "csv" / f"{source[0]}_{source[1]}.csv"
-        for source in sources
+        (domain, split): Path(data_folder)
+        / of_split[split].replace("{domain}", domain)
+        for domain, split in sources
     }
     sets = {source: read_domain(path) for source, path in paths.items()}
     save_folder = Path(save_folder)
@@ -179,7 +196,8 @@ def read_domain(path: Path) -> list:
         raise FileNotFoundError(
             f"{path} was not found. A domain is a set of files "
             "DATA_FOLDER/csv/DOMAIN_SPLIT.csv, SPLIT being train, valid or "
-            f"test, with the columns {','.join(COLUMNS)}."
+            "test, unless `domain_files` of the YAML says otherwise, with the "
+            f"columns {','.join(COLUMNS)}."
         )
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

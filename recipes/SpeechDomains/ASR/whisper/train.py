@@ -241,6 +241,7 @@ def prepare(hparams, run_opts):
             "select_fraction": hparams["select_fraction"],
             "test_fraction": hparams["test_fraction"],
             "seed": hparams["data_seed"],
+            "domain_files": hparams["domain_files"],
             "skip_prep": hparams["skip_prep"],
         },
     )
