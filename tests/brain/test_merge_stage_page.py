@@ -6,6 +6,7 @@ Authors
 
 import re
 import sys
+import threading
 from pathlib import Path
 
 from averaging_recipe import TEST_SET, Averaging, trained
@@ -33,10 +34,12 @@ def functions_called(work):
 
     before = sys.getprofile()
     sys.setprofile(note)
+    threading.setprofile(note)  # of the threads that merge
     try:
         work()
     finally:
         sys.setprofile(before)
+        threading.setprofile(None)
     return list(called)
 
 
