@@ -19,6 +19,7 @@ from speechbrain_merge.evaluation import (
     write_scores,
 )
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.records import files
 from speechbrain_merge.study.testing import scores_of
 from speechbrain_merge.weights import open_weights
 
@@ -188,3 +189,13 @@ def test_scores_of_a_study_add_up_to_its_results(tmp_path):
     write_scores(path, scores[:1])
     with pytest.raises(ValueError, match="set.jsonl: the utterances add up"):
         scores_of(tmp_path, counts)
+
+
+def test_a_temporary_file_that_another_finishes_is_no_fault(
+    tmp_path, monkeypatch
+):
+    """Two merges at one place: one moves its file while the other looks."""
+    target = tmp_path / "out.safetensors"
+    gone = files.temporary_beside(target)  # as listed just before it was moved
+    monkeypatch.setattr(files, "temporaries", lambda *_: [gone])
+    assert files.remove_stale(tmp_path, target.name) == []

@@ -211,9 +211,7 @@ def _changes(study, results, first, second):
         ]
         if None in counts:
             continue
-        before, after = (
-            scores_of(study.folder, each) for each in counts
-        )
+        before, after = (scores_of(study.folder, each) for each in counts)
         title = f"From {first} to {second} on {name}, seed {seed}"
         yield [
             f"{title}: kinds of errors",
