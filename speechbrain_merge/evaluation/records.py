@@ -30,7 +30,7 @@ from speechbrain_merge.records.checked import (
     text,
     whole,
 )
-from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import parse_json, read_text
 
@@ -106,7 +106,9 @@ def read_scores(path) -> list[UtteranceScore]:
     Raises
     ------
     ValueError
-        Where a line is not a score; the message says which.
+        Where a line is not a score, is one of an utterance that an earlier
+        line has, or its counts are not those of its alignment; the message
+        says which.
 
     Example
     -------
@@ -115,7 +117,7 @@ def read_scores(path) -> list[UtteranceScore]:
     >>> read_scores(path)
     []
     """
-    scores = []
+    scores, seen = [], set()
     lines = read_text(path, LIMIT).removesuffix("\n").split("\n")
     for place, line in enumerate(lines if any(lines) else [], start=1):
         where = f"{path}, line {place}"
@@ -126,5 +128,44 @@ def read_scores(path) -> list[UtteranceScore]:
                 f"{where} is not the score of an utterance: {error}"
             ) from None
         found["counts"] = ErrorCounts(**found["counts"])
-        scores.append(UtteranceScore(**found))
+        score = UtteranceScore(**found)
+        _check_counts(score, where)
+        if score.id in seen:
+            raise RecordError(
+                f"{where}: utterance {shown(score.id)} is there twice. "
+                "Remove one of the two lines."
+            )
+        seen.add(score.id)
+        scores.append(score)
     return scores
+
+
+def _check_counts(score, where):
+    """Refuses counts that are not those of the alignment beside them."""
+    steps = {name: score.operations.count(name) for name in "=IDS"}
+    edits = len(score.operations) - steps["="]
+    said = len(score.operations) - steps["I"]
+    heard = len(score.operations) - steps["D"]
+    fits = (
+        sum(steps.values()) == len(score.operations)
+        and said == len(score.reference)
+        and heard == len(score.hypothesis)
+        and score.counts.utterances == 1
+    )
+    if score.references == 1:  # else averaged over equally good ones
+        counts = score.counts
+        clipped = steps["I"] - max(0, edits - said)
+        fits = fits and (
+            counts.insertions in (steps["I"], clipped)
+            and (counts.deletions, counts.substitutions)
+            == (steps["D"], steps["S"])
+            and counts.words == said
+            and counts.wrong_sentences == (edits > 0)
+        )
+    if not fits:
+        raise RecordError(
+            f"{where}: the counts of utterance {shown(score.id)} are not "
+            f"those of its words and of their alignment, "
+            f"{shown(score.operations)}. The line was changed or damaged: "
+            "score the set anew."
+        )

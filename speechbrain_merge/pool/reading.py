@@ -40,7 +40,7 @@ from speechbrain_merge.pool.meta import (
     read_progress,
 )
 from speechbrain_merge.pool.records import candidate_record
-from speechbrain_merge.pool.recovery import METADATA
+from speechbrain_merge.pool.recovery import METADATA, tell_unnamed
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
     candidate_of,
@@ -166,6 +166,9 @@ class _Reading:
         elif run_folders(path):
             for run in run_folders(path):
                 self.read_run(run)
+            for folder in sorted(path.iterdir()):
+                if not (folder / Manifest.FILE).is_file():
+                    tell_unnamed(RunFolder(folder))
         elif (path / METAFNAME).is_file():
             self.read_checkpoint(path)
         elif _checkpoints(path):
@@ -178,6 +181,7 @@ class _Reading:
             self.notes.append(f"{path} does not exist")
 
     def read_run(self, run):
+        tell_unnamed(run)
         for candidate in run.candidates():
             if candidate.path.is_file():
                 self.add(run.folder, candidate)

@@ -126,6 +126,32 @@ def strays_of(run, deleted: bool = False) -> list[Path]:
     ]
 
 
+def tell_unnamed(run):
+    """Warns of candidates that a run has lost from its manifest.
+
+    Who reads a pool changes nothing in it, and merges what the manifest
+    names: that there is more is said.
+
+    Arguments
+    ---------
+    run : RunFolder
+        The run; its manifest may be missing.
+    """
+    unnamed = [
+        path.name
+        for path in strays_of(run)
+        if (own_record(path, run.run) or {}).get("event") == "candidate"
+    ]
+    if unnamed:
+        logger.warning(
+            f"{run.folder}: {len(unnamed)} candidates are left out, since no "
+            f"line of {run.manifest.path} names them: "
+            f"{', '.join(unnamed[:5])}{', …' * (len(unnamed) > 5)}. Was it "
+            "damaged, or is a training just storing them? The next training "
+            "that collects in this run recovers them."
+        )
+
+
 def is_own(path: Path, code: str) -> bool:
     """Whether a file is what a pool wrote, and the manifest has on record.
 

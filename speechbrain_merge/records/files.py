@@ -269,7 +269,7 @@ def remove_stale(folder, name: Optional[str] = None) -> list[Path]:
     """
     removed = []
     for path in temporaries(folder, name):
-        if stat.S_ISREG(path.lstat().st_mode) and _is_abandoned(path):
+        if _is_regular(path) and _is_abandoned(path):
             path.unlink(missing_ok=True)
             logger.info(f"{path}: removed, a killed process left it")
             removed.append(path)
@@ -332,6 +332,14 @@ def is_of_this_host(temporary: Path) -> bool:
     """
     match = _TEMPORARY.fullmatch(temporary.name)
     return match is not None and match["host"] == _host()
+
+
+def _is_regular(path):
+    """Whether a path names a file, and no one has moved it meanwhile."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_abandoned(path):

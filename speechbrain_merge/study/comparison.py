@@ -23,7 +23,7 @@ from speechbrain_merge.evaluation import (
     rate_of,
     read_scores,
 )
-from speechbrain_merge.study.testing import scores_path
+from speechbrain_merge.study.testing import scores_of
 
 
 def compare_models(results: Mapping, study, speakers: Mapping) -> dict:
@@ -106,7 +106,7 @@ class Scores:
             counts = row["sets"][str(seed)][mode][name]
             found += [
                 dataclasses.replace(score, id=f"{score.id}@{seed}")
-                for score in self._read(scores_path(self.folder, counts))
+                for score in scores_of(self.folder, counts, self._read)
             ]
         return found
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_merge.evaluation import read_scores
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.report.page import data_address, render_page
 from speechbrain_merge.study.results import read_results, read_times
 from speechbrain_merge.study.tables import comparison_rows, main_rows
-from speechbrain_merge.study.testing import scores_path
+from speechbrain_merge.study.testing import scores_of, scores_path
 
 # Utterances of a set that are kept, and transcripts of the whole page: some
 # 200 bytes each. A page that takes minutes to open helps nobody.
@@ -162,7 +161,9 @@ def _utterances(folder, results) -> dict:
             counts = row["sets"].get(seed, {}).get(mode, {}).get(name)
             path = None if counts is None else scores_path(folder, counts)
             if path is not None and path.is_file():
-                scores[row["name"]] = {one.id: one for one in read_scores(path)}
+                scores[row["name"]] = {
+                    one.id: one for one in scores_of(folder, counts)
+                }
         if scores:
             shown.setdefault(mode, {}).setdefault(seed, {})[name] = _differing(
                 scores, limit

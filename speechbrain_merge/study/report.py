@@ -14,7 +14,6 @@ from pathlib import Path
 from speechbrain_merge.evaluation import (
     changed_utterance_rows,
     error_change_rows,
-    read_scores,
 )
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.report import (
@@ -48,7 +47,7 @@ from speechbrain_merge.study.tables import (
     sweep_rows,
     training_rows,
 )
-from speechbrain_merge.study.testing import scores_path
+from speechbrain_merge.study.testing import scores_of
 from speechbrain_merge.study.written_tables import csv_text, latex_table
 
 
@@ -212,9 +211,7 @@ def _changes(study, results, first, second):
         ]
         if None in counts:
             continue
-        before, after = (
-            read_scores(scores_path(study.folder, each)) for each in counts
-        )
+        before, after = (scores_of(study.folder, each) for each in counts)
         title = f"From {first} to {second} on {name}, seed {seed}"
         yield [
             f"{title}: kinds of errors",

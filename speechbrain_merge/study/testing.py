@@ -13,8 +13,9 @@ Authors
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
@@ -25,7 +26,7 @@ from speechbrain_merge.brain.domains import (
     rates_of,
     write_alignments,
 )
-from speechbrain_merge.evaluation import write_scores
+from speechbrain_merge.evaluation import read_scores, write_scores
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
@@ -277,6 +278,46 @@ def scores_path(folder, counts: Mapping) -> Path:
             "itself there."
         )
     return path
+
+
+def scores_of(
+    folder, counts: Mapping, read: Callable[..., list] = read_scores
+) -> list:
+    """The errors of each utterance, which add up to the counts of the set.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The study's folder.
+    counts : dict
+        Of one set, as ``Tester.test`` gives them.
+    read : callable
+        Takes the file; gives what ``read_scores`` gives.
+
+    Returns
+    -------
+    list of UtteranceScore
+
+    Raises
+    ------
+    RecordError
+        Where they add up to other counts: a row was lost, or one of the two
+        files is of another run.
+    """
+    path = scores_path(folder, counts)
+    scores = read(path)
+    found = rates_of(scores)
+    for key in ("errors", "words", "utterances"):
+        if key in counts and not math.isclose(
+            found[key], counts[key], rel_tol=1e-9
+        ):
+            raise RecordError(
+                f"{path}: the utterances add up to {found[key]:g} {key}, and "
+                f"the results of the study have {counts[key]:g}. Remove the "
+                "file and the .json beside it, and run the study again: the "
+                "set is then scored anew."
+            )
+    return scores
 
 
 def _plain(name):

@@ -367,8 +367,15 @@ def _open_safetensors(path):
         entries[name] = Entry(shape, dtype, read)
     ties = {}
     if "tied" in metadata:
-        ties = ties_from_text(metadata["tied"], str(path))
+        # A name that is stored holds its own values, whatever is said of it
+        ties = {
+            alias: kept
+            for alias, kept in ties_from_text(
+                metadata["tied"], str(path)
+            ).items()
+            if alias not in entries
+        }
         for alias, kept in ties.items():
-            if alias not in entries and kept in entries:
+            if kept in entries:
                 entries[alias] = entries[kept]
     return Weights(entries, str(path), metadata, ties)

@@ -23,8 +23,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+
+import torch
 
 from speechbrain.utils.checkpoints import (
     METAFNAME,
@@ -89,6 +92,7 @@ def open_folder(path, recoverable=None) -> Weights:
         name for name in HUGGING_FACE_FILES if (path / name).is_file()
     ]
     if not (path / METAFNAME).is_file() and hugging_face:
+        _refuse_both(path, hugging_face)
         weights = _open_hugging_face(path, hugging_face[0])
         return weights if recoverable is None else under(weights, recoverable)
     if not any(path.glob(f"*{PARAMFILE_EXT}")):
@@ -115,6 +119,18 @@ def open_folder(path, recoverable=None) -> Weights:
     return open_file(file)
 
 
+def _refuse_both(path, names):
+    """Refuses a model with an adapter beside it, which count together."""
+    adapters = [name for name in names if name.startswith("adapter")]
+    if 0 < len(adapters) < len(names) and (path / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"{path} holds a model ({names[0]}) and an adapter "
+            f"({adapters[0]}). Hugging Face computes with both. Name the file "
+            f"{path / names[0]} for the model alone, or move the adapter and "
+            f"its {ADAPTER_CONFIG} into a folder of its own."
+        )
+
+
 def _open_recoverables(path):
     entries = {}
     ties = {}
@@ -129,6 +145,7 @@ def _open_recoverables(path):
             )
         content = load_torch(file) if is_torch_file(file) else None
         if not is_state_dict(content):
+            _check_left_out(content, file)
             left_out.append(file.name)
             continue
         one = from_file(
@@ -146,6 +163,32 @@ def _open_recoverables(path):
     if left_out:
         logger.debug("%s: left out %s", path, ", ".join(left_out))
     return Weights(entries, str(path), tied=ties)
+
+
+def _check_left_out(content, file):
+    """Refuses, or tells of, a file that is left out and yet holds a model.
+
+    Optimizers, schedulers and normalisers do not look like it.
+    """
+    if not isinstance(content, Mapping):
+        return
+    tensors = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor)
+    }
+    others = [str(name) for name in content if name not in tensors]
+    if tensors and all(name.endswith("_extra_state") for name in others):
+        raise ValueError(
+            f"{file} is the state of a module with {', '.join(others[:5])}, "
+            "which is no tensor and cannot be merged. Save its tensors alone."
+        )
+    if not tensors and any(map(is_state_dict, content.values())):
+        logger.warning(
+            f"{file}: left out. It holds weights, but inside of other things, "
+            f"under the keys {', '.join(others[:10])}: name this file itself, "
+            "if it is to be merged."
+        )
 
 
 def _open_hugging_face(path, name):
