@@ -12,7 +12,7 @@ from speechbrain_merge import merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.methods import Fisher, TaskArithmetic
-from speechbrain_merge.weights import digest, write_weights
+from speechbrain_merge.weights import digest, tree_hash, write_weights
 
 HPARAMS = """\
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
@@ -81,7 +81,7 @@ def test_an_export_says_nothing_of_the_machine(project, tmp_path):
         assert str(tmp_path).encode() not in file.read_bytes(), file
     card = (folder / "README.md").read_text()
     assert "| ../a/model.safetensors | `" in card
-    assert digest(weights(project, "base")) in card
+    assert tree_hash(weights(project, "base")) in card
 
 
 def test_an_export_and_its_sources_may_move(project, tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_what_is_elsewhere_is_given(project, tmp_path, capsys):
     assert "expected NAME=PATH" in line
     assert not Path("copy.safetensors").exists()
     place = tmp_path / "an=other" / "model.safetensors"
-    for name in ("../a/model.safetensors", digest(place)):
+    for name in ("../a/model.safetensors", tree_hash(place)):
         assert again(folder, "--source", f"{name}={place}") == first
     base = f"base={weights(project, 'base')}"
     given = ["--source", f"../a/model.safetensors={place}", "--source", base]

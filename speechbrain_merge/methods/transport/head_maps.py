@@ -33,9 +33,9 @@ where they are well conditioned.
 Example
 -------
 >>> sums = torch.tensor([[[0.0, -2.0], [1.0, 0.0]]])
->>> nearest_rotations(sums)
-tensor([[[0., -1.],
-         [1., 0.]]])
+>>> quarter_turn = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
+>>> torch.allclose(nearest_rotations(sums), quarter_turn, atol=1e-6)
+True
 
 Authors
  * The speechbrain_merge authors 2026

@@ -112,8 +112,9 @@ class RunningMoments:
     >>> running = RunningMoments()
     >>> running.add(torch.tensor([[0.0], [2.0]]))
     >>> running.add(torch.tensor([[4.0], [6.0]]))
-    >>> running.moments().mean, running.moments().deviation.square()
-    (tensor([3.], dtype=torch.float64), tensor([5.], dtype=torch.float64))
+    >>> moments = running.moments()
+    >>> moments.mean.item(), round(moments.deviation.square().item(), 9)
+    (3.0, 5.0)
     """
 
     def __init__(self):
