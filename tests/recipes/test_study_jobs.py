@@ -137,7 +137,7 @@ def test_jobs_by_submitit_give_the_same(undisturbed, material, tmp_path):
     run(command(material, results, *more, seeds=[2]))
     run(command(material, alone, seeds=[2]))
     assert same_results(alone, results)
-    assert list((results / "jobs").glob("*_submitted.pkl"))
+    assert list((results / "jobs").rglob("*_submitted.pkl"))
 
 
 def test_a_job_that_fails_is_named_with_its_log(material, tmp_path):
