@@ -76,6 +76,7 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import digest
+from speechbrain_merge.weights.compatibility import is_like
 from speechbrain_merge.weights.files import load_torch
 
 logger = get_logger(__name__)
@@ -361,7 +362,7 @@ def _read_state(path, method, optimizer, about, labels):
                 f"coefficients of {', '.join(labels)}. {_ANEW}"
             )
     stored, known = state["coefficients"], method.coefficients
-    if not _is_like(stored, known):
+    if not is_like(stored, known):
         raise ValueError(
             f"{path}, key 'coefficients': expected finite numbers, a tensor of "
             f"shape {list(known.shape)} and {known.dtype}. {_ANEW}"
@@ -388,26 +389,16 @@ def _check_optimizer(stored, optimizer, known, path):
         found.get("param_groups") != groups
         or len(found["state"]) != 1
         or not all(
-            _is_like(moments.get(key), known)
+            is_like(moments.get(key), known)
             for key in ("exp_avg", "exp_avg_sq")
         )
         or not isinstance(step, torch.Tensor)
-        or not _is_like(step, torch.tensor(0.0))
+        or not is_like(step, torch.tensor(0.0))
         or set(moments) != {"step", "exp_avg", "exp_avg_sq"}
     ):
         raise ValueError(
             f"{path}, key 'optimizer': not the state of this optimizer. {_ANEW}"
         )
-
-
-def _is_like(stored, known):
-    """Whether something stored is a tensor as another, and finite."""
-    return (
-        isinstance(stored, torch.Tensor)
-        and stored.shape == known.shape
-        and stored.dtype == known.dtype
-        and bool(torch.isfinite(stored).all())
-    )
 
 
 def _save(path, method, optimizer, history, about):

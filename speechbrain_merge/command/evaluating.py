@@ -145,7 +145,7 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
             for key, value in getattr(root, "value", ())
             if key.value == "output_folder"
         ]
-    except Exception:
+    except Exception:  # a YAML may fail in any way: its recipe says how
         return None
     return Path(folders[0]) if folders and folders[0] else None
 

@@ -25,7 +25,6 @@ Authors
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -38,11 +37,7 @@ from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.pool.meta import plain
 from speechbrain_merge.pool.records import merge_record
-from speechbrain_merge.records.files import (
-    create_temporary,
-    sync_folder,
-    try_lock,
-)
+from speechbrain_merge.records.files import copy_whole, try_lock
 from speechbrain_merge.records.log import Log
 from speechbrain_merge.weights import digest
 
@@ -299,27 +294,12 @@ def keep(pool, path, name: str, content: str) -> Optional[str]:
     target = Path(pool) / f"{name}-{content[:16]}.safetensors"
     try:
         if not target.is_file() or digest(target) != content:
-            _copy(path, target)
+            copy_whole(path, target)
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
         return None
     return target.name
-
-
-def _copy(path, target):
-    """Copies a file, which appears under its name when it is whole."""
-    temporary, descriptor = create_temporary(target)
-    try:
-        with os.fdopen(descriptor, "wb") as copy, open(path, "rb") as file:
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
 
 
 def forget(pool, record: MergeRecord):

@@ -29,10 +29,12 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
 import time
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional, Union
 
@@ -82,8 +84,38 @@ def write_whole(path, content: Union[str, bytes]):
     >>> [each.name for each in path.parent.iterdir()], path.read_text()
     (['note'], 'second')
     """
-    path = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
+    with _taking_the_place_of(Path(path)) as descriptor:
+        write_all(descriptor, data)
+
+
+def copy_whole(source, path):
+    """Copies a file so that no one ever sees a part of the copy.
+
+    Arguments
+    ---------
+    source : str or Path
+        The file to copy, of any size.
+    path : str or Path
+        The copy, as for ``write_whole``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_whole(folder / "note", "first")
+    >>> copy_whole(folder / "note", folder / "copy")
+    >>> (folder / "copy").read_text()
+    'first'
+    """
+    with open(source, "rb") as file:
+        with _taking_the_place_of(Path(path)) as descriptor:
+            with os.fdopen(descriptor, "wb", closefd=False) as copy:
+                shutil.copyfileobj(file, copy)
+
+
+@contextmanager
+def _taking_the_place_of(path):
+    """A new file, open for writing, which replaces a file when it is whole."""
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder, where a file is to be written. Nothing was "
@@ -92,7 +124,7 @@ def write_whole(path, content: Union[str, bytes]):
     remove_stale(path.parent, path.name)
     temporary, descriptor = create_temporary(path)
     try:
-        write_all(descriptor, data)
+        yield descriptor
         os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException as error:

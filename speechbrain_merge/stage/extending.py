@@ -107,6 +107,7 @@ def remerge(
     ... )
     >>> record = MergeRecord("aode", {"name": "average"}, members)
     >>> remember(folder / "pool", record)
+    True
 
     Next month:
 

@@ -216,7 +216,7 @@ def training_rows(results: Mapping, times: Mapping) -> tuple:
 
 
 def cost_rows(results: Mapping, times: Mapping) -> tuple:
-    """Header and cells of what each merge cost, beside what it came to.
+    """Header and cells of the cost of each merge, and of its error rates.
 
     Arguments
     ---------

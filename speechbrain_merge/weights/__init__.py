@@ -28,6 +28,7 @@ from speechbrain_merge.weights.mapping import (
     Weights,
     entry_of_pieces,
     joined,
+    with_changed,
 )
 from speechbrain_merge.weights.moved import places_of
 from speechbrain_merge.weights.parts import Part, depth, matches, part

@@ -26,7 +26,7 @@ Authors
 """
 
 from collections import Counter
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 
@@ -165,6 +165,28 @@ def _value_faults(title, model):
                 "that are NaN or infinite"
             )
     return faults
+
+
+def is_like(stored: Any, known: torch.Tensor) -> bool:
+    """Whether something stored is a tensor as another, and finite.
+
+    Arguments
+    ---------
+    stored : object
+        Out of a state that was saved.
+    known : torch.Tensor
+        Of the shape and type that are expected.
+
+    Returns
+    -------
+    bool
+    """
+    return (
+        isinstance(stored, torch.Tensor)
+        and stored.shape == known.shape
+        and stored.dtype == known.dtype
+        and bool(torch.isfinite(stored).all())
+    )
 
 
 def _most_common(values):

@@ -19,7 +19,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Optional, Union
@@ -406,4 +406,52 @@ def under(weights: Weights, prefix: str) -> Weights:
     }
     return Weights(
         entries, weights.label, weights.metadata, tied, weights.close
+    )
+
+
+def with_changed(
+    weights: Weights,
+    names: Container[str],
+    change: Callable[[str, torch.Tensor], torch.Tensor],
+) -> Weights:
+    """Open weights of which some tensors are changed as they are read.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open mapping.
+    names : container of str
+        Which tensors are changed.
+    change : Callable
+        Name and tensor to a tensor of the same shape and type.
+
+    Returns
+    -------
+    Weights
+        Reads through the first, and is closed with it.
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import open_weights
+    >>> weights = open_weights({"a": torch.ones(1), "b": torch.ones(1)})
+    >>> doubled = with_changed(weights, ["b"], lambda name, tensor: 2 * tensor)
+    >>> doubled["a"].item(), doubled["b"].item()
+    (1.0, 2.0)
+    """
+
+    def read(name):
+        return change(name, weights[name])
+
+    return Weights(
+        {
+            name: Entry(
+                weights.shape(name), weights.dtype(name), partial(read, name)
+            )
+            if name in names
+            else weights.entry(name)
+            for name in weights.names()
+        },
+        weights.label,
+        weights.metadata,
+        weights.tied,
     )

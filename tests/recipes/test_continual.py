@@ -420,7 +420,9 @@ def test_a_missing_domain_is_found_before_anything_is_trained(
         each.replace("[reverb, digits]", "[reverb, ditgits]")
         for each in command(material, tmp_path)
     ]
-    assert "ditgits_train.csv was not found" in refused(arguments)
+    message = refused(arguments)
+    assert "There are no data of 'ditgits'" in message
+    assert "ditgits_train.csv" in message
     assert not list(tmp_path.rglob("finished.json"))
 
 

@@ -41,12 +41,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from functools import partial
-
 import torch
 
 from speechbrain_merge.methods.transport.spaces import Piece, Symmetry
-from speechbrain_merge.weights import Entry, Weights
+from speechbrain_merge.weights import Weights, with_changed
 
 INSIDE = ("permutations", "rotations", "invertible")
 # A map that stretches more than this would not survive float32
@@ -248,19 +246,7 @@ def turned_weights(weights: Weights, found: Symmetry, maps: dict) -> Weights:
         Reads through the first, and is closed with it.
     """
 
-    def read(name):
-        return turn_tensor(weights[name], found.pieces[name], maps)
+    def turn(name, tensor):
+        return turn_tensor(tensor, found.pieces[name], maps)
 
-    return Weights(
-        {
-            name: Entry(
-                weights.shape(name), weights.dtype(name), partial(read, name)
-            )
-            if name in found.pieces
-            else weights.entry(name)
-            for name in weights.names()
-        },
-        weights.label,
-        weights.metadata,
-        weights.tied,
-    )
+    return with_changed(weights, found.pieces, turn)

@@ -77,6 +77,7 @@ from speechbrain_merge.weights import (
     fold,
     open_weights,
 )
+from speechbrain_merge.weights.compatibility import is_like
 
 # Of weight matching in each step; it starts from the last map
 SWEEPS = 20
@@ -251,7 +252,7 @@ class _Learner(ABC):
         """
         stored = state["learned"]
         if set(stored) != set(self.learned) or not all(
-            _is_like(tensor, self.learned[name])
+            is_like(tensor, self.learned[name])
             for name, tensor in stored.items()
         ):
             raise ValueError(
@@ -282,9 +283,9 @@ class _Learner(ABC):
             raise ValueError("the optimizer is another")
         for number, each in moments.items():
             if set(each) != {"step", "exp_avg", "exp_avg_sq"} or not (
-                _is_like(each["step"], torch.tensor(0.0))
-                and _is_like(each["exp_avg"], known[number])
-                and _is_like(each["exp_avg_sq"], known[number])
+                is_like(each["step"], torch.tensor(0.0))
+                and is_like(each["exp_avg"], known[number])
+                and is_like(each["exp_avg_sq"], known[number])
             ):
                 raise ValueError("the optimizer has other moments")
 
@@ -416,16 +417,6 @@ class SinkhornRebasin(_Learner):
                 total = total + self.share * (moved * slope).sum()
         if total.requires_grad:
             total.backward()
-
-
-def _is_like(stored, known):
-    """Whether something stored is a tensor as another, and finite."""
-    return (
-        isinstance(stored, torch.Tensor)
-        and stored.shape == known.shape
-        and stored.dtype == known.dtype
-        and bool(torch.isfinite(stored).all())
-    )
 
 
 def _sinkhorn(scores):

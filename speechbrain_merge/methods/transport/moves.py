@@ -17,11 +17,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from functools import partial
-
 import torch
 
-from speechbrain_merge.weights import Entry, Weights
+from speechbrain_merge.weights import Weights, with_changed
 
 
 def is_order(transport: torch.Tensor) -> bool:
@@ -144,23 +142,11 @@ def moved_weights(weights, symmetry, transports, keep_norms=False) -> Weights:
         Reads through the first, and is closed with it.
     """
 
-    def read(name):
+    def move(name, tensor):
         pieces = symmetry.pieces[name]
-        return move_tensor(weights[name], pieces, transports, keep_norms)
+        return move_tensor(tensor, pieces, transports, keep_norms)
 
-    return Weights(
-        {
-            name: Entry(
-                weights.shape(name), weights.dtype(name), partial(read, name)
-            )
-            if name in symmetry.pieces
-            else weights.entry(name)
-            for name in weights.names()
-        },
-        weights.label,
-        weights.metadata,
-        weights.tied,
-    )
+    return with_changed(weights, symmetry.pieces, move)
 
 
 def _gather_within(part, axis, order):
