@@ -16,6 +16,7 @@ Example
 >>> pool = getfixture("tmp_path")
 >>> member = Member("digits/epoch-0002", "digits", "5e" * 32, weight=1.0)
 >>> remember(pool, MergeRecord("aode", {"name": "average"}, (member,)))
+True
 >>> [(merge.name, merge.runs) for merge in read_merges(pool)]
 [('aode', ['digits'])]
 
