@@ -16,6 +16,7 @@ from typing import Optional
 import torch
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.adapters.layout import AdapterLayout
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.methods.average import Average
 from speechbrain_merge.methods.entries import is_finite
@@ -23,11 +24,6 @@ from speechbrain_merge.methods.low_rank import core_space, thin_svd
 from speechbrain_merge.methods.parameters import check_choice, check_whole
 from speechbrain_merge.methods.task_arithmetic import TaskArithmetic
 from speechbrain_merge.weights import Entry, Weights, open_weights
-from speechbrain_merge.weights.adapter_files import factor_names, peft_config
-from speechbrain_merge.weights.low_rank import (
-    open_adapter,
-    speechbrain_metadata,
-)
 
 logger = get_logger(__name__)
 
@@ -100,19 +96,19 @@ class AdapterMerge(MergeMethod):
         if self.how != "concatenate":
             self.error = self._total_error(factors)
         entries = {}
-        for target, (up, down, dtype) in self._shapes.items():
-            names = self._names(target)
+        for target, (up, down, dtype) in self.layout.shapes.items():
+            names = self.layout.names(target)
             for place, (side, shape) in enumerate((("up", up), ("down", down))):
                 entries[names[side]] = Entry(
                     shape,
                     dtype,
                     partial(_one, factors, target, place, shape, dtype),
                 )
-            if self._has_bias and "bias" in names:
+            if self.layout.has_bias and "bias" in names:
                 entries[names["bias"]] = Entry(
                     up[:1], dtype, partial(self._bias, target, up[0], dtype)
                 )
-        for name, stored in self._plain.items():
+        for name, stored in self.layout.plain.items():
             entries[stored] = self._values.entry(name)
         return Weights(entries, f"merge of adapters by {self.inner.name}")
 
@@ -124,152 +120,26 @@ class AdapterMerge(MergeMethod):
         list of str
             Known after `read`, or `merged`.
         """
-        return list(self._layers)
+        return list(self.layout.layers)
 
-    # --- what is there ------------------------------------------------------
+    def metadata(self):
+        """What SpeechBrain does not store of an adapter."""
+        return self.layout.metadata()
+
+    def config(self):
+        """PEFT's configuration of the result."""
+        return self.layout.config()
 
     def _lay_out(self, opened):
-        """Layers, shapes and names of the result."""
-        self._adapters = [
-            open_adapter(weights, alpha)
-            for weights, alpha in zip(opened, self.alpha)
-        ]
-        self._check_formats()
-        self._layers: dict = {}
-        for number, adapter in enumerate(self._adapters):
-            for target, layer in adapter.layers.items():
-                self._layers.setdefault(target, {})[number] = layer
-        self._plain: dict = {}
-        for adapter in self._adapters:
-            for name, (stored, _) in adapter.plain.items():
-                self._plain.setdefault(name, stored)
-        self._has_bias = any(
-            layer.bias is not None
-            for found in self._layers.values()
-            for layer in found.values()
+        self.layout = AdapterLayout(
+            opened,
+            self.alpha,
+            self.how,
+            self.rank,
+            self.format,
+            self.same_base,
         )
-        if self.format == "speechbrain":
-            self._check_speechbrain()
-        elif self._has_bias:
-            self._check_bias()
-        self._scales = {
-            target: self._own_scale(found)
-            for target, found in self._layers.items()
-        }
-        if self.format == "speechbrain":
-            first = next(iter(self._scales.values()))
-            self._scales = dict.fromkeys(self._scales, first)
-        self._shapes = self._result_shapes()
-
-    def _check_formats(self):
-        found = {adapter.format for adapter in self._adapters}
-        if self.format is None:
-            if len(found) > 1:
-                raise ValueError(
-                    "the adapters are of SpeechBrain and of PEFT: say by "
-                    "format='peft' or format='speechbrain' what to write."
-                )
-            (self.format,) = found
-        for adapter in self._adapters:
-            if adapter.plain and adapter.format != self.format:
-                first = next(iter(adapter.plain))
-                raise ValueError(
-                    f"{adapter.label} holds '{first}', trained in full, whose "
-                    f"place in an adapter of {self.format} is not known: write "
-                    f"format='{adapter.format}', or merge folded models."
-                )
-        bases = {
-            adapter.config.get("base_model_name_or_path")
-            for adapter in self._adapters
-        } - {None, ""}
-        if self.same_base and len(bases) > 1:
-            raise ValueError(
-                "the adapters do not belong together: they were trained on "
-                f"{' and '.join(sorted(map(repr, bases)))} "
-                "(adapter_config.json, key 'base_model_name_or_path'). Where "
-                "these are the same weights, give `same_base=False`."
-            )
-
-    def _check_speechbrain(self):
-        for target, found in self._layers.items():
-            for number, layer in found.items():
-                where = f"{self._adapters[number].label}: '{target}'"
-                if layer.transposed:
-                    raise ValueError(
-                        f"{where} is an embedding or stores its weight "
-                        "transposed, which SpeechBrain's LoRA cannot adapt: "
-                        "give format='peft'."
-                    )
-                if layer.bias is not None:
-                    raise ValueError(
-                        f"{where} has a bias in its adapter (lora_bias), which "
-                        "SpeechBrain's LoRA has not: give format='peft'."
-                    )
-
-    def _check_bias(self):
-        for target, found in self._layers.items():
-            if next(iter(found.values())).embedding:
-                raise ValueError(
-                    f"'{target}' is an embedding, and another layer has a "
-                    "bias in its adapter (lora_bias), which PEFT does not "
-                    "load together. Merge the folded models "
-                    "(speechbrain_merge.weights.fold)."
-                )
-
-    def _own_scale(self, found):
-        """The scale of the result, so that one adapter stays as it is."""
-        first = next(iter(found.values())).scale.value
-        return first if self.how == "concatenate" and first else 1.0
-
-    def _result_shapes(self):
-        """Target to the shapes of B and A, and their dtype."""
-        shapes = {}
-        for target, found in self._layers.items():
-            layers = list(found.values())
-            first = layers[0]
-            for number, layer in found.items():
-                if _outside(layer) != _outside(first):
-                    raise ValueError(
-                        f"the adapters do not fit together: '{target}' maps "
-                        f"{_outside(layer)} in {self._adapters[number].label}, "
-                        f"but {_outside(first)} in "
-                        f"{self._adapters[next(iter(found))].label}. They were "
-                        "trained on different models."
-                    )
-            rank = sum(layer.rank for layer in layers)
-            if self.how != "concatenate":
-                most = min(
-                    rank, first.up.shape[0], math.prod(first.down.shape[1:])
-                )
-                rank = min(self.rank or most, most)
-            dtype = first.up.dtype
-            for layer in layers:
-                for entry in (layer.up, layer.down):
-                    dtype = torch.promote_types(dtype, entry.dtype)
-            shapes[target] = (first, rank, dtype)
-        if self.format == "speechbrain":
-            # one rank for all layers: zeros in the others change nothing
-            most = max(rank for _, rank, _ in shapes.values())
-            shapes = {
-                target: (first, most, dtype)
-                for target, (first, _, dtype) in shapes.items()
-            }
-        return {
-            target: (
-                (first.up.shape[0], rank, *first.up.shape[2:]),
-                (rank, *first.down.shape[1:]),
-                dtype,
-            )
-            for target, (first, rank, dtype) in shapes.items()
-        }
-
-    def _names(self, target):
-        first = next(iter(self._layers[target].values()))
-        adapters = {
-            self._adapters[each].format for each in self._layers[target]
-        }
-        stem = first.stem if adapters == {"speechbrain"} else None
-        return factor_names(self.format, target, stem, first.embedding)
+        self.format = self.layout.format
 
     # --- what the inner method sees -----------------------------------------
 
@@ -296,7 +166,7 @@ class AdapterMerge(MergeMethod):
                     ),
                 )
                 for name in models[0]
-                if name not in self._plain
+                if name not in self.layout.plain
             }
             anchor = Weights(
                 {**zeros, **self._base_plain(base, models, labels, number)},
@@ -307,7 +177,7 @@ class AdapterMerge(MergeMethod):
     def _seen(self, number, base, space):
         """One adapter, as the inner method sees it."""
         entries = {}
-        for target, found in self._layers.items():
+        for target, found in self.layout.layers.items():
             first = next(iter(found.values()))
             name = f"{target}.weight"
             if self.how == "core":
@@ -315,15 +185,15 @@ class AdapterMerge(MergeMethod):
                 read = partial(_core, space, target, number, shape)
             else:
                 # the coefficient of an adapter is what its own 1 becomes
-                shape = (len(self._adapters),)
+                shape = (len(self.layout.adapters),)
                 read = partial(_unit, number, shape)
             entries[name] = Entry(shape, torch.float64, read)
-            if self._has_bias and not first.embedding:
+            if self.layout.has_bias and not first.embedding:
                 size = first.up.shape[:1]
                 read = partial(_scaled_bias, found.get(number), size)
                 entries[_bias_name(target)] = Entry(size, torch.float64, read)
-        adapter = self._adapters[number]
-        for name in self._plain:
+        adapter = self.layout.adapters[number]
+        for name in self.layout.plain:
             if name in adapter.plain:
                 entries[name] = adapter.plain[name][1]
             elif base is not None and name in base:
@@ -339,24 +209,24 @@ class AdapterMerge(MergeMethod):
     def _base_plain(self, base, models, labels, number):
         """What tensors that were trained in full were before."""
         if base is not None:
-            absent = [name for name in self._plain if name not in base]
+            absent = [name for name in self.layout.plain if name not in base]
             if absent:
                 raise ValueError(
                     f"the base {base.label} has no '{absent[0]}', which an "
                     "adapter trained in full. Give the base under the names "
                     "of the adapters."
                 )
-            return {name: base.entry(name) for name in self._plain}
-        if not self._plain:
+            return {name: base.entry(name) for name in self.layout.plain}
+        if not self.layout.plain:
             return {}
-        first = next(iter(self._plain))
+        first = next(iter(self.layout.plain))
         if not self.linear or not self._is_mean(labels, number):
             raise ValueError(
                 f"'{first}' was trained in full beside the factors: give the "
                 "`base`, or 'average', to merge it."
             )
         # where the coefficients add up to 1 the base drops out of the sum
-        return {name: models[0].entry(name) for name in self._plain}
+        return {name: models[0].entry(name) for name in self.layout.plain}
 
     def _is_mean(self, labels, number):
         shape = (number,)
@@ -366,7 +236,7 @@ class AdapterMerge(MergeMethod):
                     name: Entry(
                         shape, torch.float64, partial(_unit, each, shape)
                     )
-                    for name in self._plain
+                    for name in self.layout.plain
                 },
                 label,
             )
@@ -379,7 +249,7 @@ class AdapterMerge(MergeMethod):
                     torch.float64,
                     partial(torch.zeros, shape, dtype=torch.float64),
                 )
-                for name in self._plain
+                for name in self.layout.plain
             },
             "zeros",
         )
@@ -390,20 +260,21 @@ class AdapterMerge(MergeMethod):
 
     def _space(self, target):
         """The Core Space of a layer, and which adapters are in it."""
-        found = self._layers[target]
+        found = self.layout.layers[target]
         pairs = [self._pair(target, each) for each in found]
         space = core_space([up for up, _ in pairs], [down for _, down in pairs])
         return space, dict(zip(found, space.cores))
 
     def _pair(self, target, number):
         """s·B and A of one adapter, as matrices in float64."""
-        layer = self._layers[target][number]
+        layer = self.layout.layers[target][number]
+        label = self.layout.adapters[number].label
         pair = []
         for entry in (layer.up, layer.down):
             tensor = entry.read()
             if not is_finite(tensor):
                 raise ValueError(
-                    f"{self._adapters[number].label}: a factor of '{target}' "
+                    f"{label}: a factor of '{target}' "
                     "has a NaN or an infinity. Choose another checkpoint."
                 )
             pair.append(tensor.to(torch.float64).flatten(1))
@@ -411,19 +282,19 @@ class AdapterMerge(MergeMethod):
 
     def _factors(self, target):
         """B and A of the result as matrices, the error, the norm."""
-        rank = self._shapes[target][0][1]
+        rank = self.layout.shapes[target][0][1]
         value = self._values[f"{target}.weight"]
         if self.how == "core":
             space, _ = self._space_of(target)
             return thin_svd(space.left @ value, space.right, rank)
-        scale = 1.0 if self.how == "svd" else self._scales[target]
+        scale = 1.0 if self.how == "svd" else self.layout.scales[target]
         ups, downs = [], []
-        for number in self._layers[target]:
+        for number in self.layout.layers[target]:
             up, down = self._pair(target, number)
             # not through s·B, so that a factor of 1 leaves every bit
-            own = self._layers[target][number].scale.value
+            own = self.layout.layers[target][number].scale.value
             if own == scale:
-                up = self._layers[target][number].up.read()
+                up = self.layout.layers[target][number].up.read()
                 up = up.to(torch.float64).flatten(1)
             else:
                 up = up / scale
@@ -440,7 +311,7 @@ class AdapterMerge(MergeMethod):
     def _total_error(self, factors):
         """The share that the rank leaves out, over all layers."""
         lost, total, worst = 0.0, 0.0, (0.0, "")
-        for target in self._layers:
+        for target in self.layout.layers:
             made = factors(target)
             lost, total = lost + made.error**2, total + made.norm**2
             if made.norm:
@@ -456,57 +327,7 @@ class AdapterMerge(MergeMethod):
 
     def _bias(self, target, size, dtype):
         name = _bias_name(target)
-        return (self._values[name] / self._scales[target]).to(dtype)
-
-    def metadata(self):
-        """What SpeechBrain does not store of an adapter."""
-        rank = next(iter(self._shapes.values()))[0][1]
-        stems = [
-            self._names(target)["up"].removesuffix(".adapter_up_proj.weight")
-            for target in self._layers
-        ]
-        scale = next(iter(self._scales.values()))
-        return speechbrain_metadata(stems, rank, scale)
-
-    def config(self):
-        """PEFT's configuration of the result."""
-        configs = [adapter.config for adapter in self._adapters]
-        layers = {
-            target: (shapes[0][1], self._scales[target])
-            for target, shapes in self._shapes.items()
-        }
-        modules = {
-            module
-            for config in configs
-            for module in config.get("modules_to_save") or []
-        }
-        biases = {config.get("bias") for config in configs} - {None, "none"}
-        settings = {
-            key: next((each[key] for each in configs if each.get(key)), None)
-            for key in ("task_type", "base_model_name_or_path", "auto_mapping")
-        }
-        transposed = any(
-            layer.scale.transposed
-            for found in self._layers.values()
-            for layer in found.values()
-        )
-        return peft_config(
-            layers,
-            bias=biases.pop()
-            if len(biases) == 1
-            else "all"
-            if biases
-            else "none",
-            lora_bias=self._has_bias,
-            fan_in_fan_out=transposed,
-            modules_to_save=sorted(modules) or None,
-            **settings,
-        )
-
-
-def _outside(layer):
-    """What a layer maps, whatever the rank between."""
-    return layer.up.shape[:1], layer.down.shape[1:], layer.transposed
+        return (self._values[name] / self.layout.scales[target]).to(dtype)
 
 
 def _core_shape(layers):
