@@ -28,7 +28,8 @@ from fuzzing import fuzz
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from speechbrain_merge.cli import _parser, main
+from speechbrain_merge.cli import main
+from speechbrain_merge.command.options import parser
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.methods import available
 from speechbrain_merge.pool.merges import Member, MergeRecord, remember
@@ -193,7 +194,7 @@ def strange_command(choose):
 
     What it takes is read from the parser itself.
     """
-    choices = _parser()._subparsers._group_actions[0].choices
+    choices = parser()._subparsers._group_actions[0].choices
     name = choose(st.sampled_from(sorted(choices)))
     values = st.one_of(
         st.sampled_from(_VALUES),
