@@ -4,18 +4,25 @@ CTC leaves open in which frame a label is given out, and two trainings decide
 differently, so that neither their posteriors nor their weights can be averaged.
 Kurata and Audhkhasi ("Guiding CTC posterior spike timings for improved
 posterior fusion and knowledge distillation", Interspeech 2019, arXiv
-1904.08311) train a model with a mask that a guide makes: 1 for the label that
-the guide finds most probable in a frame, 0 for all others, and for all labels
-in frames where that is the blank. With the masked frames ``S`` of a batch, the
-guide's label ``k_t`` and the posteriors ``p`` of the model in training, the
-term that is added to the CTC loss is here::
+1904.08311) train a model with a mask ``M`` that a guide makes: 1 for the label
+that the guide finds most probable in a frame, 0 for all others, and 0 for all
+labels in frames where that is the blank. With the posteriors ``P`` of the model
+in training, their loss for an utterance is::
+
+    L = L_CTC + L_G,    L_G = - sum over frames and labels of (M * P)
+
+The mask here is theirs. Two things differ. With the masked frames ``S`` of a
+batch and the guide's label ``k_t``, the term is::
 
     loss = - 1 / |S| * sum over t in S of log p(k_t | t)
 
-and the paper's (``form="posterior"``) has ``p`` in the place of ``log p``, that
-is, the sum of masked posteriors is maximised. The logarithm has a gradient
-where the model is sure of something else. Both are means over masked frames
-here, such that the weight means the same for short and long utterances.
+where ``form="posterior"`` has ``p`` in the place of ``log p``, as the paper
+does. The logarithm is our choice: it has a gradient where the model is sure of
+something else. And the term is a mean over the spikes of the batch, where the
+paper's is a sum over each utterance: SpeechBrain's ``ctc_loss`` with its
+default reduction is a mean over labels, of which there are about as many as
+spikes, so that a weight of 1 stands for the paper's sum of the two. Beside a
+CTC loss that is summed over utterances, multiply by ``|S|``.
 
 Models that share a guide have their spikes in the same frames, without their
 being alike in anything else.
@@ -60,7 +67,8 @@ def guided_ctc_loss(
     blank_index : int
         Place of the blank.
     form : str
-        "log" or "posterior", see above.
+        "log" or "posterior"; the second times the number of spikes is the
+        paper's ``L_G``, see above.
 
     Returns
     -------

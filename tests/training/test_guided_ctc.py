@@ -42,6 +42,23 @@ def test_guided_by_hand():
     assert guided_ctc_loss(model[:, :1], silent).item() == 0.0
 
 
+def test_the_paper_s_form():
+    """Minus the sum of the guide's mask times the posteriors."""
+    torch.manual_seed(1)
+    model = torch.randn(3, 40, 5).log_softmax(-1)
+    guide = torch.randn(3, 40, 5).log_softmax(-1)
+    lengths = torch.tensor([1.0, 0.5, 0.8])
+    mask = torch.zeros_like(guide)
+    for utterance, length in enumerate((40, 20, 32)):
+        for frame in range(length):
+            label = int(guide[utterance, frame].argmax())
+            if label != 0:
+                mask[utterance, frame, label] = 1
+    literal = -(mask * model.exp()).sum()
+    found = guided_ctc_loss(model, guide, lengths, form="posterior")
+    torch.testing.assert_close(found * mask.sum(), literal)
+
+
 def test_the_mean_of_posteriors_by_hand():
     teachers = [logs([0.9, 0.1]), logs([0.3, 0.7])]
     model = logs([0.5, 0.5])

@@ -21,9 +21,10 @@ permutation symmetry of transformers: the role of rotation for model fusion",
 arXiv 2502.00264); which symmetries a transformer has where is the subject of
 Theus et al., arXiv 2506.22712.
 
-Rotations of the residual stream itself need norms whose gains do not stand on
-the stream. SpeechBrain's Conformer closes each layer with a norm of that kind
-(``norm2``), so that its stream has permutations alone.
+Rotations of the residual stream itself need readers that all read it through
+norms, and writers that end in a matrix. Something stands in the way of that in
+each architecture that has a map, see "Why the stream is not rotated" in
+``docs/fusion.md``; streams have permutations alone.
 
 *Rotations* are found in closed form (orthogonal Procrustes): of all rotations
 the one that brings the head nearest to the anchor's. *Invertible* maps go on
