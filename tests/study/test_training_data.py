@@ -137,6 +137,22 @@ def test_a_changed_test_set_is_decoded_again(folder):
     assert stamps(folder) == trained
 
 
+def test_counts_that_contradict_one_another_are_refused(folder):
+    run(only=["a"])
+    record = (folder / "results" / scores_of(folder)["a"]).with_suffix(".json")
+    before = record.read_text()
+    for key in ("errors", "wer"):
+        known = json.loads(before)
+        known["outcome"][key] += 1
+        record.write_text(json.dumps(known))
+        with pytest.raises(ValueError, match="key 'wer': expected") as raised:
+            run(only=["a"])
+        assert str(record.name) in str(raised.value)
+    record.unlink()
+    run(only=["a"])
+    assert json.loads(record.read_text()) == json.loads(before)
+
+
 def test_layers_are_compared_again_on_other_data(folder):
     asked = []
 
