@@ -235,3 +235,35 @@ def test_who_lacks_sap_is_told_where_it_is(tmp_path):
         with pytest.raises(ValueError, match="Train has no utterances"):
             module.prepare_sap(str(tmp_path), str(tmp_path / "csv"))
     assert not (tmp_path / "csv").exists()
+
+
+def test_what_sap_manifests_are_made_from_counts(tmp_path):
+    corpus = importlib.import_module("corpora.sap")
+    corpus.write_split(tmp_path / "SAP/Train", {"e5f6": "ALS"}, each=2)
+    contributor = tmp_path / "SAP/Train/e5f6/e5f6.json"
+    written = tmp_path / "csv/Train.csv"
+
+    def prepare(**settings):
+        with recipe_module(SAP, "sap_prepare") as module:
+            module.prepare_sap(
+                str(tmp_path / "SAP"),
+                str(written.parent),
+                ["Train"],
+                "Train",
+                **settings,
+            )
+        drawn = rows_of(written.with_name("select.csv"))
+        return written.stat().st_mtime_ns, len(drawn)
+
+    first = prepare(select_fraction=0.2)
+    assert prepare(select_fraction=0.2) == first
+    # another selection of the same utterances
+    wider = prepare(select_fraction=1.0)
+    assert wider[0] == first[0] and wider[1] > first[1]
+    text = json.loads(contributor.read_text())
+    text["Files"].pop()
+    contributor.write_text(json.dumps(text))
+    fewer = prepare(select_fraction=1.0)
+    assert fewer[0] > first[0] and fewer[1] == wider[1] - 1
+    corpus.write_split(tmp_path / "SAP/Train", {"a1b2": "ALS"}, each=2)
+    assert prepare(select_fraction=1.0)[1] > wider[1]
