@@ -44,6 +44,7 @@ from typing import Callable, Optional
 import torch
 
 from speechbrain_merge.weights.adapters import UNFOLDABLE, factor_of
+from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.parts import part
 
@@ -180,12 +181,15 @@ def _is_matrix(name, weights):
 
 def _compared(first, second, names: Iterable) -> list[Stranger]:
     """The matrices that have a direction in both models, with the cosine."""
-    cosines = {name: _cosine(first[name], second[name]) for name in names}
-    return [
-        Stranger(name, cosine)
-        for name, cosine in cosines.items()
-        if cosine is not None
-    ]
+    found = []
+    for name in names:
+        pair = first[name], second[name]
+        cosine = _cosine(*pair)
+        for tensor in pair:
+            release(tensor)
+        if cosine is not None:
+            found.append(Stranger(name, cosine))
+    return found
 
 
 def _cosine(first, second):
