@@ -23,7 +23,7 @@ from contextlib import ExitStack
 
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.pool.candidate import BASE, Candidate
-from speechbrain_merge.weights import fold, open_weights, part
+from speechbrain_merge.weights import fold, open_weights, part, widened
 from speechbrain_merge.weights.kinship import strangers
 from speechbrain_merge.weights.vocabulary import vocabularies
 
@@ -79,7 +79,7 @@ def check_belonging(
     check_one_original(experts, option=option)
     with ExitStack() as stack:
         models = [
-            stack.enter_context(fold(weights))
+            stack.enter_context(fold(widened(weights)))
             for weights in (opened or map(open_weights, experts))
         ]
         titles = [
@@ -95,7 +95,9 @@ def check_belonging(
         ]
         known = getattr(experts[0], "base_digest", None) is not None
         if base is not None and method.needs_base and not known:
-            models.append(stack.enter_context(fold(open_weights(base))))
+            models.append(
+                stack.enter_context(fold(widened(open_weights(base))))
+            )
             titles.append(f"the base ({models[-1].label})")
             pairs.append((0, len(models) - 1))
         for first, second in pairs:

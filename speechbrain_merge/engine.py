@@ -62,6 +62,7 @@ from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
     float_dtype,
+    narrowed,
     open_weights,
     promoted,
     stored_as,
@@ -223,7 +224,11 @@ def merge(
             progress,
         )
         method_notes = merged.metadata
-        merged = stored_as(merged, dtype)
+        merged = (
+            stored_as(merged, dtype)
+            if dtype is not None
+            else narrowed(merged, method.deciding(opened, anchor))
+        )
         tied = merged.tied
         names = [name for name in merged.names() if name not in tied]
         whole = [*opened] if anchor is None else [*opened, anchor]

@@ -11,7 +11,16 @@ import pytest
 import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from tiny_models import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
+from tiny_models import (
+    TinyCTC,
+    tiny_conformer,
+    tiny_ctc_brain,
+    tiny_ctc_data,
+    tiny_network,
+    tiny_wav2vec2,
+    tiny_whisper,
+)
+from transformers import AutoModel
 
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.utils.checkpoints import Checkpointer
@@ -23,7 +32,7 @@ from speechbrain_merge.methods import Restricted, create
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.report.card import merge_yaml
 from speechbrain_merge.weights import open_weights
-from speechbrain_merge.weights.kinship import strangers
+from speechbrain_merge.weights.kinship import is_telling, strangers
 
 
 class MergingCTC(MergeMixin, TinyCTC):
@@ -193,6 +202,100 @@ def test_what_was_measured(results, tmp_path):
     tuned = [base + torch.randn(64, 40) for _ in range(2)]
     opened = [open_weights({"lm_head.weight": each}) for each in tuned]
     assert strangers(*opened) == []
+
+
+def layers_of(kind, seed, folder):
+    """A stack of layers whose matrices are all inside them, and its input."""
+    if kind == "conformer":
+        encoder = tiny_conformer(seed).Transformer.encoder
+        position = torch.randn(1, 39, 16)
+        return encoder, lambda x: encoder(x, pos_embs=position)[0]
+    build = {"whisper": tiny_whisper, "wav2vec2": tiny_wav2vec2}[kind]
+    model = AutoModel.from_pretrained(build(folder / f"{kind}{seed}", seed))
+    layers = model.encoder.layers
+
+    def run(x):
+        for layer in layers:
+            found = layer(x, None)
+            x = found if isinstance(found, torch.Tensor) else found[0]
+        return x
+
+    return torch.nn.ModuleDict({"layers": layers}), run
+
+
+def fine_tuned(kind, seed, data_seed, folder):
+    """Its weights after a short training at a high rate."""
+    module, run = layers_of(kind, seed, folder)
+    generator = torch.Generator().manual_seed(data_seed)
+    x, target = torch.randn(2, 4, 20, 16, generator=generator)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.003)
+    for _ in range(15):
+        optimizer.zero_grad()
+        (run(x) - target).square().mean().backward()
+        optimizer.step()
+    return {
+        f"encoder.{name}": tensor.detach().clone()
+        for name, tensor in module.state_dict().items()
+        if name.startswith("layers.")
+    }
+
+
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2", "conformer"])
+def test_models_of_layers_alone(tmp_path, kind):
+    """Without heads and embeddings, the matrices of the layers tell."""
+    a, b = (fine_tuned(kind, 0, seed, tmp_path) for seed in (1, 2))
+    other = fine_tuned(kind, 5, 1, tmp_path)
+    opened = [open_weights(each) for each in (a, b, other)]
+    assert not any(is_telling(name, opened[0]) for name in a)
+    assert strangers(opened[0], opened[1]) == []
+    assert merge("average", [a, b], progress=False)
+    with pytest.raises(ValueError, match="'encoder.layers.* initialised apart"):
+        merge("average", [a, b, other], progress=False)
+    assert merge("average", [a, other], progress=False, same_base=False)
+    # parts that are not mixed do not matter
+    restricted = Restricted(
+        "average", include="normalization", otherwise="first"
+    )
+    assert merge(restricted, [a, other], progress=False)
+
+
+def test_adapters_and_zeros_in_layers_tell_nothing():
+    """What began with zeros has the direction of training alone."""
+    torch.manual_seed(0)
+    base = torch.randn(8, 32, 32)
+
+    def model(names, shared):
+        return open_weights(
+            {
+                f"encoder.layers.{number}.{name}": torch.randn(32, 32)
+                + shared * base[number]
+                for number in range(4)
+                for name in names
+            }
+        )
+
+    for name in (
+        "self_attn.q_proj.lora_A.default.weight",
+        "fc1.adapter_down_proj.weight",
+        "adapter.down.weight",
+        "fc1.hada_w1_a",
+    ):
+        assert strangers(model([name], 0), model([name], 0)) == []
+    names = ["fc1.weight", "fc2.weight"]
+    first, second = model(names, 1), model(names, 1)
+    zeros = {f"encoder.layers.{n}.fc2.weight" for n in range(4)}
+    apart = [
+        open_weights(
+            {
+                name: torch.randn(32, 32) if name in zeros else each[name]
+                for name in each.names()
+            }
+        )
+        for each in (first, second)
+    ]
+    assert strangers(*apart) == []
+    fresh = model(names, 0)
+    assert len(strangers(first, fresh)) == 8
 
 
 def encoder_of(letters):

@@ -7,13 +7,14 @@ Authors
 import pytest
 import torch
 from stage.test_members import MergingCTC, fill
-from tiny_models import tiny_ctc_brain, tiny_network
+from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_network
+from torch.nn.utils import parametrizations
 
 from speechbrain_merge import MergeStage, merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import provenance
-from speechbrain_merge.methods import create
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.methods import available, create
+from speechbrain_merge.weights import open_weights, write_weights
 
 PARTS = ("encoder.layers.0.linear.weight", "ctc_lin.bias", "norm.running_var")
 
@@ -179,3 +180,103 @@ def test_as_many_labels_as_experts(method, labels):
         opened = [open_weights(expert) for expert in experts]
         anchor = open_weights(base)
         given.merged(opened, anchor, labels)
+
+
+def test_the_smallest_type_is_merged_in_a_wide_one(tmp_path):
+    """PyTorch computes next to nothing in float8."""
+    methods = [
+        name
+        for name in available()
+        if name not in ("fisher", "regmean")
+        and create_or_none(name) is not None
+    ]
+    assert {"ties", "dare", "task_arithmetic", "slerp", "iso_c"} <= {*methods}
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        base = state(0, dtype)
+        models = [base, *(state(seed, dtype, base) for seed in (1, 2))]
+        paths = [
+            write_weights(tmp_path / f"{number}.safetensors", model)
+            for number, model in enumerate(models)
+        ]
+        wide = [
+            {name: tensor.float() for name, tensor in model.items()}
+            for model in models
+        ]
+        for name in methods:
+            method = create(name)
+            settings = {"progress": False, "same_base": False}
+            bases = [
+                each[0] if method.needs_base else None
+                for each in (models, paths, wide)
+            ]
+            merged = merge(method, models[1:], bases[0], **settings)
+            in_memory = create(name)(models[1:], bases[0])
+            output = tmp_path / "m.safetensors"
+            merge(method, paths[1:], bases[1], output, **settings)
+            expected = merge(method, wide[1:], bases[2], **settings)
+            with open_weights(output) as streamed:
+                for part in PARTS:
+                    assert merged[part].dtype == dtype, name
+                    for other in (in_memory, streamed, expected):
+                        assert torch.equal(
+                            merged[part].float(),
+                            other[part].to(dtype).float(),
+                        ), (name, part)
+
+
+def create_or_none(name):
+    """A method that merges two experts by its defaults alone."""
+    try:
+        method = create(name)
+        method.check_experts(2)
+    except ValueError:
+        return None
+    return method if method.needs_same_base else None
+
+
+def test_what_float8_cannot_hold_is_told():
+    """A type without infinity has NaN in its place."""
+    dtype = torch.float8_e4m3fn
+    far = {"w": torch.full((3,), 400.0).to(dtype)}
+    near = {"w": torch.full((3,), -400.0).to(dtype)}
+    method = create("task_arithmetic", scale=1.5)
+    settings = {"progress": False, "same_base": False}
+    with pytest.raises(ValueError, match="'w' has values up to 768, more than"):
+        merge(method, [far], near, **settings)
+    assert merge(method, [far], near, dtype="float16", **settings)["w"][0] == (
+        768
+    )
+    odd = {"w": torch.tensor([1.0, float("nan"), 1.0]).to(dtype)}
+    with pytest.raises(ValueError, match="'w' has 1 of 3 values that are NaN"):
+        merge("ties", [far, odd], near, **settings)
+
+
+def test_float8_elsewhere(tmp_path, capsys):
+    dtype = torch.float8_e4m3fn
+    layer = parametrizations.weight_norm(torch.nn.Linear(6, 5))
+    normed = {
+        name: tensor.to(dtype) for name, tensor in layer.state_dict().items()
+    }
+    merged = merge("average", [normed, normed], progress=False)
+    assert {tensor.dtype for tensor in merged.values()} == {dtype}
+    for name, tensor in normed.items():
+        assert torch.allclose(merged[name].float(), tensor.float(), rtol=0.1)
+    paths = [
+        str(write_weights(tmp_path / f"{number}.safetensors", model))
+        for number, model in enumerate((normed, merged, state(1, dtype)))
+    ]
+    assert main(["compare", *paths[:2]]) == 0
+    models = [tiny_conformer(seed).state_dict() for seed in (0, 1)]
+    models = [
+        {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in model.items()
+        }
+        for model in models
+    ]
+    moved = merge("optimal_transport", models, progress=False)
+    assert moved["ctc_lin.weight"].dtype == dtype
+    # what safetensors cannot hold is told by its name
+    scales = {"w": torch.ones(3).to(torch.float8_e8m0fnu)}
+    with pytest.raises(ValueError, match="'w' has dtype torch.float8_e8m0fnu"):
+        merge("average", [scales], output=tmp_path / "m.safetensors")

@@ -12,6 +12,7 @@ Authors
 
 import csv
 import importlib.util
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,21 @@ def make_domains(folder, domains, utterances: int = 4) -> Path:
                     row["wav"] = row["wav"].replace(str(folder), "$data_root")
                     writer.writerow(row)
     return folder
+
+
+@contextmanager
+def same_stat(path):
+    """Gives a file that is changed meanwhile the time that it had.
+
+    Arguments
+    ---------
+    path : Path
+        A file, which has to keep its size.
+    """
+    before = path.stat()
+    yield
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
 
 
 @contextmanager

@@ -29,6 +29,7 @@ import re
 from pathlib import Path
 from typing import Optional
 
+from speechbrain_merge.records.contents import contents_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 
@@ -128,13 +129,7 @@ def write_manifest(
         ``max_duration``, ``avoid_if_longer_than`` and ``seed``.
     """
     table = find_table(data_folder, locale, split)
-    state = table.stat()
-    made_from = {
-        **settings,
-        "table": table.name,
-        "size": state.st_size,
-        "changed": state.st_mtime_ns,
-    }
+    made_from = {**settings, "tables": contents_of([table])}
     target = save_folder / f"{locale}_{split}.csv"
     record = target.with_suffix(".json")
     if target.is_file() and record.is_file() and read_json(record) == made_from:
@@ -156,6 +151,7 @@ def write_manifest(
     writer.writeheader()
     writer.writerows(rows)
     save_folder.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)
     write_whole(target, text.getvalue())
     write_whole(record, json.dumps(made_from) + "\n")
     hours = sum(row["duration"] for row in rows) / 3600

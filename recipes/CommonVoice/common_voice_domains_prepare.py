@@ -19,11 +19,16 @@ Authors
 """
 
 import csv
+import json
 import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from speechbrain_merge.records.contents import contents_of
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 
 from speechbrain.dataio.dataio import read_audio_info
 from speechbrain.utils.logger import get_logger
@@ -48,6 +53,9 @@ def prepare_common_voice_domains(
     skip_prep=False,
 ):
     """Writes ``<save_folder>/<domain>_<split>.csv``, where it is not there.
+
+    Beside each, a JSON says what it was made from. One that was made from other
+    tables or with other settings is written anew.
 
     Arguments
     ---------
@@ -84,15 +92,30 @@ def prepare_common_voice_domains(
     wanted["test"] = test_domains
     for split, domains in wanted.items():
         for domain in domains:
-            table = Path(save_folder, f"{domain}_{split}.csv")
-            if table.is_file():
-                logger.info(f"{table} is there already.")
-                continue
             if domain not in definitions:
                 raise ValueError(
                     f"`definitions` has no domain '{domain}'; it has "
                     f"{', '.join(definitions)}."
                 )
+            table = Path(save_folder, f"{domain}_{split}.csv")
+            record = table.with_suffix(".json")
+            language = Path(
+                data_folder, definitions[domain].get("language", "")
+            )
+            sources = [f"{SPLITS[split]}.tsv", "clip_durations.tsv"]
+            made_from = {
+                "definition": dict(definitions[domain]),
+                "limit": train_hours if split == "train" else most_utterances,
+                "seed": seed,
+                "tables": contents_of(language / name for name in sources),
+            }
+            if (
+                table.is_file()
+                and record.is_file()
+                and read_json(record) == made_from
+            ):
+                logger.info(f"{table} is there already.")
+                continue
             rows = rows_of(
                 Path(data_folder), domain, definitions[domain], split
             )
@@ -102,6 +125,7 @@ def prepare_common_voice_domains(
             elif split != "train":
                 rows = rows[:most_utterances]
             table.parent.mkdir(parents=True, exist_ok=True)
+            record.unlink(missing_ok=True)
             # Whole or not at all, also where two processes write it
             part = table.with_name(f"{table.name}.{os.getpid()}")
             with open(part, "w", newline="", encoding="utf-8") as file:
@@ -109,6 +133,7 @@ def prepare_common_voice_domains(
                 writer.writerow(COLUMNS)
                 writer.writerows(sorted(rows))
             os.replace(part, table)
+            write_whole(record, json.dumps(made_from, indent=1) + "\n")
             hours = sum(row[1] for row in rows) / 3600
             logger.info(f"{table}: {len(rows)} utterances, {hours:.1f} hours.")
 

@@ -30,6 +30,10 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from speechbrain_merge.records.contents import contents_of
+from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
+
 from speechbrain.dataio.dataio import read_audio_info
 from speechbrain.utils.logger import get_logger
 
@@ -54,6 +58,9 @@ def prepare_sap(
     skip_prep=False,
 ):
     """Writes ``<save_folder>/<split>.csv`` for each split, and ``select.csv``.
+
+    Beside each, a JSON says what it was made from. One that was made of other
+    transcripts or with other settings is written anew.
 
     Arguments
     ---------
@@ -87,13 +94,26 @@ def prepare_sap(
     save_folder = Path(save_folder)
     for split in dict.fromkeys(splits):
         table = save_folder / f"{split}.csv"
-        if table.is_file():
+        folder = split_folder(Path(data_folder), split)
+        if is_of(table, folder):
             logger.info(f"{table} is there already.")
         else:
-            write_rows(table, rows_of(Path(data_folder), split))
+            rows = rows_of(Path(data_folder), folder)
+            contributors = contents_of(sorted(folder.rglob("*.json")))
+            made_from = {
+                "entries": sorted(os.listdir(folder)),
+                "contributors": contributors,
+            }
+            write_rows(table, rows, made_from)
     table = save_folder / "select.csv"
-    if not table.is_file():
-        path = save_folder / f"{select_from}.csv"
+    path = save_folder / f"{select_from}.csv"
+    made_from = {
+        "tables": contents_of([path]),
+        "select_fraction": select_fraction,
+        "longest": longest,
+        "seed": seed,
+    }
+    if recorded(table) != made_from:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))[1:]
         drawn = random.Random(seed).sample(
@@ -104,37 +124,48 @@ def prepare_sap(
             for place, row in enumerate(rows)
             if place in set(drawn) or float(row[1]) > longest
         ]
-        write_rows(table, kept)
+        write_rows(table, kept, made_from)
 
 
-def write_rows(table, rows):
-    """Writes a CSV, whole or not at all."""
+def recorded(table):
+    """What a CSV was made from, as far as it is there and on record."""
+    record = table.with_suffix(".json")
+    if not (table.is_file() and record.is_file()):
+        return None
+    return read_json(record)
+
+
+def is_of(table, folder):
+    """Whether a CSV was made from the contributors that there are now.
+
+    The folders of contributors are listed, and their audio is not.
+    """
+    known = recorded(table)
+    return (
+        known is not None
+        and known["entries"] == sorted(os.listdir(folder))
+        and contents_of(known["contributors"]) == known["contributors"]
+    )
+
+
+def write_rows(table, rows, made_from):
+    """Writes a CSV, whole or not at all, and beside it what it is made from."""
     table.parent.mkdir(parents=True, exist_ok=True)
+    record = table.with_suffix(".json")
+    record.unlink(missing_ok=True)
     part = table.with_name(f"{table.name}.{os.getpid()}")
     with open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(rows)
     os.replace(part, table)
+    write_whole(record, json.dumps(made_from, indent=1) + "\n")
     hours = sum(float(row[1]) for row in rows) / 3600
     logger.info(f"{table}: {len(rows)} utterances, {hours:.1f} hours.")
 
 
-def rows_of(data_folder, split):
-    """The utterances of a split, in the order of their names.
-
-    Arguments
-    ---------
-    data_folder : Path
-        The folder with the splits.
-    split : str
-        One of them, in capitals or not.
-
-    Returns
-    -------
-    list of list
-        The columns of each. Utterances without words are left out.
-    """
+def split_folder(data_folder, split):
+    """The folder of a split, whose name is in capitals or not."""
     found = [data_folder / split, data_folder / split.lower()]
     folder = next((path for path in found if path.is_dir()), None)
     if folder is None:
@@ -144,6 +175,24 @@ def rows_of(data_folder, split):
             "folder for each contributor; the corpus is given out by "
             "https://speechaccessibilityproject.beckman.illinois.edu."
         )
+    return folder
+
+
+def rows_of(data_folder, folder):
+    """The utterances of a split, in the order of their names.
+
+    Arguments
+    ---------
+    data_folder : Path
+        The folder with the splits.
+    folder : Path
+        That of one of them.
+
+    Returns
+    -------
+    list of list
+        The columns of each. Utterances without words are left out.
+    """
     rows = {}
     for path in sorted(folder.rglob("*.json")):
         contributor = json.loads(path.read_text(encoding="utf-8"))

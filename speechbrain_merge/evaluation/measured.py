@@ -7,6 +7,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from speechbrain_merge.evaluation.error_rates import UtteranceScore
@@ -36,7 +37,8 @@ def measured(
     Raises
     ------
     ValueError
-        Where the measure gives other than one number for each utterance.
+        Where the measure gives other than one finite number for each
+        utterance.
 
     Example
     -------
@@ -56,4 +58,11 @@ def measured(
             f"The measure {name} gave {len(values)} numbers for {len(scores)} "
             "utterances; expected one for each."
         )
-    return {score.id: float(v) for score, v in zip(scores, values)}
+    found = {score.id: float(v) for score, v in zip(scores, values)}
+    for utterance, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The measure {name} gave {value} for utterance {utterance}; "
+                "expected a number from 0 to 1."
+            )
+    return found

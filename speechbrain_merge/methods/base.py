@@ -77,8 +77,10 @@ from speechbrain_merge.weights import (
     depth,
     entry_of_pieces,
     joined,
+    narrowed,
     open_weights,
     refold,
+    widened,
 )
 
 # What formulas need as well, from here as from where it is
@@ -266,6 +268,7 @@ class MergeMethod(torch.nn.Module):
             if base is not None:
                 anchor = stack.enter_context(open_weights(base))
             merged = self.merged(experts, anchor)
+            merged = narrowed(merged, self.deciding(experts, anchor))
             made = {
                 name: merged[name]
                 for name in merged.names()
@@ -306,7 +309,8 @@ class MergeMethod(torch.nn.Module):
         -------
         merged : Weights
             With the names of the first expert, and the ties that all have.
-            Where floating-point dtypes differ, the promoted ones.
+            Where floating-point dtypes differ, the promoted ones; float32 for
+            float8, which the doors narrow (``weights.narrowed``).
 
         Raises
         ------
@@ -316,6 +320,7 @@ class MergeMethod(torch.nn.Module):
             When the method's demands are not met.
         """
         self.check_experts(len(experts))
+        experts = [widened(expert) for expert in experts]
         folded, anchor = plain_models(experts, base, self.needs_base)
         method = self.prepared(folded, anchor, labels, workers, progress)
         first = folded[0]
@@ -335,6 +340,26 @@ class MergeMethod(torch.nn.Module):
         if first.folded == {"weight norm"}:
             return refold(merged, like=experts[0])
         return merged
+
+    def deciding(
+        self, experts: list[Weights], base: Optional[Weights]
+    ) -> list[Weights]:
+        """The models whose dtypes decide those of the result.
+
+        Arguments
+        ---------
+        experts : list of Weights
+            Open weights.
+        base : Weights, optional
+            The base, which counts where the formula sees it.
+
+        Returns
+        -------
+        models : list of Weights
+        """
+        return (
+            experts if base is None or not self.needs_base else [*experts, base]
+        )
 
     def prepared(
         self,

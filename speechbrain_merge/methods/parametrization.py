@@ -74,6 +74,7 @@ from speechbrain_merge.weights import (
     open_weights,
 )
 from speechbrain_merge.weights.adapters import factor_of
+from speechbrain_merge.weights.dtypes import common_dtype
 
 DIGEST_BYTES = 8
 
@@ -106,7 +107,7 @@ class SourceRatio(torch.nn.Module):
         self.value = torch.nn.Parameter(
             torch.tensor(
                 value_of(ratio, lambda_param),
-                dtype=torch.promote_types(like.dtype, torch.float32),
+                dtype=common_dtype([like.dtype, torch.float32]),
                 device=like.device,
             )
         )

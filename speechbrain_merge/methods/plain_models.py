@@ -14,13 +14,15 @@ Authors
 
 from typing import Any, Optional
 
-from speechbrain_merge.weights import Weights, fold, promoted
+from speechbrain_merge.weights import Weights, fold, promoted, widened
 
 
 def plain_models(
     experts: list, base: Optional[Any] = None, needs_base: bool = True
 ) -> tuple[list[Weights], Optional[Weights]]:
     """Experts and base, folded and with the same floating-point dtypes.
+
+    What is stored in float8 is given in float32.
 
     Arguments
     ---------
@@ -36,10 +38,10 @@ def plain_models(
     experts : list of Weights
     base : Weights or None
     """
-    folded = [fold(expert) for expert in experts]
+    folded = [widened(fold(expert)) for expert in experts]
     if base is None:
         return promoted(folded), None
-    anchor = fold(base)
+    anchor = widened(fold(base))
     if needs_base:
         *folded, anchor = promoted([*folded, anchor])
         return folded, anchor

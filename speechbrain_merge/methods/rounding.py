@@ -54,7 +54,14 @@ from dataclasses import dataclass
 import torch
 
 # From the coarsest to the finest
-STORED_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+STORED_TYPES = (
+    torch.float8_e5m2,
+    torch.float8_e4m3fn,
+    torch.bfloat16,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+)
 
 # So many entries are looked at first: few tensors look coarser than they are.
 GLANCE = 1024

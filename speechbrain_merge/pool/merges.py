@@ -192,6 +192,24 @@ def read_merges(pool) -> list[MergeRecord]:
     return found
 
 
+def of_name(merges: Iterable, name: str) -> list[MergeRecord]:
+    """The merges of one name.
+
+    Arguments
+    ---------
+    merges : iterable of MergeRecord
+        Of a pool, say.
+    name : str
+        Of the merge stage.
+
+    Returns
+    -------
+    list of MergeRecord
+        In their order.
+    """
+    return [merge for merge in merges if merge.name == name]
+
+
 def remember(pool, record: MergeRecord, before: Optional[str] = None) -> bool:
     """Records a merge in a pool, unless it is the last one of its name.
 
@@ -221,7 +239,7 @@ def remember(pool, record: MergeRecord, before: Optional[str] = None) -> bool:
     try:
         with _alone(Path(pool)):
             merges = read_merges(pool)
-            named = [each for each in merges if each.name == record.name]
+            named = of_name(merges, record.name)
             if before is not None:
                 known = named[-1] if named else None
                 check_last(pool, known, record.name, before)
@@ -360,7 +378,7 @@ def find_merge(pools: Iterable, name: str) -> MergeRecord:
     """
     merges = [merge for pool in pools for merge in read_merges(pool)]
     merges.sort(key=lambda merge: merge.time)
-    named = [merge for merge in merges if merge.name == name]
+    named = of_name(merges, name)
     if not named:
         known = dict.fromkeys(merge.name for merge in merges)
         raise ValueError(

@@ -2,8 +2,9 @@
 
 A record is one JSON file: the settings of the work, its outcome, and how long
 it took. Where the record is there and the settings are the same, the work is
-not done again. Under ``torchrun`` the main process looks, and all processes do
-the same.
+not done again. What was begun and not finished is known by its settings too: it
+does not go on with others. Under ``torchrun`` the main process looks, and all
+processes do the same.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -56,8 +57,8 @@ def once(
     Raises
     ------
     ValueError
-        When the work was done with other settings, naming those that differ,
-        or when another process is doing it at the moment.
+        When the work was done or begun with other settings, naming those that
+        differ, or when another process is doing it at the moment.
 
     Example
     -------
@@ -78,15 +79,14 @@ def once(
             logger.info(f"{path.parent} is done already.")
             return known
         if not again:
-            raise ValueError(
-                f"{path} says that this was done with other settings "
-                f"({', '.join(changed(known['settings'], settings))}): choose "
-                f"another folder, or {advice}"
-            )
+            _refuse(path, "done", known["settings"], settings, advice)
     run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
     with alone(path.with_name(f"{path.stem}.lock"), str(path.parent)):
         interrupted = run_on_main(begun.exists)
-        run_on_main(begun.touch)
+        before = run_on_main(_begun_with, args=[begun])
+        if not again and before not in (None, settings):
+            _refuse(begun, "begun", before, settings, advice)
+        run_on_main(write_whole, args=[begun, json.dumps(settings)])
         started = time.perf_counter()
         record = {"settings": settings, "outcome": work()}
         record["seconds"] = round(time.perf_counter() - started, 1)
@@ -95,6 +95,23 @@ def once(
         run_on_main(write_whole, args=[path, text])
         run_on_main(begun.unlink, kwargs={"missing_ok": True})
     return record
+
+
+def _begun_with(begun):
+    """The settings of work that was begun; None where they are not known."""
+    if not begun.is_file() or not begun.stat().st_size:
+        return None  # of a version that did not write them down
+    settings = read_json(begun)
+    return settings if isinstance(settings, dict) else None
+
+
+def _refuse(path, what, before, settings, advice):
+    """Raises with the names of the settings that differ."""
+    raise ValueError(
+        f"{path} says that this was {what} with other settings "
+        f"({', '.join(changed(before, settings))}): choose another folder, or "
+        f"{advice}"
+    )
 
 
 def known_record(path) -> Optional[dict]:

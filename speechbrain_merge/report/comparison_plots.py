@@ -237,6 +237,5 @@ def _curve(number, count):
 
 
 def _short(label):
-    """A label that fits, as plain text: matplotlib reads ``$`` as formulas."""
-    text = label if len(label) <= _LONGEST else "…" + label[1 - _LONGEST :]
-    return text.replace("$", r"\$")
+    """A label that fits."""
+    return label if len(label) <= _LONGEST else "…" + label[1 - _LONGEST :]

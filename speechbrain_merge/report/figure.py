@@ -3,13 +3,19 @@
 Pictures are drawn without a screen and without touching matplotlib's global
 state, and written whole or not at all, as PNG, SVG or PDF by their suffix.
 
+Names of models, files and tensors are drawn as they are: the axes put escapes in
+the place of control characters, and take no ``$`` for mathematics.
+
 Authors
  * The speechbrain_merge authors 2026
 """
 
+import functools
 import io
 from pathlib import Path
+from typing import Any
 
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.files import write_whole
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
@@ -24,6 +30,23 @@ COLOURS = (
 GREY = "#5F5F5F"
 # with more curves than colours, and in print, the marks tell them apart
 MARKS = ("o", "s", "D", "P", "X", "h")
+
+# what takes a title, a label or the names of ticks
+_TAKE_TEXT = (
+    "annotate",
+    "axhline",
+    "axvline",
+    "bar",
+    "barh",
+    "plot",
+    "scatter",
+    "set_title",
+    "set_xlabel",
+    "set_xticks",
+    "set_ylabel",
+    "set_yticks",
+    "text",
+)
 
 # inches; at 150 dots each, as wide as a README shows it
 WIDTH, HEIGHT = 7.2, 4.4
@@ -63,13 +86,72 @@ def new_figure(width=WIDTH, height=HEIGHT, grid="y"):
         raise ImportError(
             "Pictures need matplotlib: pip install 'speechbrain_merge[plots]'"
         ) from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = _taking_names(Figure)(
+        figsize=(width, height), dpi=150, layout="constrained"
+    )
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)
     return figure, axes
+
+
+def as_drawn(value: Any) -> Any:
+    r"""A text, or a list of texts, as matplotlib draws it letter by letter.
+
+    The axes of `new_figure` do so with all that they are given.
+
+    Arguments
+    ---------
+    value : object
+        What is no text stays as it is.
+
+    Returns
+    -------
+    object
+
+    Example
+    -------
+    >>> as_drawn(["a\x1b[2J", 3])
+    ('a\\x1b[2J', 3)
+    >>> print(as_drawn("$x$"))
+    \$x\$
+    """
+    if isinstance(value, str):
+        return printable(value).replace("$", r"\$")
+    if isinstance(value, (list, tuple)):
+        return tuple(map(as_drawn, value))
+    return value
+
+
+@functools.cache
+def _taking_names(kind):
+    """A kind of Figure whose axes take all texts by `as_drawn`."""
+    from matplotlib.axes import Axes
+
+    def taking(name):
+        method = getattr(Axes, name)
+
+        @functools.wraps(method)
+        def take(self, *args, **kwargs):
+            kwargs = {key: as_drawn(value) for key, value in kwargs.items()}
+            return method(self, *map(as_drawn, args), **kwargs)
+
+        return take
+
+    named = type(
+        "NamedAxes", (Axes,), {name: taking(name) for name in _TAKE_TEXT}
+    )
+
+    class NamedFigure(kind):
+        def add_subplot(self, *args, **kwargs):
+            return super().add_subplot(*args, axes_class=named, **kwargs)
+
+        def suptitle(self, t, **kwargs):
+            return super().suptitle(as_drawn(t), **kwargs)
+
+    return NamedFigure
 
 
 def style(number):

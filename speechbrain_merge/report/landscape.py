@@ -13,6 +13,7 @@ from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.report.figure import (
     GREY,
     add_legend,
+    as_drawn,
     draw_lines,
     new_figure,
     save_figure,
@@ -84,7 +85,7 @@ def plot_line(
     axes.set_xlabel("t, from the first model to the second")
     names = ends or _ends(curves)
     top = axes.secondary_xaxis("top")
-    top.set_xticks([0, 1], labels=names)
+    top.set_xticks([0, 1], labels=as_drawn(list(names)))
     top.tick_params(length=0)
     top.spines["top"].set_visible(False)
     if title:

@@ -23,6 +23,7 @@ from speechbrain_merge.pool.merges import (
     find_merge,
     forget,
     keep,
+    of_name,
     pools_of,
     read_merges,
     remember,
@@ -251,9 +252,7 @@ def _remember_and_keep(job, result, members, pools):
         time=time_of_merge(pools),
     )
     for pool in pools:
-        earlier = [
-            each for each in read_merges(pool) if each.name == result.name
-        ]
+        earlier = of_name(read_merges(pool), result.name)
         here = dataclasses.replace(
             record, kept=keep(pool, result.path, result.name, content)
         )
@@ -266,7 +265,7 @@ def _remember_and_keep(job, result, members, pools):
 
 def _last(pool, name, content):
     """The last merge of a name in a pool, if it is the one expected."""
-    last = [each for each in read_merges(pool) if each.name == name]
+    last = of_name(read_merges(pool), name)
     check_last(pool, last[-1] if last else None, name, content)
     return last[-1]
 

@@ -23,12 +23,13 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from speechbrain_merge.study.axes import DOMAIN
 from speechbrain_merge.study.estimate import state_of
+from speechbrain_merge.study.listed_domains import domains_of
 from speechbrain_merge.study.nodes import Train
-from speechbrain_merge.study.trainings import FILES, Training
+from speechbrain_merge.study.trainings import FILES
 
 
 def check_domain_files(study) -> None:
@@ -50,14 +51,11 @@ def check_domain_files(study) -> None:
         if FILES not in training.known:
             continue
         tree = training.tree(overrides)
-        for key, pattern in _patterns(training, tree).items():
-            for domain in _listed(training, tree, key):
-                path = pattern.replace(DOMAIN, domain)
-                if not os.path.isfile(path):
-                    named = _named(training, key, where)
-                    faults.setdefault(domain, {}).setdefault(
-                        path, (named, pattern)
-                    )
+        for key, pattern, domain in domains_of(training, tree):
+            path = pattern.replace(DOMAIN, domain)
+            if not os.path.isfile(path):
+                named = _named(training, key, where)
+                faults.setdefault(domain, {}).setdefault(path, (named, pattern))
     if faults:
         raise ValueError(
             "There are no data of "
@@ -124,41 +122,6 @@ def _asked(study) -> Iterator[tuple]:
                 training,
                 training.overrides({**values, **told}, node.settings),
             )
-
-
-def _patterns(training: Training, tree: Mapping) -> dict:
-    """Key of the YAML that lists domains to the path of their files."""
-    patterns, where = tree[FILES], f"{training.hparams}: `{FILES}`"
-    if not isinstance(patterns, Mapping):
-        raise ValueError(
-            f"{where} is {patterns!r}; expected keys that list domains, each "
-            "with the path of a domain's file."
-        )
-    for key, pattern in patterns.items():
-        if key not in tree:
-            raise ValueError(f"{where}: the YAML has no list `{key}`.")
-        if not isinstance(pattern, str) or DOMAIN not in pattern:
-            raise ValueError(
-                f"{where}: `{key}` is {pattern!r}; expected a path with "
-                f"{DOMAIN} in it."
-            )
-    folder = tree.get("data_folder", "")
-    if not isinstance(folder, str):
-        return {}  # it is made while the YAML is loaded
-    return {
-        key: os.path.join(folder, pattern) for key, pattern in patterns.items()
-    }
-
-
-def _listed(training, tree, key):
-    """The domains that a key of the YAML lists; none where it is empty."""
-    domains = tree[key] or []
-    if not isinstance(domains, (list, tuple)):
-        raise ValueError(
-            f"{training.hparams}: `{key}` is {domains!r}; expected a list of "
-            "domains."
-        )
-    return [str(domain) for domain in domains]
 
 
 def _named(training, key, where):

@@ -7,10 +7,12 @@ Authors
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.study.trainings import without_folder
 
 
 @dataclasses.dataclass
@@ -70,6 +72,46 @@ def digest_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_rows(
+    data: Any, folder, domain: Optional[str] = None
+) -> Optional[str]:
+    """The digest of the rows of a dataset.
+
+    Arguments
+    ---------
+    data : DynamicItemDataset
+        A dataset.
+    folder : str or Path
+        The study's folder. Paths in it do not count by where it lies.
+    domain : str, optional
+        Only rows that are of this domain, or of none.
+
+    Returns
+    -------
+    str or None
+        A SHA-256 in hexadecimal; None for a dataset without rows.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> rows = {"a": {"wrd": "one", "domain": "digits"}, "b": {"wrd": "two"}}
+    >>> first = digest_of_rows(DynamicItemDataset(rows), "results", "read")
+    >>> del rows["a"]
+    >>> digest_of_rows(DynamicItemDataset(rows), "results", "read") == first
+    True
+    """
+    rows = getattr(data, "data", None)
+    if not isinstance(rows, Mapping):
+        return None
+    chosen = [
+        [one, rows[one]]
+        for one in getattr(data, "data_ids", rows)
+        if domain is None or rows[one].get("domain", domain) == domain
+    ]
+    plain = json.loads(json.dumps(chosen, default=str))
+    return digest_of(without_folder(plain, folder))
 
 
 def relative_to(path, folder) -> Path:

@@ -23,7 +23,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.records.once import once
-from speechbrain_merge.study.made import Made, digest_of
+from speechbrain_merge.study.made import Made, digest_of, digest_of_rows
 from speechbrain_merge.study.merged import (
     FOLDER,
     make_aligned,
@@ -185,6 +185,12 @@ class Maker:
         }
         # a study may be moved
         settings = without_folder(settings, self.study.folder)
+        sets = {"train": self.run.train_set, **self.run.valid_sets}
+        settings["data"] = {
+            name: digest_of_rows(sets[name], self.study.folder, node.domain)
+            for name in ("train", node.domain)
+            if name in sets
+        }
 
         def work():
             with self.run.brain.borrowed_weights(self.made[node.of].path):

@@ -19,20 +19,27 @@ Authors
 """
 
 import json
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.evaluation import measured, read_scores
+from speechbrain_merge.evaluation import measured
+from speechbrain_merge.evaluation.error_rates import UtteranceScore
+from speechbrain_merge.records.checked import fields, mapped, number
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.fingerprint import file_fingerprint
 from speechbrain_merge.records.once import known_record
+from speechbrain_merge.study.counted import ADVICE
 from speechbrain_merge.study.tables import spread
-from speechbrain_merge.study.testing import scores_path
+from speechbrain_merge.study.testing import scores_of, scores_path
 
 logger = get_logger(__name__)
+
+_outcome = fields({"mean": number(), "utterances": mapped(number())})
 
 
 def check_measures(measures: Mapping) -> dict:
@@ -98,14 +105,15 @@ def add_measures(study, results: Mapping) -> None:
         See ``study/results.py``. The counts of each set get ``measures``, name
         to mean.
     """
-    for name, measure in study.measures.items():
-        for row in results["rows"]:
-            for modes in row["sets"].values():
-                for sets in modes.values():
-                    for counts in sets.values():
-                        path = scores_path(study.folder, counts)
-                        found = counts.setdefault("measures", {})
-                        found[name] = mean_of(name, measure, path)
+    for row in results["rows"] if study.measures else ():
+        for modes in row["sets"].values():
+            for sets in modes.values():
+                for counts in sets.values():
+                    scores = scores_of(study.folder, counts)
+                    path = scores_path(study.folder, counts)
+                    found = counts.setdefault("measures", {})
+                    for name, measure in study.measures.items():
+                        found[name] = mean_of(name, measure, path, scores)
 
 
 def measure_rows(results: Mapping, mode: str, name: str) -> tuple:
@@ -150,7 +158,12 @@ def measure_rows(results: Mapping, mode: str, name: str) -> tuple:
     return [name, *results["tests"], "mean"], rows
 
 
-def mean_of(name: str, measure: Callable, path: Path) -> float:
+def mean_of(
+    name: str,
+    measure: Callable,
+    path: Path,
+    scores: Sequence[UtteranceScore],
+) -> float:
     """The mean of a measure over the utterances of one file of scores.
 
     Arguments
@@ -161,6 +174,8 @@ def mean_of(name: str, measure: Callable, path: Path) -> float:
         ``(references, hypotheses) -> list of float``.
     path : Path
         The file; what was measured is kept beside it.
+    scores : list of UtteranceScore
+        What the file holds.
 
     Returns
     -------
@@ -169,25 +184,26 @@ def mean_of(name: str, measure: Callable, path: Path) -> float:
     Raises
     ------
     ValueError
-        Where the measure gives other than one number for each utterance.
+        Where the measure gives other than one number for each utterance, or
+        what is kept is no mean of the numbers beside it.
 
     Example
     -------
     >>> from speechbrain_merge.evaluation import score_utterances, write_scores
     >>> path = getfixture("tmp_path") / "phone.jsonl"
     >>> said, heard = {"a": "x y", "b": "z"}, {"a": "x y", "b": "w"}
-    >>> write_scores(path, score_utterances(said, heard))
+    >>> scores = score_utterances(said, heard)
+    >>> write_scores(path, scores)
     >>> def exact(references, hypotheses):
     ...     return [float(r == h) for r, h in zip(references, hypotheses)]
-    >>> mean_of("exact", exact, path)
+    >>> mean_of("exact", exact, path, scores)
     0.5
     """
     record = path.with_name(f"{path.stem}.{name}.json")
     settings = {"measure": described(measure), "scores": file_fingerprint(path)}
     known = known_record(record)
     if known is not None and known["settings"] == settings:
-        return known["outcome"]["mean"]
-    scores = read_scores(path)
+        return _kept_mean(known["outcome"], scores, record)
     logger.info(f"{name} of {path.name}: {len(scores)} utterances")
     values = measured(name, measure, scores)
     mean = statistics.fmean(values.values())
@@ -195,6 +211,21 @@ def mean_of(name: str, measure: Callable, path: Path) -> float:
     text = json.dumps({"settings": settings, "outcome": outcome}, indent=1)
     write_whole(record, text + "\n")
     return mean
+
+
+def _kept_mean(outcome, scores, record):
+    """The mean that a record keeps, if it is that of its utterances."""
+    where = f"{record}, key 'outcome'"
+    found = _outcome(outcome, where)
+    values = found["utterances"]
+    if set(values) != {score.id for score in scores} or not math.isclose(
+        found["mean"], statistics.fmean(values.values()), abs_tol=1e-9
+    ):
+        raise RecordError(
+            f"{where}: 'mean' is not that of the utterances of "
+            f"{record.name.partition('.')[0]}.jsonl. {ADVICE}"
+        )
+    return found["mean"]
 
 
 def described(value: Any) -> Any:

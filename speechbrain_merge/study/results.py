@@ -48,6 +48,7 @@ from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.comparison import compare_models
 from speechbrain_merge.study.continual import continual_results
+from speechbrain_merge.study.counted import amount, counted, measured
 from speechbrain_merge.study.graph import trainings_behind
 from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.sequences import sequence_of
@@ -59,33 +60,15 @@ SCHEMA = 2
 MOST_SEEDS = 10_000
 """Seeds of a study times its modes: each has a table of its own."""
 
-# Sums, rates and squares of these are finite
-_MOST = 1e15
-_amount = number(0, _MOST)
-_measured = number(-_MOST, _MOST)
-
-
-def _words(value, where):
-    """A number of words: none, or one at least, so that rates are finite."""
-    return value if value == 0 else number(1, _MOST)(value, where)
-
-
-_count = fields(
-    {"errors": _amount, "words": _words, "utterances": _amount},
-    {
-        "buckets": mapped(mapped(_amount)),
-        "measures": mapped(_measured),
-    },
-)
 _about = fields(
     {},
     {
         "candidates": optional(listed(anything())),
         "selected": optional(listed(anything())),
-        "value": optional(_measured),
+        "value": optional(measured),
         "chosen": optional(mapped(anything())),
         "trials": optional(listed(anything())),
-        "steps": _amount,
+        "steps": amount,
     },
 )
 _row = fields(
@@ -95,7 +78,7 @@ _row = fields(
         "group": text(),
         "kind": text(),
         "domains": listed(text()),
-        "sets": mapped(mapped(mapped(_count))),
+        "sets": mapped(mapped(mapped(counted))),
         "about": mapped(_about),
         "parents": listed(text()),
         "trainings": listed(text()),
@@ -115,9 +98,9 @@ _pair = fields(
         "names": listed(text()),
         "titles": listed(text()),
         "mode": text(),
-        "difference": _measured,
-        "low": _measured,
-        "high": _measured,
+        "difference": measured,
+        "low": measured,
+        "high": measured,
         "blocks": whole(0),
         "p": number(0),
         "holm": number(0),
@@ -134,8 +117,8 @@ _sequence = fields(
     {
         "name": text(),
         "domains": listed(text()),
-        "backward": _measured,
-        "forward": _measured,
+        "backward": measured,
+        "forward": measured,
     }
 )
 _results = fields(
@@ -160,7 +143,7 @@ _times = mapped(
         fields(
             {},
             {
-                "seconds": optional(_amount),
+                "seconds": optional(amount),
                 "interrupted": truth,
                 # of a search, or their number in what a merge cost
                 "trials": either(listed(mapped(anything())), whole(0)),

@@ -68,6 +68,7 @@ from speechbrain_merge.study.results import gather
 from speechbrain_merge.study.sections import check_sections
 from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import USUAL, Tester
+from speechbrain_merge.study.training_data import check_data
 from speechbrain_merge.study.trainings import read_training
 from speechbrain_merge.training import RunSampler
 
@@ -309,9 +310,11 @@ class Study:
         ------
         ValueError
             Where the data of a domain are not there, if the recipe says where
-            they are to be; see ``study/domain_files.py``.
+            they are to be (see ``study/domain_files.py``), or have changed
+            since models were trained on them (``study/training_data.py``).
         """
         check_domain_files(self)
+        check_data(self)
         if self.plan:
             print(run_on_main(describe_plan, args=[self]))
             return None

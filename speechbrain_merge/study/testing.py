@@ -32,10 +32,10 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.study.made import digest_of
+from speechbrain_merge.study.counted import KEYS, counted
+from speechbrain_merge.study.made import digest_of, digest_of_rows
 from speechbrain_merge.study.making import Maker
 from speechbrain_merge.study.sequences import Sequence
-from speechbrain_merge.study.trainings import without_folder
 
 logger = get_logger(__name__)
 
@@ -128,7 +128,8 @@ class Tester:
         known = run_on_main(known_record, args=[record])
         if known is None:
             known = self._decode(node, test, settings, about, record)
-        return {**known["outcome"], "scores": f"scores/{stem}.jsonl"}
+        counts = counted(known["outcome"], f"{record}, key 'outcome'")
+        return {**counts, "scores": f"scores/{stem}.jsonl"}
 
     def _decode(self, node, test, settings, about, record):
         """Decodes one set, and writes what was found; the record last."""
@@ -190,19 +191,13 @@ class Tester:
         """A hash of the rows of a test set."""
         if test not in self._sets:
             data = self.maker.run.test_sets[test]
-            rows = getattr(data, "data", None)
-            if not isinstance(rows, Mapping):
+            found = digest_of_rows(data, self.study.folder)
+            if found is None:
                 raise ValueError(
                     f"The test set '{test}' has no rows to be known by: "
                     "expected a DynamicItemDataset."
                 )
-            ids = list(getattr(data, "data_ids", rows))
-            plain = json.loads(
-                json.dumps([[i, rows[i]] for i in ids], default=str)
-            )
-            self._sets[test] = digest_of(
-                without_folder(plain, self.study.folder)
-            )
+            self._sets[test] = found
         return self._sets[test]
 
     def _yaml_digest(self):
@@ -307,7 +302,7 @@ def scores_of(
     path = scores_path(folder, counts)
     scores = read(path)
     found = rates_of(scores)
-    for key in ("errors", "words", "utterances"):
+    for key in KEYS:
         if key in counts and not math.isclose(
             found[key], counts[key], rel_tol=1e-9
         ):

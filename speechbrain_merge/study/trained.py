@@ -1,8 +1,9 @@
 """Training one model of a study.
 
 A training is one step that is done once. It is known by the whole text of its
-YAML, with references resolved, and by the content of the weights that it starts
-from. One that was stopped goes on from its last checkpoint, as the recipe does.
+YAML, with references resolved, by the content of the weights that it starts
+from, and by that of its data (``study/training_data.py``). One that was stopped
+goes on from its last checkpoint, as the recipe does.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -19,6 +20,7 @@ from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.made import Made, relative_to
 from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
+from speechbrain_merge.study.training_data import keep_data
 from speechbrain_merge.weights import digest, open_weights
 
 
@@ -59,6 +61,7 @@ def make_trained(maker, node):
 
     def fit():
         run = maker.prepare(training, overrides)
+        keep_data(maker.study, home, training, overrides, run)
         plain = start is None or _start(maker, run, training, node, start)
         run.fit()
         pool, adapters = maker.pool_of(run), maker.adapters_of(run)

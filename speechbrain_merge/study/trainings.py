@@ -65,6 +65,9 @@ WORDS = {
 FILES = "domain_files"
 """The key of a YAML that says where the data of a domain are."""
 
+STUDY = "<study>"
+"""Stands for the study's folder, which may be moved."""
+
 
 class Training:
     """One way to train a model.
@@ -343,7 +346,7 @@ def without_folder(value: Any, folder) -> Any:
     """
     if isinstance(value, str):
         for form in (str(Path(folder).absolute()), str(Path(folder))):
-            value = value.replace(form, "<study>")
+            value = value.replace(form, STUDY)
         return value
     if isinstance(value, Mapping):
         return {

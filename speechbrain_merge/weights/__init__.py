@@ -12,7 +12,13 @@ from speechbrain_merge.weights.compatibility import (
     check_compatible,
 )
 from speechbrain_merge.weights.digest import digest, digest_with
-from speechbrain_merge.weights.dtypes import float_dtype, promoted, stored_as
+from speechbrain_merge.weights.dtypes import (
+    float_dtype,
+    narrowed,
+    promoted,
+    stored_as,
+    widened,
+)
 from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.head_count import (
     agreed_heads,

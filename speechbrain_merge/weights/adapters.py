@@ -33,6 +33,7 @@ import torch
 
 from speechbrain.nnet.adapters import AdaptedModel
 from speechbrain_merge.weights.adapter_scales import Scale, unwrapped
+from speechbrain_merge.weights.dtypes import common_dtype
 from speechbrain_merge.weights.mapping import Entry
 
 # How the factors of a layer are named: down (A) reads the input, up (B) writes
@@ -336,7 +337,7 @@ def adapted_entry(
         )
 
     def read():
-        wide = torch.promote_types(weight.dtype, torch.float32)
+        wide = common_dtype([weight.dtype, torch.float32])
         a = down.read().to(wide).flatten(1)
         b = up.read().to(wide).flatten(1)
         # An untrained adapter leaves every bit as it was, a negative zero too

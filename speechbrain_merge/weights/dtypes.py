@@ -103,10 +103,87 @@ def common_dtype(dtypes) -> torch.dtype:
     if len(different) == 1:
         return different[0]
     # PyTorch promotes no float8; float16 holds the values of all of them
-    wide = [
-        torch.float16 if dtype.itemsize == 1 else dtype for dtype in different
-    ]
+    wide = [torch.float16 if is_float8(dtype) else dtype for dtype in different]
     return reduce(torch.promote_types, wide)
+
+
+def is_float8(dtype: torch.dtype) -> bool:
+    """Whether a dtype is one of the floating-point types of eight bits.
+
+    Arguments
+    ---------
+    dtype : torch.dtype
+        Any.
+
+    Returns
+    -------
+    bool
+    """
+    return dtype.is_floating_point and dtype.itemsize == 1
+
+
+def widened(weights: Weights) -> Weights:
+    """Weights whose float8 tensors are given in float32, which holds them.
+
+    PyTorch stores float8 and converts it, and computes next to nothing in it.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+
+    Returns
+    -------
+    weights : Weights
+        The very same where none of its tensors is float8.
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import open_weights
+    >>> eighth = torch.tensor([0.75]).to(torch.float8_e4m3fn)
+    >>> widened(open_weights({"w": eighth}))["w"]
+    tensor([0.7500])
+    """
+    return stored_as(
+        weights,
+        {
+            name: torch.float32
+            for name in weights.names()
+            if is_float8(weights.dtype(name))
+        },
+    )
+
+
+def narrowed(merged: Weights, models: list) -> Weights:
+    """What was merged in float32 out of float8, in float8 again.
+
+    Arguments
+    ---------
+    merged : Weights
+        Merged of models that were `widened`.
+    models : list of Weights
+        Those models, as they are stored.
+
+    Returns
+    -------
+    merged : Weights
+        In the dtype that the models have in common: the models' own where all
+        are the same. A value that it cannot hold raises a ValueError when its
+        tensor is read.
+    """
+    stored: dict[str, list] = {}
+    for model in models:
+        for name in model.names():
+            if name in merged and merged.dtype(name).is_floating_point:
+                stored.setdefault(name, []).append(model.dtype(name))
+    return stored_as(
+        merged,
+        {
+            name: common_dtype(dtypes)
+            for name, dtypes in stored.items()
+            if any(map(is_float8, dtypes))
+        },
+    )
 
 
 def promoted(
@@ -198,8 +275,13 @@ def _converted(entry, dtype, title):
 
     def convert(tensor):
         converted = tensor.to(dtype)
-        if not torch.isfinite(converted.sum(dtype=torch.float32)) and (
-            (torch.isinf(converted) & ~torch.isinf(tensor)).any()
+        # some float8 dtypes have no infinity, but NaN alone
+        seen, before = (
+            each.float() if is_float8(each.dtype) else each
+            for each in (converted, tensor)
+        )
+        if not torch.isfinite(seen.sum(dtype=torch.float32)) and (
+            (~torch.isfinite(seen) & torch.isfinite(before)).any()
         ):
             raise ValueError(
                 f"{title} has values up to {tensor.abs().max().item():.6g}, "

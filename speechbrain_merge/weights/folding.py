@@ -45,6 +45,7 @@ from speechbrain_merge.weights.adapters import (
     refuse_unfoldable,
     trained_last,
 )
+from speechbrain_merge.weights.dtypes import common_dtype
 from speechbrain_merge.weights.head_count import heads_metadata
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.parametrized import computed_state, is_computed
@@ -355,7 +356,7 @@ def _weight(target):
 
 def _added(bias, extra, scale):
     def read():
-        wide = torch.promote_types(bias.dtype, torch.float32)
+        wide = common_dtype([bias.dtype, torch.float32])
         # As for the weight: nothing added leaves every bit as it was
         if not extra.read().any():
             return bias.read()

@@ -39,6 +39,7 @@ from collections.abc import Mapping
 
 import torch
 
+from speechbrain_merge.weights.dtypes import common_dtype
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.source import open_weights
 
@@ -159,7 +160,7 @@ def weight_norm_entry(g: Entry, v: Entry) -> Entry:
 
     def read():
         magnitude, direction = g.read(), v.read()
-        wide = torch.promote_types(direction.dtype, torch.float32)
+        wide = common_dtype([direction.dtype, torch.float32])
         # The very function that the layer calls: the same bits as its weight
         weight = torch._weight_norm(
             direction.to(wide).contiguous(), magnitude.to(wide), axis
@@ -226,7 +227,7 @@ def refold(weights, like) -> Weights:
 def _part_entry(weight, part, axis, g_shape):
     def read():
         values = weight.read()
-        wide = torch.promote_types(values.dtype, torch.float32)
+        wide = common_dtype([values.dtype, torch.float32])
         norm = torch.norm_except_dim(values.to(wide), 2, axis)
         if part == "g":
             return norm.reshape(g_shape).to(weight.dtype)

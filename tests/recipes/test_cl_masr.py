@@ -4,13 +4,14 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from listed_recipes import ROOT, corpus_of, failed_checks, flags_of, rows
-from tiny_domains import recipe_module
+from tiny_domains import recipe_module, same_stat
 from tiny_models import tiny_whisper
 
 from speechbrain.integrations.huggingface.whisper import Whisper
@@ -163,6 +164,14 @@ def test_manifests_are_of_common_voice_s_layout(prepare, miniature, tmp_path):
     written = (tmp_path / "rw_train.csv").stat().st_mtime_ns
     prepare.prepare_cl_masr(data, tmp_path, **asked)
     assert (tmp_path / "rw_train.csv").stat().st_mtime_ns == written
+    # another table of the same size and time makes another
+    copy = shutil.copytree(data, tmp_path / "CL-MASR")
+    prepare.prepare_cl_masr(copy, tmp_path, **asked)
+    table = copy / "rw" / "train.tsv"
+    with same_stat(table):
+        table.write_text(table.read_text().replace("six", "two"))
+    prepare.prepare_cl_masr(copy, tmp_path, **asked)
+    assert manifest(tmp_path / "rw_train.csv")[0]["wrd"] == "two"
     # other settings make others
     prepare.prepare_cl_masr(
         data, tmp_path, **asked, max_durations=[0.3, None, None]

@@ -447,3 +447,19 @@ def test_what_comes_of_other_weights_is_refused(material, study, tmp_path):
     )
     assert "second-digits/finished.json says" in said
     assert "other settings (weights of its start)" in said
+
+
+def test_what_comes_of_other_data_is_refused(material, study, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(study[0], results)
+    path = material / "data/csv/digits_train.csv"
+    before = path.read_text()
+    rows = before.splitlines(keepends=True)
+    path.write_text("".join([rows[0], rows[2], rows[1]]))
+    try:
+        said = refused(command(material, results, "--only=[aode]"))
+    finally:
+        path.write_text(before)
+    assert "Data have changed since models were trained on them" in said
+    assert "digits_train.csv (digits" in said
+    assert str(results / "seed-1986/models/digits") in said

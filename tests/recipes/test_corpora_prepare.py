@@ -44,7 +44,7 @@ def test_accents_are_found_in_new_and_old_releases(common_voice, tmp_path):
             valid_domains=["quebec"],
             test_domains=["es"],
         )
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.glob("*.csv"))
     assert names == [
         "chile_train.csv",
         "es_test.csv",
@@ -87,6 +87,39 @@ def test_what_is_drawn_is_drawn_again(common_voice, tmp_path):
             assert len(test) == 3
             found.append([row["ID"] for row in train + test])
     assert found[0] == found[1] != found[2]
+
+
+def test_what_common_voice_manifests_are_made_from_counts(
+    common_voice, tmp_path
+):
+    tables = tmp_path / "corpus" / "es"
+    tables.mkdir(parents=True)
+    (tables / "clips").symlink_to(common_voice / "es" / "clips")
+    text = (common_voice / "es" / "test.tsv").read_text(encoding="utf-8")
+    (tables / "test.tsv").write_text(text, encoding="utf-8")
+    written = tmp_path / "csv" / "es_test.csv"
+
+    def prepare(**settings):
+        with recipe_module(COMMON_VOICE, "common_voice_domains_prepare") as m:
+            m.prepare_common_voice_domains(
+                str(tables.parent),
+                str(written.parent),
+                {"es": {"language": "es", **settings.pop("es", {})}},
+                test_domains=["es"],
+                **settings,
+            )
+        return written.stat().st_mtime_ns, rows_of(written)
+
+    first = prepare()
+    assert prepare() == first
+    assert len(prepare(most_utterances=2)[1]) == 2
+    assert prepare()[1] == first[1]
+    accented = prepare(es={"accents": ["chileno"]})[1]
+    assert 0 < len(accented) < len(first[1])
+    lines = text.splitlines(keepends=True)
+    with open(tables / "test.tsv", "w", encoding="utf-8") as file:
+        file.writelines(lines[:-1])
+    assert len(prepare()[1]) == len(first[1]) - 1
 
 
 @pytest.mark.parametrize(
@@ -202,3 +235,35 @@ def test_who_lacks_sap_is_told_where_it_is(tmp_path):
         with pytest.raises(ValueError, match="Train has no utterances"):
             module.prepare_sap(str(tmp_path), str(tmp_path / "csv"))
     assert not (tmp_path / "csv").exists()
+
+
+def test_what_sap_manifests_are_made_from_counts(tmp_path):
+    corpus = importlib.import_module("corpora.sap")
+    corpus.write_split(tmp_path / "SAP/Train", {"e5f6": "ALS"}, each=2)
+    contributor = tmp_path / "SAP/Train/e5f6/e5f6.json"
+    written = tmp_path / "csv/Train.csv"
+
+    def prepare(**settings):
+        with recipe_module(SAP, "sap_prepare") as module:
+            module.prepare_sap(
+                str(tmp_path / "SAP"),
+                str(written.parent),
+                ["Train"],
+                "Train",
+                **settings,
+            )
+        drawn = rows_of(written.with_name("select.csv"))
+        return written.stat().st_mtime_ns, len(drawn)
+
+    first = prepare(select_fraction=0.2)
+    assert prepare(select_fraction=0.2) == first
+    # another selection of the same utterances
+    wider = prepare(select_fraction=1.0)
+    assert wider[0] == first[0] and wider[1] > first[1]
+    text = json.loads(contributor.read_text())
+    text["Files"].pop()
+    contributor.write_text(json.dumps(text))
+    fewer = prepare(select_fraction=1.0)
+    assert fewer[0] > first[0] and fewer[1] == wider[1] - 1
+    corpus.write_split(tmp_path / "SAP/Train", {"a1b2": "ALS"}, each=2)
+    assert prepare(select_fraction=1.0)[1] > wider[1]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_domains import same_stat
 from tiny_models import tiny_whisper
 
 RECIPE = (
@@ -89,6 +90,11 @@ def test_manifests_are_made_again_only_when_something_changed(
     write_domain(data, "a", "train", [1, 2, 3, 4])
     assert run(seed=7) > second
     assert read_durations(out / "train.csv") == [1, 2, 3, 4]
+    # the same size at the same time, as a copy of a corrected file may have
+    with same_stat(data / "csv" / "a_train.csv"):
+        write_domain(data, "a", "train", [5, 2, 3, 4])
+    run(seed=7)
+    assert read_durations(out / "train.csv") == [5, 2, 3, 4]
 
 
 def test_a_missing_file_is_named(prepare, tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import sys
+import warnings
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy
 import pytest
+from matplotlib.text import Text
 
 from speechbrain_merge.report import (
     bucket_rows,
@@ -20,6 +22,7 @@ from speechbrain_merge.report import (
     plot_coefficient_sweep,
     plot_domains,
     plot_forgetting,
+    plot_line,
     plot_merge_curve,
     plot_pareto,
     plots,
@@ -499,3 +502,31 @@ def test_long_names_are_not_cut_off():
     [legend] = picture.legends
     assert legend.get_window_extent().width < picture.bbox.width
     assert len(legend.get_texts()) == 4
+
+
+NAMES = ["a\x1b[2J\u202eb", "$\\frac{$", "_c $x$"]
+
+
+def test_names_are_drawn_letter_by_letter(tmp_path):
+    """Titles, ticks, legends and notes; matplotlib warns of what it lacks."""
+    first, second, third = NAMES
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture, axes = figure.new_figure()
+        axes.plot([0, 1], label=first)
+        axes.set_title(second)
+        axes.set_xlabel(first)
+        axes.set_xticks([0, 0.5, 1], NAMES)
+        axes.annotate(first, (0, 0))
+        axes.text(0, 1, second)
+        figure.draw_lines(axes, {second: 20.0})
+        figure.add_legend(picture, axes)
+        picture.suptitle(first)
+        figure.save_figure(picture, tmp_path / "names.svg")
+        ends = [{"name": first}, {"name": second}]
+        points = [{"t": t, "loss": 1.0, "wer": 9.0} for t in (0.0, 0.5, 1.0)]
+        curves = {third: {"models": ends, "points": points}}
+        plot_line(curves, tmp_path / "line.png", "wer", title=first)
+    texts = [text.get_text() for text in picture.findobj(Text)]
+    assert texts.count(r"a\x1b[2J\u202eb") >= 4
+    assert r"\$\frac{\$" in texts and r"_c \$x\$" in texts

@@ -70,6 +70,34 @@ def results(tmp_path):
     }
 
 
+def test_what_contradicts_the_scores_is_refused(results, tmp_path):
+    """Counts, kept means, and numbers that are none."""
+    study = SimpleNamespace(folder=tmp_path, measures={"length": Length()})
+    add_measures(study, results)
+    record = tmp_path / "scores/phone-7.length.json"
+    kept = json.loads(record.read_text())
+    kept["outcome"]["mean"] = 0.99
+    record.write_text(json.dumps(kept))
+    with pytest.raises(
+        ValueError, match=r"phone-7\.length\.json.* not that of"
+    ):
+        add_measures(study, results)
+    record.unlink()
+    add_measures(study, results)
+    counts = results["rows"][0]["sets"]["8"]["usual"]["read"]
+    counts["errors"] += 1
+    with pytest.raises(ValueError, match="read-8.jsonl: .* add up to 4 errors"):
+        add_measures(study, results)
+    counts["errors"] -= 1
+
+    def broken(references, hypotheses):
+        return [float("nan")] * len(references)
+
+    study = SimpleNamespace(folder=tmp_path, measures={"broken": broken})
+    with pytest.raises(ValueError, match="broken gave nan for utterance a"):
+        add_measures(study, results)
+
+
 def test_rows_are_measured_once_for_their_settings(results, tmp_path):
     measure = Length()
     study = SimpleNamespace(folder=tmp_path, measures={"length": measure})

@@ -94,6 +94,7 @@ from speechbrain_merge.weights import (
     fold,
     matches,
     part,
+    widened,
 )
 from speechbrain_merge.weights.adapters import factor_of
 
@@ -268,7 +269,7 @@ class AttentionMerge(MergeMethod):
                 f"Merge method '{self.name}' takes attention into a target, or "
                 "into a base by task vectors: give `base`."
             )
-        models = [_without_lora(model) for model in [*experts, base]]
+        models = [widened(_without_lora(model)) for model in [*experts, base]]
         target = models[0] if self.space == "task_vectors" else models[-1]
         paired: Takers = {}
         views = []

@@ -16,6 +16,7 @@ import torch
 from speechbrain_merge.methods.transport.moves import is_order, move
 from speechbrain_merge.methods.transport.spaces import Symmetry
 from speechbrain_merge.weights import Weights, release
+from speechbrain_merge.weights.dtypes import common_dtype
 
 
 def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -31,7 +32,7 @@ def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         (units of the anchor, units of the source).
     """
-    wide = torch.promote_types(left.dtype, torch.float32)
+    wide = common_dtype([left.dtype, torch.float32])
     left, right = left.to(wide), right.to(wide)
     lengths = torch.linalg.vector_norm
     squares = lengths(left, dim=1).square()[:, None]

@@ -29,6 +29,7 @@ import torch
 
 from speechbrain_merge.methods.transport.costs import counted_twice
 from speechbrain_merge.methods.transport.moves import is_order, move_piece
+from speechbrain_merge.weights.dtypes import common_dtype
 
 
 def measure(symmetry, source, anchor, transports) -> list[dict]:
@@ -58,7 +59,7 @@ def measure(symmetry, source, anchor, transports) -> list[dict]:
         if name in twice:
             continue
         left, right = anchor[name], source[name]
-        wide = torch.promote_types(left.dtype, torch.float32)
+        wide = common_dtype([left.dtype, torch.float32])
         for piece in pieces:
             mine = piece.take(left).to(wide)
             other = piece.take(right).to(wide)

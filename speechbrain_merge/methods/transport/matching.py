@@ -33,6 +33,7 @@ from speechbrain_merge.methods.transport.costs import (
 )
 from speechbrain_merge.methods.transport.moves import is_order, move_piece
 from speechbrain_merge.weights import release
+from speechbrain_merge.weights.dtypes import common_dtype
 from speechbrain_merge.weights.mapping import Weights
 
 
@@ -236,7 +237,7 @@ class Matching:
             if others & unsettled:
                 continue
             anchor, source = self.anchor[piece.name], self.source[piece.name]
-            wide = torch.promote_types(anchor.dtype, torch.float32)
+            wide = common_dtype([anchor.dtype, torch.float32])
             left = piece.take(anchor).to(wide)
             right = self._aligned(piece.take(source).to(wide), piece, axis)
             squares = squared_distances(

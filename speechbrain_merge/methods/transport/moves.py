@@ -20,6 +20,7 @@ Authors
 import torch
 
 from speechbrain_merge.weights import Weights, with_changed
+from speechbrain_merge.weights.dtypes import common_dtype
 
 
 def is_order(transport: torch.Tensor) -> bool:
@@ -45,7 +46,7 @@ def move(tensor, axis, transport) -> torch.Tensor:
     """
     if is_order(transport):
         return tensor.index_select(axis, transport)
-    wide = torch.promote_types(tensor.dtype, transport.dtype)
+    wide = common_dtype([tensor.dtype, transport.dtype])
     moved = torch.tensordot(
         transport.to(wide), tensor.to(wide), dims=([1], [axis])
     )
@@ -105,7 +106,7 @@ def move_tensor(tensor, pieces, transports, keep_norms=False) -> torch.Tensor:
     """
     wide = tensor
     if not all(is_order(one) for one in transports.values()):
-        wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        wide = tensor.to(common_dtype([tensor.dtype, torch.float32]))
     # A piece is the whole tensor, or some of its rows
     whole = all(piece.rows is None for piece in pieces)
     moved = wide if whole else wide.clone()
@@ -162,7 +163,7 @@ def _gather_within(part, axis, order):
 def _move_rows_and_within(part, axis, transport):
     """Rows, and positions inside their blocks, by a soft map."""
     size = part.shape[axis]
-    wide = torch.promote_types(part.dtype, transport.dtype)
+    wide = common_dtype([part.dtype, transport.dtype])
     blocks = part.to(wide).movedim(axis, 1).unflatten(0, (-1, size))
     shares = transport.to(wide).unflatten(1, (-1, size))
     shares = shares.unflatten(0, (-1, size)).transpose(1, 2)

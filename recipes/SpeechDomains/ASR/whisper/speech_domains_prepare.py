@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
+from speechbrain_merge.records.contents import contents_of
 from speechbrain_merge.records.files import write_whole
 
 from speechbrain.utils.logger import get_logger
@@ -136,10 +137,7 @@ def prepare_speech_domains(
         "test_fraction": test_fraction,
         "test_domains": list(test_domains),
         "seed": seed,
-        "sources": {
-            str(path): [path.stat().st_size, path.stat().st_mtime_ns]
-            for path in paths.values()
-        },
+        "sources": contents_of(paths.values()),
     }
     done = save_folder / "manifests.json"
     if done.is_file() and json.loads(done.read_text()) == wanted:
