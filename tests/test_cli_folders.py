@@ -15,6 +15,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from speechbrain.inference.ASR import WhisperASR
 from speechbrain_merge import provenance
 from speechbrain_merge.cli import main
 from speechbrain_merge.records.ownership import foreign_files
@@ -81,6 +82,65 @@ def test_a_folder_comes_of_folders(place, capsys):
     with open_weights("elsewhere") as found, open_weights("a") as first:
         assert found.names() == first.names()
     assert provenance("elsewhere")["method"] == "average"
+
+
+def test_a_merged_folder_is_exported_for_speechbrain(place, capsys):
+    assert main(["merge", "average", "a", "b", "-o", "m", "--quiet"]) == 0
+    line = ["export", "whisper", "m", "--whisper", "base", "-o", "exported"]
+    assert main(line) == 0
+    shutil.move("exported", "elsewhere")
+    found = WhisperASR.from_hparams("elsewhere").mods.whisper.model
+    merged = WhisperForConditionalGeneration.from_pretrained("m").model
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_an_output_layer_of_its_own_is_not_left_out(place, capsys):
+    """SpeechBrain has none; transformers and CTranslate2 write the same."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    generator = torch.Generator().manual_seed(0)
+    output = None
+    for name in "ab":
+        model = WhisperForConditionalGeneration.from_pretrained(
+            name, tie_word_embeddings=False
+        )
+        noise = torch.randn(model.proj_out.weight.shape, generator=generator)
+        output = noise if output is None else output + 0.1 * noise
+        model.proj_out.weight.data = output
+        model.save_pretrained(name)
+    assert main(["merge", "average", "a", "b", "-o", "m", "--quiet"]) == 0
+    line = ["export", "whisper", "m", "--whisper", "base", "-o", "exported"]
+    assert main(line) == 2
+    assert "has an output layer of its own" in capsys.readouterr().err
+    assert not Path("exported").exists()
+    assert main(["export", "ctranslate2", "m", "-o", "fast"]) == 0
+    shutil.move("fast", "elsewhere")
+    model = WhisperForConditionalGeneration.from_pretrained("m").eval()
+    features = torch.randn(
+        1, 80, 3000, generator=torch.Generator().manual_seed(2)
+    )
+    tokens = AutoProcessor.from_pretrained("m").tokenizer.prefix_tokens
+    fast = ctranslate2.models.Whisper("elsewhere", device="cpu")
+    (heard,) = fast.generate(
+        ctranslate2.StorageView.from_array(features.numpy()),
+        [tokens],
+        beam_size=1,
+        max_length=12,
+        suppress_blank=False,
+        suppress_tokens=None,
+    )
+    assert len(heard.sequences_ids[0]) > 3
+    embedding = model.model.decoder.embed_tokens.weight
+    tied = []
+    for token in heard.sequences_ids[0]:
+        with torch.no_grad():
+            states = model.model(
+                features, decoder_input_ids=torch.tensor([tokens])
+            ).last_hidden_state[0, -1]
+            assert model.proj_out(states).argmax() == token
+            tied.append((embedding @ states).argmax() == token)
+        tokens.append(token)
+    assert not all(tied)
 
 
 def test_a_folder_is_made_once_and_followed_back(place, capsys):

@@ -69,6 +69,8 @@ __all__ = [
     "export_whisper",
 ]
 
+_EMBEDDING = "decoder.embed_tokens.weight"
+
 _hparams = fields(
     {"pretrainer": fields({"loadables": mapped(anything())})},
 )
@@ -140,7 +142,7 @@ def export_whisper(
     ---------
     source : object
         Merged weights: anything that ``open_weights`` opens, with names
-        ``<module>.<parameter>``.
+        ``<module>.<parameter>``; or a merged folder of ``transformers``.
     whisper : speechbrain.integrations.huggingface.whisper.Whisper
         A model of the same architecture, for its configuration, tokenizer and
         feature extractor. Its own weights are not changed.
@@ -168,6 +170,9 @@ def export_whisper(
     ------
     IncompatibleWeights
         When the weights are not those of this architecture.
+    ValueError
+        When a model of ``transformers`` has an output layer of its own, which
+        SpeechBrain's Whisper has not.
     NotLoadable
         When what was written does not load, or not as what was merged.
         Nothing is left of it then.
@@ -180,13 +185,7 @@ def export_whisper(
             "(`encoder_only`): export it with export_pretrained."
         )
     folder = Path(folder).resolve()
-    state = module_state(source, module)
-    # Buffers of SpeechBrain's wrapper are not the Hugging Face model's.
-    inner = {
-        name.partition(".")[2]: tensor
-        for name, tensor in state.items()
-        if name.startswith("model.")
-    }
+    inner = _whisper_state(source, module)
     check_fit(inner, whisper.model.state_dict(), module)
     if dtype is not None:
         inner = {
@@ -212,6 +211,32 @@ def export_whisper(
         check_whisper(target, inner)
     logger.info(f"Merged model exported to {folder}.")
     return folder
+
+
+def _whisper_state(source, module):
+    """The weights by the names of ``transformers.WhisperModel``."""
+    with open_weights(source) as weights:
+        names, label = weights.names(), weights.label
+    outside = any(name.startswith(f"{module}.") for name in names)
+    if outside or not any(name.startswith("model.encoder.") for name in names):
+        state = module_state(source, module)
+        # Buffers of SpeechBrain's wrapper are not the Hugging Face model's
+        return {
+            name.partition(".")[2]: tensor
+            for name, tensor in state.items()
+            if name.startswith("model.")
+        }
+    state = module_state(source, "model")
+    if "proj_out.weight" in names:
+        output = module_state(source, "proj_out")["weight"]
+        if not torch.equal(output, state[_EMBEDDING]):
+            raise ValueError(
+                f"{label} has an output layer of its own (proj_out.weight), "
+                "and SpeechBrain's Whisper multiplies by the embedding: it "
+                "would write something else. transformers loads the model as "
+                "it is, and `export ctranslate2` takes the output layer along."
+            )
+    return state
 
 
 def export_pretrained(

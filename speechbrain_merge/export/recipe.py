@@ -16,17 +16,17 @@ Authors
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
 
-from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import export_folder, module_state
 from speechbrain_merge.export.loading import check_recipe, door
+from speechbrain_merge.export.tokenizer import save_tokenizer
 from speechbrain_merge.records.paths import plain_name
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -168,7 +168,7 @@ def export_recipe(
         chosen.insert(0, "sample_rate")
     states = {name: module_state(source, name) for name in modules}
     with export_folder(folder, source, texts, sign) as target:
-        made = _save_tokenizer(tokenizer, target)
+        made = save_tokenizer(tokenizer, target / f"{_TOKENIZER}.ckpt")
         for key, path in files.items():
             shutil.copyfile(path, target / f"{plain_name(key, 'files')}.ckpt")
         text = _HEAD.replace("INTERFACE", interface)
@@ -369,20 +369,3 @@ def _save(state, module, path, dtype):
         stored.add(tensor.data_ptr())
         kept[name] = tensor
     save_file(kept, path)
-
-
-def _save_tokenizer(tokenizer: Any, folder):
-    """Writes the tokenizer's file; gives its class."""
-    path = folder / f"{_TOKENIZER}.ckpt"
-    if isinstance(tokenizer, (str, Path)):
-        shutil.copyfile(tokenizer, path)
-        text_encoder = path.read_bytes()[:1] in (b"'", b'"')
-    else:
-        if not isinstance(tokenizer, CTCTextEncoder):
-            labels, tokenizer = list(tokenizer), CTCTextEncoder()
-            tokenizer.update_from_iterable(labels, sequence_input=False)
-        tokenizer.save(str(path))
-        text_encoder = True
-    if text_encoder:
-        return "speechbrain.dataio.encoder.CTCTextEncoder"
-    return "sentencepiece.SentencePieceProcessor"
