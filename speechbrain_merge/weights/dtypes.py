@@ -16,6 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from functools import reduce
 from typing import Optional, Union
 
@@ -292,11 +293,12 @@ def _converted(entry, dtype, title):
 def _overflows(tensor, converted):
     """Whether a conversion made another value of one that was too large."""
     if is_float8(converted.dtype):
-        # without infinity: the largest value takes its place, or NaN. That
-        # is 1.75 · 2ᵏ in all of them; half a step of 2ᵏ · ε more is rounded
+        # without infinity: the largest value takes its place, or NaN. What is
+        # less than half a step above it is rounded to it
         wide, info = tensor.to(torch.float32), torch.finfo(converted.dtype)
-        largest = info.max * (1 + info.eps / 3.5)
-        return bool((torch.isfinite(wide) & (wide.abs() > largest)).any())
+        step = 2.0 ** math.floor(math.log2(info.max)) * info.eps
+        over = wide.abs() >= info.max + step / 2
+        return bool((over & torch.isfinite(wide)).any())
     if is_float8(tensor.dtype) or torch.isfinite(
         converted.sum(dtype=torch.float32)
     ):
