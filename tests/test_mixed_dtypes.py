@@ -235,7 +235,7 @@ def create_or_none(name):
 
 
 def test_what_float8_cannot_hold_is_told():
-    """A type without infinity has NaN in its place."""
+    """A type without infinity has its largest value in the place, or NaN."""
     dtype = torch.float8_e4m3fn
     far = {"w": torch.full((3,), 400.0).to(dtype)}
     near = {"w": torch.full((3,), -400.0).to(dtype)}

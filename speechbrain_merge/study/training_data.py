@@ -30,6 +30,7 @@ from typing import Any, Optional
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.records.checked import digest_text, fields, mapped
 from speechbrain_merge.records.contents import changed_files, contents_of
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.study.axes import DOMAIN
@@ -211,7 +212,7 @@ def _refuse(homes):
     folders = dict.fromkeys(str(home) for of in homes.values() for home in of)
     raise ValueError(
         "Data have changed since models were trained on them, which the "
-        f"brackets name: {described}. Put back what the files were, choose "
+        f"brackets name: {printable(described)}. Put back what the files were, choose "
         "another folder for the study, or train these models again: delete "
         f"{', '.join(folders)}."
     )

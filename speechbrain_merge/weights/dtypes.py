@@ -16,6 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from functools import reduce
 from typing import Optional, Union
 
@@ -275,14 +276,7 @@ def _converted(entry, dtype, title):
 
     def convert(tensor):
         converted = tensor.to(dtype)
-        # some float8 dtypes have no infinity, but NaN alone
-        seen, before = (
-            each.float() if is_float8(each.dtype) else each
-            for each in (converted, tensor)
-        )
-        if not torch.isfinite(seen.sum(dtype=torch.float32)) and (
-            (~torch.isfinite(seen) & torch.isfinite(before)).any()
-        ):
+        if _overflows(tensor, converted):
             raise ValueError(
                 f"{title} has values up to {tensor.abs().max().item():.6g}, "
                 f"more than {dtype} can hold: choose a wider `dtype`."
@@ -294,3 +288,19 @@ def _converted(entry, dtype, title):
             entry.shape, dtype, lambda: map(convert, entry.pieces())
         )
     return Entry(entry.shape, dtype, lambda: convert(entry.read()))
+
+
+def _overflows(tensor, converted):
+    """Whether a conversion made another value of one that was too large."""
+    if is_float8(converted.dtype):
+        # without infinity: the largest value takes its place, or NaN. What is
+        # less than half a step above it is rounded to it
+        wide, info = tensor.to(torch.float32), torch.finfo(converted.dtype)
+        step = 2.0 ** math.floor(math.log2(info.max)) * info.eps
+        over = wide.abs() >= info.max + step / 2
+        return bool((over & torch.isfinite(wide)).any())
+    if is_float8(tensor.dtype) or torch.isfinite(
+        converted.sum(dtype=torch.float32)
+    ):
+        return False
+    return bool((torch.isinf(converted) & ~torch.isinf(tensor)).any())

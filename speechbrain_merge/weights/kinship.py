@@ -58,8 +58,13 @@ SMALLEST = 100
 _LARGEST = 1 << 20
 _ROLES = ("output", "embedding", "feed_forward", "other")
 
-_INSIDE = ("attention", "cross_attention", "feed_forward", "convolution")
-_INSIDE += ("other",)
+_INSIDE = (
+    "attention",
+    "cross_attention",
+    "feed_forward",
+    "convolution",
+    "other",
+)
 # So many matrices of the layers are read, the largest
 _MOST = 16
 _QUARTILE = 0.75

@@ -423,6 +423,18 @@ def test_of_two_runs_that_measure_at_the_same_time_the_first_counts(
     assert [path.name for path in tmp_path.glob("normalizer*")] == [
         "normalizer"
     ]
+    # those of data that have changed are not taken for the scale of others
+    path = data / "csv/tones_train.csv"
+    before = path.read_text()
+    features.load_statistics(hparams, folder, ["tones"])
+    try:
+        path.write_text("".join(before.splitlines(keepends=True)[:-1]))
+        with pytest.raises(ValueError, match="changed since: .*tones_train"):
+            features.load_statistics(hparams, folder, ["tones"])
+    finally:
+        path.write_text(before)
+    (folder / "data.json").unlink()  # of a version that wrote none
+    features.load_statistics(hparams, folder, ["tones"])
 
 
 def test_one_infinite_chunk_is_offline(train, data, tmp_path):

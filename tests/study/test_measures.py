@@ -123,6 +123,7 @@ def test_rows_are_measured_once_for_their_settings(results, tmp_path):
         tmp_path / "scores/phone-7.jsonl",
         score_utterances({"a": "x"}, {"a": ""}),
     )
+    sets["7"]["usual"]["phone"].update(errors=1, words=1, utterances=1)
     add_measures(study, results)
     assert other._calls == 5
 

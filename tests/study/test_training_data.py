@@ -134,6 +134,12 @@ def test_a_changed_test_set_is_decoded_again(folder):
     run(edited("b"), only=["a"])
     second = scores_of(folder)
     assert second["a"] == first["a"] and second["b"] != first["b"]
+    # the files of tests are none that a training reads, nor are data that
+    # were put away
+    for name in ("test.csv", "data/csv/a_test.csv", "data/csv/b_test.csv"):
+        (folder / name).write_text("ID,wrd\n1,two\n")
+    (folder / "list.json").unlink()
+    run(only=["a"])
     assert stamps(folder) == trained
 
 
@@ -174,16 +180,6 @@ def test_layers_are_compared_again_on_other_data(folder):
             jobs=0,
         ).run(build, {})
     assert asked == ["a"] * 4
-
-
-def test_what_is_no_training_data_does_not_count(folder):
-    run(only=["a"])
-    trained = stamps(folder)
-    for name in ("test.csv", "data/csv/a_test.csv", "data/csv/b_test.csv"):
-        (folder / name).write_text("ID,wrd\n1,two\n")
-    (folder / "list.json").unlink()  # data that were put away
-    run(only=["a"])
-    assert stamps(folder) == trained
 
 
 def test_the_folder_may_be_moved(folder):
@@ -239,19 +235,13 @@ def killed(folder):
     assert not list(folder.rglob("finished.json"))
 
 
-def test_a_stopped_training_does_not_go_on_with_other_data(folder):
+def test_a_stopped_training_goes_on_with_its_data_and_settings(folder):
     killed(folder)
     before = (folder / "data/csv/a_train.csv").read_text()
     (folder / "data/csv/a_train.csv").write_text("ID,wrd\n1,two\n")
     with pytest.raises(ValueError, match=r"a_train\.csv \(a\)"):
         run()
     (folder / "data/csv/a_train.csv").write_text(before)
-    run(only=["a"])
-    assert len(list(folder.rglob("finished.json"))) == 1
-
-
-def test_a_stopped_training_does_not_go_on_with_other_settings(folder):
-    killed(folder)
     (folder / "train.yaml").write_text(YAML.replace("lr: 0.03", "lr: 0.01"))
     with pytest.raises(ValueError, match=r"begun with .*\(yaml\.lr\).*delete"):
         run()
