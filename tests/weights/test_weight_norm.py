@@ -121,7 +121,7 @@ def test_a_merge_keeps_weight_norm_beside_layers_called_adapter(tmp_path):
     ]
     model = AutoModel.from_pretrained(folders[0]).eval()
     assert any(name.startswith("adapter.") for name in model.state_dict())
-    merged = merge("average", folders, progress=False)
+    merged = merge("average", folders, progress=False, same_base=False)
     model.load_state_dict(merged, strict=True)
     with fold(folders[0]) as first, fold(folders[1]) as second:
         assert first.folded == {"weight norm"}
