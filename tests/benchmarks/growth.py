@@ -8,8 +8,9 @@ imports, against both. From the root of the checkout:
     python tests/benchmarks/growth.py --peers-python OTHER/bin/python \\
         --json growth.json --plot docs/images/growth.png
 
-Each figure is stored as soon as it is there; what is stored is not measured
-again. A point is left out, and the reason stored, where the last point of the
+Each figure is stored as soon as it is there, and is not measured again. With
+``--busy``, times are marked as measured beside other work (hollow circles;
+memory is the same). A point is left out, and the reason stored, where the last point of the
 line says that it would take longer than ``--seconds``, more memory than
 ``--gigabytes`` or more room on the disk than ``--disk``; a merge that does so
 against expectation is stopped. Models lie in the page cache. Those of different
@@ -78,10 +79,13 @@ def main():
     parser.add_argument("--gigabytes", type=float, default=16)
     parser.add_argument("--disk", type=float, default=16)
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--busy", action="store_true")
     chosen = parser.parse_args()
     found = {"points": []}
     if Path(chosen.json).exists():
         found = json.loads(Path(chosen.json).read_text())
+    # limits may be others now
+    found["points"] = [p for p in found["points"] if "skipped" not in p]
     found |= {"machine": machine(), "versions": versions(chosen.peers_python)}
     folder = Path(chosen.folder or tempfile.mkdtemp(prefix="growth-"))
     try:
@@ -123,6 +127,7 @@ def measure_group(chosen, folder, found, axis, size, number, dtype):
                 "size": size,
                 "experts": number,
                 "parameters": parameters(size),
+                "busy": chosen.busy,
             }
             reason = too_much(chosen, found, point, dtype)
             if reason is None:
@@ -163,10 +168,11 @@ def too_much(chosen, found, point, dtype):
         other
         for other in found["points"]
         if (other["axis"], other["title"]) == (point["axis"], point["title"])
+        and work(other) < work(point)
     ]
     if not before:
         return None
-    last = before[-1]
+    last = max(before, key=work)
     if "skipped" in last:
         return last["skipped"]
     grown = work(point) / work(last)
@@ -254,14 +260,18 @@ def draw(found, size, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = (
-        ("experts", "seconds", "seconds"),
-        ("experts", "rss", "peak memory, MB"),
-        ("size", "seconds", "seconds"),
-        ("size", "rss", "peak memory, MB"),
-    )
+    rows = [
+        (axis, value, label)
+        for axis in ("experts", "size")
+        # one place is no growth
+        if len({p[axis] for p in found["points"] if p["axis"] == axis}) > 1
+        for value, label in (
+            ("seconds", "seconds"),
+            ("rss", "peak memory, MB"),
+        )
+    ]
     figure, axes = pyplot.subplots(
-        len(rows), len(LINES), figsize=(11, 12), sharey="row"
+        len(rows), len(LINES), figsize=(11, 3 * len(rows)), sharey="row"
     )
     for column, (method, titles) in enumerate(LINES.items()):
         for row, (axis, value, label) in enumerate(rows):
@@ -273,6 +283,7 @@ def draw(found, size, path):
                     if (point["axis"], point["title"]) == (axis, title)
                     and "skipped" not in point
                 ]
+                line.sort(key=work)
                 across = "experts" if axis == "experts" else "parameters"
                 tool = name.partition(",")[0]
                 panel.plot(
@@ -281,6 +292,15 @@ def draw(found, size, path):
                     "o--" if "whole" in name else "o-",
                     color=COLORS[tool],
                     label=name,
+                    markersize=4,
+                )
+                busy = [p for p in line if p["busy"] and value == "seconds"]
+                panel.plot(
+                    [point[across] for point in busy],
+                    [point[value] for point in busy],
+                    "o",
+                    color=COLORS[tool],
+                    markerfacecolor="white",
                     markersize=4,
                 )
             panel.set_xscale("log")
@@ -293,7 +313,7 @@ def draw(found, size, path):
                 ticks, names = [parameters(each) for each in SIZES], SIZES
                 panel.set_xlabel("size of two experts, float16")
             panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-            panel.set_xticks(ticks, names)
+            panel.set_xticks(ticks, names, fontsize=8)
             panel.minorticks_off()
             if column == 0:
                 panel.set_ylabel(label)
