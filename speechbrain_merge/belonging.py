@@ -25,7 +25,7 @@ from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.pool.candidate import BASE, Candidate
 from speechbrain_merge.weights import fold, open_weights, part, widened
 from speechbrain_merge.weights.kinship import strangers
-from speechbrain_merge.weights.vocabulary import vocabularies
+from speechbrain_merge.weights.vocabulary import folder_of, vocabularies
 
 OUTPUTS = ("output", "embedding")
 
@@ -212,8 +212,12 @@ def _check_vocabularies(method, experts, model, titles, option):
     outputs = [name for name in model.names() if part(name).role in OUTPUTS]
     if outputs and not any(is_mixed(method, name) for name in outputs):
         return
-    seen = {}
+    seen, folders = {}, set()
     for title, expert in zip(titles, experts):
+        folder = folder_of(expert)
+        if folder in folders:
+            continue
+        folders.add(folder)
         for kind, vocabulary in vocabularies(expert).items():
             other_title, other = seen.setdefault(kind, (title, vocabulary))
             if other.tokens == vocabulary.tokens:

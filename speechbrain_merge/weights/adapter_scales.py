@@ -391,6 +391,7 @@ def scale_value(alpha: float, rank: int, rank_stabilised: bool) -> float:
     return alpha / (math.sqrt(rank) if rank_stabilised else rank)
 
 
+@lru_cache(maxsize=65536)
 def unwrapped(name: str) -> str:
     """A name without what wrapping a layer or a model put into it.
 

@@ -27,6 +27,7 @@ Authors
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Optional
 
 import torch
@@ -96,6 +97,7 @@ class Factor:
     kind: str
 
 
+@lru_cache(maxsize=65536)
 def factor_of(name: str) -> Optional[Factor]:
     """Which factor of which layer a tensor is.
 

@@ -54,8 +54,10 @@ DIFFERENT = 0.15
 SMALLEST = 100
 """Matrices with fewer entries say nothing: chance alone gives 1/√100 = 0.1."""
 
-# More entries say nothing more
+# More entries say nothing more. They are taken in stretches: a merge waits
+# while the pages of a file that they lie on are read.
 _LARGEST = 1 << 20
+_STRETCH = 1 << 12
 _ROLES = ("output", "embedding", "feed_forward", "other")
 
 _INSIDE = (
@@ -198,12 +200,21 @@ def _compared(first, second, names: Iterable) -> list[Stranger]:
 
 
 def _cosine(first, second):
-    step = first.numel() // _LARGEST + 1
-    pair = [
-        tensor.reshape(-1)[::step].to(torch.float64)
-        for tensor in (first, second)
-    ]
+    pair = [_sample(tensor).to(torch.float64) for tensor in (first, second)]
     length = pair[0].norm() * pair[1].norm()
     if not torch.isfinite(length) or length == 0:
         return None
     return ((pair[0] @ pair[1]) / length).item()
+
+
+def _sample(tensor):
+    """All entries of a tensor, or stretches of it from beginning to end."""
+    flat, step = tensor.reshape(-1), tensor.numel() // _LARGEST + 1
+    if step == 1:
+        return flat
+    taken = []
+    for start in range(0, flat.numel(), step * _STRETCH):
+        taken.append(flat[start : start + _STRETCH].clone())
+        # the system may have mapped more than was asked for
+        release(flat[start : start + step * _STRETCH])
+    return torch.cat(taken)

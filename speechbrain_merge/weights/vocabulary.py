@@ -26,6 +26,7 @@ import ast
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from speechbrain_merge.records.errors import shown
 from speechbrain_merge.records.reading import parse_json, read_bytes
@@ -72,12 +73,10 @@ def vocabularies(source) -> dict:
     found : dict
         Kind to `Vocabulary`; of each kind the nearest one.
     """
-    source = getattr(source, "path", source)
-    if not isinstance(source, (str, Path)) or not Path(source).exists():
+    folder = folder_of(source)
+    if folder is None:
         return {}
-    path = Path(source).absolute()
-    folder = path if path.is_dir() else path.parent
-    found = {}
+    found: dict = {}
     for each in (folder, *list(folder.parents)[:_LEVELS]):
         for place in (each, each / "save"):
             for kind, patterns in _FILES.items():
@@ -88,6 +87,28 @@ def vocabularies(source) -> dict:
                             files[0], read_tokens(files[0])
                         )
     return found
+
+
+def folder_of(source) -> Optional[Path]:
+    """The folder that vocabularies are looked for in first.
+
+    Weights in one folder have the same ones.
+
+    Arguments
+    ---------
+    source : object
+        As for `vocabularies`.
+
+    Returns
+    -------
+    Path or None
+        None for what lies nowhere.
+    """
+    source = getattr(source, "path", source)
+    if not isinstance(source, (str, Path)) or not Path(source).exists():
+        return None
+    path = Path(source).absolute()
+    return path if path.is_dir() else path.parent
 
 
 def read_tokens(path) -> dict:

@@ -50,6 +50,11 @@ from speechbrain_merge.weights.dtypes import DTYPE_NAMES
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import ties_from_text, ties_to_text
 
+# The disk is given what was written, so many bytes of a tensor at a time, while
+# the next are computed. What is shorter waits for the sync at the end.
+_TO_DISK = 1 << 22
+_WORTH_IT = 1 << 18
+
 
 class WeightWriter:
     """Writes one safetensors file, a tensor at a time.
@@ -179,6 +184,7 @@ class WeightWriter:
                 raise ValueError(f"{self.path}: '{name}' is written twice")
             self._begun.add(name)
         count, length = 0, math.prod(shape)
+        begun = end = self._offsets[name]
         for piece in pieces:
             place = self._offsets[name] + count * dtype.itemsize
             count += piece.numel()
@@ -189,6 +195,12 @@ class WeightWriter:
                 )
             if piece.numel() > 0:
                 _write_at(file, tensor_bytes(piece), place)
+            end = self._offsets[name] + count * dtype.itemsize
+            if end - begun >= _TO_DISK:
+                _start_writing(file, begun, end)
+                begun = end
+        if end - begun >= _WORTH_IT:
+            _start_writing(file, begun, end)
         if count != length:
             raise ValueError(
                 f"{self.path}: '{name}' was specified as {length} values of "
@@ -390,6 +402,17 @@ def _make_room(file, length):
         os.posix_fallocate(file, 0, length)
     else:
         os.ftruncate(file, length)
+
+
+def _start_writing(file, begin, end):
+    """Has the system write a part of a file to the disk, and does not wait.
+
+    Else the sync at the end would wait for the whole file. Linux does this
+    when it is told that the part is not needed any more; it stays in memory,
+    since only pages that are on the disk are let go of.
+    """
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 def _write_at(file, data, offset):

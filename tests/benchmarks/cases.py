@@ -271,7 +271,9 @@ def _task_vectors(function):
     from safetensors.torch import load_file, save_file
 
     def run(base, experts, output):
-        anchor = load_file(base)
+        stored = load_file(base)
+        # LAPACK has no float16
+        anchor = {name: tensor.float() for name, tensor in stored.items()}
         vectors = []
         for path in experts:
             state = load_file(path)
@@ -279,7 +281,10 @@ def _task_vectors(function):
         with contextlib.redirect_stdout(io.StringIO()):
             change = function(vectors)
         merged = {
-            name: (anchor[name] + change[name]).detach().contiguous()
+            name: (anchor[name] + change[name])
+            .detach()
+            .to(stored[name].dtype)
+            .contiguous()
             for name in anchor
         }
         save_file(merged, output)

@@ -8,10 +8,11 @@ writes JSON. From the root of the checkout:
 
 where OTHER has mergekit 0.1.5, fusion-bench 0.2.33 and peft 0.21.2 installed;
 without it, the rows of those tools say so. Models are read from the page cache,
-with ``--cold`` from the disk. A merge records the SHA-256 of what went in, which
-for a plain mean takes longer than the mean; where a pool knows them already they
-are not computed again ("hashes known"). ``--shapes large-v3`` in short is
-``--large``: Whisper-large-v3 in float16, only ours, files deleted afterwards.
+with ``--cold`` from the disk. A merge records the hashes of what went in; where a
+pool knows them already they are not computed again ("hashes known").
+``--shapes large-v3`` in short is ``--large``: Whisper-large-v3 in float16, only
+ours, files deleted afterwards. Where the disk has no room for all of them,
+``--files 4`` makes the fifth expert another name of the first.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +56,9 @@ def main():
     parser.add_argument("--shapes", default="base")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--experts", type=int, default=5)
+    parser.add_argument(
+        "--files", type=int, default=None, help="files of different content"
+    )
     parser.add_argument("--groups", nargs="+", default=None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers-python", default=None)
@@ -72,7 +77,12 @@ def main():
     finally:
         if chosen.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
-    report = {"machine": machine(), **vars(chosen), "results": results}
+    report = {
+        "machine": machine(),
+        "versions": versions(chosen.peers_python),
+        **vars(chosen),
+        "results": results,
+    }
     if chosen.json:
         Path(chosen.json).write_text(json.dumps(report, indent=2))
     print(table(report))
@@ -84,9 +94,18 @@ def run(chosen, folder):
     from whisper_shapes import make_models
 
     dtype = torch.float16 if chosen.large else torch.float32
-    make_models(folder, chosen.shapes, chosen.experts, dtype, not chosen.large)
+    groups = chosen.groups or list(GROUPS)
+    make_models(
+        folder,
+        chosen.shapes,
+        chosen.experts,
+        dtype,
+        not chosen.large,
+        chosen.files,
+        base=groups != ["average"],
+    )
     results = {}
-    for group in chosen.groups or GROUPS:
+    for group in groups:
         titles = GROUPS[group]
         if chosen.large:
             titles = [t for t in titles if t.startswith(("io", "ours"))]
@@ -123,27 +142,17 @@ def run_case(chosen, folder, title, found):
     if chosen.cold:
         forget(folder)
     started = time.perf_counter()
+    command, environment = case_command(
+        python, title, folder, chosen.experts, output
+    )
+    environment["WUDI_STEPS"] = str(chosen.wudi_steps)
     try:
         process = subprocess.run(
-            [
-                python,
-                str(HERE / "cases.py"),
-                title,
-                str(folder),
-                str(chosen.experts),
-                str(output),
-            ],
+            command,
             capture_output=True,
             text=True,
             timeout=chosen.timeout,
-            env={
-                **os.environ,
-                "PYTHONPATH": ""
-                if python != sys.executable
-                else str(HERE.parent.parent),
-                "WUDI_STEPS": str(chosen.wudi_steps),
-                "HF_HUB_OFFLINE": "1",
-            },
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         found["skipped"] = f"took more than {chosen.timeout:.0f} s"
@@ -161,6 +170,25 @@ def run_case(chosen, folder, title, found):
         f"{time.perf_counter() - started:.1f}",
         flush=True,
     )
+
+
+def case_command(python, title, folder, experts, output):
+    """How one case is run: its command line and environment."""
+    ours = python == sys.executable
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(HERE.parent.parent) if ours else "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    script = str(HERE / "cases.py")
+    return [
+        python,
+        script,
+        title,
+        str(folder),
+        str(experts),
+        str(output),
+    ], environment
 
 
 def forget(folder):
@@ -199,12 +227,8 @@ def table(report):
         "|---|---|---|---|---|---|---|---|",
     ]
     for found in report["results"].values():
-        ours = [
-            entry["seconds"]
-            for title, case in found.items()
-            if title.startswith("ours")
-            for entry in case["runs"]
-        ]
+        first = next(title for title in found if title.startswith("ours"))
+        ours = [entry["seconds"] for entry in found[first]["runs"]]
         for title, case in found.items():
             if not case["runs"]:
                 lines.append(f"| {title} | {case.get('skipped')} | | | | | | |")
@@ -223,6 +247,25 @@ def table(report):
                 f"| {max(e['load'] for e in case['runs']):.1f} |"
             )
     return "\n".join(lines)
+
+
+def versions(peers_python):
+    """Versions of ours, and of the peers in their environment."""
+    found = {"torch": metadata.version("torch")}
+    if peers_python is not None:
+        code = (
+            "import json, sys; from importlib.metadata import version; "
+            "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+        )
+        names = ["mergekit", "peft", "fusion-bench", "torch"]
+        answer = subprocess.run(
+            [peers_python, "-c", code, *names],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found["peers"] = json.loads(answer.stdout)
+    return found
 
 
 def machine():

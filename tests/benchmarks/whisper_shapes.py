@@ -17,6 +17,8 @@ SIZES = {
     # For FusionBench's WUDI, which squares the vocabulary
     "tiny-512-words": (384, 4, 1536, 512, 80),
     "base": (512, 6, 2048, 51865, 80),
+    "small": (768, 12, 3072, 51865, 80),
+    "medium": (1024, 24, 4096, 51865, 80),
     "large-v3": (1280, 32, 5120, 51866, 128),
 }
 AUDIO_POSITIONS, TEXT_POSITIONS = 1500, 448
@@ -61,18 +63,22 @@ def whisper_shapes(size):
     return shapes
 
 
-def make_models(folder, size, experts, dtype, pickles):
+def make_models(folder, size, experts, dtype, pickles, files=None, base=True):
     """Writes base and experts, if they are not there yet.
 
     An expert is the base with changes a tenth the size of its weights, half of
-    which all experts have in common.
+    which all experts have in common. With ``files``, so many experts have
+    content of their own, and the others are links to these.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shapes = whisper_shapes(size)
     room = max(math.prod(shape) for shape in shapes.values()) + (1 << 20)
-    for number in range(experts + 1):
+    for number in range(0 if base else 1, experts + 1):
         path = folder / ("base" if number == 0 else f"expert-{number}")
+        if files is not None and number > files:
+            link(folder / f"expert-{1 + (number - 1) % files}", path, pickles)
+            continue
         missing = not path.with_suffix(".safetensors").exists()
         if not missing and (not pickles or path.with_suffix(".ckpt").exists()):
             continue
@@ -91,6 +97,13 @@ def make_models(folder, size, experts, dtype, pickles):
         save_file(state, path.with_suffix(".safetensors"))
         if pickles:
             torch.save(state, path.with_suffix(".ckpt"))
+
+
+def link(kept, path, pickles):
+    """Gives the files of one expert another name."""
+    for suffix in (".safetensors", ".ckpt") if pickles else (".safetensors",):
+        if not path.with_suffix(suffix).exists():
+            path.with_suffix(suffix).hardlink_to(kept.with_suffix(suffix))
 
 
 def _normal(number, seed):
