@@ -255,6 +255,45 @@ def check_recipe(
                 asr.transcribe_file(path)
 
 
+def check_pretrained(folder, expected: Mapping) -> None:
+    """Loads an exported model of any kind by SpeechBrain's base interface.
+
+    The interface that it is for is not known here, so nothing is transcribed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    expected : dict
+        Key of the pretrainer's loadables to state dict.
+
+    Raises
+    ------
+    NotLoadable
+        Where it does not open, or another model is behind it.
+    """
+    from speechbrain.inference.interfaces import Pretrained
+
+    with door("speechbrain.inference.interfaces.Pretrained"):
+        loaded = Pretrained.from_hparams(
+            source=str(folder), run_opts={"device": "cpu"}
+        )
+        for key, state in expected.items():
+            module = loaded.hparams.pretrainer.loadables[key]
+            found = module.state_dict()
+            compare(
+                {f"{key}.{name}": found[name] for name in found},
+                {f"{key}.{name}": state[name] for name in state},
+            )
+            places = {found[name].data_ptr() for name in state}
+            for name, weight in module.named_parameters():
+                # SpeechBrain leaves what is missing as it was made
+                if name not in state and weight.data_ptr() not in places:
+                    raise ValueError(
+                        f"'{key}.{name}' is not among the merged weights"
+                    )
+
+
 def _refuse_untrained(asr):
     """Refuses modules that take part with what they were made with."""
     from speechbrain.processing.features import InputNormalization
