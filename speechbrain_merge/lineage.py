@@ -69,6 +69,11 @@ from speechbrain_merge.records.checked import (
     truth,
 )
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.ownership import (
+    changed_files,
+    check_unchanged,
+    what_to_do,
+)
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.weights import Weights, digest, hash_like, open_weights
 from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
@@ -84,6 +89,9 @@ KEY = "merge"
 
 EXPORT_RECORD = "merge.json"
 """The file of an exported folder that says what was exported."""
+
+CARD = "README.md"
+"""The file of an exported folder that is for a person, who may add to it."""
 
 LONGEST_CHAIN = 1000
 CHAIN_BYTES = 1 << 20
@@ -133,8 +141,8 @@ class Row:
     digest : str
         The hash on record; of the merged model itself empty.
     state : str
-        "the merge" for the merged model itself; for others "as recorded",
-        "not here", "not recorded" (its hash), "seen above", or "changed".
+        "the merge" for the merged model itself, or "changed" where files of
+        its folder are; for others "as recorded", "not here", "not recorded" (its hash), "seen above", or "changed".
     fault : str
         What is wrong; else empty.
     """
@@ -174,6 +182,7 @@ def record_of(weights: Weights) -> Optional[dict]:
         path = path.parent
     path /= EXPORT_RECORD
     if path.is_file():
+        check_unchanged(path.parent, [EXPORT_RECORD])
         record = read_json(path)
         if isinstance(record, Mapping) and KEY in record:
             return check_record(record[KEY], f"{path}, key '{KEY}'")
@@ -296,6 +305,10 @@ def check_lineage(path) -> list[Row]:
     known = {entry["digest"]: entry for entry in record.get("chain", [])}
     complete = record.get("chain_complete", True)
     rows = [Row(0, str(path), record["method"], "", "the merge")]
+    faults = changed_files(path, but=[CARD]) if path.is_dir() else []
+    if faults:
+        fault = what_to_do(faults, path)
+        rows = [replace(rows[0], state="changed", fault=fault)]
     beside = path if path.is_dir() else path.parent
     seen, opened = set(), {}
     # In this order the models of a merge follow it; deep chains do not recur

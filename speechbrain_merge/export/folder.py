@@ -13,8 +13,9 @@ from typing import Optional
 import torch
 
 from speechbrain_merge.export.publishing import published
-from speechbrain_merge.lineage import EXPORT_RECORD, KEY, check_record
+from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
 from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import parse_json, read_json, read_text
 from speechbrain_merge.records.signing import signer_of
@@ -29,8 +30,6 @@ from speechbrain_merge.weights import (
     open_weights,
 )
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
-
-CARD = "README.md"
 
 
 def module_state(source, module):
@@ -116,6 +115,7 @@ def _record(source, folder):
     home = path.parent if path.name in HUGGING_FACE_FILES else path
     if KEY not in known and (home / EXPORT_RECORD).is_file():
         # A folder that was exported, in another form now
+        check_unchanged(home, [EXPORT_RECORD])
         record = read_json(home / EXPORT_RECORD)
         if isinstance(record, Mapping):
             return dict(record)

@@ -18,7 +18,9 @@ from typing import Any, Optional
 import torch
 
 from speechbrain.dataio import audio_io
+from speechbrain_merge.lineage import CARD
 from speechbrain_merge.records.checked import fields, whole
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights.folders import ADAPTER_CONFIG
 
@@ -104,11 +106,13 @@ def load_whisper(folder) -> tuple[Any, dict]:
     Raises
     ------
     ValueError
-        Where it holds no Whisper, or only some of one.
+        Where it holds no Whisper, or only some of one; or it is an export,
+        and a file in it is not as it was written.
     """
     from transformers import WhisperForConditionalGeneration
 
     folder = Path(folder)
+    check_unchanged(folder, but=[CARD])
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
