@@ -259,6 +259,11 @@ def merge(
         chain, own = chain_of(whole, blank)
         told.update(chain)
         told.update(copy.deepcopy(dict(record or {})))
+        if told.get("files"):
+            for entry, code in zip(told["files"], method.files().values()):
+                entry["digest"] = code
+        else:  # as earlier versions wrote it
+            told.pop("files", None)
         for source, code in zip(told["sources"], blank):
             source["digest"] = code
         if base is not None:
@@ -294,7 +299,8 @@ def provenance(source: Union[str, Path]) -> dict:
     Returns
     -------
     record : dict
-        ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
+        ``method``, ``parameters``, ``files`` (statistics or maps that the
+        parameters name, each with ``path`` and ``digest``), ``sources`` (each with ``label``, ``path``
         and ``digest``), ``base``, ``dtype`` (where one was asked for),
         ``same_base``, ``versions``, ``created``; and, where a source is a
         merge itself, ``chain``, see ``speechbrain_merge.lineage``.
@@ -375,11 +381,15 @@ def _threads(number):
 
 def _describe(method, experts, base, labels, hashes):
     """The record that travels with a merged file."""
+    files = [
+        {"path": path, "digest": code} for path, code in method.files().items()
+    ]
     return {
         "method": method.name,
         "parameters": json.loads(
             json.dumps(method.configuration(), default=str)
         ),
+        **({"files": files} if files else {}),
         "sources": [
             {"label": label, "path": _path(expert), "digest": code}
             for label, expert, code in zip(labels, experts, hashes)
