@@ -43,8 +43,12 @@ from speechbrain_merge.export.ctc import export_ctc
 from speechbrain_merge.export.ctranslate2 import export_ctranslate2
 from speechbrain_merge.export.folder import (
     check_fit,
+    check_heads,
     export_folder,
+    inner_state,
     module_state,
+    refuse_more,
+    stored,
 )
 from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
@@ -66,6 +70,7 @@ __all__ = [
     "export_whisper",
 ]
 
+_ALONE = "SpeechBrain's Whisper and that of transformers have nothing else"
 _EMBEDDING = "decoder.embed_tokens.weight"
 
 _WHISPER_HPARAMS = """\
@@ -165,7 +170,9 @@ def export_whisper(
         When the weights are not those of this architecture.
     ValueError
         When a model of ``transformers`` has an output layer of its own, which
-        SpeechBrain's Whisper has not.
+        SpeechBrain's Whisper has not; when there are weights beside it; when
+        ``dtype`` does not hold a weight, or ``whisper`` has other numbers of
+        attention heads than the weights were trained with.
     NotLoadable
         When what was written does not load, or not as what was merged.
         Nothing is left of it then.
@@ -178,13 +185,10 @@ def export_whisper(
             "(`encoder_only`): export it with export_pretrained."
         )
     folder = Path(folder).resolve()
-    inner = _whisper_state(source, module)
+    inner = _whisper_state(source, whisper, module)
     check_fit(inner, whisper.model.state_dict(), module)
-    if dtype is not None:
-        inner = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in inner.items()
-        }
+    check_heads(source, {module: whisper})
+    inner = stored(inner, dtype, module)
     with export_folder(folder, source, texts, sign) as target:
         whisper.model.save_pretrained(
             target, state_dict=inner, max_shard_size=max_shard_size
@@ -206,19 +210,16 @@ def export_whisper(
     return folder
 
 
-def _whisper_state(source, module):
+def _whisper_state(source, whisper, module):
     """The weights by the names of ``transformers.WhisperModel``."""
     with open_weights(source) as weights:
         names, label = weights.names(), weights.label
     outside = any(name.startswith(f"{module}.") for name in names)
     if outside or not any(name.startswith("model.encoder.") for name in names):
         state = module_state(source, module)
-        # Buffers of SpeechBrain's wrapper are not the Hugging Face model's
-        return {
-            name.partition(".")[2]: tensor
-            for name, tensor in state.items()
-            if name.startswith("model.")
-        }
+        refuse_more(source, (f"{module}.",), _ALONE)
+        return inner_state(state, whisper, module)
+    refuse_more(source, ("model.", "proj_out."), _ALONE)
     state = module_state(source, "model")
     if "proj_out.weight" in names:
         output = module_state(source, "proj_out")["weight"]

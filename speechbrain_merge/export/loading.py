@@ -18,6 +18,7 @@ from typing import Any, Optional
 import torch
 
 from speechbrain.dataio import audio_io
+from speechbrain_merge.export.folder import check_heads
 from speechbrain_merge.lineage import CARD
 from speechbrain_merge.records.checked import fields, whole
 from speechbrain_merge.records.ownership import check_unchanged
@@ -212,6 +213,8 @@ def check_recipe(
     folder,
     interface: str,
     expected: Mapping,
+    source: Any,
+    keys: Mapping,
     dtype: Optional[torch.dtype] = None,
 ) -> None:
     """Loads an exported model by the interface that it was written for.
@@ -224,6 +227,10 @@ def check_recipe(
         "EncoderASR", "EncoderDecoderASR" or "StreamingASR".
     expected : dict
         Key of the YAML to state dict.
+    source : object
+        The merged weights, which may know their numbers of heads.
+    keys : dict
+        Name of a module in the weights to its key in the YAML.
     dtype : torch.dtype, optional
         That the weights were stored in, if not their own.
 
@@ -243,6 +250,8 @@ def check_recipe(
             asr = getattr(ASR, name).from_hparams(
                 source=str(folder), run_opts={"device": "cpu"}
             )
+            objects = {name: getattr(asr.hparams, keys[name]) for name in keys}
+            check_heads(source, objects)
             for key, state in expected.items():
                 if dtype is not None:
                     state = {
@@ -259,7 +268,7 @@ def check_recipe(
                 asr.transcribe_file(path)
 
 
-def check_pretrained(folder, expected: Mapping) -> None:
+def check_pretrained(folder, expected: Mapping, source: Any) -> None:
     """Loads an exported model of any kind by SpeechBrain's base interface.
 
     The interface that it is for is not known here, so nothing is transcribed.
@@ -270,6 +279,8 @@ def check_pretrained(folder, expected: Mapping) -> None:
         The folder.
     expected : dict
         Key of the pretrainer's loadables to state dict.
+    source : object
+        The merged weights, which may know their numbers of heads.
 
     Raises
     ------
@@ -282,8 +293,10 @@ def check_pretrained(folder, expected: Mapping) -> None:
         loaded = Pretrained.from_hparams(
             source=str(folder), run_opts={"device": "cpu"}
         )
+        objects = loaded.hparams.pretrainer.loadables
+        check_heads(source, {key: objects[key] for key in expected})
         for key, state in expected.items():
-            module = loaded.hparams.pretrainer.loadables[key]
+            module = objects[key]
             found = module.state_dict()
             compare(
                 {f"{key}.{name}": found[name] for name in found},

@@ -77,7 +77,8 @@ def export_pretrained(
         When the YAML does not load a merged module, loads one for which there
         is no file, or has ``pretrainer.paths`` that cannot be left out.
     NotLoadable
-        When what was written does not load, or not as what was merged.
+        When what was written does not load, or not as what was merged, or with
+        other numbers of attention heads than the weights were trained with.
     FileExistsError
         When the folder has something in it that no export wrote there.
     """
@@ -120,7 +121,7 @@ def export_pretrained(
         for file in files:
             shutil.copyfile(file, target / Path(file).name)
         (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
-        check_pretrained(target, states)
+        check_pretrained(target, states, source)
     logger.info(f"Merged model exported to {folder}.")
     return folder
 

@@ -15,7 +15,7 @@ Authors
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,29 +79,29 @@ def files(method: Any) -> dict[str, str]:
     [('a.fisher.safetensors', '49d48431')]
     """
     found: dict = {}
-    for parameter in inspect.signature(type(method)).parameters:
-        value = getattr(method, parameter)
-        if isinstance(value, torch.nn.Module):
-            found.update(value.files())
-            continue
-        for path in _paths(value):
-            if _is_file(path):
-                for file in (path, *_parts(path)):
-                    found[file] = _digest_once(file, file_state(file))
-            elif parameter == "statistics" and os.path.isdir(path):
-                found[path] = digest(Path(path))
+    for path, parameter in _paths(method.configuration()):
+        if _is_file(path):
+            for file in (path, *_parts(path)):
+                found[file] = _digest_once(file, file_state(file))
+        elif parameter == "statistics" and os.path.isdir(path):
+            found[path] = digest(Path(path))
     return found
 
 
-def _paths(value: Any) -> Iterator[str]:
-    """All texts of a parameter that may be paths."""
+def _paths(value: Any, parameter: str = "") -> Iterator[tuple[str, str]]:
+    """All texts that may be paths, each with its parameter."""
     if isinstance(value, (str, os.PathLike)):
         text = os.fspath(value)
         if isinstance(text, str) and len(text) < _LONGEST and "\0" not in text:
-            yield text
-    elif type(value) is dict or isinstance(value, (list, tuple)):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _paths(each)
+            yield text, parameter
+    elif type(value) is dict:
+        for key, each in value.items():
+            # Statistics may be by label
+            known = parameter == "statistics"
+            yield from _paths(each, parameter if known else str(key))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _paths(each, parameter)
 
 
 def _is_file(path):
