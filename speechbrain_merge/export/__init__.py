@@ -49,6 +49,7 @@ from speechbrain_merge.export.folder import (
     module_state,
     refuse_more,
     stored,
+    write_text,
 )
 from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
@@ -204,7 +205,7 @@ def export_whisper(
             "SETTINGS\n",
             yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         )
-        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        write_text(target / "hyperparams.yaml", text)
         check_whisper(target, inner)
     logger.info(f"Merged model exported to {folder}.")
     return folder
@@ -258,11 +259,11 @@ def _save_what_transformers_forgets(whisper, folder):
     config["architectures"] = ["WhisperForConditionalGeneration"]
     # SpeechBrain multiplies by the embedding, whatever the model was before
     config["tie_word_embeddings"] = True
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config, indent=2) + "\n")
     spelling = getattr(whisper.tokenizer, "english_spelling_normalizer", None)
     if spelling is not None:
         text = json.dumps(spelling, indent=2, ensure_ascii=False)
-        (folder / "normalizer.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "normalizer.json", text + "\n")
     try:
         generation = GenerationConfig.from_pretrained(
             whisper.model.name_or_path

@@ -29,6 +29,7 @@ from speechbrain_merge.export.folder import (
     module_state,
     refuse_more,
     stored,
+    write_text,
 )
 from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.records.signing import Signer
@@ -206,9 +207,8 @@ def export_ctc(
         )
         encoder.feature_extractor.save_pretrained(target)
         _save_tokenizer(labels, blank_index, target)
-        (target / "hyperparams.yaml").write_text(
-            _HPARAMS.replace("SETTINGS\n", text), encoding="utf-8"
-        )
+        text = _HPARAMS.replace("SETTINGS\n", text)
+        write_text(target / "hyperparams.yaml", text)
         check_ctc(target, whole)
     logger.info(f"Merged model exported to {folder}.")
     return folder
@@ -297,9 +297,7 @@ def _save_tokenizer(labels, blank_index, folder):
     }
     delimiter = WORD_DELIMITER if WORD_DELIMITER in vocabulary else SPACE
     path = folder / "vocab.json"
-    path.write_text(
-        json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_text(path, json.dumps(vocabulary, ensure_ascii=False) + "\n")
     blank = labels[blank_index]
     Wav2Vec2CTCTokenizer(
         str(path),

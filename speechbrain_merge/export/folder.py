@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from safetensors import SafetensorError
 
 from speechbrain_merge.export.publishing import published
 from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
+from speechbrain_merge.records.files import name_file
 from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
@@ -234,7 +236,7 @@ def export_folder(folder, source, texts, sign):
     record = _record(source, folder)
     if texts is None or CARD not in texts:
         texts = {**card_texts(source, folder), **(texts or {})}
-    with whole_folder(folder) as target:
+    with _naming(folder), whole_folder(folder) as target:
         yield target
         content = {
             EXPORT_RECORD: json.dumps(record, indent=2) + "\n",
@@ -243,9 +245,41 @@ def export_folder(folder, source, texts, sign):
         for name, text in content.items():
             path = inside(target, name, "texts")
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         if signer is not None:
             signer.sign(target)
+
+
+@contextmanager
+def _naming(folder):
+    """Names the folder in errors that name no file: of a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        name_file(error, folder)
+        raise
+    except SafetensorError as error:
+        raise OSError(
+            f"the weights of {folder} could not be written, and nothing was "
+            f"changed. Is the disk full? safetensors says: {error}"
+        ) from error
+
+
+def write_text(path: Path, text: str):
+    """Writes a file of an export; an error of the system names it.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    text : str
+        Its content.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        name_file(error, path)
+        raise
 
 
 def _record(source, folder):

@@ -20,7 +20,11 @@ import torch
 import yaml
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.folder import export_folder, module_state
+from speechbrain_merge.export.folder import (
+    export_folder,
+    module_state,
+    write_text,
+)
 from speechbrain_merge.export.loading import check_pretrained
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
@@ -120,7 +124,7 @@ def export_pretrained(
                 ) from error
         for file in files:
             shutil.copyfile(file, target / Path(file).name)
-        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        write_text(target / "hyperparams.yaml", text)
         check_pretrained(target, states, source)
     logger.info(f"Merged model exported to {folder}.")
     return folder

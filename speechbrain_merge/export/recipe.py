@@ -24,7 +24,12 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.folder import export_folder, module_state, stored
+from speechbrain_merge.export.folder import (
+    export_folder,
+    module_state,
+    stored,
+    write_text,
+)
 from speechbrain_merge.export.loading import check_recipe, door
 from speechbrain_merge.export.tokenizer import save_tokenizer
 from speechbrain_merge.records.paths import plain_name
@@ -181,7 +186,7 @@ def export_recipe(
             nodes, interface, list(encoder), decoder, made, blank_index
         )
         text += _pretrainer(list(keys.values()), list(files))
-        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        write_text(target / "hyperparams.yaml", text)
         objects = _objects(target) if any(map(_ties, states.values())) else {}
         for name, state in states.items():
             path = target / f"{plain_name(keys[name], name)}.ckpt"
