@@ -61,6 +61,7 @@ from speechbrain_merge.source_hashes import SourceHashes, placeholders
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
+    common_heads,
     float_dtype,
     narrowed,
     open_weights,
@@ -154,7 +155,7 @@ def merge(
         When the experts do not fit together; before anything is written.
     ValueError
         When the method's demands are not met, the experts do not belong
-        together, or a tensor is not finite;
+        together or have different numbers of attention heads, or a tensor is not finite;
         nothing is left behind then.
     ChangedContent
         When a candidate's content is not what its pool has on record.
@@ -212,6 +213,8 @@ def merge(
         ]
         if same_base:
             check_belonging(method, experts, base, "`same_base=False`", opened)
+        # by names, so that other kinds of models may have other heads
+        common = common_heads(opened) if method.needs_same_names else {}
         # in the asked type before the formula, so that nothing is rounded twice
         models = [*opened] if anchor is None else [*opened, anchor]
         if dtype is not None:
@@ -246,6 +249,8 @@ def merge(
             name: (merged.dtype(name), merged.shape(name)) for name in names
         }
         notes = {**method_notes, **(metadata or {})}
+        if record is None:  # else that of another merge has it, or had it not
+            notes = {**common, **notes}
         if tied:
             notes["tied"] = ties_to_text(tied)
         known = list(hashes or [])
@@ -259,6 +264,11 @@ def merge(
         chain, own = chain_of(whole, blank)
         told.update(chain)
         told.update(copy.deepcopy(dict(record or {})))
+        if told.get("files"):
+            for entry, code in zip(told["files"], method.files().values()):
+                entry["digest"] = code
+        else:  # as earlier versions wrote it
+            told.pop("files", None)
         for source, code in zip(told["sources"], blank):
             source["digest"] = code
         if base is not None:
@@ -294,7 +304,8 @@ def provenance(source: Union[str, Path]) -> dict:
     Returns
     -------
     record : dict
-        ``method``, ``parameters``, ``sources`` (each with ``label``, ``path``
+        ``method``, ``parameters``, ``files`` (statistics or maps that the
+        parameters name, each with ``path`` and ``digest``), ``sources`` (each with ``label``, ``path``
         and ``digest``), ``base``, ``dtype`` (where one was asked for),
         ``same_base``, ``versions``, ``created``; and, where a source is a
         merge itself, ``chain``, see ``speechbrain_merge.lineage``.
@@ -375,11 +386,15 @@ def _threads(number):
 
 def _describe(method, experts, base, labels, hashes):
     """The record that travels with a merged file."""
+    files = [
+        {"path": path, "digest": code} for path, code in method.files().items()
+    ]
     return {
         "method": method.name,
         "parameters": json.loads(
             json.dumps(method.configuration(), default=str)
         ),
+        **({"files": files} if files else {}),
         "sources": [
             {"label": label, "path": _path(expert), "digest": code}
             for label, expert, code in zip(labels, experts, hashes)

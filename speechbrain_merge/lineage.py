@@ -2,7 +2,9 @@
 
 A merged file says in its metadata what it was made of: each source with its
 path and the hash of its content (`speechbrain_merge.weights.tree_hash`; older
-records have a SHA-256, which is compared all the same). Where a source is a
+records have a SHA-256, which is compared all the same). Files that the method
+read, statistics or maps, are there with the SHA-256 of their bytes (older
+records do not have them). Where a source is a
 merge itself, its own record goes into the *chain* of the new one, and so do the
 records in the chain of the source. So the last merge of many lists all merges
 before it, each by the hash of its content, down to the models that were
@@ -69,6 +71,11 @@ from speechbrain_merge.records.checked import (
     truth,
 )
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.ownership import (
+    changed_files,
+    check_unchanged,
+    what_to_do,
+)
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.weights import Weights, digest, hash_like, open_weights
 from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
@@ -84,6 +91,9 @@ KEY = "merge"
 
 EXPORT_RECORD = "merge.json"
 """The file of an exported folder that says what was exported."""
+
+CARD = "README.md"
+"""The file of an exported folder that is for a person, who may add to it."""
 
 LONGEST_CHAIN = 1000
 CHAIN_BYTES = 1 << 20
@@ -101,6 +111,7 @@ _about = {
     "parameters": optional(mapped(anything())),
     "sources": optional(listed(_model)),
     "base": optional(_model),
+    "files": optional(listed(_model)),
     "dtype": optional(text(100)),
     "same_base": truth,
     "created": optional(text(100)),
@@ -133,8 +144,8 @@ class Row:
     digest : str
         The hash on record; of the merged model itself empty.
     state : str
-        "the merge" for the merged model itself; for others "as recorded",
-        "not here", "not recorded" (its hash), "seen above", or "changed".
+        "the merge" for the merged model itself, or "changed" where files of
+        its folder are; for others "as recorded", "not here", "not recorded" (its hash), "seen above", or "changed".
     fault : str
         What is wrong; else empty.
     """
@@ -174,6 +185,7 @@ def record_of(weights: Weights) -> Optional[dict]:
         path = path.parent
     path /= EXPORT_RECORD
     if path.is_file():
+        check_unchanged(path.parent, [EXPORT_RECORD])
         record = read_json(path)
         if isinstance(record, Mapping) and KEY in record:
             return check_record(record[KEY], f"{path}, key '{KEY}'")
@@ -296,6 +308,10 @@ def check_lineage(path) -> list[Row]:
     known = {entry["digest"]: entry for entry in record.get("chain", [])}
     complete = record.get("chain_complete", True)
     rows = [Row(0, str(path), record["method"], "", "the merge")]
+    faults = changed_files(path, but=[CARD]) if path.is_dir() else []
+    if faults:
+        fault = what_to_do(faults, path)
+        rows = [replace(rows[0], state="changed", fault=fault)]
     beside = path if path.is_dir() else path.parent
     seen, opened = set(), {}
     # In this order the models of a merge follow it; deep chains do not recur
@@ -333,7 +349,7 @@ def _checked(row, model, entry, beside, complete, opened):
     if not row.digest:
         return replace(row, state="not recorded" if said else "not here")
     for other, _ in [(path, said), *places]:
-        codes, found, fault = _opened(other, opened, row.digest)
+        codes, found, fault = _opened(other, opened, model)
         if row.digest not in codes and len(codes) == 1 and other.is_file():
             # Of files of no pool, that of their bytes is on record
             codes.append(digest(other))
@@ -343,7 +359,7 @@ def _checked(row, model, entry, beside, complete, opened):
     else:
         if not said:  # another's, which only has its name
             return replace(row, state="not here")
-        codes, found, fault = _opened(path, opened, row.digest)
+        codes, found, fault = _opened(path, opened, model)
     if not fault and row.digest not in codes:
         fault = what_changed(str(path), codes[0], row.digest)
     if fault:
@@ -365,12 +381,17 @@ def _checked(row, model, entry, beside, complete, opened):
     return replace(row, state=state, fault=fault)
 
 
-def _opened(path, opened, known):
+def _opened(path, opened, model):
     """The hashes of a file or folder, its record of a merge, and its fault.
 
-    A hash is of the kind that is on record.
+    A hash is of the kind that is on record; of a file that is no model, that
+    of its bytes.
     """
-    key = path.resolve(), known.startswith(PREFIX)
+    known = model["digest"]
+    plain = "is_file" in model and path.is_file()
+    key = path.resolve(), "" if plain else known.startswith(PREFIX)
+    if plain and key not in opened:
+        opened[key] = [digest(path)], None, ""
     if key not in opened:
         try:
             with open_weights(path) as weights:
@@ -398,7 +419,9 @@ def _told(value):
 
 
 def _models(record):
-    """What a merge was made of, its base last."""
+    """What a merge was made of, then its base, then files of its method."""
     models = list(record.get("sources") or [])
-    base = record.get("base")
-    return models if base is None else [*models, {"label": "base", **base}]
+    if record.get("base") is not None:
+        models.append({"label": "base", **record["base"]})
+    files = record.get("files") or []
+    return [*models, *({**each, "is_file": True} for each in files)]

@@ -26,7 +26,7 @@ from speechbrain_merge.evaluation import (
     score_utterances,
     write_scores,
 )
-from speechbrain_merge.export import _loadables
+from speechbrain_merge.export.pretrained import _loadables
 from speechbrain_merge.methods import AdaMerging
 from speechbrain_merge.methods.transport.outputs import check_same_outputs
 from speechbrain_merge.methods.transport.symmetry import symmetry

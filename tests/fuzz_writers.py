@@ -23,10 +23,11 @@ from pathlib import Path
 
 import torch
 from filled_pool import collect, resume, train_a_little
-from fuzz_targets import HPARAMS, RECORD
+from fuzz_targets import RECORD
 from fuzzing import fuzz
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tiny_models import inference_yaml
 
 from speechbrain_merge.cli import main
 from speechbrain_merge.command.options import parser
@@ -73,7 +74,7 @@ class Place:
                 {"merge": json.dumps(RECORD)},
             )
         torch.save(tensors, self.template / "c.pt")
-        (self.template / "hparams.yaml").write_text(HPARAMS)
+        (self.template / "hparams.yaml").write_text(inference_yaml(tensors))
         (self.template / "plan.yaml").write_text(
             "stages:\n  x:\n    method: average\n    experts: [a.safetensors, "
             "b.safetensors]\n    output: x.safetensors\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from tiny_models import tiny_whisper
+from tiny_models import inference_yaml, tiny_whisper
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain.integrations.huggingface.whisper import Whisper
@@ -241,15 +241,13 @@ def run_plan(folder):
 
 def exportable(folder):
     """A model to export, and an earlier export of another."""
-    (folder / "inference.yaml").write_text(
-        "pretrainer:\n  loadables: {encoder: 1, output: 1}\n"
-    )
     for name, value in (("new", 2.0), ("earlier", 1.0)):
         tensors = {
             "encoder.weight": torch.full((512, 512), value),
             "output.weight": torch.full((64, 512), -value),
         }
         write_weights(folder / f"{name}.safetensors", tensors)
+    (folder / "inference.yaml").write_text(inference_yaml(tensors))
     _export(folder, "earlier")
 
 
@@ -313,7 +311,10 @@ def study_yaml(folder):
     """The YAML of a training, outside the study's folder."""
     (folder / "train.yaml").write_text(STUDY_YAML)
     (folder / "inference.yaml").write_text(
-        "pretrainer:\n  loadables: {model: 1}\n"
+        "model: !new:tiny_recipe.TinyNetwork\n"
+        "modules: {model: !ref <model>}\n"
+        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
+        "    loadables: {model: !ref <model>}\n"
     )
 
 

@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import inference_yaml
 
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.methods import Fisher, TaskArithmetic
 from speechbrain_merge.weights import digest, tree_hash, write_weights
-
-HPARAMS = """\
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables: {asr: null}
-"""
 
 
 @pytest.fixture
@@ -32,7 +28,7 @@ def project(tmp_path, monkeypatch):
         }
         (project / name).mkdir(parents=True)
         write_weights(project / name / "model.safetensors", tensors)
-    (project / "hyperparams.yaml").write_text(HPARAMS)
+    (project / "hyperparams.yaml").write_text(inference_yaml(tensors))
     monkeypatch.chdir(tmp_path)
     return project
 

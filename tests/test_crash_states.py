@@ -19,6 +19,7 @@ from crash_states import recorded, states, write_tree
 from kill_harness import StandingClock, contents, differences
 from killed_stages import build, study_yaml
 from safetensors.torch import load_file
+from tiny_models import inference_yaml
 from tiny_recipe import tiny_network
 
 from speechbrain.utils.checkpoints import Checkpointer
@@ -79,7 +80,7 @@ def test_a_merge(tmp_path):
 @pytest.mark.parametrize("before", [False, True])
 def test_an_export(tmp_path, before):
     hparams = tmp_path / "inference.yaml"
-    hparams.write_text("pretrainer:\n  loadables: {model: 1}\n")
+    hparams.write_text(inference_yaml({"model.weight": torch.ones(3)}))
     root = tmp_path / "root"
     root.mkdir()
 

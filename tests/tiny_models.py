@@ -373,3 +373,56 @@ def tiny_conformer(seed: int = 0, **arguments) -> TinyConformer:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return TinyConformer(**arguments)
+
+
+def inference_yaml(weights) -> str:
+    """A YAML for inference with modules that have just these parameters.
+
+    Arguments
+    ---------
+    weights : dict
+        Name to tensor, as `export_pretrained` takes them.
+
+    Returns
+    -------
+    str
+        HyperPyYAML with `modules` and `pretrainer`.
+
+    Example
+    -------
+    >>> from hyperpyyaml import load_hyperpyyaml
+    >>> text = inference_yaml({"asr.layers.0.weight": torch.ones(3, 2)})
+    >>> hparams = load_hyperpyyaml(text)
+    >>> [(n, tuple(p.shape)) for n, p in hparams["asr"].named_parameters()]
+    [('layers.0.weight', (3, 2))]
+    """
+    tree: dict = {}
+    for name, tensor in weights.items():
+        *above, last = name.split(".")
+        place = tree
+        for word in above:
+            place = place.setdefault(word, {})
+        place[last] = list(tensor.shape)
+
+    def node(content, indent):
+        kinds = {type(each) for each in content.values()}
+        assert len(kinds) == 1, "tensors and modules side by side"
+        leaf = kinds == {list}
+        text = "Parameter" if leaf else "Module"
+        text = f"!new:torch.nn.{text}Dict\n"
+        for number, (key, each) in enumerate(content.items()):
+            text += " " * indent + ("  " if number else "- ") + f'"{key}": '
+            text += (
+                f"!apply:torch.zeros [{each}]\n"
+                if leaf
+                else node(each, indent + 4)
+            )
+        return text
+
+    text = "".join(f"{key}: {node(tree[key], 4)}" for key in tree)
+    listed = "".join(f"        {key}: !ref <{key}>\n" for key in tree)
+    return (
+        f"{text}modules:\n{listed}"
+        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
+        f"    loadables:\n{listed}"
+    )

@@ -56,6 +56,7 @@ from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
 
 RECORDED = (
     "parameters",
+    "files",
     "sources",
     "base",
     "created",
@@ -118,7 +119,12 @@ def merge_again(
     places, hashes = _find_sources(record, beside, dict(sources or {}))
     notes, told, expected = _beside(model)
     # Files that the method reads, statistics for instance, may have moved too
-    parameters = _at_hand(record.get("parameters") or {}, beside)
+    parameters = _at_hand(
+        record.get("parameters") or {},
+        beside,
+        {each["path"]: each for each in record.get("files") or []},
+        dict(sources or {}),
+    )
     here = {**record, "parameters": parameters}
     arguments = load_hyperpyyaml(merge_yaml(here))
     # a candidate of a pool goes by its name, and not by its path
@@ -136,7 +142,11 @@ def merge_again(
         progress=progress,
         hashes=hashes,
         metadata=notes,
-        record={key: told[key] for key in RECORDED if key in told},
+        # records of earlier versions have no files
+        record={
+            "files": None,
+            **{key: told[key] for key in RECORDED if key in told},
+        },
     )
     found = digest(output)
     if expected is not None and found != expected:
@@ -152,13 +162,16 @@ def _find_sources(record, beside, given):
     models = [*record["sources"]]
     if record.get("base"):
         models.append({"label": "base", **record["base"]})
+    files = list(record.get("files") or [])
     names = [
         {model.get("label"), model["path"], model.get("digest")}
-        for model in models
+        for model in [*models, *files]
     ]
     unknown = sorted(set(given).difference(*names))
     if unknown:
-        known = ", ".join(str(m.get("label") or m["path"]) for m in models)
+        known = ", ".join(
+            str(m.get("label") or m["path"]) for m in [*models, *files]
+        )
         raise ValueError(
             f"no source is called {', '.join(map(repr, unknown))}: on "
             f"record are {known}."
@@ -205,12 +218,19 @@ def _find_source(model, beside, given):
     )
 
 
-def _at_hand(value, beside):
-    """Parameters, with files of weights where they are now."""
+def _at_hand(value, beside, known, given):
+    """Parameters, with files where they are now; by hash, if it is known."""
     if isinstance(value, Mapping):
-        return {key: _at_hand(each, beside) for key, each in value.items()}
+        return {
+            key: _at_hand(each, beside, known, given)
+            for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [_at_hand(each, beside) for each in value]
+        return [_at_hand(each, beside, known, given) for each in value]
+    if isinstance(value, str) and value in known:
+        names = {value, known[value].get("digest")}
+        chosen = [given[name] for name in given if name in names]
+        return str(_find_source(known[value], beside, chosen)[0])
     if isinstance(value, str) and Path(value).suffix == SAFETENSORS_SUFFIX:
         return next(
             (str(place) for place, _ in places_of(value, beside)), value

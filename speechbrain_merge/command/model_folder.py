@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_merge.lineage import EXPORT_RECORD, KEY
+from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.folders import whole_folder
-from speechbrain_merge.records.ownership import foreign_files
+from speechbrain_merge.records.ownership import check_unchanged, foreign_files
 from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.weights import digest, open_weights
@@ -92,6 +92,7 @@ def model_folder(source, output, dtype: Optional[str] = None):
         To be written by ``merge``.
     """
     with whole_folder(output) as folder:
+        check_unchanged(source, but=[CARD])
         for file in sorted(Path(source).iterdir()):
             name = file.name
             ours = name.startswith(".") or name == EXPORT_RECORD

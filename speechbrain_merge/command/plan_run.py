@@ -311,6 +311,9 @@ class PlanRun:
                 ],
                 "base": base,
             }
+            files = method.files()
+            if files:  # statistics, for instance, known by content
+                content["files"] = list(files.values())
             if "dtype" in self.plan.stages[name]:
                 content["dtype"] = self.plan.stages[name]["dtype"]
             text = json.dumps(content, sort_keys=True, default=str)

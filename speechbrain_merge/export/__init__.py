@@ -31,7 +31,6 @@ Authors
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -44,16 +43,19 @@ from speechbrain_merge.export.ctc import export_ctc
 from speechbrain_merge.export.ctranslate2 import export_ctranslate2
 from speechbrain_merge.export.folder import (
     check_fit,
+    check_heads,
     export_folder,
+    inner_state,
     module_state,
+    refuse_more,
+    stored,
+    write_text,
 )
 from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
+from speechbrain_merge.export.pretrained import export_pretrained
 from speechbrain_merge.export.recipe import export_recipe
-from speechbrain_merge.records.checked import anything, fields, mapped
-from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.paths import plain_name
-from speechbrain_merge.records.reading import read_json, read_yaml
+from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
 
@@ -69,11 +71,8 @@ __all__ = [
     "export_whisper",
 ]
 
+_ALONE = "SpeechBrain's Whisper and that of transformers have nothing else"
 _EMBEDDING = "decoder.embed_tokens.weight"
-
-_hparams = fields(
-    {"pretrainer": fields({"loadables": mapped(anything())})},
-)
 
 _WHISPER_HPARAMS = """\
 # A Whisper merged by speechbrain_merge, for
@@ -172,7 +171,9 @@ def export_whisper(
         When the weights are not those of this architecture.
     ValueError
         When a model of ``transformers`` has an output layer of its own, which
-        SpeechBrain's Whisper has not.
+        SpeechBrain's Whisper has not; when there are weights beside it; when
+        ``dtype`` does not hold a weight, or ``whisper`` has other numbers of
+        attention heads than the weights were trained with.
     NotLoadable
         When what was written does not load, or not as what was merged.
         Nothing is left of it then.
@@ -185,13 +186,10 @@ def export_whisper(
             "(`encoder_only`): export it with export_pretrained."
         )
     folder = Path(folder).resolve()
-    inner = _whisper_state(source, module)
+    inner = _whisper_state(source, whisper, module)
     check_fit(inner, whisper.model.state_dict(), module)
-    if dtype is not None:
-        inner = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in inner.items()
-        }
+    check_heads(source, {module: whisper})
+    inner = stored(inner, dtype, module)
     with export_folder(folder, source, texts, sign) as target:
         whisper.model.save_pretrained(
             target, state_dict=inner, max_shard_size=max_shard_size
@@ -207,25 +205,22 @@ def export_whisper(
             "SETTINGS\n",
             yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         )
-        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        write_text(target / "hyperparams.yaml", text)
         check_whisper(target, inner)
     logger.info(f"Merged model exported to {folder}.")
     return folder
 
 
-def _whisper_state(source, module):
+def _whisper_state(source, whisper, module):
     """The weights by the names of ``transformers.WhisperModel``."""
     with open_weights(source) as weights:
         names, label = weights.names(), weights.label
     outside = any(name.startswith(f"{module}.") for name in names)
     if outside or not any(name.startswith("model.encoder.") for name in names):
         state = module_state(source, module)
-        # Buffers of SpeechBrain's wrapper are not the Hugging Face model's
-        return {
-            name.partition(".")[2]: tensor
-            for name, tensor in state.items()
-            if name.startswith("model.")
-        }
+        refuse_more(source, (f"{module}.",), _ALONE)
+        return inner_state(state, whisper, module)
+    refuse_more(source, ("model.", "proj_out."), _ALONE)
     state = module_state(source, "model")
     if "proj_out.weight" in names:
         output = module_state(source, "proj_out")["weight"]
@@ -239,86 +234,6 @@ def _whisper_state(source, module):
     return state
 
 
-def export_pretrained(
-    source,
-    hparams_file,
-    folder,
-    files=(),
-    texts: Optional[Mapping] = None,
-    sign: Union[Signer, str, Path, None] = None,
-) -> Path:
-    """Writes merged weights as a SpeechBrain pretrained folder.
-
-    Arguments
-    ---------
-    source : object
-        Merged weights with names ``<module>.<parameter>``.
-    hparams_file : str or Path
-        The YAML for inference, as SpeechBrain's interfaces read it: it has
-        ``modules`` and a ``pretrainer`` whose ``loadables`` include the merged
-        modules by name.
-    folder : str or Path
-        The folder to write. An earlier export there is replaced.
-    files : list of str or Path
-        More files that the loadables need (tokenizer.ckpt, normalizer.ckpt).
-    texts : dict, optional
-        More files of the folder, name to text: a card as ``README.md``.
-    sign : Signer, str or Path, optional
-        As for ``export_whisper``.
-
-    Returns
-    -------
-    folder : Path
-
-    Raises
-    ------
-    ValueError
-        When the YAML does not load a merged module, or loads one for which
-        there is no file.
-    FileExistsError
-        When the folder has something in it that no export wrote there.
-    """
-    folder = Path(folder).resolve()
-    with open_weights(source) as weights:
-        modules = sorted({name.partition(".")[0] for name in weights.names()})
-    for module in modules:
-        # It becomes the name of a file: "/etc/x.weight" is of no module
-        plain_name(module, f"the name of a module in {source}")
-    names = [Path(file).name for file in files]
-    names += [f"{module}.ckpt" for module in modules]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(
-            f"two files of {folder} would have the name "
-            f"{', '.join(sorted(twice))}: give each loadable one file"
-        )
-    loadables = _loadables(hparams_file)
-    given = set(modules) | {Path(file).stem for file in files}
-    if set(modules) - loadables or loadables - given:
-        raise ValueError(
-            f"{hparams_file}: `pretrainer.loadables` are {sorted(loadables)}; "
-            f"the merged modules are {modules}, further files "
-            f"{sorted(given - set(modules))}. Every merged module must be "
-            "loaded, and every loadable have a file."
-        )
-    with export_folder(folder, source, texts, sign) as target:
-        for module in modules:
-            state, path = module_state(source, module), f"{module}.ckpt"
-            try:
-                torch.save(state, target / path)
-            except RuntimeError as error:
-                # torch does not say what the system said
-                raise OSError(
-                    f"{folder / path} could not be written, and nothing was "
-                    f"changed. Is the disk full? torch says: {error}"
-                ) from error
-        for file in files:
-            shutil.copyfile(file, target / Path(file).name)
-        shutil.copyfile(hparams_file, target / "hyperparams.yaml")
-    logger.info(f"Merged model exported to {folder}.")
-    return folder
-
-
 def _language(whisper):
     """The language that an inference interface is told.
 
@@ -327,31 +242,6 @@ def _language(whisper):
     cannot.
     """
     return whisper.language if whisper.is_multilingual else "en"
-
-
-def _loadables(hparams_file):
-    """Names under ``pretrainer.loadables``, without building any object."""
-
-    class Plain(yaml.SafeLoader):
-        """Reads every tag as the plain data under it."""
-
-    def construct(loader, suffix, node):
-        if isinstance(node, yaml.MappingNode):
-            return loader.construct_mapping(node, deep=True)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        return loader.construct_scalar(node)
-
-    Plain.add_multi_constructor("!", construct)
-    content = read_yaml(hparams_file, Plain)
-    try:
-        found = _hparams(content, str(hparams_file))
-    except RecordError as error:
-        raise RecordError(
-            f"{error}. Expected the YAML for inference, with `pretrainer` and "
-            "its `loadables`."
-        ) from None
-    return set(found["pretrainer"]["loadables"])
 
 
 def _save_what_transformers_forgets(whisper, folder):
@@ -369,11 +259,11 @@ def _save_what_transformers_forgets(whisper, folder):
     config["architectures"] = ["WhisperForConditionalGeneration"]
     # SpeechBrain multiplies by the embedding, whatever the model was before
     config["tie_word_embeddings"] = True
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config, indent=2) + "\n")
     spelling = getattr(whisper.tokenizer, "english_spelling_normalizer", None)
     if spelling is not None:
         text = json.dumps(spelling, indent=2, ensure_ascii=False)
-        (folder / "normalizer.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / "normalizer.json", text + "\n")
     try:
         generation = GenerationConfig.from_pretrained(
             whisper.model.name_or_path

@@ -23,12 +23,16 @@ import yaml
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import (
     check_fit,
+    check_heads,
     export_folder,
+    inner_state,
     module_state,
+    refuse_more,
+    stored,
+    write_text,
 )
 from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.records.signing import Signer
-from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
 
@@ -138,7 +142,10 @@ def export_ctc(
     IncompatibleWeights
         When the weights are not those of this architecture.
     ValueError
-        When ``transformers`` has no such model, or the labels do not fit.
+        When ``transformers`` has no such model, or the labels do not fit; when
+        there are weights beside it; when ``dtype`` does not hold a weight, or
+        ``encoder`` has other numbers of attention heads than the weights were
+        trained with.
     NotLoadable
         When what was written does not load, or not as what was merged.
     """
@@ -147,7 +154,12 @@ def export_ctc(
     head_state = module_state(source, head)
     state = module_state(source, module)
     prefixes = (f"{module}.", f"{head}.")
-    _refuse_more(source, prefixes)
+    refuse_more(
+        source,
+        prefixes,
+        "models for CTC of transformers have nothing between the encoder and "
+        "the last layer",
+    )
     weight, bias = _linear(head_state, head)
     labels = _in_order(labels)
     if len(labels) != len(weight):
@@ -160,11 +172,8 @@ def export_ctc(
             f"blank_index is {blank_index}; expected one of the "
             f"{len(labels)} outputs."
         )
-    inner = {
-        name.partition(".")[2]: tensor
-        for name, tensor in state.items()
-        if name.startswith("model.")
-    }
+    inner = inner_state(state, encoder, module)
+    check_heads(source, {module: encoder})
     check_fit(inner, encoder.model.state_dict(), module, "encoder")
     check_fit(
         {"weight": weight, "bias": bias},
@@ -178,11 +187,7 @@ def export_ctc(
         for name, tensor in inner.items()
     }
     whole.update({"lm_head.weight": weight, "lm_head.bias": bias})
-    if dtype is not None:
-        whole = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in whole.items()
-        }
+    whole = stored(whole, dtype, "the model")
     kind = type(encoder)
     settings = {
         "sample_rate": 16000,
@@ -202,9 +207,8 @@ def export_ctc(
         )
         encoder.feature_extractor.save_pretrained(target)
         _save_tokenizer(labels, blank_index, target)
-        (target / "hyperparams.yaml").write_text(
-            _HPARAMS.replace("SETTINGS\n", text), encoding="utf-8"
-        )
+        text = _HPARAMS.replace("SETTINGS\n", text)
+        write_text(target / "hyperparams.yaml", text)
         check_ctc(target, whole)
     logger.info(f"Merged model exported to {folder}.")
     return folder
@@ -232,19 +236,6 @@ def _check_encoder(encoder):
             "An encoder with `output_norm` or `output_all_hiddens` computes "
             "what no model for CTC of transformers does: export it with "
             "export_pretrained."
-        )
-
-
-def _refuse_more(source, prefixes):
-    """Refuses weights that are in neither the encoder nor the last layer."""
-    with open_weights(source) as weights:
-        more = [n for n in weights.names() if not n.startswith(prefixes)]
-    if more:
-        raise ValueError(
-            f"{weights.label} has '{more[0]}' and {len(more) - 1} more tensors "
-            f"beside those of {' and '.join(p[:-1] for p in prefixes)}: models "
-            "for CTC of transformers have nothing between the encoder and the "
-            "last layer. Export it with export_pretrained."
         )
 
 
@@ -306,9 +297,7 @@ def _save_tokenizer(labels, blank_index, folder):
     }
     delimiter = WORD_DELIMITER if WORD_DELIMITER in vocabulary else SPACE
     path = folder / "vocab.json"
-    path.write_text(
-        json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_text(path, json.dumps(vocabulary, ensure_ascii=False) + "\n")
     blank = labels[blank_index]
     Wav2Vec2CTCTokenizer(
         str(path),

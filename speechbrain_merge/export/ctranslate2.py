@@ -21,7 +21,8 @@ import torch
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.folder import export_folder
+from speechbrain_merge.export.consistency import check_together
+from speechbrain_merge.export.folder import export_folder, stored
 from speechbrain_merge.export.loading import door, load_whisper, noise
 from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.signing import Signer
@@ -38,6 +39,7 @@ QUANTIZATIONS = (
     "int8_float16",
     "int8_bfloat16",
 )
+_HALF = ("float16", "int8_float16")
 
 _FEW_TOKENS = 8
 _COPIED = ("tokenizer.json", "preprocessor_config.json")
@@ -76,7 +78,8 @@ def export_ctranslate2(
     ------
     ValueError
         When the folder holds no Whisper, or only some of one, or there is no
-        such quantization.
+        such quantization. When the tokenizer or the feature extractor is
+        another model's, or float16 does not hold a weight.
     ImportError
         When CTranslate2 is not installed.
     NotLoadable
@@ -105,8 +108,17 @@ def export_ctranslate2(
             "pip install 'speechbrain_merge[ctranslate2]'"
         )
     from ctranslate2.converters import TransformersConverter
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
 
     loaded, config = load_whisper(whisper)
+    check_together(
+        whisper,
+        config,
+        WhisperFeatureExtractor.from_pretrained(whisper),
+        AutoTokenizer.from_pretrained(whisper, trust_remote_code=False),
+    )
+    if quantization in _HALF:
+        stored(loaded.state_dict(), torch.float16, str(whisper))
     with export_folder(folder, str(whisper), texts, sign) as target:
         TransformersConverter(
             str(whisper),

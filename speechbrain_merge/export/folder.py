@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from safetensors import SafetensorError
 
 from speechbrain_merge.export.publishing import published
-from speechbrain_merge.lineage import EXPORT_RECORD, KEY, check_record
+from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
+from speechbrain_merge.records.files import name_file
 from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import parse_json, read_json, read_text
 from speechbrain_merge.records.signing import signer_of
@@ -22,15 +25,16 @@ from speechbrain_merge.report import merge_card
 from speechbrain_merge.report.hub import check_about
 from speechbrain_merge.weights import (
     IncompatibleWeights,
+    attention_heads,
     digest,
     digest_with,
     fold,
     has_adapters,
+    heads_at,
     open_weights,
+    part,
 )
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
-
-CARD = "README.md"
 
 
 def module_state(source, module):
@@ -86,6 +90,143 @@ def check_fit(state, expected, module, kind="Whisper"):
         )
 
 
+def stored(state: Mapping, dtype: Optional[torch.dtype], what: str) -> dict:
+    """A state dict in the dtype that is asked for, if one is.
+
+    Arguments
+    ---------
+    state : dict
+        Name to tensor, all finite.
+    dtype : torch.dtype or None
+        Of floating-point tensors.
+    what : str
+        What the error calls the weights.
+
+    Returns
+    -------
+    state : dict
+
+    Raises
+    ------
+    ValueError
+        When the dtype does not hold a value.
+    """
+    if dtype is None:
+        return dict(state)
+    made = {}
+    for name, tensor in state.items():
+        floating = tensor.is_floating_point()
+        made[name] = tensor.to(dtype) if floating else tensor
+        if floating and not torch.isfinite(made[name]).all():
+            word = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{what}: '{name}' has values up to {tensor.abs().max():.4g}, "
+                f"which {word} does not hold. Choose another dtype: bfloat16 "
+                "has the range of float32."
+            )
+    return made
+
+
+def refuse_more(source, prefixes: tuple, why: str):
+    """Refuses weights that an export would leave out.
+
+    Arguments
+    ---------
+    source : object
+        Merged weights.
+    prefixes : tuple of str
+        What the names of those begin with that are exported.
+    why : str
+        Why there is no room for others.
+
+    Raises
+    ------
+    ValueError
+        With the name of the first.
+    """
+    with open_weights(source) as weights:
+        more = [n for n in weights.names() if not n.startswith(prefixes)]
+    if more:
+        raise ValueError(
+            f"{weights.label} has '{more[0]}' and {len(more) - 1} more tensors "
+            f"beside those of {' and '.join(p[:-1] for p in prefixes)}: {why}. "
+            "Export it with export_pretrained."
+        )
+
+
+def inner_state(state: Mapping, wrapper: torch.nn.Module, module: str) -> dict:
+    """The weights of the model of transformers in a wrapper of SpeechBrain.
+
+    Arguments
+    ---------
+    state : dict
+        The merged weights of the wrapper.
+    wrapper : torch.nn.Module
+        SpeechBrain's ``Whisper``, ``Wav2Vec2`` and the like.
+    module : str
+        Its name, for the error.
+
+    Returns
+    -------
+    state : dict
+        By the names of transformers. Buffers of the wrapper are left out.
+
+    Raises
+    ------
+    ValueError
+        When there are weights that such a wrapper has not.
+    """
+    own = {name for name, _ in wrapper.named_buffers()}
+    more = [n for n in state if not n.startswith("model.") and n not in own]
+    if more:
+        raise ValueError(
+            f"'{module}.{more[0]}' and {len(more) - 1} more tensors are in no "
+            f"model of transformers, nor in SpeechBrain's "
+            f"{type(wrapper).__name__}, and would be left out. Export it with "
+            "export_pretrained."
+        )
+    return {
+        name.partition(".")[2]: tensor
+        for name, tensor in state.items()
+        if name.startswith("model.")
+    }
+
+
+def check_heads(source, modules: Mapping) -> None:
+    """Refuses modules with other numbers of attention heads than are known.
+
+    Shapes do not tell heads: a model with other heads loads, and computes
+    something else.
+
+    Arguments
+    ---------
+    source : object
+        Merged weights; what was trained in a pool, or is in a folder of
+        transformers, has its numbers of heads on record.
+    modules : dict
+        Name of a module in the weights to the module that they are for.
+
+    Raises
+    ------
+    ValueError
+        With the first layer whose numbers differ.
+    """
+    with open_weights(source) as weights:
+        known, label = attention_heads(weights), weights.label
+    for name, module in modules.items():
+        for path, number in attention_heads(module).items():
+            layer = ".".join(filter(None, (name, path)))
+            tensor = f"{layer}.q_proj.weight"
+            wanted = heads_at(known, tensor, part(tensor).stack)
+            if wanted not in (None, number):
+                raise ValueError(
+                    f"{label} was trained with {wanted} attention heads in "
+                    f"'{layer}', and the model that it is exported with has "
+                    f"{number}: give the configuration that it was trained "
+                    "with."
+                )
+
+
 @contextmanager
 def export_folder(folder, source, texts, sign):
     """Gives a folder to fill, which takes its place when it is complete."""
@@ -95,7 +236,7 @@ def export_folder(folder, source, texts, sign):
     record = _record(source, folder)
     if texts is None or CARD not in texts:
         texts = {**card_texts(source, folder), **(texts or {})}
-    with whole_folder(folder) as target:
+    with _naming(folder), whole_folder(folder) as target:
         yield target
         content = {
             EXPORT_RECORD: json.dumps(record, indent=2) + "\n",
@@ -104,9 +245,41 @@ def export_folder(folder, source, texts, sign):
         for name, text in content.items():
             path = inside(target, name, "texts")
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         if signer is not None:
             signer.sign(target)
+
+
+@contextmanager
+def _naming(folder):
+    """Names the folder in errors that name no file: of a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        name_file(error, folder)
+        raise
+    except SafetensorError as error:
+        raise OSError(
+            f"the weights of {folder} could not be written, and nothing was "
+            f"changed. Is the disk full? safetensors says: {error}"
+        ) from error
+
+
+def write_text(path: Path, text: str):
+    """Writes a file of an export; an error of the system names it.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    text : str
+        Its content.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        name_file(error, path)
+        raise
 
 
 def _record(source, folder):
@@ -116,6 +289,7 @@ def _record(source, folder):
     home = path.parent if path.name in HUGGING_FACE_FILES else path
     if KEY not in known and (home / EXPORT_RECORD).is_file():
         # A folder that was exported, in another form now
+        check_unchanged(home, [EXPORT_RECORD])
         record = read_json(home / EXPORT_RECORD)
         if isinstance(record, Mapping):
             return dict(record)

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.export.consistency import check_together
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.loading import NotLoadable, load_whisper
 from speechbrain_merge.records.signing import Signer
@@ -52,6 +53,14 @@ _SIZES = (
     "decoder_layers",
     "num_mel_bins",
 )
+# What whisper.cpp computes, whatever the file says
+_BUILT_IN = {
+    "sampling_rate": 16000,
+    "n_fft": 400,
+    "hop_length": 160,
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
 _DTYPES = (np.dtype("<f4"), np.dtype("<f2"))
 
 # Hugging Face's names, and OpenAI's
@@ -109,7 +118,9 @@ def export_ggml(
     ValueError
         When the folder holds no Whisper, only some of one, or one that the
         format cannot hold: a weight that is too large for float16, an output
-        layer that is not the embedding.
+        layer that is not the embedding, features or an activation that
+        whisper.cpp does not compute. When the tokenizer or the feature
+        extractor is another model's.
     NotLoadable
         When what was written does not read back as it was.
     """
@@ -127,8 +138,10 @@ def export_ggml(
         ggml_name(name): _array(name, tensor)
         for name, tensor in loaded.model.state_dict().items()
     }
-    filters = WhisperFeatureExtractor.from_pretrained(whisper).mel_filters
+    extractor = WhisperFeatureExtractor.from_pretrained(whisper)
+    filters = extractor.mel_filters
     tokenizer = AutoTokenizer.from_pretrained(whisper, trust_remote_code=False)
+    check_together(whisper, config, extractor, tokenizer, _BUILT_IN)
     tokens = _tokens(tokenizer)
     with export_folder(folder, str(whisper), texts, sign) as target:
         with open(target / GGML_FILE, "wb") as file:

@@ -18,7 +18,10 @@ from typing import Any, Optional
 import torch
 
 from speechbrain.dataio import audio_io
+from speechbrain_merge.export.folder import check_heads
+from speechbrain_merge.lineage import CARD
 from speechbrain_merge.records.checked import fields, whole
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights.folders import ADAPTER_CONFIG
 
@@ -104,11 +107,13 @@ def load_whisper(folder) -> tuple[Any, dict]:
     Raises
     ------
     ValueError
-        Where it holds no Whisper, or only some of one.
+        Where it holds no Whisper, or only some of one; or it is an export,
+        and a file in it is not as it was written.
     """
     from transformers import WhisperForConditionalGeneration
 
     folder = Path(folder)
+    check_unchanged(folder, but=[CARD])
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
@@ -208,6 +213,8 @@ def check_recipe(
     folder,
     interface: str,
     expected: Mapping,
+    source: Any,
+    keys: Mapping,
     dtype: Optional[torch.dtype] = None,
 ) -> None:
     """Loads an exported model by the interface that it was written for.
@@ -220,6 +227,10 @@ def check_recipe(
         "EncoderASR", "EncoderDecoderASR" or "StreamingASR".
     expected : dict
         Key of the YAML to state dict.
+    source : object
+        The merged weights, which may know their numbers of heads.
+    keys : dict
+        Name of a module in the weights to its key in the YAML.
     dtype : torch.dtype, optional
         That the weights were stored in, if not their own.
 
@@ -239,6 +250,8 @@ def check_recipe(
             asr = getattr(ASR, name).from_hparams(
                 source=str(folder), run_opts={"device": "cpu"}
             )
+            objects = {name: getattr(asr.hparams, keys[name]) for name in keys}
+            check_heads(source, objects)
             for key, state in expected.items():
                 if dtype is not None:
                     state = {
@@ -253,6 +266,49 @@ def check_recipe(
                 asr.transcribe_file(path, DynChunkTrainConfig(8, 2), False)
             else:
                 asr.transcribe_file(path)
+
+
+def check_pretrained(folder, expected: Mapping, source: Any) -> None:
+    """Loads an exported model of any kind by SpeechBrain's base interface.
+
+    The interface that it is for is not known here, so nothing is transcribed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    expected : dict
+        Key of the pretrainer's loadables to state dict.
+    source : object
+        The merged weights, which may know their numbers of heads.
+
+    Raises
+    ------
+    NotLoadable
+        Where it does not open, or another model is behind it.
+    """
+    from speechbrain.inference.interfaces import Pretrained
+
+    with door("speechbrain.inference.interfaces.Pretrained"):
+        loaded = Pretrained.from_hparams(
+            source=str(folder), run_opts={"device": "cpu"}
+        )
+        objects = loaded.hparams.pretrainer.loadables
+        check_heads(source, {key: objects[key] for key in expected})
+        for key, state in expected.items():
+            module = objects[key]
+            found = module.state_dict()
+            compare(
+                {f"{key}.{name}": found[name] for name in found},
+                {f"{key}.{name}": state[name] for name in state},
+            )
+            places = {found[name].data_ptr() for name in state}
+            for name, weight in module.named_parameters():
+                # SpeechBrain leaves what is missing as it was made
+                if name not in state and weight.data_ptr() not in places:
+                    raise ValueError(
+                        f"'{key}.{name}' is not among the merged weights"
+                    )
 
 
 def _refuse_untrained(asr):

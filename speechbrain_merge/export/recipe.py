@@ -24,7 +24,12 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.folder import export_folder, module_state
+from speechbrain_merge.export.folder import (
+    export_folder,
+    module_state,
+    stored,
+    write_text,
+)
 from speechbrain_merge.export.loading import check_recipe, door
 from speechbrain_merge.export.tokenizer import save_tokenizer
 from speechbrain_merge.records.paths import plain_name
@@ -143,9 +148,11 @@ def export_recipe(
     Raises
     ------
     ValueError
-        When the YAML has no such key, or a module has no place in it.
+        When the YAML has no such key, a module has no place in it, or
+        ``dtype`` does not hold a weight.
     NotLoadable
-        When what was written does not load, or not as what was merged.
+        When what was written does not load, or not as what was merged, or with
+        other numbers of attention heads than the weights were trained with.
     """
     folder = Path(folder).resolve()
     files = {key: Path(path) for key, path in (files or {}).items()}
@@ -167,6 +174,8 @@ def export_recipe(
     if "sample_rate" in nodes:
         chosen.insert(0, "sample_rate")
     states = {name: module_state(source, name) for name in modules}
+    for name, state in states.items():
+        stored(state, dtype, name)  # raises where the dtype holds no value
     with export_folder(folder, source, texts, sign) as target:
         made = save_tokenizer(tokenizer, target / f"{_TOKENIZER}.ckpt")
         for key, path in files.items():
@@ -177,7 +186,7 @@ def export_recipe(
             nodes, interface, list(encoder), decoder, made, blank_index
         )
         text += _pretrainer(list(keys.values()), list(files))
-        (target / "hyperparams.yaml").write_text(text, encoding="utf-8")
+        write_text(target / "hyperparams.yaml", text)
         objects = _objects(target) if any(map(_ties, states.values())) else {}
         for name, state in states.items():
             path = target / f"{plain_name(keys[name], name)}.ckpt"
@@ -186,6 +195,8 @@ def export_recipe(
             target,
             interface,
             {keys[name]: state for name, state in states.items()},
+            source,
+            keys,
             dtype,
         )
     logger.info(f"Merged model exported to {folder}.")

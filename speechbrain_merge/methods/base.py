@@ -59,7 +59,7 @@ from typing import Any, Optional
 
 import torch
 
-from speechbrain_merge.methods.configuration import configuration
+from speechbrain_merge.methods.configuration import configuration, files
 from speechbrain_merge.methods.entries import (
     entry_pieces,
     float_names,
@@ -484,6 +484,9 @@ class MergeMethod(torch.nn.Module):
 
     # The parameters that made this method
     configuration = configuration
+
+    # The files that the parameters name, with their hashes
+    files = files
 
     def __repr__(self) -> str:
         shown = ", ".join(

@@ -140,7 +140,8 @@ def _taking_the_place_of(path):
 def name_file(error: BaseException, path):
     """Puts the file into an error of the system that names none.
 
-    A full disk is told by a number alone, where the file is known by one.
+    A full disk is told by a number alone, where the file is known by one. An
+    error of a sentence (of this package) names what it is about itself.
 
     Arguments
     ---------
@@ -149,7 +150,11 @@ def name_file(error: BaseException, path):
     path : str or Path
         The file that was being written.
     """
-    if isinstance(error, OSError) and error.filename is None:
+    if (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and error.filename is None
+    ):
         error.filename = str(path)
 
 

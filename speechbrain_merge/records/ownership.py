@@ -12,6 +12,12 @@ Example
 >>> _ = (folder / "notes.txt").write_text("mine")
 >>> foreign_files(folder)
 ['notes.txt']
+>>> check_unchanged(folder)
+>>> _ = (folder / "weights").write_text("2")
+>>> check_unchanged(folder)
+Traceback (most recent call last):
+...
+speechbrain_merge.records.ownership.ChangedFolder: .../weights has the SHA-256 d4..., and 6b... is on record in .speechbrain_merge.json: ...
 
 Authors
  * The speechbrain_merge authors 2026
@@ -20,7 +26,7 @@ Authors
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -34,6 +40,7 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json
 
 logger = get_logger(__name__)
@@ -42,6 +49,9 @@ MARK = ".speechbrain_merge.json"
 """The file in a folder that says that it is ours, and what belongs to it."""
 
 _BLOCK = 1 << 20
+_described: dict = {}
+"""Files as they were when they were last hashed, with size and SHA-256."""
+
 _mark = fields(
     {"written_by": text(100)},
     {
@@ -50,6 +60,10 @@ _mark = fields(
         )
     },
 )
+
+
+class ChangedFolder(ValueError):
+    """A folder of ours has other files than those that were written."""
 
 
 def foreign_files(folder) -> list[str]:
@@ -74,6 +88,95 @@ def foreign_files(folder) -> list[str]:
         name
         for name, path in walk_files(folder)
         if name not in ours and (known or {}).get(name) != _describe(path)
+    )
+
+
+def changed_files(
+    folder,
+    names: Optional[Collection[str]] = None,
+    but: Collection[str] = (),
+) -> list[str]:
+    """What is not as it was written, in a folder that has our mark.
+
+    A copy that was interrupted may leave a mixture of two exports, in which
+    each file by itself is whole. Files are read as a stream, and each, as long
+    as it is not written to, once in a process.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder. Of one without a mark nothing is known.
+    names : list of str, optional
+        Only these files, relative to the folder.
+    but : list of str
+        Files that may change.
+
+    Returns
+    -------
+    list of str
+        A sentence for each file. Files that the mark does not list are a
+        person's own, and are not looked at.
+    """
+    folder, faults = Path(folder), []
+    for name, known in sorted((read_mark(folder) or {}).items()):
+        if name in but or (names is not None and name not in names):
+            continue
+        path = inside(folder, name, str(folder / MARK))
+        if not path.is_file():
+            faults.append(f"{path} is missing, and is on record in {MARK}")
+            continue
+        found = _described_once(path)
+        if found != known:
+            faults.append(
+                f"{path} has the SHA-256 {found['sha256']}, and "
+                f"{known['sha256']} is on record in {MARK}"
+            )
+    return faults
+
+
+def check_unchanged(
+    folder,
+    names: Optional[Collection[str]] = None,
+    but: Collection[str] = (),
+):
+    """Refuses a folder of ours with files that are not as they were written.
+
+    Arguments
+    ---------
+    folder, names, but
+        As for `changed_files`.
+
+    Raises
+    ------
+    ChangedFolder
+        With the files, the hashes, and what to do.
+    """
+    faults = changed_files(folder, names, but)
+    if faults:
+        raise ChangedFolder(what_to_do(faults, folder))
+
+
+def what_to_do(faults: list[str], folder) -> str:
+    """The error for files that changed since the folder was written.
+
+    Arguments
+    ---------
+    faults : list of str
+        What `changed_files` gave.
+    folder : str or Path
+        The folder.
+
+    Returns
+    -------
+    str
+    """
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return (
+        f"{'; '.join(faults[:5])}{more}: {folder} was changed since it was "
+        "written, or its copy was interrupted. Copy it again. If you changed "
+        f"it yourself, remove {MARK} from it; where its weights are others "
+        "now, remove merge.json and README.md as well, which tell what they "
+        "were merged from."
     )
 
 
@@ -166,6 +269,22 @@ def _describe(path):
             result.update(block)
             size += len(block)
     return {"size": size, "sha256": result.hexdigest()}
+
+
+def _described_once(path):
+    """As `_describe`; a link counts as the file that it leads to."""
+    path = path.resolve()
+    status = path.stat()
+    state = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    if state not in _described:
+        _described[state] = _describe(path)
+    return _described[state]
 
 
 def stamps_of(folder) -> dict:

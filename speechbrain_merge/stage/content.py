@@ -8,6 +8,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
+
 from speechbrain_merge.records.fingerprint import fingerprint
 
 
@@ -56,10 +58,33 @@ def merge_content(method, members) -> dict:
         if not _has_list(method.weights):
             digests.sort()  # it sums in float64, in any order
     return {
+        **unread_files(method),
         "members": digests,
         "method": method.name,
         "parameters": fingerprint(settings),
     }
+
+
+def unread_files(method) -> dict:
+    """The content of files that a fingerprint of the method does not read.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        With its parameters.
+
+    Returns
+    -------
+    dict
+        ``files``: the hashes of those that are named without a folder, and of
+        folders. Empty where there are none.
+    """
+    codes = [
+        code
+        for path, code in method.files().items()
+        if os.sep not in path or os.path.isdir(path)
+    ]
+    return {"files": codes} if codes else {}
 
 
 def _by_digest(value, known):

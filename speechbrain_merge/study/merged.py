@@ -87,6 +87,8 @@ def make_aligned(maker, node):
         "anchor": anchor.digest,
         "method": node.method.configuration(),
     }
+    if node.method.files():
+        settings["files"] = list(node.method.files().values())
     cost = node.method.cost
     if cost in ("activations", "learned"):
         stage = MergeStage(

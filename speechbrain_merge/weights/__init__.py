@@ -23,6 +23,7 @@ from speechbrain_merge.weights.folding import fold, plain_state
 from speechbrain_merge.weights.head_count import (
     agreed_heads,
     attention_heads,
+    common_heads,
     head_count,
     heads_at,
     heads_metadata,

@@ -7,6 +7,10 @@ e.g. ``wav2vec2.model.encoder…``. Optimizers, schedulers, counters and
 normalisers are not, and are left out. A model whose file is broken is an
 error: half of a checkpoint is not a smaller model.
 
+A folder that this package wrote has a mark that lists its files. Weights in it
+that are not as they were written are an error too: they may be those of two
+models, mixed by a copy that was interrupted.
+
 Example
 -------
 >>> import torch
@@ -36,6 +40,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import fields, file_name, mapped
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json, read_text
 from speechbrain_merge.weights.damage import damage_of
@@ -86,6 +91,9 @@ def open_folder(path, recoverable=None) -> Weights:
     ------
     ValueError
         Where it is no such folder, or a file in it is broken.
+    ChangedFolder
+        Where this package wrote the folder, and a file of weights is not as
+        it was written.
     """
     path = Path(path)
     hugging_face = [
@@ -116,6 +124,7 @@ def open_folder(path, recoverable=None) -> Weights:
             f"{path} has no recoverable '{recoverable}'. "
             f"It has: {', '.join(there)}."
         )
+    check_unchanged(path, [file.name])
     return open_file(file)
 
 
@@ -135,7 +144,9 @@ def _open_recoverables(path):
     entries = {}
     ties = {}
     left_out = []
-    for file in sorted(path.glob(f"*{PARAMFILE_EXT}")):
+    files = sorted(path.glob(f"*{PARAMFILE_EXT}"))
+    check_unchanged(path, [file.name for file in files])
+    for file in files:
         damage = damage_of(file)
         if damage:
             # Half of a checkpoint is not a smaller model
@@ -193,6 +204,7 @@ def _check_left_out(content, file):
 
 def _open_hugging_face(path, name):
     if not name.endswith(".index.json"):
+        check_unchanged(path, [name, ADAPTER_CONFIG])
         weights = open_file(path / name)
         if (path / ADAPTER_CONFIG).is_file() and name.startswith("adapter"):
             # Folding needs the rank and the scale, which are not in the file
@@ -201,6 +213,7 @@ def _open_hugging_face(path, name):
             )
         return weights
     wanted = _index(read_json(path / name), str(path / name))["weight_map"]
+    check_unchanged(path, [name, *wanted.values()])
     with ExitStack() as opened:
         shards = {
             file: opened.enter_context(

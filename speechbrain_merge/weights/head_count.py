@@ -168,6 +168,53 @@ def agreed_heads(given: Optional[int], *models) -> Optional[int]:
     return said[0][1] if said else None
 
 
+def common_heads(models) -> dict:
+    """The metadata on heads of a merge: what its models say, if they agree.
+
+    Arguments
+    ---------
+    models : list of Weights
+        Open weights, of which some may say nothing.
+
+    Returns
+    -------
+    dict
+        Empty where none says anything.
+
+    Raises
+    ------
+    ValueError
+        Where two models have different numbers in one layer.
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import open_weights
+    >>> one, other = [
+    ...     open_weights(torch.nn.MultiheadAttention(8, heads))
+    ...     for heads in (2, 4)
+    ... ]
+    >>> common_heads([one, one])
+    {'attention_heads': '{"": 2}'}
+    >>> common_heads([one, other])
+    Traceback (most recent call last):
+    ...
+    ValueError: a module of class MultiheadAttention has 4 attention heads, and a module of class MultiheadAttention has 2: a mean of weights of different heads is no model's.
+    """
+    known: dict = {}
+    for model in models:
+        for path, number in attention_heads(model).items():
+            found, label = known.setdefault(path, (number, model.label))
+            if found != number:
+                where = f" in '{path}'" if path else ""
+                raise ValueError(
+                    f"{model.label} has {number} attention heads{where}, and "
+                    f"{label} has {found}: a mean of weights of different "
+                    "heads is no model's."
+                )
+    counts = {path: number for path, (number, _) in known.items()}
+    return {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+
+
 def heads_metadata(source) -> dict:
     """The metadata on heads that ``open_weights`` and pools add.
 

@@ -23,6 +23,9 @@ from pathlib import Path
 
 from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 
+MAP_SUFFIXES = (".yaml", ".yml")
+"""Of files that say which units of a model go together."""
+
 # Of an absolute path
 _MOST_NAMES = 8
 
@@ -40,7 +43,8 @@ def places_of(path, beside) -> Iterator[tuple[Path, bool]]:
     Yields
     ------
     place : Path
-        There are weights: a folder, or a file of weights by its name. Others,
+        There are weights, or what goes with them: a folder, or a file of
+        weights, statistics or a map by its name. Others,
         devices among them, are not looked at.
     said : bool
         Whether the record says this place, seen from the working folder or
@@ -76,6 +80,6 @@ def _possible(path, beside):
 
 def _has_weights(place):
     return place.is_dir() or (
-        place.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX)
+        place.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX, *MAP_SUFFIXES)
         and place.is_file()
     )

@@ -39,7 +39,7 @@ YAML = {
     "epochs": 3,
 }
 INFERENCE = """\
-model: !new:torch.nn.Linear [1, 1]
+model: !new:ranks.study.Network
 modules:
     model: !ref <model>
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer

@@ -12,6 +12,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard import metadata_load
+from tiny_models import inference_yaml
 
 from speechbrain_merge import merge
 from speechbrain_merge.cli import main
@@ -21,7 +22,7 @@ from speechbrain_merge.methods import TIES, LayerScaled
 from speechbrain_merge.report import merge_card
 from speechbrain_merge.report.hub import check_about, front_matter
 from speechbrain_merge.report.leaderboard import TASKS, leaderboard_yaml
-from speechbrain_merge.weights import digest, write_weights
+from speechbrain_merge.weights import digest, open_weights, write_weights
 
 ABOUT = {
     "base_model": "openai/whisper-tiny",
@@ -318,10 +319,7 @@ def test_the_command_of_the_card_makes_the_same_bytes(merged, tmp_path):
 
 def test_the_folder_of_an_export_makes_the_same_bytes(merged, tmp_path, capsys):
     hparams = tmp_path / "hyperparams.yaml"
-    hparams.write_text(
-        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
-        "    loadables:\n        asr: null\n"
-    )
+    hparams.write_text(inference_yaml(open_weights(merged)))
     card = merge_card(provenance(merged))
     folder = export_pretrained(
         merged, hparams, tmp_path / "exported", texts={"README.md": card}

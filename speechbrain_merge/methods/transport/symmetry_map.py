@@ -385,6 +385,27 @@ def read_map(source, label=None) -> SymmetryMap:
     )
 
 
+def parts_beside(source) -> list[Path]:
+    """The files that a map includes, as far as they lie beside it.
+
+    Arguments
+    ---------
+    source : str or Path
+        A YAML file.
+
+    Returns
+    -------
+    list of Path
+        Not those of the package.
+    """
+    content = _map(read_yaml(source), str(source))
+    files = [
+        Path(source).parent / f"{part}.part.yaml"
+        for part in content.get("include", [])
+    ]
+    return [path for path in files if path.exists()]
+
+
 def match(pattern: str, name: str):
     """The values of a pattern's placeholders in a name.
 

@@ -1,0 +1,119 @@
+"""A pretrained folder loads the merged weights, wherever its YAML looks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import inference_yaml
+
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain_merge.cli import main
+from speechbrain_merge.export import NotLoadable, export_pretrained
+from speechbrain_merge.weights import open_weights, write_weights
+
+WEIGHTS = {
+    "enc.weight": torch.full((2, 3), 2.0),
+    "enc.bias": torch.full((2,), 2.0),
+    "lm.weight": torch.full((3, 3), 2.0),
+}
+PATHS = """\
+    paths:  # of the original
+        enc: !ref <original>/enc.ckpt
+        lm: !ref <original>/lm.ckpt
+"""
+
+
+@pytest.fixture
+def yaml(tmp_path, monkeypatch):
+    """A YAML as on the hub, and the original model that it names."""
+    monkeypatch.chdir(tmp_path)
+    Path("original").mkdir()
+    for key in ("enc", "lm"):
+        state = {
+            name.partition(".")[2]: -tensor
+            for name, tensor in WEIGHTS.items()
+            if name.startswith(key)
+        }
+        torch.save(state, Path("original") / f"{key}.ckpt")
+    write_weights("merged.safetensors", WEIGHTS)
+
+    def write(more=PATHS):
+        text = f"original: {tmp_path}/original  # moved\n"
+        Path("h.yaml").write_text(text + inference_yaml(WEIGHTS) + more)
+        return Path("h.yaml")
+
+    return write
+
+
+def loaded(folder):
+    """The weights behind SpeechBrain's interface."""
+    modules = Pretrained.from_hparams(str(folder)).mods
+    return {
+        f"{key}.{name}": tensor
+        for key, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def test_the_places_of_the_original_are_left_out(yaml):
+    """SpeechBrain loaded the original in place of the merged model."""
+    line = "export pretrained merged.safetensors --hparams h.yaml -o exported"
+    before = yaml().read_text()
+    assert main(line.split()) == 0
+    found = loaded("exported")
+    assert found.keys() == WEIGHTS.keys()
+    for name, tensor in WEIGHTS.items():
+        assert torch.equal(found[name], tensor), name
+    assert Path("h.yaml").read_text() == before
+    written = Path("exported/hyperparams.yaml").read_text()
+    assert "# of the original" in written and "# moved" in written
+    # A part of the model is merged; the rest is given as a file
+    with open_weights("merged.safetensors") as weights:
+        part = {"lm.weight": weights["lm.weight"]}
+    export_pretrained(part, "h.yaml", "part", files=["original/enc.ckpt"])
+    assert torch.equal(loaded("part")["enc.bias"], -WEIGHTS["enc.bias"])
+    assert torch.equal(loaded("part")["lm.weight"], WEIGHTS["lm.weight"])
+
+
+@pytest.mark.parametrize(
+    "more, key",
+    [
+        ("    paths: {lm: !ref <original>/lm.ckpt}\n", "'lm'"),
+        (
+            "    paths:\n        lm:\n            !ref <original>/lm.ckpt\n",
+            "lm",
+        ),
+        (
+            "    paths: !ref <places>\nplaces: {lm: original/lm.ckpt}\n",
+            "what was merged",
+        ),
+    ],
+)
+def test_places_that_cannot_be_left_out_are_refused(yaml, more, key):
+    with pytest.raises(ValueError, match=f"h.yaml: `pretrainer.paths`.*{key}"):
+        export_pretrained("merged.safetensors", yaml(more), "exported")
+    assert not Path("exported").exists()
+
+
+@pytest.mark.parametrize(
+    "more, what",
+    [
+        ("    conditions: {lm: False}\n", "'lm.weight' is not what was merged"),
+        (
+            "    custom_hooks:\n        lm: !name:builtins.repr\n",
+            "does not load it",
+        ),
+        ("x: !new:torch.nn.NoSuchLayer\n", "NoSuchLayer"),
+    ],
+)
+def test_what_loads_otherwise_is_not_exported(yaml, more, what):
+    with pytest.raises(NotLoadable, match=what):
+        export_pretrained("merged.safetensors", yaml(more), "exported")
+    assert not Path("exported").exists()
+
+
+def test_a_model_with_more_than_was_merged_is_not_exported(yaml):
+    """SpeechBrain leaves what is missing as it was drawn."""
+    part = {name: WEIGHTS[name] for name in ("enc.weight", "lm.weight")}
+    with pytest.raises(NotLoadable, match="'enc.bias' is not among the merged"):
+        export_pretrained(part, yaml(""), "exported")
