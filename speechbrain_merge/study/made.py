@@ -75,6 +75,8 @@ class Made:
         ChangedContent
             Where the file holds other weights than those that were made.
         """
+        if self.path is None:
+            raise ValueError(f"Model '{name}' has no weights of its own.")
         return checked(
             Candidate(name, self.path, name, known_digest=self.digest)
         )
