@@ -160,6 +160,34 @@ def test_a_wrong_set_leaves_no_folder(recipe, capsys, there):
     shutil.rmtree("results")
 
 
+@pytest.mark.parametrize("place", ["results/other", "results/deep"])
+def test_a_wrong_set_deletes_nothing_of_others(recipe, tmp_path, capsys, place):
+    """A training begins beside it, or in the same folder, before the fault."""
+    checkpoint = f"{place}/save/CKPT+1/model.ckpt"
+    at_once = (
+        "    from pathlib import Path\n"
+        f"    file = Path({checkpoint!r})\n"
+        "    file.parent.mkdir(parents=True)\n"
+        "    file.write_text('hours of work')\n"
+        f"    Path({place!r}, 'empty').mkdir()\n"
+        "    return Run"
+    )
+    (tmp_path / "train.py").write_text(
+        RECIPE.replace("    return Run", at_once)
+    )
+    command = list(COMMAND)
+    command[1] = str(tmp_path / "train.py")
+    more = ["--output_folder", "results/deep", "--set", "nowhere"]
+    assert main([*command, *more]) == 2
+    assert "train.py has: near, far." in capsys.readouterr().err
+    left = [path for path in recipe.rglob("results/**/*") if path.is_file()]
+    assert left == [recipe / checkpoint]
+    assert Path(place, "empty").is_dir()
+    # its own are gone, where nothing is in them
+    assert Path("results/deep").exists() == (place == "results/deep")
+    shutil.rmtree("results")
+
+
 def test_wrong_options(recipe, capsys):
     assert main([*COMMAND, "--set", "nowhere"]) == 2
     assert "train.py has: near, far." in capsys.readouterr().err

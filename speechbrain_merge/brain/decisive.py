@@ -20,7 +20,9 @@ Authors
 
 import contextlib
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, Optional
 
 import torch
 
@@ -60,7 +62,11 @@ BRAIN_SETTINGS = ("tokenizer", "label_encoder")
 """What recipes give their Brain beside the hyperparameters."""
 
 
-def decisive_settings(brain, names=()) -> str:
+def decisive_settings(
+    brain,
+    names=(),
+    leave_out: Optional[Callable[[str, Any], bool]] = None,
+) -> str:
     """A fingerprint of all in a recipe that may change how weights score.
 
     Arguments
@@ -70,6 +76,9 @@ def decisive_settings(brain, names=()) -> str:
     names : list of str, optional
         Names of the tensors that are loaded into the Brain to be scored,
         ``<module>.<parameter>``.
+    leave_out : callable, optional
+        ``leave_out(name, value) -> bool``: True for a hyperparameter that the
+        caller compares by itself.
 
     Returns
     -------
@@ -95,6 +104,7 @@ def decisive_settings(brain, names=()) -> str:
         name: value
         for name, value in given.items()
         if not _is_for_training(name)
+        and not (leave_out is not None and leave_out(name, value))
     }
     for name in BRAIN_SETTINGS:
         hparams[f"brain.{name}"] = getattr(brain, name, None)

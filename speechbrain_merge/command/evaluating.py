@@ -12,9 +12,8 @@ Authors
 import ast
 import importlib.util
 import os
-import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Optional
@@ -152,10 +151,11 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
 
 @contextmanager
 def _nothing_left_of_faults(folder):
-    """Takes an output folder away that came with a fault.
+    """Takes the empty folders away that came with a fault.
 
-    Only a recipe's ``build`` knows its test sets, and it makes the folder. One
-    that was there before stays as it is.
+    Only a recipe's ``build`` knows its test sets, and it makes the output
+    folder. Folders that were there before stay, and so does all that has a
+    file in it: a training may have begun in them meanwhile.
     """
     new = []
     if folder is not None:
@@ -169,8 +169,23 @@ def _nothing_left_of_faults(folder):
         yield
     except Exception:
         if new:
-            shutil.rmtree(new[-1], ignore_errors=True)
+            _remove_empty(new)
         raise
+
+
+def _remove_empty(new):
+    """Removes folders of which the first holds nothing but empty folders."""
+    inside = list(os.walk(new[0], topdown=False))
+    links = any(
+        os.path.islink(os.path.join(above, name))
+        for above, folders, _ in inside
+        for name in folders
+    )
+    if links or any(files for _, _, files in inside):
+        return
+    for each in (*(above for above, _, _ in inside), *new[1:]):
+        with suppress(OSError):  # it has got something in it
+            os.rmdir(each)
 
 
 def check_script(script: Path) -> None:

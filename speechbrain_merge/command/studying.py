@@ -139,7 +139,8 @@ def progress(folder: Path) -> tuple:
         for path in done:
             seed = path.relative_to(folder).parts[0].partition("-")[2]
             name = path.stem if kind in FILES else path.parent.name
-            record = None if kind == "merge" else known_record(path)
+            advice = f"Delete {path if kind in FILES else path.parent}."
+            record = None if kind == "merge" else known_record(path, advice)
             seconds = None if record is None else record["seconds"]
             made.append(_model(name, seed, kind, "done", seconds))
         if kind in FILES:

@@ -207,6 +207,16 @@ class CheckpointPool:
             for candidate in run.candidates()
         ]
 
+    @property
+    def collects_in(self) -> Path:
+        """The folder of the run that this training is collected in.
+
+        ``<folder>/<run>``, or another where that held another training. It is
+        known when the first candidate or the base is stored, or a checkpoint
+        is restored: under ``torchrun``, on the main process.
+        """
+        return self.folder / self._own_run
+
     def begin(self, brain):
         """Tells the pool that `fit` begins, before anything is restored.
 

@@ -8,8 +8,8 @@ does not know what was overridden on the command line or set by the script, and
 a Brain never sees it. So the objects themselves are read.
 
 An object is its class and its settings. A setting is an attribute that the
-constructor takes or sets, that a ``set_…`` method changes, or that was set from
-outside. What other methods write is state (an epoch counter, a cache of keys
+constructor takes or sets, that a ``set_…`` method or ``load`` changes, or that
+was set from outside. What other methods write is state (an epoch counter, a cache of keys
 and values, statistics that a normalizer gathers) and does not count. Tensors and arrays count by value,
 wherever they are; a file by its content; a folder or a missing file that is
 named by an absolute path does not count. So the fingerprint is the same in a
@@ -56,7 +56,8 @@ _BLOCK = 1 << 20
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"} - {"_modules"}
 # Written by transformers with a warning, and by torch.amp.custom_fwd at a call
 _NOTES = {"deprecation_warnings", "_fwd_used_autocast"}
-_CONSTRUCTORS = ("__new__", "__post_init__", "__setstate__")
+# SpeechBrain's encoders of labels load what they are, with `load`
+_CONSTRUCTORS = ("__new__", "__post_init__", "__setstate__", "load")
 
 
 def fingerprint(
@@ -163,7 +164,9 @@ class _Reader:
     def _text(self, text):
         if isinstance(text, bytes):
             return f"bytes {text!r}"
-        if os.sep not in text or len(text) > 4096 or "\n" in text:
+        if len(text) > 4096 or "\n" in text:
+            return f"text {text}"
+        if os.sep not in text and not _is_file_name(text):
             return f"text {text}"
         whole = os.path.abspath(text)
         for folder in self.folders:
@@ -268,6 +271,11 @@ class _Reader:
             parts.update(value.named_buffers(recurse=False))
             parts.update(value.named_children())
         return "object", kind, *self._mapping("settings", parts)
+
+
+def _is_file_name(text):
+    """Whether a text without a folder is a file with an ending, here."""
+    return os.path.splitext(text)[1] != "" and os.path.isfile(text)
 
 
 def _settings(value):

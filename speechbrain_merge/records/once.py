@@ -19,6 +19,7 @@ from typing import Any, Callable, Optional
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.alone import alone
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 
@@ -31,6 +32,7 @@ def once(
     work: Callable[[], Any],
     again: bool = False,
     advice: str = "delete its folder to do it anew.",
+    is_there: Optional[Callable[[Any], bool]] = None,
 ) -> dict:
     """Does a piece of work, unless its record with these settings exists.
 
@@ -46,7 +48,11 @@ def once(
         Whether the work may simply be done again when the settings have
         changed. A training may not: it would go on from other checkpoints.
     advice : str
-        What to do when the settings have changed, for the message.
+        What to do when the settings have changed, or the record is damaged,
+        for the message.
+    is_there : callable, optional
+        ``is_there(outcome) -> bool``: whether what the work left is still
+        there. Where it is not, the work is done again.
 
     Returns
     -------
@@ -71,9 +77,21 @@ def once(
     path = Path(path)
     settings = json.loads(json.dumps(settings, default=str))
     begun = path.with_name(f"{path.stem}.begun")
-    known = run_on_main(known_record, args=[path])
+    delete = "Delete it to do the work again."
+    if not again:
+        delete = f"{advice[:1].upper()}{advice[1:]}"
+    known = run_on_main(known_record, args=[path, delete])
     if known is not None:
-        if known["settings"] == settings:
+        same = known["settings"] == settings
+        if same and is_there is not None:
+            same = run_on_main(is_there, args=[known["outcome"]])
+            if not same:
+                logger.warning(
+                    f"{path}: what this work left is not there any more: it "
+                    "is done again."
+                )
+                again = True
+        if same:
             # A kill may have come between the record and this
             run_on_main(begun.unlink, kwargs={"missing_ok": True})
             logger.info(f"{path.parent} is done already.")
@@ -83,7 +101,7 @@ def once(
     run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
     with alone(path.with_name(f"{path.stem}.lock"), str(path.parent)):
         interrupted = run_on_main(begun.exists)
-        before = run_on_main(_begun_with, args=[begun])
+        before = run_on_main(_begun_with, args=[begun, delete])
         if not again and before not in (None, settings):
             _refuse(begun, "begun", before, settings, advice)
         run_on_main(write_whole, args=[begun, json.dumps(settings)])
@@ -97,11 +115,11 @@ def once(
     return record
 
 
-def _begun_with(begun):
+def _begun_with(begun, advice):
     """The settings of work that was begun; None where they are not known."""
     if not begun.is_file() or not begun.stat().st_size:
         return None  # of a version that did not write them down
-    settings = read_json(begun)
+    settings = _read(begun, advice)
     return settings if isinstance(settings, dict) else None
 
 
@@ -114,13 +132,17 @@ def _refuse(path, what, before, settings, advice):
     )
 
 
-def known_record(path) -> Optional[dict]:
+def known_record(
+    path, advice: str = "Delete it to do the work again."
+) -> Optional[dict]:
     """The record of work that was done, if there is one.
 
     Arguments
     ---------
     path : str or Path
         The record.
+    advice : str
+        What to do when it is damaged, for the message.
 
     Returns
     -------
@@ -134,15 +156,25 @@ def known_record(path) -> Optional[dict]:
     path = Path(path)
     if not path.is_file():
         return None
-    record = read_json(path)
+    record = _read(path, advice)
     if not isinstance(record, dict) or not {"settings", "outcome"} <= set(
         record
     ):
         raise ValueError(
             f"{path} is no record of finished work: it needs `settings` and "
-            "`outcome`. Delete it to do the work again."
+            f"`outcome`. {advice}"
         )
     return {"seconds": 0.0, "interrupted": False, **record}
+
+
+def _read(path, advice):
+    """The content of a record, or an error that says what to do."""
+    try:
+        return read_json(path)
+    except RecordError as error:
+        reason = str(error)
+        end = "" if reason.endswith("?") else "."
+        raise RecordError(f"{reason.rstrip('.')}{end} {advice}") from None
 
 
 def changed(before: Mapping, now: Mapping, prefix: str = "") -> list[str]:

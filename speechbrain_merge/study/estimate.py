@@ -99,7 +99,7 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
         and record is not None
         and node.kind in ("train", "align", "repair")
     ):
-        known = known_record(record)
+        known = _known(record, node)
         seconds = None if known is None else known["seconds"]
     elif done and times:
         seconds = times.get(node.name, {}).get(str(seed), {}).get("seconds")
@@ -108,6 +108,13 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
         "seconds": seconds,
         "bytes": size_on_disk(place) if done and place is not None else None,
     }
+
+
+def _known(record, node):
+    """The record of a model; damaged, its message says what to delete."""
+    if node.kind != "train":
+        return known_record(record)
+    return known_record(record, f"Delete {record.parent} to train it again.")
 
 
 def _record_of(folder, node):

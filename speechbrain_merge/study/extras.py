@@ -36,6 +36,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.evaluation.bootstrap import confidence_interval
 from speechbrain_merge.export.publishing import published
+from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
 from speechbrain_merge.report.leaderboard import (
@@ -44,6 +45,7 @@ from speechbrain_merge.report.leaderboard import (
 )
 from speechbrain_merge.study.comparison import Scores
 from speechbrain_merge.study.graph import check_known
+from speechbrain_merge.study.made import checked
 from speechbrain_merge.study.merged import base_of, members_of
 from speechbrain_merge.study.results import flat, write_times
 from speechbrain_merge.study.testing import speakers
@@ -145,7 +147,7 @@ def walk(landscape: Landscape, maker) -> dict:
     folder = maker.folder / "landscapes" / landscape.name
     run_on_main(folder.mkdir, kwargs={"parents": True, "exist_ok": True})
     paths = {
-        name: maker.made[name].path
+        name: maker.made[name].verified(name)
         for name in (*landscape.between, *landscape.aligned)
     }
     walked = Walk(
@@ -163,7 +165,7 @@ def walk(landscape: Landscape, maker) -> dict:
     starts = {}
     if landscape.from_start:
         for name in landscape.between:
-            base = maker.made[name].candidate.base
+            base = _start_of(maker, name)
             starts[name] = {"start": base, name: paths[name]}
     lines = {
         name: walked.line(models, landscape.points, name)
@@ -176,6 +178,19 @@ def walk(landscape: Landscape, maker) -> dict:
         plane = walked.plane(corners, landscape.plane_points, name="plane")
     run_on_main(_draw, args=[lines, plane, list(ends), list(starts), folder])
     return {name: lines[name]["barrier"] for name in ends}
+
+
+def _start_of(maker, name):
+    """The weights that the training of a model began with."""
+    candidate = maker.made[name].candidate
+    return checked(
+        Candidate(
+            f"{name}/base",
+            candidate.base,
+            name,
+            known_digest=candidate.base_digest,
+        )
+    )
 
 
 def export_models(study, makers: Mapping, results: Mapping) -> None:
@@ -206,17 +221,36 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
         def work():
             # in one step: an export with other files in it is not replaced
             texts = _card(study, maker, name, results, folder)
-            run_on_main(export, args=[made.path, folder, texts])
+            run_on_main(export, args=[made.verified(name), folder, texts])
             node = maker.nodes[name]
             if node.kind == "merge" and node.method.merges_adapters:
                 run_on_main(_export_adapter, args=[maker, node, folder])
-            return {"folder": f"exported/{name}"}
+            return {
+                "folder": f"exported/{name}",
+                "files": run_on_main(_files_of, args=[folder]),
+            }
+
+        def is_there(outcome):
+            # earlier versions did not write down which files there are
+            files = outcome.get("files", [])
+            return folder.is_dir() and set(files) <= set(_files_of(folder))
 
         record = study.folder / "exported" / f"{name}.json"
         decides = {"weights": made.digest}
         if study.card:
             decides["card"] = study.card
-        once(record, decides, work, again=True)
+        once(record, decides, work, again=True, is_there=is_there)
+
+
+def _files_of(folder):
+    """The files of an exported model, and of its adapter beside it."""
+    beside = folder.parent.glob(f"{folder.name}-adapter.*")
+    return sorted(
+        str(path.relative_to(folder.parent))
+        for place in (folder, *beside)
+        for path in (place, *place.rglob("*"))
+        if path.is_file()
+    )
 
 
 def _export_adapter(maker, node, folder):
@@ -230,7 +264,7 @@ def _export_adapter(maker, node, folder):
     with ExitStack() as stack:
         opened = [
             stack.enter_context(
-                _of_module(member.path, modules, "adapted_model.")
+                _of_module(checked(member), modules, "adapted_model.")
             )
             for member in chosen
         ]
@@ -303,7 +337,7 @@ def _cost(node, maker):
     what = {
         "method": parameters.pop("name"),
         "parameters": parameters,
-        "experts": [str(member.path) for member in chosen],
+        "experts": [str(checked(member)) for member in chosen],
         "labels": [member.name for member in chosen],
         "base": None if base is None else str(base),
         "output": str(target.with_suffix(".safetensors")),

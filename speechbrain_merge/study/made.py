@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.study.trainings import without_folder
+from speechbrain_merge.weights import open_weights, verify
 
 
 @dataclasses.dataclass
@@ -51,6 +52,75 @@ class Made:
     interrupted: bool = False
     base_digest: Optional[str] = None
     adapter: Optional[Candidate] = None
+
+    def verified(self, name: str) -> Path:
+        """The file of its weights, after a look at what is in it.
+
+        Whatever reads the weights of a model that was made takes them from
+        here, or as a candidate with this digest, which the engine and the
+        Brain check. A file that was read before, and not written to since, is
+        not read again.
+
+        Arguments
+        ---------
+        name : str
+            The model's name, for the message.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        ChangedContent
+            Where the file holds other weights than those that were made.
+        """
+        if self.path is None:
+            raise ValueError(f"Model '{name}' has no weights of its own.")
+        return checked(
+            Candidate(name, self.path, name, known_digest=self.digest)
+        )
+
+
+def checked(candidate: Candidate) -> Path:
+    """The file of a candidate, which holds what is on record of it.
+
+    Arguments
+    ---------
+    candidate : Candidate
+        With a digest on record, or without one: then all is right.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ChangedContent
+        Where it holds other weights: the file was damaged or replaced.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_merge.weights import digest, write_weights
+    >>> path = getfixture("tmp_path") / "a.safetensors"
+    >>> _ = write_weights(path, {"x": torch.ones(2)})
+    >>> known = digest({"x": torch.ones(2)})
+    >>> checked(Candidate("a", path, "a", known_digest=known)) == path
+    True
+    >>> _ = write_weights(path, {"x": torch.zeros(2)})
+    >>> checked(Candidate("a", path, "a", known_digest=known))
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    speechbrain_merge.weights.verification.ChangedContent: a (...
+    """
+    known = candidate.known_digest
+    if known is not None:
+        label = f"{candidate.name} ({candidate.path})"
+        with open_weights(candidate.path) as weights:
+            verify(weights, known, label, candidate.path)
+    return candidate.path
 
 
 def digest_of(value: Any) -> str:

@@ -23,6 +23,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.records.once import once
+from speechbrain_merge.study.decoding import decoding_of
 from speechbrain_merge.study.made import Made, digest_of, digest_of_rows
 from speechbrain_merge.study.merged import (
     FOLDER,
@@ -70,6 +71,7 @@ class Maker:
         self.build, self.run_opts = build, run_opts
         self.folder = study.folder / f"seed-{seed}"
         self.made = {}
+        self.decoding = ""  # of `run`, once that is prepared
 
     @cached_property
     def run(self) -> Run:
@@ -90,6 +92,10 @@ class Maker:
                 f"gives the test sets {', '.join(run.test_sets) or 'none'}."
             )
         _check_normalisers(run)
+        # now, before merges and tests prepare its objects for themselves
+        self.decoding = run_on_main(
+            decoding_of, args=[run.brain, training.known]
+        )
         return run
 
     def make(self, name: str) -> Made:
@@ -193,7 +199,8 @@ class Maker:
         }
 
         def work():
-            with self.run.brain.borrowed_weights(self.made[node.of].path):
+            weights = self.made[node.of].verified(node.of)
+            with self.run.brain.borrowed_weights(weights):
                 found = measure(self.run, node.domain)
             return [distance.to_dict() for distance in found]
 

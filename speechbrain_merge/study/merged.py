@@ -108,7 +108,13 @@ def make_aligned(maker, node):
         run_on_main(path.parent.mkdir, kwargs=FOLDER)
         run_on_main(
             _write_aligned,
-            args=[path, source.path, anchor.path, cost, node.method],
+            args=[
+                path,
+                source.verified(node.source),
+                anchor.verified(node.anchor),
+                cost,
+                node.method,
+            ],
         )
 
     record, content = _written_once(maker, path, settings, write)
@@ -138,8 +144,8 @@ def make_repaired(maker, node):
         run_on_main(path.parent.mkdir, kwargs=FOLDER)
         state = repair(
             maker.run.brain,
-            merged.path,
-            [parent.path for parent in parents],
+            merged.verified(node.merged),
+            [maker.made[name].verified(name) for name in node.members],
             data,
             loader_kwargs,
             node.weights or None,
@@ -270,13 +276,14 @@ def root_of(maker, name: str) -> Optional[str]:
 def base_of(maker, node):
     """The base of a merge: as the YAML says, or what experts came from."""
     if node.base is not None:
-        return maker.made[node.base].path
+        return maker.made[node.base].verified(node.base)
     if not node.method.needs_base:
         return None
     origins = [maker.nodes[name].origin for name in node.members]
     origins = [name for name in origins if name not in (SCRATCH, None)]
     origin = origins[0] if origins else ORIGINAL
-    return maker.made[origin].path if origin in maker.made else None
+    made = maker.made.get(origin)
+    return None if made is None else made.verified(origin)
 
 
 def _selection(maker, node):

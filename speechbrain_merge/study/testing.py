@@ -58,6 +58,7 @@ class Tester:
         self.study, self.maker = study, maker
         self.folder = study.folder / "scores"
         self._sets, self._posteriors = {}, {}
+        self._told = False
 
     def test(self, name: str) -> dict:
         """Tests a model on its sets, in every mode.
@@ -122,14 +123,29 @@ class Tester:
             "settings": settings,
             "yaml": self._yaml_digest(),
         }
-        about = json.loads(json.dumps(about, default=str))
-        stem = f"{_plain(test)}-{digest_of(about)[:16]}"
+        before = json.loads(json.dumps(about, default=str))
+        # the set's digest has prepared the run that this is known of
+        about = {**before, "decoding": self.maker.decoding}
+        stem = _stem(test, about)
         record = self.folder / f"{stem}.json"
         known = run_on_main(known_record, args=[record])
         if known is None:
+            earlier = self.folder / f"{_stem(test, before)}.json"
+            if run_on_main(earlier.is_file):
+                self._tell_earlier()
             known = self._decode(node, test, settings, about, record)
         counts = counted(known["outcome"], f"{record}, key 'outcome'")
         return {**counts, "scores": f"scores/{stem}.jsonl"}
+
+    def _tell_earlier(self):
+        """Says once that the tests of an earlier version are not used."""
+        if not self._told:
+            logger.info(
+                f"Seed {self.maker.seed}: sets that an earlier version tested "
+                "are decoded again. It did not write down what was in the "
+                "files that decoding reads."
+            )
+        self._told = True
 
     def _decode(self, node, test, settings, about, record):
         """Decodes one set, and writes what was found; the record last."""
@@ -313,6 +329,11 @@ def scores_of(
                 "set is then scored anew."
             )
     return scores
+
+
+def _stem(test, about):
+    """The name of the files of a test, without their endings."""
+    return f"{_plain(test)}-{digest_of(about)[:16]}"
 
 
 def _plain(name):

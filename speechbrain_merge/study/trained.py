@@ -3,7 +3,9 @@
 A training is one step that is done once. It is known by the whole text of its
 YAML, with references resolved, by the content of the weights that it starts
 from, and by that of its data (``study/training_data.py``). One that was stopped
-goes on from its last checkpoint, as the recipe does.
+goes on from its last checkpoint, as the recipe does. One whose checkpoints were lost
+begins anew: its pool collects it in a run of its own, beside that of the earlier
+attempt, and the study reads that run alone.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -11,17 +13,22 @@ Authors
 
 import contextlib
 import gc
+import re
 import shutil
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool.run_folder import run_folders
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.made import Made, relative_to
 from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
 from speechbrain_merge.study.training_data import keep_data
 from speechbrain_merge.weights import digest, open_weights
+
+logger = get_logger(__name__)
 
 
 def make_trained(maker, node):
@@ -60,18 +67,23 @@ def make_trained(maker, node):
     }
 
     def fit():
+        for name in filter(None, (node.guide, *node.teachers)):
+            maker.made[name].verified(name)
+        if start is not None:
+            start.verified(node.start)
         run = maker.prepare(training, overrides)
         keep_data(maker.study, home, training, overrides, run)
         plain = start is None or _start(maker, run, training, node, start)
         run.fit()
         pool, adapters = maker.pool_of(run), maker.adapters_of(run)
-        folder = pool.folder / pool.run
+        folder = run_on_main(_collected, args=[pool])
         found = {}
         if adapters is not None:
-            collected = adapters.folder / adapters.run
+            collected = run_on_main(_collected, args=[adapters])
             found["adapters"] = str(relative_to(collected, maker.study.folder))
         return {
             **found,
+            "run": folder.name,
             "steps": int(run.brain.optimizer_step),
             "pool": str(relative_to(folder, maker.study.folder)),
             "plain": plain,
@@ -82,6 +94,7 @@ def make_trained(maker, node):
             ),
         }
 
+    run_on_main(_check_known, args=[home])
     record = once(
         home / "finished.json",
         settings,
@@ -93,8 +106,9 @@ def make_trained(maker, node):
     if not maker.study.keep_checkpoints:
         saved = maker.study.folder / record["outcome"]["checkpoints"]
         _remove_checkpoints(saved, home)
-    pool = maker.study.folder / record["outcome"]["pool"]
-    candidates = read_pool(pool)
+    candidates = read_pool(
+        run_on_main(_pool_of, args=[maker.study.folder, home, record])
+    )
     [candidate] = maker.standing_for(candidates)
     # Learning with another model's attention begins from both models
     plain = record["outcome"]["plain"]
@@ -115,6 +129,56 @@ def make_trained(maker, node):
         candidate.base_digest,
         _adapter(maker, record["outcome"].get("adapters"), candidate),
     )
+
+
+def _collected(pool):
+    """The folder of the run that a training was collected in."""
+    return pool.collects_in
+
+
+def _check_known(home):
+    """Raises where there are checkpoints, and no word of their settings.
+
+    A training would go on from them with whatever settings there are now.
+    """
+    for name in ("finished.json", "finished.begun"):
+        if (home / name).exists():
+            return
+    if home.is_dir() and any(home.rglob(f"{CKPT_PREFIX}+*")):
+        raise ValueError(
+            f"{home} holds checkpoints, and neither finished.json nor "
+            "finished.begun, which say with what settings they were trained. "
+            f"Put the file back, or delete {home} to train it again."
+        )
+
+
+def _pool_of(folder, home, record):
+    """The folder of what a training collected.
+
+    Earlier versions wrote the name of the run that was asked for. Where there
+    was a run of an earlier attempt, the candidates are in one beside, of which
+    the last one that was written is that of the training that finished.
+    """
+    outcome = record["outcome"]
+    pool = folder / outcome["pool"]
+    if "run" in outcome or home not in pool.parents:
+        return pool
+    name = re.compile(rf"{re.escape(pool.name)}(-\d+)?")
+    runs = [one for one in run_folders(pool.parent) if name.fullmatch(one.run)]
+    last = max(runs, key=_last_time, default=None)
+    if last is None or last.run == pool.name:
+        return pool
+    logger.warning(
+        f"{home}: the training is collected in the run '{last.run}' of its "
+        f"pool. An earlier version took '{pool.name}' for it, which holds an "
+        "earlier attempt: what was made from that is made again."
+    )
+    return last.folder
+
+
+def _last_time(run):
+    """When the last candidate of a run was saved."""
+    return max((one.time or 0.0 for one in run.candidates()), default=0.0)
 
 
 def _adapter(maker, folder, candidate):
