@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.evaluation import backward_transfer, forward_transfer
 from speechbrain_merge.records.checked import (
     anything,
@@ -54,6 +55,8 @@ from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.study.trainings import without_folder
+
+logger = get_logger(__name__)
 
 SCHEMA = 2
 
@@ -174,7 +177,7 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
     """
     wanted = study.wanted()
     seeds = list(wanted)
-    plan = wanted[seeds[0]]
+    plan = _of_every_seed(wanted)
     by_name = {node.name: node for node in plan}
     rows, others, times = [], {}, {}
     for node in plan:
@@ -234,6 +237,21 @@ def gather(study, makers: Mapping, found: Mapping) -> dict:
     results["comparisons"] = compare_models(results, study, speakers(test_sets))
     run_on_main(write_times, args=[study.folder, times])
     return json.loads(json.dumps(results, default=str))
+
+
+def _of_every_seed(wanted):
+    """The nodes that all seeds have; it says which only some have."""
+    plans = list(wanted.values())
+    common = set.intersection(*({node.name for node in p} for p in plans))
+    others = {
+        node.name: None for p in plans for node in p if node.name not in common
+    }
+    if others:
+        logger.warning(
+            f"{', '.join(others)}: made for some of the seeds "
+            f"{', '.join(map(str, wanted))} only, and so not in the results."
+        )
+    return [node for node in plans[0] if node.name in common]
 
 
 def write_results(folder, results: Mapping) -> None:

@@ -208,6 +208,15 @@ def test_new_tests_and_seeds_leave_the_old(done):
     assert before <= scores() and [name[0] for name in new] == ["b"]
 
 
+def test_a_model_of_one_seed_is_made_and_not_in_the_table(done, caplog):
+    """`--only "[a, b@1]"`: the rows of a table are those of every seed."""
+    results = study(seeds=[0, 1], only=["a", "b@1"])
+    rows = [row["name"] for row in results["rows"]]
+    assert "a" in rows and "b" not in rows
+    assert Path("results/seed-1/models/b/finished.json").is_file()
+    assert "b: made for some of the seeds 0, 1 only" in caplog.text
+
+
 def test_tests_of_an_earlier_version_are_decoded_again(done, caplog):
     """They do not say what was in the files that decoding read."""
     from speechbrain_merge.study import testing
