@@ -53,6 +53,7 @@ from speechbrain_merge.study.extras import (
     measure_costs,
     walk_landscapes,
 )
+from speechbrain_merge.study.gathering import gather
 from speechbrain_merge.study.graph import check_known, with_ancestors
 from speechbrain_merge.study.launch import launch
 from speechbrain_merge.study.making import Maker
@@ -64,7 +65,6 @@ from speechbrain_merge.study.measures import (
 from speechbrain_merge.study.nodes import Train
 from speechbrain_merge.study.plan import plan_models
 from speechbrain_merge.study.report import write_report
-from speechbrain_merge.study.results import gather
 from speechbrain_merge.study.sections import check_sections
 from speechbrain_merge.study.sequences import sequence_of
 from speechbrain_merge.study.testing import USUAL, Tester
