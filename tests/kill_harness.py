@@ -66,6 +66,9 @@ VOLATILE = {
 }
 """Keys of records whose values are those of a clock, or of an attempt."""
 
+MINUTES = r'"minutes","[^"]*"|\{"text":"(> )?\d+\.\d"\}(?=\])'
+"""In a page: what a training took, and the last cells of its tables."""
+
 NOTE = "a person's own note\n"
 NOTES = ("notes.txt", ".notes.partial", "mine.safetensors")
 """What a person adds to every folder after the first kill."""
@@ -189,6 +192,9 @@ def contents(folder):
             found[name] = hashlib.sha256(repr(state).encode()).hexdigest()
         elif path.suffix in (".md", ".csv", ".tex"):
             found[name] = _without_times(path.read_text())
+        elif path.suffix == ".html":
+            page = re.sub(MINUTES, "", path.read_text())
+            found[name] = hashlib.sha256(page.encode()).hexdigest()
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

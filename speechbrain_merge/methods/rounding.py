@@ -53,6 +53,8 @@ from dataclasses import dataclass
 
 import torch
 
+from speechbrain_merge.weights.dtypes import is_float8
+
 # From the coarsest to the finest
 STORED_TYPES = (
     torch.float8_e5m2,
@@ -69,6 +71,8 @@ GLANCE = 1024
 # With fewer entries than this that are not zero, a tensor is of its own type.
 TELLING = 64
 
+# Fewer different values than this are in every type, float8 as well.
+DISTINCT = 8
 
 # So many entries are squared at a time
 BLOCK = 1 << 20
@@ -139,7 +143,10 @@ def stored_type(weights: torch.Tensor) -> torch.finfo:
     for dtype in STORED_TYPES:
         if dtype == weights.dtype:
             break
-        if _holds(dtype, flat[:GLANCE]) and _holds(dtype, flat):
+        glance = flat[:GLANCE]
+        if is_float8(dtype) and len(glance.abs().unique()) < DISTINCT:
+            continue
+        if _holds(dtype, glance) and _holds(dtype, flat):
             break
     return torch.finfo(dtype)
 
