@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.weights import digest
 from speechbrain_merge.weights.moved import MAP_SUFFIXES
-from speechbrain_merge.weights.verification import file_state
 
 _LONGEST = 4096
 

@@ -25,6 +25,8 @@ Authors
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Optional
 
 from speechbrain_merge.records.fingerprint import file_fingerprint
 
@@ -64,3 +66,28 @@ def changed_files(known: Mapping) -> list[str]:
     """
     now = contents_of(known)
     return [path for path, content in now.items() if content != known[path]]
+
+
+def file_state(path) -> Optional[tuple]:
+    """Inode, size and time of a file: they change when it is written.
+
+    Arguments
+    ---------
+    path : str, Path or None
+        The file.
+
+    Returns
+    -------
+    tuple or None
+        None where there is no such file.
+    """
+    if not isinstance(path, (str, Path)) or not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

@@ -38,6 +38,7 @@ from speechbrain_merge.records.checked import (
     text,
     whole,
 )
+from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.paths import inside
@@ -274,14 +275,9 @@ def _describe(path):
 def _described_once(path):
     """As `_describe`; a link counts as the file that it leads to."""
     path = path.resolve()
-    status = path.stat()
-    state = (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    state = file_state(path)
+    if state is None:
+        raise FileNotFoundError(f"{path} is gone")
     if state not in _described:
         _described[state] = _describe(path)
     return _described[state]

@@ -20,10 +20,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import os
-from pathlib import Path
 from typing import Optional
 
+from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.tree_hash import PREFIX, TreeHash, tree_hash
 
@@ -137,29 +136,4 @@ def what_changed(label: str, found: str, known: str) -> str:
         f"{label}: its content has the hash {found}, and {known} is on "
         "record. It was damaged or replaced since it was written down. "
         "Restore it from a copy, or leave it out."
-    )
-
-
-def file_state(path) -> Optional[tuple]:
-    """Inode, size and time of a file: they change when it is written.
-
-    Arguments
-    ---------
-    path : str, Path or None
-        The file.
-
-    Returns
-    -------
-    tuple or None
-        None where there is no such file.
-    """
-    if not isinstance(path, (str, Path)) or not os.path.isfile(path):
-        return None
-    status = os.stat(path)
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
     )
