@@ -312,7 +312,8 @@ class Costs:
     slowest : float
         Seconds of processor time of one.
     memory : int
-        Bytes by which one has raised the memory of the process.
+        Bytes by which one has raised the memory of the process; 0 where the
+        system does not tell (`measures_memory`).
     """
 
     inputs: int = 0
@@ -452,6 +453,18 @@ def _check_named(error, damage):
             "an error that does not name the file:\n"
             + "".join(traceback.format_exception(error))
         )
+
+
+def measures_memory():
+    """If this system tells the peak memory of a process, and starts it anew.
+
+    A container may lack either: then only the time of an input is checked.
+    """
+    for _ in range(2):  # a peak that cannot start anew rises once
+        before = _reset_peak()
+        bytearray(32 << 20)
+        risen = _peak() - before
+    return risen >= 24 << 20
 
 
 def _reset_peak():
