@@ -75,6 +75,8 @@ def once(
     'trained'
     """
     path = Path(path)
+    # first, since `new/../other` leads nowhere until there is a `new`
+    run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
     settings = json.loads(json.dumps(settings, default=str))
     begun = path.with_name(f"{path.stem}.begun")
     delete = "Delete it to do the work again."
@@ -98,7 +100,6 @@ def once(
             return known
         if not again:
             _refuse(path, "done", known["settings"], settings, advice)
-    run_on_main(path.parent.mkdir, kwargs={"parents": True, "exist_ok": True})
     with alone(path.with_name(f"{path.stem}.lock"), str(path.parent)):
         interrupted = run_on_main(begun.exists)
         before = run_on_main(_begun_with, args=[begun, delete])

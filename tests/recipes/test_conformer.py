@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -900,6 +901,8 @@ def powered(digits, tmp_path_factory):
         "first": "three",
         "second": "others",
         "study": {
+            # of those that are aligned, only one is made here
+            "landscapes": {"parents": {"aligned": ["B-learned"]}},
             "trainings": {
                 "expert": {
                     "with": {
@@ -907,7 +910,7 @@ def powered(digits, tmp_path_factory):
                         **{k: v for k, v in STEPS.items() if "number" not in k},
                     }
                 }
-            }
+            },
         },
     }
     return results, run(command("power", arguments))
@@ -951,6 +954,24 @@ def test_a_study_with_guide_teachers_and_a_learned_map(powered):
     layered = times["layered"]["7"]["trials"]
     assert set(layered[0]["parameters"].values()) == {0}
     assert "| B-learned | B, A | 3 |" in (results / "results.md").read_text()
+
+
+def test_barriers_are_drawn_against_the_width(powered, tmp_path):
+    results, _ = powered
+    other = tmp_path / "wider"
+    other.mkdir()
+    shutil.copy(results / "results.json", other)
+    printed = run([sys.executable, "draw_widths.py", str(results), str(other)])
+    for measure in ("loss", "wer"):
+        path = other / f"barriers_{measure}.png"
+        assert path.stat().st_size > 5000 and str(path) in printed
+    found = json.loads((results / "results.json").read_text())
+    lines = found["barriers"]["parents"]["7"]
+    assert set(lines) == {"direct", "B-learned"}
+    found["barriers"] = {}
+    (other / "results.json").write_text(json.dumps(found))
+    with pytest.raises(AssertionError, match="has no barriers of 'parents'"):
+        run([sys.executable, "draw_widths.py", str(results), str(other)])
 
 
 def test_a_guide_and_teachers_change_a_training(train, data, tmp_path):

@@ -5,7 +5,9 @@ import math
 import pytest
 
 from speechbrain_merge.report import (
+    barriers as barriers_of_widths,
     landscape as drawing,
+    plot_barriers,
     plot_line,
     plot_plane,
 )
@@ -134,3 +136,36 @@ def test_flat_and_empty_planes(drawn, tmp_path):
     with pytest.raises(ValueError, match="'CER'"):
         plot_line({}, tmp_path / "x.png", "CER")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_barriers_of_several_widths(monkeypatch, tmp_path):
+    def heights(*seeds):
+        return {
+            str(number): {
+                title: {"loss": height, "wer": None}
+                for title, height in lines.items()
+            }
+            for number, lines in enumerate(seeds)
+        }
+
+    barriers = {
+        "64": heights({"direct": 3.0, "learned": 1.0}, {"direct": 5.0}),
+        "128": heights({"direct": 2.0, "learned": 0.5, "other": 9.0}),
+    }
+    figures, save = [], barriers_of_widths.save_figure
+    monkeypatch.setattr(
+        barriers_of_widths,
+        "save_figure",
+        lambda figure, path: figures.append(figure) or save(figure, path),
+    )
+    path = plot_barriers(barriers, tmp_path / "barriers.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (axes,) = figures[0].axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"direct": [4.0, 2.0], "learned": [1.0, 0.5]}
+    (seeds,) = axes.collections
+    assert seeds.get_offsets().tolist() == [[0, 3], [0, 5]]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["64", "128"]
+    # infinite everywhere: nothing to draw, and no error
+    plot_barriers(barriers, tmp_path / "wer.png", "wer")

@@ -80,3 +80,9 @@ def test_two_processes_do_not_do_the_same_work(tmp_path):
     # what a killed process held is free
     assert once(path, {}, lambda: 2)["outcome"] == 2
     assert json.loads(path.read_text())["interrupted"] is True
+
+
+def test_a_way_through_a_folder_that_is_not_there_yet(tmp_path):
+    once(tmp_path / "data/done.json", {}, lambda: "first")
+    path = tmp_path / "results/../data/done.json"
+    assert once(path, {}, lambda: "again")["outcome"] == "first"
