@@ -2,7 +2,7 @@ r"""Learning which unit of one model is which of another, by the recipe's loss.
 
 The Brain's own ``compute_forward`` and ``compute_objectives`` say how good the
 mean of two models is, and in which direction it would be better; a learner
-(``speechbrain_merge.methods.transport.learned``) turns that into permutations.
+(``speechbrain_merge.methods.transport.learning``) turns that into permutations.
 A few hundred labelled batches are enough for a small model. They are training,
 and a fair comparison gives as many steps to whatever it compares with.
 
@@ -43,7 +43,10 @@ from speechbrain_merge.brain.without_training import (
     without_training,
 )
 from speechbrain_merge.methods.transport.alignment import find_alignment
-from speechbrain_merge.methods.transport.learned import LEARNERS, check_learning
+from speechbrain_merge.methods.transport.learning import (
+    LEARNERS,
+    check_learning,
+)
 from speechbrain_merge.records.checked import (
     fields,
     listed,

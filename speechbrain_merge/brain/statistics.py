@@ -55,7 +55,7 @@ from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )
-from speechbrain_merge.methods.transport.learned import check_learning
+from speechbrain_merge.methods.transport.learning import check_learning
 from speechbrain_merge.weights import digest, fold, open_weights, write_weights
 
 logger = get_logger(__name__)

@@ -18,7 +18,8 @@ from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.brain.repair import repair
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.methods.transport.learned import check_learning, read_map
+from speechbrain_merge.methods.transport.learned_map import read_learned_map
+from speechbrain_merge.methods.transport.learning import check_learning
 from speechbrain_merge.pool import Candidate, select
 from speechbrain_merge.records.once import once
 from speechbrain_merge.search import GridSearch, LayerDistances
@@ -347,7 +348,7 @@ def _write_aligned(path, source, anchor, cost, method):
     """Writes a model aligned to another, with the options of the method."""
     with ExitStack() as stack:
         if method.cost == "learned":
-            found = read_map(
+            found = read_learned_map(
                 source, cost["source"], method.architecture, method.heads
             )
             found = found.turned(source, anchor, method.inside)

@@ -12,7 +12,7 @@ from speechbrain_merge.brain.matching import learn_matching
 from speechbrain_merge.brain.statistics import collect_statistics
 from speechbrain_merge.methods import create
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.methods.transport.learned import read_map
+from speechbrain_merge.methods.transport.learned_map import read_learned_map
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
@@ -95,7 +95,7 @@ def test_the_loss_chooses_and_the_brain_keeps_its_weights(
     assert about["step"] == str(least["step"])
     # nothing is learned without going below the map it started from
     assert least["loss"] < history[0]["loss"] - 0.08
-    found = read_map(source, path, heads=2)
+    found = read_learned_map(source, path, heads=2)
     middle = {}
     with open_weights(source) as weights, open_weights(anchor) as target:
         moved = found.apply(weights)
@@ -229,7 +229,7 @@ def test_a_stage_learns_the_map_of_its_method(trained, tmp_path):
     )
     assert files["first"] is None
     result = brain.merge(stage, valid, kwargs)
-    found = read_map(paths[1], files["second"], heads=2)
+    found = read_learned_map(paths[1], files["second"], heads=2)
     with (
         open_weights(result.path) as merged,
         open_weights(paths[0]) as first,

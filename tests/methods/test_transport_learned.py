@@ -7,14 +7,14 @@ from methods.transport_models import build, outputs
 
 from speechbrain_merge.methods import create
 from speechbrain_merge.methods.transport import find_alignment
-from speechbrain_merge.methods.transport.learned import (
+from speechbrain_merge.methods.transport.learned_map import read_learned_map
+from speechbrain_merge.methods.transport.learning import (
     LEARNERS,
-    SinkhornRebasin,
-    StraightThrough,
     check_learning,
-    read_map,
 )
 from speechbrain_merge.methods.transport.moves import moved_weights
+from speechbrain_merge.methods.transport.sinkhorn import SinkhornRebasin
+from speechbrain_merge.methods.transport.straight_through import StraightThrough
 
 __all__ = ["softmax_in_float64"]
 
@@ -227,11 +227,13 @@ def test_a_map_of_another_model_is_refused(pair, tmp_path):
     anchor, source = pair
     maps = find_alignment(source, anchor, MINE).transports
     stored = {name: order.clone() for name, order in maps.items()}
-    assert read_map(source, stored, MINE).transports.keys() == maps.keys()
+    assert (
+        read_learned_map(source, stored, MINE).transports.keys() == maps.keys()
+    )
     with pytest.raises(ValueError, match="'first' is no order of 24 units"):
-        read_map(source, {**stored, "first": stored["first"][:5]}, MINE)
+        read_learned_map(source, {**stored, "first": stored["first"][:5]}, MINE)
     with pytest.raises(ValueError, match="'third', which .* does not have"):
-        read_map(source, {"third": stored["first"]}, MINE)
+        read_learned_map(source, {"third": stored["first"]}, MINE)
 
 
 HEADS = {
@@ -263,10 +265,10 @@ def test_a_map_that_is_no_symmetry_is_refused(pair, first, second, message):
     if second is not None:
         orders["second"] = order(second)
     if message is None:
-        assert read_map(source, orders, HEADS, heads=4)
+        assert read_learned_map(source, orders, HEADS, heads=4)
     else:
         with pytest.raises(ValueError, match=message):
-            read_map(source, orders, HEADS, heads=4)
+            read_learned_map(source, orders, HEADS, heads=4)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain_merge import MergeStage
 from speechbrain_merge.methods import available, create
 from speechbrain_merge.methods.transport import align
-from speechbrain_merge.methods.transport.learned import read_map
+from speechbrain_merge.methods.transport.learned_map import read_learned_map
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import open_weights
 
@@ -935,7 +935,7 @@ def test_a_study_with_guide_teachers_and_a_learned_map(powered):
     assert settings["yaml"]["guide"] is settings["yaml"]["teachers"] is None
     # the mean is that of A and of B, moved by the map that was learned
     [path] = folder.glob("statistics/map-*.safetensors")
-    found = read_map(parents["B"].path, path)
+    found = read_learned_map(parents["B"].path, path)
     with open_weights(parents["B"].path) as source:
         moved = {name: one.clone() for name, one in found.apply(source).items()}
     first = weights(parents["A"].path)

@@ -50,7 +50,8 @@ from speechbrain_merge.methods.transport.alignment import (
     check_options,
     find_alignment,
 )
-from speechbrain_merge.methods.transport.learned import check_learning, read_map
+from speechbrain_merge.methods.transport.learned_map import read_learned_map
+from speechbrain_merge.methods.transport.learning import check_learning
 from speechbrain_merge.weights.mapping import Weights
 
 
@@ -97,7 +98,7 @@ class OptimalTransport(MergeMethod):
         permutations the maps, None for the anchor.
     learning : dict, optional
         With ``cost: learned``: how to learn, see
-        ``speechbrain_merge.methods.transport.learned.check_learning``.
+        ``speechbrain_merge.methods.transport.learning.check_learning``.
 
     Example
     -------
@@ -284,7 +285,9 @@ class OptimalTransport(MergeMethod):
                     f"'{where}': let `collect_statistics` of "
                     "speechbrain_merge.brain.statistics learn it."
                 )
-            found = read_map(expert, maps[where], self.architecture, self.heads)
+            found = read_learned_map(
+                expert, maps[where], self.architecture, self.heads
+            )
             return found.turned(expert, anchor, self.inside)
         return find_alignment(
             expert,
