@@ -76,6 +76,7 @@ from speechbrain_merge.weights import (
     check_compatible,
     fold,
     open_weights,
+    verify_own_hash,
 )
 from speechbrain_merge.weights.compatibility import is_like
 
@@ -507,9 +508,10 @@ def read_map(
     Raises
     ------
     ValueError
-        Where the map is not that of such a model.
+        Where the map is not that of such a model, or was damaged.
     """
     with open_weights(source) as weights, open_weights(path) as stored:
+        verify_own_hash(stored)
         found = symmetry(fold(weights), architecture, heads)
         orders = {name: stored[name].clone() for name in stored}
     check_orders(found, orders, f"{stored.label}, a map of {weights.label}")
