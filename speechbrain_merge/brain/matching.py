@@ -56,10 +56,12 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import (
+    ChangedContent,
     digest,
     open_weights,
     verify,
-    write_weights,
+    verify_own_hash,
+    write_with_hash,
 )
 from speechbrain_merge.weights.files import load_torch
 from speechbrain_merge.weights.mapping import Entry, Weights
@@ -207,7 +209,7 @@ def learn_matching(
         "step": str(least["step"]),
         "history": json.dumps(history),
     }
-    run_on_main(write_weights, args=[path, best, metadata])
+    run_on_main(write_with_hash, args=[path, best, metadata])
     return path
 
 
@@ -339,6 +341,10 @@ def _check_map(path, about):
                 f"{path}, metadata 'about': this map was learned of other "
                 f"models, on other data or in another way. {_ANEW}"
             )
+        try:
+            verify_own_hash(stored)
+        except ChangedContent as error:
+            raise ChangedContent(f"{error} {_ANEW}") from None
 
 
 def _resume(path, learner, about, learning):

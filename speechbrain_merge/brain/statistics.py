@@ -18,7 +18,8 @@ loaded. A recipe says which data belong to which candidates::
 
 The outcome is a safetensors file with the names of the candidate's weights, in
 a folder ``statistics`` beside it. It is named by all that decided it, and is
-found there the next time.
+found there the next time. Its metadata have the hash of its content: a file
+that was damaged or replaced is collected anew, and no merge reads it.
 
 By default, utterances go through one at a time. The squared gradient of a
 batch is not the mean of its utterances' squared gradients, and a batch is
@@ -55,8 +56,15 @@ from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
 )
+from speechbrain_merge.methods.expert_statistics import KEY
 from speechbrain_merge.methods.transport.learning import check_learning
-from speechbrain_merge.weights import digest, fold, open_weights, write_weights
+from speechbrain_merge.weights import (
+    digest,
+    fold,
+    open_weights,
+    verify_own_hash,
+    write_with_hash,
+)
 
 logger = get_logger(__name__)
 
@@ -336,7 +344,7 @@ def _collect(
         path = run_on_main(
             path.joinpath, args=[f"{name}.{kind}-{key}.safetensors"]
         )
-        if run_on_main(path.exists):
+        if run_on_main(_is_there, args=[path, text]):
             logger.info(f"Statistics of {name}: found in {path}.")
             return path
     with open_weights(source) as weights, fold(weights) as folded:
@@ -360,8 +368,30 @@ def _collect(
             "layer is called."
         )
     # which makes the folder, too
-    run_on_main(write_weights, args=[path, tensors, {"statistics": text}])
+    run_on_main(write_with_hash, args=[path, tensors, {KEY: text}])
     return path
+
+
+def _is_there(path, about):
+    """Whether a file has these statistics, and is as it was written."""
+    if not path.exists():
+        return False
+    try:
+        with open_weights(path) as found:
+            known = found.metadata.get(KEY)
+            if known != about:
+                raise ValueError(
+                    f"{path}, metadata '{KEY}': expected {about}, got {known}"
+                )
+            if not verify_own_hash(found):
+                raise ValueError(
+                    f"{path} has no hash of its content: an earlier version "
+                    "wrote it"
+                )
+    except ValueError as error:
+        logger.warning(f"{error}. These statistics are collected again.")
+        return False
+    return True
 
 
 def _batches(utterances, limit, kind, brain):

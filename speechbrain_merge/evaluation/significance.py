@@ -15,6 +15,10 @@ p-value is therefore the exact one (``sign_flips.py``), and ``MatchedPairs.test`
 says which it is. With fewer than six segments nothing can be significant at
 0.05.
 
+Where systems were trained several times, an utterance still is one piece of
+evidence: what its scores differ by is added up over the trainings before the
+test (``utterances``), as the bootstrap draws all of them together (``blocks``).
+
 Testing many merges against one baseline finds "significance" by chance;
 ``holm`` [3] corrects the p-values for their number.
 
@@ -47,7 +51,7 @@ Authors
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Union
+from typing import Optional, Union
 
 import numpy
 from scipy.stats import norm
@@ -64,7 +68,8 @@ class MatchedPairs:
     ---------
     z : float
         Mean difference of the errors in a segment, second system minus first,
-        over its standard error. Below 0, the second is better.
+        over its standard error. Below 0, the second is better. With several
+        scores of an utterance, the difference is the sum of theirs.
     p_value : float
         Two-tailed probability of a difference this far from 0 by luck; never 0
         from the exact test.
@@ -102,6 +107,7 @@ def mapsswe(
     first: Sequence[UtteranceScore],
     second: Sequence[UtteranceScore],
     minimum_correct: int = 2,
+    utterances: Optional[Mapping] = None,
 ) -> MatchedPairs:
     """Matched-pair sentence-segment word-error test [1, 2].
 
@@ -117,6 +123,12 @@ def mapsswe(
     minimum_correct : int
         Words correct in both systems that part one segment from the next. An
         utterance's ends part segments too.
+    utterances : dict, optional
+        Name of each score to its utterance, where systems were trained several
+        times and there are several scores of an utterance. What one training
+        mishears, others mishear too: so these scores are no new evidence each.
+        Words have to be correct in all of them to part segments, and the
+        errors of a segment are added up.
 
     Returns
     -------
@@ -125,7 +137,8 @@ def mapsswe(
     Raises
     ------
     ValueError
-        Where the systems were not scored on the same utterances and words.
+        Where the systems were not scored on the same utterances and words,
+        or a score is in no utterance.
 
     Example
     -------
@@ -138,19 +151,19 @@ def mapsswe(
     (2, -1.0, 0.5)
     """
     differences = []
-    for a, b in pair_scores(first, second):
-        if a.references > 1 and a.references == b.references:
-            differences += _whole_difference(a, b)
-            continue
-        if a.reference != b.reference:
+    for pairs in _by_utterance(pair_scores(first, second), utterances):
+        several = all(a.references == b.references > 1 for a, b in pairs)
+        scores = [score for pair in pairs for score in pair]
+        if not several and len({score.reference for score in scores}) > 1:
             raise ValueError(
-                f"utterance {a.id!r} was scored against different references: "
-                "the matched-pair test needs the same words for both systems"
+                f"utterance {scores[0].id!r} was scored against different "
+                "references: the matched-pair test needs the same words for "
+                "both systems"
             )
-        if _clipped(a) or _clipped(b):
-            differences += _whole_difference(a, b)
-            continue
-        differences += _segment_differences(a, b, minimum_correct)
+        if several or any(map(_clipped, scores)):
+            differences += _whole_difference(pairs)
+        else:
+            differences += _segment_differences(pairs, minimum_correct)
     count = len(differences)
     differing = sum(difference != 0 for difference in differences)
     mean = sum(differences) / max(count, 1)
@@ -215,31 +228,45 @@ def _clipped(score):
     return score.errors < len(score.operations) - score.operations.count("=")
 
 
-def _whole_difference(first, second):
+def _by_utterance(pairs, utterances):
+    """The pairs of scores of each utterance: one, or one a training."""
+    if utterances is None:
+        return [[pair] for pair in pairs]
+    missing = [a.id for a, _ in pairs if a.id not in utterances]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} scores are of no utterance (such as "
+            f"{missing[0]!r}): `utterances` names that of each"
+        )
+    grouped: dict = {}
+    for pair in pairs:
+        grouped.setdefault(utterances[pair[0].id], []).append(pair)
+    return list(grouped.values())
+
+
+def _whole_difference(pairs):
     """Errors of second minus first as one segment, where there are any."""
-    if not first.errors and not second.errors:
+    if not any(a.errors or b.errors for a, b in pairs):
         return []
-    return [second.errors - first.errors]
+    return [sum(b.errors - a.errors for a, b in pairs)]
 
 
-def _segment_differences(first, second, minimum_correct):
+def _segment_differences(pairs, minimum_correct):
     """Errors of second minus first in each segment of one utterance.
 
     The utterance is a sequence of gap, word, gap, word, ..., gap: insertions
     are errors in a gap. A segment is a run of places with errors, cut wherever
     enough error-free words lie between two such places.
     """
-    errors = [
-        (a, b)
-        for a, b in zip(_errors_by_place(first), _errors_by_place(second))
-    ]
+    before = [_errors_by_place(a) for a, _ in pairs]
+    after = [_errors_by_place(b) for _, b in pairs]
     segments, correct = [], minimum_correct
-    for place, (a, b) in enumerate(errors):
+    for place, (a, b) in enumerate(zip(zip(*before), zip(*after))):
         is_word = place % 2 == 1
-        if a or b:
+        if any(a) or any(b):
             if correct >= minimum_correct:
                 segments.append(0)
-            segments[-1] += b - a
+            segments[-1] += sum(b) - sum(a)
             correct = 0
         elif is_word:
             correct += 1

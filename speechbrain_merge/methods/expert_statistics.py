@@ -30,7 +30,12 @@ from typing import Any
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import digest_text, fields, text
 from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import Weights, digest, open_weights
+from speechbrain_merge.weights import (
+    Weights,
+    digest,
+    open_weights,
+    verify_own_hash,
+)
 
 logger = get_logger(__name__)
 
@@ -88,7 +93,7 @@ def open_statistics(
     ------
     ValueError
         When there is none, or not one for each expert, or a file says that
-        its statistics are of another kind.
+        its statistics are of another kind, or was damaged.
     """
     if statistics is None:
         raise ValueError(
@@ -111,6 +116,7 @@ def open_statistics(
         )
     opened = [open_weights(source) for source in statistics]
     for each in opened:
+        verify_own_hash(each)
         found = _about_of(each).get("statistics", kind)
         if found != kind:
             raise ValueError(

@@ -41,6 +41,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import io
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -107,10 +108,38 @@ def file_fingerprint(path) -> str:
     str
         64 hexadecimal digits, as `sha256sum` prints them.
     """
-    result = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            result.update(block)
+    with open(path, "rb", buffering=0) as file:
+        return stream_fingerprint(file)
+
+
+def stream_fingerprint(file: io.RawIOBase, before: bytes = b"") -> str:
+    """The sha256 of an open file, from where it stands to its end.
+
+    Arguments
+    ---------
+    file : io.RawIOBase
+        Opened with ``buffering=0``. Afterwards it stands at its end.
+    before : bytes
+        What is hashed before it.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "words.txt"
+    >>> _ = path.write_bytes(b"one two")
+    >>> with open(path, "rb", buffering=0) as file:
+    ...     before = file.read(3)
+    ...     stream_fingerprint(file, before) == file_fingerprint(path)
+    True
+    """
+    result = hashlib.sha256(before)
+    block = memoryview(bytearray(_BLOCK))
+    while count := file.readinto(block):
+        result.update(block[:count])
     return result.hexdigest()
 
 

@@ -23,7 +23,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
@@ -41,6 +40,7 @@ from speechbrain_merge.records.checked import (
 from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.fingerprint import stream_fingerprint
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json
 
@@ -49,7 +49,6 @@ logger = get_logger(__name__)
 MARK = ".speechbrain_merge.json"
 """The file in a folder that says that it is ours, and what belongs to it."""
 
-_BLOCK = 1 << 20
 _described: dict = {}
 """Files as they were when they were last hashed, with size and SHA-256."""
 
@@ -264,12 +263,9 @@ def _mark_of(folder):
 def _describe(path):
     if path.is_symlink() or not path.is_file():
         return {"link": True}
-    result, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            result.update(block)
-            size += len(block)
-    return {"size": size, "sha256": result.hexdigest()}
+    with open(path, "rb", buffering=0) as file:
+        found = stream_fingerprint(file)
+        return {"size": file.tell(), "sha256": found}
 
 
 def _described_once(path):

@@ -1,10 +1,12 @@
 """Which differences between the models of a study are significant.
 
 Two tests are made of each pair that the YAML names: the matched-pair test of
-NIST (MAPSSWE) on the errors of all sets and seeds together, and a paired
+NIST (MAPSSWE) on the errors of all sets, with those of all seeds in a segment
+of an utterance added up, and a paired
 bootstrap of the difference of the mean error rates, drawn in blocks: all
 utterances of a speaker, of all seeds, go together (in sets of fewer than five
-speakers, an utterance of all seeds). In each column of a table
+speakers, an utterance of all seeds). So trainings that hear the same speech are
+not taken for more speech. In each column of a table
 the best model is compared with the next best. All p-values of a study's pairs,
 and all of a table's columns, are corrected by Holm's method.
 
@@ -121,7 +123,7 @@ class Scores:
             for row in self.results["rows"]:
                 if name in row["sets"][seed][mode]:
                     for score in self.of(row, mode, name):
-                        utterance = score.id.rpartition("@")[0]
+                        utterance = _utterance(score)
                         block = known.get(utterance, utterance)
                         blocks[score.id] = f"{name} {block}"
                     break
@@ -159,7 +161,7 @@ def compare_pair(
     before = {name: scores.of(first, mode, name) for name in names}
     after = {name: scores.of(second, mode, name) for name in names}
     drawn = macro_bootstrap(before, after, scores.blocks(names))
-    matched = mapsswe(_labelled(before), _labelled(after))
+    matched = _matched(_labelled(before), _labelled(after))
     return {
         "names": [first["name"], second["name"]],
         "titles": [first["title"], second["title"]],
@@ -206,7 +208,7 @@ def best_of_columns(scores: Scores, rows: Mapping, results: Mapping) -> dict:
             ]
             if rivals:
                 entry["next"] = rivals[0]["name"]
-                entry["p"] = mapsswe(
+                entry["p"] = _matched(
                     scores.of(rivals[0], mode, name),
                     scores.of(ranked[0], mode, name),
                 ).p_value
@@ -239,6 +241,17 @@ def _ranked(rows, results, mode, name):
         and rate(row) is not None
     ]
     return sorted(tested, key=rate)
+
+
+def _matched(first, second):
+    """MAPSSWE, in which the scores of all seeds of an utterance are one."""
+    utterances = {score.id: _utterance(score) for score in first}
+    return mapsswe(first, second, utterances=utterances)
+
+
+def _utterance(score):
+    """The utterance of a score, whose id says of which seed it is."""
+    return score.id.rpartition("@")[0]
 
 
 def _labelled(by_set):

@@ -24,13 +24,15 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_merge.records.fingerprint import (
+    file_fingerprint,
+    stream_fingerprint,
+)
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.writer import header_bytes, tensor_bytes
-
-_BLOCK = 1 << 20
 
 
 def digest(source) -> str:
@@ -55,7 +57,7 @@ def digest(source) -> str:
     if not is_weights and hasattr(source, "path"):
         source = source.path
     if isinstance(source, (str, PathLike)) and Path(source).is_file():
-        return _digest_file(source)
+        return file_fingerprint(source)
     result = hashlib.sha256()
     with open_weights(source) as weights:
         for name in sorted(weights):
@@ -95,16 +97,5 @@ def digest_with(path, metadata: Mapping) -> str:
     with open(path, "rb", buffering=0) as file:
         length = int.from_bytes(file.read(8), "little")
         header = parse_json(file.read(length), f"the header of {path}")
-    header["__metadata__"] = dict(metadata)
-    return _digest_file(path, 8 + length, header_bytes(header))
-
-
-def _digest_file(path, start=0, before=b""):
-    """The sha256 of some bytes, and of a file's from a start on."""
-    result = hashlib.sha256(before)
-    block = memoryview(bytearray(_BLOCK))
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        while count := file.readinto(block):
-            result.update(block[:count])
-    return result.hexdigest()
+        header["__metadata__"] = dict(metadata)
+        return stream_fingerprint(file, header_bytes(header))

@@ -169,6 +169,10 @@ def test_what_is_not_of_this_learning_is_refused(trained, tmp_path):
     path.write_bytes(other.read_bytes())
     with pytest.raises(ValueError, match="'about': this map was learned of"):
         learned(trained, tmp_path, steps=5)
+    # a bit of the first order, which still is one of some units
+    path.write_bytes(mine[:-1] + bytes([mine[-1] ^ 16]))
+    with pytest.raises(ValueError, match="is on record.*Delete it to learn"):
+        learned(trained, tmp_path, steps=5)
     path.unlink()
     found = torch.load(state)
     orders, tensors = found["best"], found["learned"]

@@ -1,7 +1,9 @@
 """Statistics collected by a Brain: as by hand, on every family, found again."""
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from speechbrain.integrations.huggingface.whisper import Whisper
-from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage
+from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
 from speechbrain_merge.brain.statistics import (
     COLLECTORS,
     collect_fisher,
@@ -35,7 +37,7 @@ from speechbrain_merge.methods import (
 )
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.search import GreedySearch
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights import open_weights, write_weights
 
 DATA = tiny_ctc_data(6, seed=3)
 RUN = {"device": "cpu", "noprogressbar": True}
@@ -261,6 +263,48 @@ def test_in_a_merge_stage(tmp_path, method, searched):
     )
     assert set(other.values()) != set(files.values())
     method.statistics = None
+
+
+def flip(path, place=-1):
+    """Another bit in a file, as a failing disk leaves it."""
+    content = bytearray(Path(path).read_bytes())
+    content[place] ^= 16
+    Path(path).write_bytes(content)
+
+
+def test_damaged_or_exchanged_statistics_are_collected_again(tmp_path, caplog):
+    """They were found by their name, and merged as they were."""
+    brain = trained(tmp_path)
+    data = {"one": DATA, "two": tiny_ctc_data(6, seed=4, shift=0.5)}
+    method = Fisher()
+    stage = MergeStage(method, [tmp_path / "pool"])
+    files = collect_statistics(brain, stage, data)
+    one, two = map(Path, files.values())
+    whole = {path: path.read_bytes() for path in (one, two)}
+    for place in (-1, 20):  # in a tensor, and in the header
+        flip(one, place)
+        with pytest.raises(ValueError, match=one.name) as refused:
+            merge(method, stage.chosen(), progress=False)
+        if place == -1:
+            assert "blake3:" in str(refused.value).partition(", and ")[0]
+            assert "is on record" in str(refused.value)
+        assert collect_statistics(brain, stage, data) == files
+        assert one.read_bytes() == whole[one]
+    # another model's, whole in itself
+    one.write_bytes(whole[two])
+    caplog.clear()
+    assert collect_statistics(brain, stage, data) == files
+    assert one.read_bytes() == whole[one]
+    assert stage.chosen()[0].digest in caplog.text
+    assert stage.chosen()[1].digest in caplog.text
+    # of an earlier version, which wrote no hash
+    with open_weights(one) as weights:
+        about = {"statistics": weights.metadata["statistics"]}
+        write_weights(tmp_path / "old.safetensors", weights, about)
+    os.replace(tmp_path / "old.safetensors", one)
+    assert collect_statistics(brain, stage, data) == files
+    assert one.read_bytes() == whole[one]
+    assert two.read_bytes() == whole[two]
 
 
 def _last(files, run):

@@ -54,11 +54,15 @@ def straightforward_mapsswe(first, second):
 
     Every word and every gap between words is a letter: ``e`` where a system
     errs, ``c`` for a word correct in both. Two ``c`` or more part segments.
+    Scores of an utterance by several trainings are next to each other.
     """
     differences = []
-    for a, b in zip(first, second):
-        columns = []
-        for score in (a, b):
+    for _, pairs in itertools.groupby(
+        zip(first, second), lambda pair: pair[0].id.partition("@")[0]
+    ):
+        columns, reference = [], ()
+        for score in itertools.chain(*zip(*pairs)):
+            reference = score.reference
             gaps, marks = [0], []
             for operation in score.operations:
                 if operation == "I":
@@ -67,16 +71,21 @@ def straightforward_mapsswe(first, second):
                     marks.append(int(operation != "="))
                     gaps.append(0)
             columns.append((gaps, marks))
-        (gaps_a, marks_a), (gaps_b, marks_b) = columns
+        half = len(columns) // 2
+
+        def amount(counts):
+            return sum(counts[half:]) - sum(counts[:half])
+
         letters, amounts = "", []
-        for i in range(len(a.reference) + 1):
-            if gaps_a[i] or gaps_b[i]:
+        for i in range(len(reference) + 1):
+            inserted = [gaps[i] for gaps, _ in columns]
+            if any(inserted):
                 letters += "e"
-                amounts.append(gaps_b[i] - gaps_a[i])
-            if i < len(a.reference):
-                wrong = marks_a[i] or marks_b[i]
-                letters += "e" if wrong else "c"
-                amounts.append(marks_b[i] - marks_a[i])
+                amounts.append(amount(inserted))
+            if i < len(reference):
+                wrong = [marks[i] for _, marks in columns]
+                letters += "e" if any(wrong) else "c"
+                amounts.append(amount(wrong))
         start = 0
         for good in [*re.finditer("cc+", letters), None]:
             stop = good.start() if good else len(letters)
@@ -98,6 +107,98 @@ def test_mapsswe_agrees_with_another_implementation(seed):
     assert (found.p_value, found.test) == (pytest.approx(p), "normal")
     back = mapsswe(second, first)
     assert (back.z, back.p_value) == (-found.z, found.p_value)
+
+
+def trained_again(trainings):
+    """Scores of several trainings in one list, and the utterance of each.
+
+    Those of an utterance are next to each other.
+    """
+    scores = [
+        dataclasses.replace(score, id=f"{score.id}@{number}")
+        for one in zip(*trainings)
+        for number, score in enumerate(one)
+    ]
+    return scores, {s.id: s.id.partition("@")[0] for s in scores}
+
+
+@pytest.mark.parametrize("trainings", [2, 3])
+def test_several_trainings_agree_with_another_implementation(trainings):
+    """The same utterances, heard by systems of each quality several times."""
+    _, other = systems(seed=5)
+    heard: tuple = ([], [])
+    for number in range(trainings):
+        for kept, share in zip(heard, (0.8, 0.9)):
+            draw = random.Random(f"{number} {share}")
+            kept.append(
+                score_utterances(
+                    {score.id: score.reference for score in other},
+                    {
+                        score.id: [
+                            w for w in score.reference if draw.random() < share
+                        ]
+                        for score in other
+                    },
+                )
+            )
+    first, utterances = trained_again(heard[0])
+    second, _ = trained_again(heard[1])
+    found = mapsswe(first, second, utterances=utterances)
+    z, _, differences = straightforward_mapsswe(first, second)
+    assert found.segments == len(differences)
+    assert found.z == pytest.approx(z)
+    errors = [sum(score.errors for score in one) for one in (first, second)]
+    assert sum(differences) == errors[1] - errors[0]
+    # in whatever order the trainings come
+    back = mapsswe(first[::-1], second, utterances=utterances)
+    assert back.p_value == pytest.approx(found.p_value)
+
+
+def test_the_same_training_again_is_no_evidence():
+    """Three copies made p = 0.0004 of p = 0.06."""
+    first, second = systems(count=20, keep=(0.84, 0.87))
+    alone = mapsswe(first, second)
+    assert alone.p_value > 0.05
+    one, utterances = trained_again([first] * 3)
+    other, _ = trained_again([second] * 3)
+    again = mapsswe(one, other, utterances=utterances)
+    assert again.segments == alone.segments
+    assert again.z == pytest.approx(alone.z)
+    assert again.p_value == pytest.approx(alone.p_value)
+    assert mapsswe(one, other).p_value < alone.p_value / 5
+
+
+def test_equal_systems_that_were_trained_often_are_rarely_called_different():
+    """An utterance is hard for all trainings of a system. At 0.05, each score
+    by itself called 16 % of equal systems different."""
+    draw, trials, count = random.Random(7), 400, 40
+    right = score_utterances({"u": "a b"}, {"u": "a b"})[0]
+    wrong = score_utterances({"u": "a b"}, {"u": "a x"})[0]
+    called = 0
+    for _ in range(trials):
+        pair = []
+        for _ in range(2):
+            hard = [draw.choice((0.1, 0.9)) for _ in range(count)]
+            trained = [
+                [
+                    dataclasses.replace(
+                        wrong if draw.random() < chance else right, id=f"u{i}"
+                    )
+                    for i, chance in enumerate(hard)
+                ]
+                for _ in range(3)
+            ]
+            scores, utterances = trained_again(trained)
+            pair.append(scores)
+        called += mapsswe(*pair, utterances=utterances).p_value <= 0.05
+    # three standard deviations of a share of 0.05
+    assert called / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_a_score_of_no_utterance_is_refused():
+    first, second = systems(count=3)
+    with pytest.raises(ValueError, match="2 scores are of no utterance"):
+        mapsswe(first, second, utterances={"u0": "u0"})
 
 
 @pytest.mark.parametrize("seed", range(20))

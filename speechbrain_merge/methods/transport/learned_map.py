@@ -11,7 +11,7 @@ import torch
 
 from speechbrain_merge.methods.transport.alignment import Alignment
 from speechbrain_merge.methods.transport.symmetry import Symmetry, symmetry
-from speechbrain_merge.weights import fold, open_weights
+from speechbrain_merge.weights import fold, open_weights, verify_own_hash
 
 
 def read_learned_map(
@@ -35,9 +35,10 @@ def read_learned_map(
     Raises
     ------
     ValueError
-        Where the map is not that of such a model.
+        Where the map is not that of such a model, or was damaged.
     """
     with open_weights(source) as weights, open_weights(path) as stored:
+        verify_own_hash(stored)
         found = symmetry(fold(weights), architecture, heads)
         orders = {name: stored[name].clone() for name in stored}
     check_orders(found, orders, f"{stored.label}, a map of {weights.label}")
