@@ -1,0 +1,77 @@
+"""What an eighth attack found, each as the attack did it.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import killed_stages
+import pytest
+import torch
+from counted_scorings import ask, trained
+from tiny_models import tiny_network
+
+from speechbrain.processing.features import GlobalNorm
+from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.study import Study
+from speechbrain_merge.weights import write_weights
+
+
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory):
+    """A Brain over a pool."""
+    return trained(tmp_path_factory.mktemp("results"))
+
+
+def test_trials_with_other_statistics_of_features_are_scored_again(brain):
+    _, scored = ask(brain, name="a")
+    assert scored > 0 and ask(brain, name="b")[1] == 0
+    normalize = brain.modules.normalize
+    before = normalize.glob_mean
+    normalize.glob_mean = before + 5
+    assert ask(brain, name="b")[1] > 0
+    normalize.glob_mean = before
+    assert ask(brain, name="b")[1] == 0
+
+
+def test_statistics_in_buffers_of_a_recoverable_count_too(brain):
+    normalize = GlobalNorm()
+    brain.hparams.normalize = normalize
+    brain.checkpointer.add_recoverable("global", normalize)
+    before = decisive_settings(brain)
+    normalize.running_mean += 1
+    assert decisive_settings(brain) != before
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Runs a study of one model, which is loaded."""
+    monkeypatch.chdir(tmp_path)
+    killed_stages.study_yaml(tmp_path)
+    state = tiny_network(0).state_dict()
+    write_weights(
+        "a.safetensors", {f"model.{key}": state[key] for key in state}
+    )
+
+    def run(build=killed_stages.build, weights="a.safetensors"):
+        results = Study(
+            "results",
+            {"loaded": {"load": weights}},
+            {"expert": {"hparams": "train.yaml"}},
+            domains=["a"],
+        ).run(build, {"noprogressbar": True})
+        return results["rows"][0]["sets"]["0"]["usual"]["a"]
+
+    return run
+
+
+def test_a_study_with_other_statistics_of_features_tests_again(study):
+    def build(*arguments):
+        run = killed_stages.build(*arguments)
+        run.brain.modules.normalize.glob_mean += 5
+        return run
+
+    first = study()
+    again = study(build)
+    assert again["scores"] != first["scores"]
+    assert again["errors"] != first["errors"]
+    assert study() == first
