@@ -10,8 +10,10 @@ import torch
 from counted_scorings import ask, trained
 from tiny_models import tiny_network
 
+
 from speechbrain.processing.features import GlobalNorm
 from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.cli import main
 from speechbrain_merge.study import Study
 from speechbrain_merge.weights import write_weights
 
@@ -75,3 +77,39 @@ def test_a_study_with_other_statistics_of_features_tests_again(study):
     assert again["scores"] != first["scores"]
     assert again["errors"] != first["errors"]
     assert study() == first
+
+
+RECIPE = """\
+import killed_stages
+import torch
+
+
+def build(*arguments):
+    run = killed_stages.build(*arguments)
+    run.brain.modules["head"] = head = torch.nn.Linear(7, 7)
+    run.brain.checkpointer.add_recoverable("head", head)
+    return run
+"""
+
+
+def test_weights_without_a_trained_module_are_not_tested(
+    study, tmp_path, capsys
+):
+    (tmp_path / "train.py").write_text(RECIPE)
+    command = ["evaluate", "train.py", "train.yaml"]
+    command += ["--weights", "a.safetensors", "--output_folder", "evaluated"]
+    assert main(command) == 2
+    found = capsys.readouterr().err
+    assert "a.safetensors has weights of 'model', and 'head' is tr" in found
+    made = {}
+    exec(RECIPE, made)
+    with pytest.raises(ValueError, match="'loaded'.*and 'head' is trained"):
+        study(made["build"])
+
+    def build(*arguments):
+        run = made["build"](*arguments)
+        for pool in run.brain.pools():
+            pool.partial = True
+        return run
+
+    assert study(build)["words"] > 0
