@@ -69,6 +69,7 @@ from speechbrain_merge.weights import (
     stored_as,
     ties_to_text,
 )
+from speechbrain_merge.weights.mapped import files_opened
 
 logger = get_logger(__name__)
 
@@ -155,8 +156,9 @@ def merge(
         When the experts do not fit together; before anything is written.
     ValueError
         When the method's demands are not met, the experts do not belong
-        together or have different numbers of attention heads, or a tensor is not finite;
-        nothing is left behind then.
+        together or have different numbers of attention heads, a tensor is not
+        finite, or a file was written to while it was merged; nothing is left
+        behind then.
     ChangedContent
         When a candidate's content is not what its pool has on record.
     FileExistsError

@@ -4,6 +4,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
+
 import killed_stages
 import pytest
 import torch
@@ -13,7 +15,9 @@ from tiny_models import tiny_network
 
 from speechbrain.processing.features import GlobalNorm
 from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge import merge
 from speechbrain_merge.cli import main
+from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.study import Study
 from speechbrain_merge.weights import write_weights
 
@@ -113,3 +117,75 @@ def test_weights_without_a_trained_module_are_not_tested(
         return run
 
     assert study(build)["words"] > 0
+
+
+class Writing(MergeMethod):
+    """A mean, which writes to a file before it merges a tensor."""
+
+    name = "writing"
+
+    def __init__(self, tensor, write):
+        super().__init__()
+        self.tensor, self.write = tensor, write
+
+    def merge_tensor(self, name, experts, base):
+        """The mean."""
+        merged = torch.stack(list(experts)).mean(0)
+        if name == self.tensor:
+            self.write()
+        return merged
+
+
+@pytest.mark.parametrize("tensor", ["m.first", "m.last"])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "folder"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_written_to_while_it_is_merged(
+    tmp_path, tensor, kind, replaced
+):
+    def state(value):
+        return {
+            "first": torch.full((40, 40), value),
+            "last": torch.full((30, 30), value),
+        }
+
+    def save(path, value):
+        if kind == "folder":
+            path.mkdir(exist_ok=True)
+            (path / "CKPT.yaml").write_text("WER: 3.0\nunixtime: 1.0\n")
+            torch.save(state(value), path / "m.ckpt")
+            return path / "m.ckpt"
+        named = {f"m.{key}": each for key, each in state(value).items()}
+        if kind == "pt":
+            torch.save(named, path)
+        else:
+            write_weights(path, named)
+        return path
+
+    first, second = (
+        tmp_path / (f"CKPT+{name}" if kind == "folder" else f"{name}.{kind}")
+        for name in "ab"
+    )
+    file, other = save(first, 1.0), save(second, 3.0)
+    os.utime(file, (1, 1))
+    output = tmp_path / "m.safetensors"
+
+    def write():
+        if replaced:
+            os.link(other, tmp_path / "new")
+            os.replace(tmp_path / "new", file)
+            return
+        with open(file, "r+b") as stream:
+            stream.write(other.read_bytes())
+
+    def merged(**arguments):
+        return merge(
+            Writing(tensor, write), [first, second], progress=False, **arguments
+        )
+
+    if replaced:
+        # what was there when the merge began is merged
+        assert {each.mean().item() for each in merged().values()} == {2.0}
+        return
+    with pytest.raises(ValueError, match="was written to while it was read"):
+        merged(output=output)
+    assert not output.exists()
