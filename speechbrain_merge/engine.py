@@ -69,6 +69,7 @@ from speechbrain_merge.weights import (
     stored_as,
     ties_to_text,
 )
+from speechbrain_merge.weights.mapped import files_opened
 
 logger = get_logger(__name__)
 
@@ -155,8 +156,9 @@ def merge(
         When the experts do not fit together; before anything is written.
     ValueError
         When the method's demands are not met, the experts do not belong
-        together or have different numbers of attention heads, or a tensor is not finite;
-        nothing is left behind then.
+        together or have different numbers of attention heads, a tensor is not
+        finite, or a file was written to while it was merged; nothing is left
+        behind then.
     ChangedContent
         When a candidate's content is not what its pool has on record.
     FileExistsError
@@ -199,6 +201,7 @@ def merge(
             )
     method.check_experts(len(experts))
     with ExitStack() as stack:
+        files = stack.enter_context(files_opened())
         opened = [
             stack.enter_context(open_weights(expert)) for expert in experts
         ]
@@ -244,6 +247,7 @@ def merge(
             made: dict = {}
             run(lambda name: made.update({name: merged[name]}))
             hashing.results()
+            _check_files(files)
             return {name: made[tied.get(name, name)] for name in merged.names()}
         specification = {
             name: (merged.dtype(name), merged.shape(name)) for name in names
@@ -280,6 +284,7 @@ def merge(
             run(lambda name: writer.write_pieces(name, merged.pieces(name)))
             # they take their places in the header, which is as long as before
             codes = known + hashing.results()
+            _check_files(files)
             for source, code in zip(told["sources"], codes):
                 source["digest"] = code
             if base is not None:
@@ -346,6 +351,12 @@ def _check_output(output, opened):
             f"{output} holds weights that no merge made. Nothing was changed. "
             "Move them away, or choose another output."
         )
+
+
+def _check_files(files):
+    """Refuses files that were written to while they were merged."""
+    for file in files:
+        file.check()
 
 
 def _run(merged, names, title, workers, progress, use):

@@ -603,3 +603,64 @@ def test_wrong_input(tmp_path):
             {"other.w": torch.ones(1)}, trained.yaml, folder, **wanted
         )
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"tokenizer": LABELS[:7]}, "has 12 labels, and the tokenizer 7"),
+        ({"tokenizer": [*LABELS, "l"]}, "has 12 labels, and the tokenizer 13"),
+        (
+            {"tokenizer": [*LABELS[1:], LABELS[0]]},
+            "'<blank>' as label 11, and blank_index is 0",
+        ),
+        ({"blank_index": 3}, "is 3, and the YAML has `blank_index: 0`"),
+        (
+            {"encoder": ["compute_features", "CNN", "Transformer", "ctc_lin"]},
+            "normalised by 'normalize'.*put 'normalize' in its place",
+        ),
+        ({"files": {"model": "a.ckpt"}}, "no key 'model'"),
+        ({"files": {"asr": "a.ckpt"}}, "'asr', which has merged weights"),
+    ],
+)
+def test_what_is_not_as_it_was_trained_is_refused(tmp_path, changed, message):
+    trained = Trained(CTC, tmp_path)
+    wanted = {
+        "interface": "EncoderASR",
+        "encoder": [*CHAIN, "Transformer", "ctc_lin"],
+        "tokenizer": LABELS,
+        "files": {"normalize": trained.normalizer},
+    }
+    folder = tmp_path / "exported"
+    with pytest.raises(ValueError, match=message):
+        export_recipe(
+            trained.weights, trained.yaml, folder, **{**wanted, **changed}
+        )
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "text, encoder, decoder",
+    [
+        (ATTENTION, ["Transformer"], "test_search"),
+        (TRANSDUCER, ["enc", "proj_enc"], "Greedysearcher"),
+    ],
+)
+def test_a_search_with_another_tokenizer(
+    tmp_path, pieces, text, encoder, decoder
+):
+    trained = Trained(
+        text.replace("output_neurons: 12", "output_neurons: 14"), tmp_path
+    )
+    with pytest.raises(NotLoadable, match="14 labels, and the tokenizer 12"):
+        export_recipe(
+            trained.weights,
+            trained.yaml,
+            tmp_path / "exported",
+            interface="EncoderDecoderASR",
+            encoder=[*CHAIN, *encoder],
+            decoder=decoder,
+            tokenizer=pieces,
+            files={"normalize": trained.normalizer},
+        )
+    assert not (tmp_path / "exported").exists()

@@ -12,7 +12,8 @@ are (see ``speechbrain_merge.records.fingerprint``), but for
 - the weights of the modules that are trained or merged. What is merged has its
   digest, and what is merged without a trained module is refused.
 
-Weights of all others count: a language model for shallow fusion, say.
+Weights of all others count: a language model for shallow fusion, say. So do the
+statistics of a normaliser, which has no weights and is not merged.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -109,6 +110,12 @@ def decisive_settings(
     for name in BRAIN_SETTINGS:
         hparams[f"brain.{name}"] = getattr(brain, name, None)
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
+    # Normalisers and features that the YAML does not name
+    hparams["brain.modules"] = {
+        name: module
+        for name, module in getattr(brain, "modules", {}).items()
+        if not _has_parameters(module)
+    }
     varying = _varying_tensors(brain, names)
     output = given.get("output_folder")
 
@@ -163,6 +170,10 @@ def _is_for_training(name):
     )
 
 
+def _has_parameters(module):
+    return next(module.parameters(), None) is not None
+
+
 def _varying_tensors(brain, names):
     """Ids of the tensors that training or a merge changes."""
     modules = [
@@ -175,7 +186,9 @@ def _varying_tensors(brain, names):
         for recoverable in checkpointer.recoverables.values():
             if isinstance(recoverable, CheckpointPool):
                 modules += recoverable.modules.values()
-            elif isinstance(recoverable, torch.nn.Module):
+            elif isinstance(recoverable, torch.nn.Module) and _has_parameters(
+                recoverable
+            ):
                 modules.append(recoverable)
     for name in dict.fromkeys(name.partition(".")[0] for name in names):
         with contextlib.suppress(ValueError):  # not a module of this Brain

@@ -173,6 +173,8 @@ class MergeMixin(RecipeHooks):
         if stage.sign is not None:
             run_on_main(stage.sign.check)
         scorer = self._scorer_of(stage, valid_set, valid_loader_kwargs)
+        # its normaliser is among what decides how candidates score
+        self._restore_checkpoint()
         title = f"Merge stage '{stage.name}'"
         partial = stage.partial or any(pool.partial for pool in self.pools())
         job = resolve(

@@ -254,18 +254,22 @@ class RecipeHooks:
     @contextlib.contextmanager
     def _candidates_scored(self):
         """While candidates are scored, the promised weights wait."""
-        if not self._restored and self.checkpointer is not None:
-            # With --test_only, fit() has restored no normaliser
-            self._restored = True
-            with whole_checkpoints(self.checkpointer):
-                self.checkpointer.recover_if_possible()
-            self.step = 0
+        self._restore_checkpoint()
         outer, self.scoring = self.scoring, True
         try:
             yield
         finally:
             self.scoring = outer
             self._restore()
+
+    def _restore_checkpoint(self):
+        """Loads the newest checkpoint, unless fit() or evaluate() has."""
+        if not self._restored and self.checkpointer is not None:
+            # With --test_only, fit() has restored no normaliser
+            self._restored = True
+            with whole_checkpoints(self.checkpointer):
+                self.checkpointer.recover_if_possible()
+            self.step = 0
 
     def _restore(self):
         """Gives modules with adapters their own weights back."""

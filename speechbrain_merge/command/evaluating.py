@@ -27,6 +27,7 @@ from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.pool.coverage import check_tested
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights
@@ -59,6 +60,7 @@ def run(options) -> dict:
     with _nothing_left_of_faults(output_folder(hparams_file, overrides)):
         prepared = build(str(hparams_file), overrides, run_opts)
         _check_run(prepared, script, options.set)
+        check_tested(prepared.brain, names, str(options.weights))
         prepared.brain.use_weights(weights)
     brain, sets, found = prepared.brain, prepared.test_sets, {}
     for name in options.set or sets:

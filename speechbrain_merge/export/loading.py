@@ -18,6 +18,7 @@ from typing import Any, Optional
 import torch
 
 from speechbrain.dataio import audio_io
+from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain_merge.export.folder import check_heads
 from speechbrain_merge.lineage import CARD
 from speechbrain_merge.records.checked import fields, whole
@@ -262,10 +263,11 @@ def check_recipe(
                     }
                 compare(getattr(asr.hparams, key).state_dict(), state)
             _refuse_untrained(asr)
-            if name == "StreamingASR":
-                asr.transcribe_file(path, DynChunkTrainConfig(8, 2), False)
-            else:
-                asr.transcribe_file(path)
+            with _checked_labels(asr):
+                if name == "StreamingASR":
+                    asr.transcribe_file(path, DynChunkTrainConfig(8, 2), False)
+                else:
+                    asr.transcribe_file(path)
 
 
 def check_pretrained(folder, expected: Mapping, source: Any) -> None:
@@ -309,6 +311,57 @@ def check_pretrained(folder, expected: Mapping, source: Any) -> None:
                     raise ValueError(
                         f"'{key}.{name}' is not among the merged weights"
                     )
+
+
+@contextmanager
+def _checked_labels(asr):
+    """Compares the labels of what is transcribed with those of the tokenizer.
+
+    SpeechBrain would write the text of other labels, or find none on the day
+    when a label without a text wins.
+    """
+    tokenizer = asr.hparams.tokenizer
+    decoder = getattr(asr.mods, "decoder", None)
+    if decoder is None:
+        giving = asr.mods.encoder
+        blank = asr.hparams.decoding_function.keywords["blank_id"]
+        _check_blank(tokenizer, blank)
+    else:
+        giving = getattr(decoder, "softmax", None)
+    given: set = set()
+    if isinstance(giving, torch.nn.Module):
+        giving.register_forward_hook(
+            lambda module, inputs, scores: given.add(scores.shape[-1])
+        )
+    try:
+        yield
+    except KeyError as error:  # a label without a text
+        if not given - {_number_of_labels(tokenizer)}:
+            raise error
+    for number in given - {_number_of_labels(tokenizer)}:
+        raise ValueError(
+            f"the model has {number} labels, and the tokenizer "
+            f"{_number_of_labels(tokenizer)}: give the tokenizer that it was "
+            "trained with"
+        )
+
+
+def _number_of_labels(tokenizer):
+    """How many labels a CTCTextEncoder or a SentencePiece model has."""
+    if isinstance(tokenizer, CTCTextEncoder):
+        return len(tokenizer)
+    return tokenizer.get_piece_size()
+
+
+def _check_blank(tokenizer, blank):
+    """Refuses another blank of CTC than the labels have."""
+    known = getattr(tokenizer, "lab2ind", {})
+    label = getattr(tokenizer, "blank_label", "<blank>")
+    if known.get(label, blank) != blank:
+        raise ValueError(
+            f"the tokenizer has the blank {label!r} as label {known[label]}, "
+            f"and blank_index is {blank}: give blank_index={known[label]}"
+        )
 
 
 def _refuse_untrained(asr):

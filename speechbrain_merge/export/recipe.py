@@ -43,6 +43,7 @@ INTERFACES = ("EncoderASR", "EncoderDecoderASR", "StreamingASR")
 _TRANSFORMER = "TransformerASR"
 _TRANSDUCER = "TransducerBeamSearcher"
 _TOKENIZER = "tokenizer"
+_NORMALISERS = ("InputNormalization", "GlobalNorm")
 
 _HEAD = """\
 # A model merged by speechbrain_merge, for
@@ -148,11 +149,13 @@ def export_recipe(
     Raises
     ------
     ValueError
-        When the YAML has no such key, a module has no place in it, or
+        When the YAML has no such key, a module has no place in it, the YAML
+        normalises features or has a blank otherwise than is asked here, or
         ``dtype`` does not hold a weight.
     NotLoadable
         When what was written does not load, or not as what was merged, or with
-        other numbers of attention heads than the weights were trained with.
+        other numbers of attention heads than the weights were trained with; or
+        when the tokenizer has not the labels of the model.
     """
     folder = Path(folder).resolve()
     files = {key: Path(path) for key, path in (files or {}).items()}
@@ -170,6 +173,9 @@ def export_recipe(
                 f"{hparams_file} has no key '{key}' to export; it has "
                 f"{', '.join(sorted(nodes))}."
             )
+    _check_as_trained(
+        nodes, interface, encoder, set(keys.values()) & set(files), blank_index
+    )
     chosen = [key for key in nodes if key in wanted]
     if "sample_rate" in nodes:
         chosen.insert(0, "sample_rate")
@@ -220,6 +226,38 @@ def _check_asked(interface, encoder, decoder):
             f"encoder is {list(encoder)}; expected the features, the encoder "
             "and its projection."
         )
+
+
+def _check_as_trained(nodes, interface, encoder, twice, blank_index):
+    """Refuses what would give another model than the YAML has trained."""
+    for key in twice:
+        raise ValueError(
+            f"`files` gives a file for '{key}', which has merged weights. "
+            "Leave it out."
+        )
+    trained = [
+        value
+        for used in (
+            _entry(nodes.get("modules")),
+            _entry(_entry(nodes.get("checkpointer")), "recoverables"),
+        )
+        for _, value in getattr(_entry(used), "value", ())
+    ]
+    for key, node in nodes.items():
+        if _class(nodes, key) not in _NORMALISERS or key in encoder:
+            continue
+        if any(node is each for each in trained):
+            raise ValueError(
+                f"the YAML trains with features normalised by '{key}', and "
+                f"encoder is {list(encoder)}: put '{key}' in its place there."
+            )
+    known = nodes.get("blank_index")
+    if interface == "EncoderASR" and isinstance(known, yaml.ScalarNode):
+        if known.value != str(blank_index):
+            raise ValueError(
+                f"blank_index is {blank_index}, and the YAML has `blank_index: "
+                f"{known.value}`: give that."
+            )
 
 
 def _nodes(hparams_file, overrides):

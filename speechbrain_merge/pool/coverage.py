@@ -115,6 +115,38 @@ def check_candidates(brain, names, title: str, partial: bool = False) -> dict:
     return missing
 
 
+def check_tested(brain, names, label: str):
+    """Refuses to test weights beside modules that nothing has trained with them.
+
+    Arguments
+    ---------
+    brain : MergeMixin
+        That tests. Where one of its pools is `partial`, a part may be tested.
+    names : list of str
+        Names of the weights' tensors, ``<module>.<parameter>``.
+    label : str
+        What errors call the weights.
+
+    Raises
+    ------
+    ValueError
+        Names the trained modules that are missing.
+    """
+    partial = any(pool.partial for pool in brain.pools())
+    held = dict.fromkeys(name.partition(".")[0] for name in names)
+    modules = [brain.module_named(name, label) for name in held]
+    missing = missing_modules(brain, modules)
+    if missing and not partial:
+        raise ValueError(
+            f"{label} has weights of {_listed(held)}, and {_listed(missing)} "
+            f"{_is(missing)} trained as well: the error rates would be those "
+            "of weights there that were not trained with these. Give weights "
+            "that hold all, such as a whole checkpoint folder (CKPT+…); or, if "
+            "only a part is meant, set `partial: True` of the recipe's "
+            "CheckpointPool."
+        )
+
+
 def missing_modules(brain, held) -> dict:
     """The trained modules of a Brain that others do not hold.
 

@@ -343,7 +343,25 @@ def _attributes_of(kind):
                 elif name not in _CONSTRUCTORS and not name.startswith("set_"):
                     written.update(_written(function.__code__))
         given.update(getattr(each, "__dataclass_fields__", ()))
+    if issubclass(kind, torch.nn.Module):
+        given.update(_restored(kind))
     return given, written
+
+
+def _restored(kind):
+    """Names of the attributes of a module that SpeechBrain's Checkpointer loads.
+
+    They are what the module has learned and computes with, as the statistics of
+    an ``InputNormalization``, although other methods write them.
+    """
+    for name in dir(kind):
+        loader = getattr(kind, name, None)
+        if getattr(loader, "_speechbrain_loader", False):
+            code = inspect.unwrap(loader).__code__
+            yield from _written(code)
+            for called in code.co_names:
+                for function in _functions(getattr(kind, called, None)):
+                    yield from _written(function.__code__)
 
 
 def _functions(member):

@@ -28,6 +28,7 @@ from speechbrain_merge.brain.domains import (
 )
 from speechbrain_merge.evaluation import read_scores, write_scores
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.pool.coverage import check_tested
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
@@ -36,6 +37,7 @@ from speechbrain_merge.study.counted import KEYS, counted
 from speechbrain_merge.study.made import digest_of, digest_of_rows
 from speechbrain_merge.study.making import Maker
 from speechbrain_merge.study.sequences import Sequence
+from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
 
@@ -175,7 +177,7 @@ class Tester:
             ]
             scores = combine(node.how, systems, test_set.data, brain.words_of)
         else:
-            brain.use_weights(self._weights_of(node.name))
+            self._use(node.name)
             scores = evaluate()
             metric = getattr(brain, self.study.tracker)
             run_on_main(
@@ -194,14 +196,18 @@ class Tester:
             if any(known[1:] != key[1:] for known in self._posteriors):
                 self._posteriors.clear()  # those of another set
             brain = self.maker.run.brain
-            brain.use_weights(self._weights_of(name))
+            self._use(name)
             self._posteriors[key] = collect_posteriors(brain, evaluate)
         return self._posteriors[key]
 
-    def _weights_of(self, name):
-        """A model whose weights have to be those that its scores go by."""
-        made = self.maker.made[name]
-        return Candidate(name, made.path, name, known_digest=made.digest)
+    def _use(self, name):
+        """Has the Brain test a model, by the weights that its scores go by."""
+        brain, made = self.maker.run.brain, self.maker.made[name]
+        with open_weights(made.path) as weights:
+            check_tested(brain, weights.names(), f"Model '{name}' ({made.path})")
+        brain.use_weights(
+            Candidate(name, made.path, name, known_digest=made.digest)
+        )
 
     def _set_digest(self, test):
         """A hash of the rows of a test set."""

@@ -19,16 +19,23 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import math
 import mmap
 import os
 import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Optional
 
 import torch
 
 # Address of the first byte of each file that is mapped now, and one past the
 # last. A file is mapped for as long as a tensor of it lives.
 _MAPPED = {}
+_OPENED: ContextVar[Optional[weakref.WeakSet]] = ContextVar(
+    "files that are opened", default=None
+)
 
 
 class WatchedFile:
@@ -45,15 +52,18 @@ class WatchedFile:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, descriptor)
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._before = os.fstat(descriptor)
+        _watch(self)
 
     def check(self):
-        """Raises a ValueError where the file was cut short meanwhile.
+        """Raises a ValueError where the file was cut or written to meanwhile.
 
         To look at mapped memory that the file does not have any more would
         end the process (SIGBUS).
         """
-        check_length(self.path, os.fstat(self._descriptor).st_size, self._size)
+        now = os.fstat(self._descriptor)
+        check_length(self.path, now.st_size, self._before.st_size)
+        _check_unwritten(self.path, now, self._before)
 
 
 def check_length(path, now: int, before: int):
@@ -73,6 +83,47 @@ def check_length(path, now: int, before: int):
         )
 
 
+def _check_unwritten(path, now, before):
+    """Refuses a mapped file that was written to since it was opened."""
+    if now.st_mtime_ns != before.st_mtime_ns:
+        raise ValueError(
+            f"{path} was written to while it was read, so that what was read "
+            "may be of two models. Wait until it is whole, and start again."
+        )
+
+
+@contextlib.contextmanager
+def files_opened() -> Iterator[weakref.WeakSet]:
+    """Gathers the files that are mapped inside, by this thread.
+
+    Yields
+    ------
+    files : WeakSet
+        Each has a method ``check``.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "numbers"
+    >>> _ = path.write_bytes(bytes([1, 2, 3]))
+    >>> with files_opened() as files:
+    ...     numbers = MappedFile(path)
+    >>> [file.check() for file in files]
+    [None]
+    """
+    files: weakref.WeakSet = weakref.WeakSet()
+    token = _OPENED.set(files)
+    try:
+        yield files
+    finally:
+        _OPENED.reset(token)
+
+
+def _watch(file):
+    files = _OPENED.get()
+    if files is not None:
+        files.add(file)
+
+
 class MappedFile:
     """A file whose bytes can be had as tensors, without reading them.
 
@@ -87,11 +138,24 @@ class MappedFile:
         with open(path, "rb") as file:
             # Private: should a caller write to a tensor, the file stays
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._before = os.fstat(file.fileno())
+        _watch(self)
         everything = torch.frombuffer(self._map, dtype=torch.uint8)
         start = everything.data_ptr()
         key = id(self._map)
         _MAPPED[key] = (start, start + len(self._map), weakref.ref(self._map))
         weakref.finalize(self._map, _MAPPED.pop, key, None)
+
+    def check(self):
+        """Raises a ValueError where the file was cut or written to meanwhile.
+
+        A file that took its place is not looked at: what is mapped stays.
+        """
+        check_length(self.path, self._map.size(), len(self._map))
+        with contextlib.suppress(OSError):  # removed, perhaps
+            now = os.stat(self.path)
+            if os.path.samestat(now, self._before):
+                _check_unwritten(self.path, now, self._before)
 
     def tensor(self, start: int, shape: tuple, dtype: torch.dtype):
         """Some bytes of the file as a tensor.
@@ -110,7 +174,7 @@ class MappedFile:
         torch.Tensor
             Not to be changed.
         """
-        check_length(self.path, self._map.size(), len(self._map))
+        self.check()
         count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=dtype)
