@@ -65,11 +65,13 @@ from speechbrain_merge.weights import (
     float_dtype,
     narrowed,
     open_weights,
+    own_hash,
     promoted,
     stored_as,
     ties_to_text,
 )
 from speechbrain_merge.weights.mapped import files_opened
+from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
 
 logger = get_logger(__name__)
 
@@ -120,7 +122,10 @@ def merge(
         that is known too; computed otherwise, while merging, when there is an
         output to record them in.
     metadata : dict, optional
-        More text entries for the output's metadata.
+        More text entries for the output's metadata. One that is called
+        ``content`` becomes the hash of the merged tensors, which
+        ``speechbrain_merge.weights.verify_own_hash`` compares with them; it has
+        the length of such a hash.
     dtype : str or torch.dtype, optional
         Of the result's floating-point tensors: ``"float32"``, ``"float16"``,
         ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
@@ -292,6 +297,9 @@ def merge(
             for index, entry in own.items():
                 entry["digest"] = codes[index]
             notes["merge"] = json.dumps(told)
+            if OWN_HASH in notes:
+                with writer.written() as tensors:
+                    notes[OWN_HASH] = own_hash(tensors)
             writer.describe(notes)
     if signer is not None:
         signer.sign(output)

@@ -1,6 +1,7 @@
 """Files that a method reads are known by their content, wherever it counts."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,31 @@ def test_a_plan_sees_new_statistics(folder, capsys):
     assert torch.equal(merged(), expected) and not torch.equal(first, expected)
     # the same content again is the same plan, whenever it was written
     collect(2)
+    assert "up to date" in run_plan(capsys)
+
+
+def test_a_plan_makes_an_output_again_that_is_not_what_it_made(
+    folder, capsys, caplog
+):
+    """It said "up to date" of an output with another bit in it."""
+    run_plan(capsys)
+    path, first = Path("out.safetensors"), merged().clone()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 16
+    path.write_bytes(content)
+    assert not torch.equal(merged(), first)
+    caplog.clear()
+    assert main(["merge", "plan.yaml", "--dry-run"]) == 0
+    assert "[to be merged]" in capsys.readouterr().out
+    assert "out.safetensors: its content has the hash blake3:" in caplog.text
+    assert ": merged" in run_plan(capsys)
+    assert torch.equal(merged(), first)
+    assert "up to date" in run_plan(capsys)
+    # what is not of the tensors does not count: an export tells it otherwise
+    with open_weights(path) as weights:
+        told = {**weights.metadata, "format": "pt"}
+        write_weights("other.safetensors", weights, told)
+    os.replace("other.safetensors", path)
     assert "up to date" in run_plan(capsys)
 
 

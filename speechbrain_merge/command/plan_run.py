@@ -52,13 +52,17 @@ from speechbrain_merge.records.checked import digest_text, fields
 from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer
+from speechbrain_merge.source_hashes import NO_HASH
 from speechbrain_merge.weights import (
+    ChangedContent,
     check_compatible,
     digest,
     fold,
     open_weights,
     renamed,
+    verify_own_hash,
 )
+from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
 
 logger = get_logger(__name__)
 
@@ -204,7 +208,7 @@ class PlanRun:
                 base = renamed(fold(base), fold(experts[0]))
                 base = base if stays else Candidate(known, base, "")
         record = {"stage": name, "digest": self._digest(name)}
-        metadata = {"plan": json.dumps(record)}
+        metadata = {"plan": json.dumps(record), OWN_HASH: NO_HASH}
         if self._is_folder(stage.get("output", ".safetensors")):
             metadata["format"] = "pt"  # transformers asks for it
         merge(
@@ -328,7 +332,14 @@ class PlanRun:
         with open_weights(output) as weights:
             where = f"{output}, metadata 'plan'"
             made = parse_json(weights.metadata.get("plan", "{}"), where)
-        return _made(made, where).get("digest") == self._digest(name)
+            if _made(made, where).get("digest") != self._digest(name):
+                return False
+            try:
+                verify_own_hash(weights)
+            except ChangedContent as error:
+                logger.warning(f"{error} This one is made again.")
+                return False
+        return True
 
     def _needed(self):
         """Stages that have an output to be made, and what making it needs."""

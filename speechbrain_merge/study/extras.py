@@ -31,13 +31,17 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.evaluation.bootstrap import confidence_interval
 from speechbrain_merge.export.publishing import published
+from speechbrain_merge.lineage import CARD
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.records.contents import contents_of
 from speechbrain_merge.records.once import once
+from speechbrain_merge.records.ownership import ChangedFolder
 from speechbrain_merge.report import merge_card, plot_line, plot_plane
 from speechbrain_merge.report.leaderboard import (
     FILE as LEADERBOARD_FILE,
@@ -204,6 +208,12 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
         Seed to Maker.
     results : dict
         See ``study/results.py``.
+
+    Raises
+    ------
+    ChangedFolder
+        Where an exported file is not as the study wrote it. A card may be
+        edited.
     """
     maker = makers[results["seeds"][0]]
     for name in study.exports:
@@ -228,14 +238,19 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
             return {
                 "folder": f"exported/{name}",
                 "files": run_on_main(_files_of, args=[folder]),
+                "contents": run_on_main(_contents_of, args=[folder]),
             }
+
+        record = study.folder / "exported" / f"{name}.json"
 
         def is_there(outcome):
             # earlier versions did not write down which files there are
             files = outcome.get("files", [])
-            return folder.is_dir() and set(files) <= set(_files_of(folder))
+            if not folder.is_dir() or not set(files) <= set(_files_of(folder)):
+                return False
+            _check_unchanged(folder, outcome.get("contents", {}), record)
+            return True
 
-        record = study.folder / "exported" / f"{name}.json"
         decides = {"weights": made.digest}
         if study.card:
             decides["card"] = study.card
@@ -251,6 +266,27 @@ def _files_of(folder):
         for path in (place, *place.rglob("*"))
         if path.is_file()
     )
+
+
+def _contents_of(folder):
+    """The hashes of these files, but for that of the card."""
+    files = [name for name in _files_of(folder) if Path(name).name != CARD]
+    found = contents_of(folder.parent / name for name in files)
+    return dict(zip(files, found.values()))
+
+
+def _check_unchanged(folder, known, record):
+    """Raises where exported files are not as they were written."""
+    found = _contents_of(folder)
+    for name, content in known.items():
+        if found.get(name, content) != content:
+            raise ChangedFolder(
+                f"{folder.parent / name} has the SHA-256 {found[name]}, and "
+                f"{content} is on record in {record}: it was changed since the "
+                f"study exported it. Remove {folder} to have it exported "
+                f"again, or take '{folder.name}' out of `exports` to keep it "
+                "as it is."
+            )
 
 
 def _export_adapter(maker, node, folder):

@@ -38,7 +38,11 @@ from speechbrain_merge.weights.mapping import (
     with_changed,
 )
 from speechbrain_merge.weights.moved import places_of
-from speechbrain_merge.weights.own_hash import verify_own_hash, write_with_hash
+from speechbrain_merge.weights.own_hash import (
+    own_hash,
+    verify_own_hash,
+    write_with_hash,
+)
 from speechbrain_merge.weights.parts import Part, depth, matches, part
 from speechbrain_merge.weights.projections import (
     heads,

@@ -88,7 +88,7 @@ def open_file(path) -> Weights:
             "Remove it, or choose another checkpoint."
         )
     if path.suffix == SAFETENSORS_SUFFIX:
-        weights = _open_safetensors(path)
+        weights = open_safetensors(path)
     else:
         weights = from_file(find_state_dict(load_torch(path), path), path)
     if not len(weights):
@@ -336,7 +336,23 @@ def _begins_as_torch(start):
     return start == _ZIP_START or start.startswith(_PICKLE_START)
 
 
-def _open_safetensors(path):
+def open_safetensors(path) -> Weights:
+    """Opens a safetensors file, whatever its name ends in.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    ValueError
+        Where it is no whole safetensors file, or of dtypes that are not known.
+    """
     try:
         # checks that the header fits the file
         safe_open(path, framework="pt", device="cpu").__exit__(None, None, None)

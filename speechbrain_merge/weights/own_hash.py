@@ -2,11 +2,13 @@
 
 What is computed once and read by later merges (statistics, learned maps) lies
 on the disk in between, and no pool or index knows its hash. So the file has the
-hash of its own tensors in its metadata, and whoever reads it compares them.
+hash of its own tensors in its metadata, and whoever reads it compares them. So
+does the output of a merge plan, which is not made again while it is as it was.
 
 Example
 -------
 >>> import torch
+>>> from speechbrain_merge.weights import open_weights
 >>> path = getfixture("tmp_path") / "fisher.safetensors"
 >>> path = write_with_hash(path, {"weight": torch.ones(2)}, {"of": "digits"})
 >>> with open_weights(path) as weights:
@@ -54,8 +56,30 @@ def write_with_hash(path, tensors: Mapping, metadata: Mapping) -> Path:
     -------
     Path
     """
-    known = {**metadata, KEY: tree_hash(tensors)}
+    known = {**metadata, KEY: tree_hash(dict(tensors))}
     return write_weights(path, tensors, known)
+
+
+def own_hash(weights: Weights) -> str:
+    """The hash of tensors alone, whatever the metadata say.
+
+    Arguments
+    ---------
+    weights : Weights
+        Open weights.
+
+    Returns
+    -------
+    str
+        See ``speechbrain_merge.weights.tree_hash``.
+    """
+    return tree_hash(_bare(weights))
+
+
+def _bare(weights):
+    """Weights without metadata."""
+    entries = {name: weights.entry(name) for name in weights}
+    return Weights(entries, weights.label, tied=weights.tied)
 
 
 def verify_own_hash(weights: Weights) -> bool:
@@ -81,5 +105,5 @@ def verify_own_hash(weights: Weights) -> bool:
     if known is None:
         return False
     digest_text(known, f"{weights.label}, metadata '{KEY}'")
-    verify(weights, known, weights.label, weights.label)
+    verify(_bare(weights), known, weights.label, weights.label)
     return True

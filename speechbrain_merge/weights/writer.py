@@ -47,6 +47,8 @@ from speechbrain_merge.records.files import (
     sync_folder,
 )
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
+from speechbrain_merge.weights.files import open_safetensors
+from speechbrain_merge.weights.mapping import Weights
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import ties_from_text, ties_to_text
 
@@ -137,6 +139,16 @@ class WeightWriter:
             )
         self._header = header
         _write_at(self._opened(), memoryview(header), 0)
+
+    def written(self) -> Weights:
+        """What was written, opened, once every tensor was.
+
+        Returns
+        -------
+        Weights
+            To be closed before the file is.
+        """
+        return open_safetensors(self._temporary)
 
     def write(self, name: str, tensor: torch.Tensor):
         """Write one tensor. Safe to call from several threads.

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.ownership import ChangedFolder
 from speechbrain_merge.study import Study
 from speechbrain_merge.weights.verification import ChangedContent
 
@@ -271,3 +272,32 @@ def test_an_export_that_was_lost_is_made_again(done, lost):
     (place / lost).unlink() if lost else shutil.rmtree(place)
     study(exports=["mean"])
     assert sorted(path.name for path in place.iterdir()) == written
+
+
+def test_an_export_that_was_edited_is_noticed(done):
+    """The study said nothing, and its record told of another model."""
+    study(exports=["mean"])
+    place = Path("results/exported/mean")
+    (place / "README.md").write_text("# My model\n")
+    (place / "notes.txt").write_text("mine")
+    study(exports=["mean"])  # a card is there to be edited
+    content = bytearray((place / "model.ckpt").read_bytes())
+    content[-1] ^= 16
+    (place / "model.ckpt").write_bytes(content)
+    with pytest.raises(ChangedFolder, match="model.ckpt has the SHA-256"):
+        study(exports=["mean"])
+    assert (place / "model.ckpt").read_bytes() == content
+    study()  # which does not say what it is
+    shutil.rmtree(place)
+    study(exports=["mean"])
+    assert (place / "model.ckpt").read_bytes() != content
+
+
+def test_an_export_of_an_earlier_version_is_taken_as_it_is(done):
+    study(exports=["mean"])
+    record = Path("results/exported/mean.json")
+    told = json.loads(record.read_text())
+    assert told["outcome"].pop("contents")
+    record.write_text(json.dumps(told))
+    study(exports=["mean"])
+    assert "contents" not in json.loads(record.read_text())["outcome"]
