@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tiny_domains import make_domains
 from tiny_models import tiny_whisper
+from warm_python import python
 
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
@@ -40,7 +41,7 @@ def material(tmp_path_factory):
 def command(material, results, *more, seeds=(1, 2, 3)):
     """The command line of a small study of three seeds."""
     return [
-        sys.executable,
+        python(),
         "train.py",
         "hparams/aode.yaml",
         "--device=cpu",
@@ -69,9 +70,9 @@ def run(arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(material, tmp_path_factory):
-    """The study, run in one go."""
+    """The study, run in one go and by Python itself."""
     results = tmp_path_factory.mktemp("undisturbed") / "results"
-    printed = run(command(material, results))
+    printed = run([sys.executable, *command(material, results)[1:]])
     return results, printed
 
 
@@ -149,6 +150,7 @@ def test_a_job_that_fails_is_named_with_its_log(material, tmp_path):
             material, tmp_path / "results", "--jobs=2", seeds=[1]
         )
     ]
+    arguments[0] = sys.executable  # and so do its jobs
     done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert done.returncode != 0
