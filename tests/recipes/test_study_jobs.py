@@ -135,7 +135,8 @@ def test_jobs_by_submitit_give_the_same(undisturbed, material, tmp_path):
     pytest.importorskip("submitit")
     results, alone = tmp_path / "results", tmp_path / "alone"
     more = ["--launcher=local", "--jobs=2"]
-    run(command(material, results, *more, seeds=[2]))
+    submitted = command(material, results, *more, seeds=[2])
+    run([sys.executable, *submitted[1:]])  # and so run its jobs
     run(command(material, alone, seeds=[2]))
     assert same_results(alone, results)
     assert list((results / "jobs").rglob("*_submitted.pkl"))
@@ -150,7 +151,6 @@ def test_a_job_that_fails_is_named_with_its_log(material, tmp_path):
             material, tmp_path / "results", "--jobs=2", seeds=[1]
         )
     ]
-    arguments[0] = sys.executable  # and so do its jobs
     done = subprocess.run(arguments, cwd=RECIPE, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert done.returncode != 0
