@@ -37,7 +37,8 @@ lint: install
 	$(BIN)/mypy
 
 check: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  --no-loadscope-reorder --durations=15
 
 install: $(VENV)/.installed
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
+from warm_python import python
 
 from speechbrain_merge.command.plan import Plan, parse_yaml
 
@@ -224,7 +225,13 @@ class Examples:
             cwd=self.names.get("cwd", self.folder),
             env={
                 **os.environ,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": os.pathsep.join(
+                    [
+                        str(Path(python()).parent),
+                        str(Path(sys.executable).parent),
+                        os.environ["PATH"],
+                    ]
+                ),
                 "PYTHONPATH": str(ROOT),
             },
             capture_output=True,

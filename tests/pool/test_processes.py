@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm_python import python
+
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.weights import digest, open_weights
 
@@ -18,7 +20,7 @@ ENVIRONMENT = {
 
 
 def test_under_ddp_the_main_process_collects(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [python(), "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", HERE / "distributed_training.py"]
     done = subprocess.run(
         [*command, tmp_path], env=ENVIRONMENT, capture_output=True, text=True
@@ -47,7 +49,7 @@ def test_trainings_side_by_side(tmp_path):
     script = HERE / "simultaneous_training.py"
     processes = [
         subprocess.Popen(
-            [sys.executable, script, pool, run, str(seed), str(len(runs))],
+            [python(), script, pool, run, str(seed), str(len(runs))],
             env=ENVIRONMENT,
             stderr=subprocess.PIPE,
             text=True,

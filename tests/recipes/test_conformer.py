@@ -16,6 +16,7 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from tiny_recipe import make_speech
+from warm_python import python
 
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from speechbrain_merge import MergeStage
@@ -103,7 +104,7 @@ def prepared(train, data, folder, yaml="train", build=None, **overrides):
 def command(hparams, arguments):
     """A command line of the recipe."""
     return [
-        sys.executable,
+        python(),
         "train.py",
         f"hparams/{hparams}.yaml",
         "--device=cpu",
@@ -179,7 +180,10 @@ def study(data, tmp_path_factory):
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("")
     done = subprocess.run(
-        fusions(data, results), cwd=RECIPE, capture_output=True, text=True
+        [sys.executable, *fusions(data, results)[1:]],
+        cwd=RECIPE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
     assert "seed-7/models/SL+MFT" in done.stdout + done.stderr

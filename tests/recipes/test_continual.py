@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import make_speech, tiny_whisper
+from warm_python import python
 
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.weights import digest, open_weights
@@ -60,7 +60,7 @@ SETTINGS = {
 def command(material, results, *more, hparams="hparams/aode.yaml"):
     """The command line of a small study."""
     return [
-        sys.executable,
+        python(),
         "train.py",
         str(hparams),
         "--device=cpu",

@@ -24,6 +24,7 @@ from host_recipes import (
     strangers,
 )
 from transducer_loss import transducer_loss
+from warm_python import python
 
 import speechbrain as sb
 
@@ -69,7 +70,7 @@ def test_the_merge_is_evaluated_on_every_set(tmp_path, caplog, kind):
 
 
 def test_two_processes_evaluate_the_same_merge(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [python(), "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node=2", ROOT / "tests" / "host_recipes.py"]
     done = subprocess.run(
         [*command, tmp_path],

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny_models import make_speech, tiny_whisper
 from transformers import WhisperForConditionalGeneration
+from warm_python import python
 
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import provenance
@@ -74,7 +75,7 @@ def command(material, results, hparams, *more, **settings):
     """The command line of a small study."""
     expert = {"with": {**SETTINGS, **settings}}
     return [
-        sys.executable,
+        python(),
         "train.py",
         f"hparams/{hparams}.yaml",
         "--device=cpu",
@@ -113,10 +114,21 @@ def rows_of(results):
     return {row["name"]: row for row in found["rows"]}
 
 
+@pytest.fixture(scope="module")
+def mast(material, tmp_path_factory):
+    """The folder of a study of trajectories, run as a user runs it."""
+    results = tmp_path_factory.mktemp("mast") / "results"
+    run([sys.executable, *command(material, results, "mast")[1:]])
+    return results
+
+
 @pytest.mark.parametrize("hparams", ["mast", "smact"])
-def test_a_study_from_one_command(material, tmp_path, hparams):
-    results = tmp_path / "results"
-    printed = run(command(material, results, hparams))
+def test_a_study_from_one_command(material, tmp_path, hparams, request):
+    if hparams == "mast":
+        results, printed = request.getfixturevalue("mast"), ""
+    else:
+        results = tmp_path / "results"
+        printed = run(command(material, results, hparams))
     rows = rows_of(results)
     names = list(rows)
     if hparams == "mast":
@@ -245,10 +257,8 @@ def test_a_benchmark_of_methods(material, tmp_path):
     assert "no model 'slerp'" in done.stdout + done.stderr
 
 
-def test_other_settings_are_refused_not_mixed(material, tmp_path):
-    results = tmp_path / "results"
-    run(command(material, results, "mast"))
-    changed = command(material, results, "mast", weight_decay=0.5)
+def test_other_settings_are_refused_not_mixed(material, mast):
+    changed = command(material, mast, "mast", weight_decay=0.5)
     done = subprocess.run(changed, cwd=RECIPE, capture_output=True, text=True)
     assert done.returncode != 0
     said = done.stdout + done.stderr
@@ -271,9 +281,8 @@ def test_wrong_keys_are_found_before_anything_is_trained(material, tmp_path):
         assert not list(tmp_path.rglob("finished.json"))
 
 
-def test_a_killed_study_goes_on(material, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(command(material, whole, "mast"))
+def test_a_killed_study_goes_on(material, mast, tmp_path):
+    whole, killed = mast, tmp_path / "killed"
     process = subprocess.Popen(
         command(material, killed, "mast"),
         cwd=RECIPE,
@@ -297,7 +306,7 @@ def test_a_killed_study_goes_on(material, tmp_path):
 
 def test_one_expert(material, tmp_path):
     arguments = [
-        sys.executable,
+        python(),
         "train.py",
         "hparams/train.yaml",
         "--device=cpu",

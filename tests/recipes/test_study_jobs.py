@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tiny_domains import make_domains
 from tiny_models import tiny_whisper
+from warm_python import python
 
 RECIPE = (
     Path(__file__).resolve().parents[2] / "recipes/SpeechDomains/ASR/whisper"
@@ -40,7 +41,7 @@ def material(tmp_path_factory):
 def command(material, results, *more, seeds=(1, 2, 3)):
     """The command line of a small study of three seeds."""
     return [
-        sys.executable,
+        python(),
         "train.py",
         "hparams/aode.yaml",
         "--device=cpu",
@@ -69,9 +70,9 @@ def run(arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(material, tmp_path_factory):
-    """The study, run in one go."""
+    """The study, run in one go and by Python itself."""
     results = tmp_path_factory.mktemp("undisturbed") / "results"
-    printed = run(command(material, results))
+    printed = run([sys.executable, *command(material, results)[1:]])
     return results, printed
 
 
@@ -134,7 +135,8 @@ def test_jobs_by_submitit_give_the_same(undisturbed, material, tmp_path):
     pytest.importorskip("submitit")
     results, alone = tmp_path / "results", tmp_path / "alone"
     more = ["--launcher=local", "--jobs=2"]
-    run(command(material, results, *more, seeds=[2]))
+    submitted = command(material, results, *more, seeds=[2])
+    run([sys.executable, *submitted[1:]])  # and so run its jobs
     run(command(material, alone, seeds=[2]))
     assert same_results(alone, results)
     assert list((results / "jobs").rglob("*_submitted.pkl"))

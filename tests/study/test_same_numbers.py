@@ -7,11 +7,11 @@ row by row, and every search must choose the same.
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from study.kinds import KINDS, STORED
+from warm_python import python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def test_the_error_counts_are_those_of_before(kind, tmp_path):
     places = KINDS[kind].material(tmp_path / "material")
     places["results"] = str(tmp_path / "results")
     done = subprocess.run(
-        [sys.executable, *KINDS[kind].command(places)],
+        [python(), *KINDS[kind].command(places)],
         cwd=ROOT / KINDS[kind].recipe,
         capture_output=True,
         text=True,
