@@ -12,10 +12,9 @@ import torch
 from counted_scorings import ask, trained
 from tiny_models import tiny_network
 
-
 from speechbrain.processing.features import GlobalNorm
-from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge import merge
+from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.study import Study

@@ -26,8 +26,8 @@ from speechbrain_merge.brain.domains import evaluate_set, rates_of
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
-from speechbrain_merge.records.reading import read_text
 from speechbrain_merge.pool.coverage import check_tested
+from speechbrain_merge.records.reading import read_text
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights

@@ -204,7 +204,9 @@ class Tester:
         """Has the Brain test a model, by the weights that its scores go by."""
         brain, made = self.maker.run.brain, self.maker.made[name]
         with open_weights(made.path) as weights:
-            check_tested(brain, weights.names(), f"Model '{name}' ({made.path})")
+            check_tested(
+                brain, weights.names(), f"Model '{name}' ({made.path})"
+            )
         brain.use_weights(
             Candidate(name, made.path, name, known_digest=made.digest)
         )
