@@ -39,7 +39,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from speechbrain_merge.lineage import KEY, chain_of, check_record
 from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.methods.one_thread import single_thread
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.records.versions import versions
@@ -247,7 +248,7 @@ def merge(
         hashing = stack.enter_context(SourceHashes(pool))
         for claim in _on_record(experts, opened, base, anchor):
             hashing.verify(*claim)
-        run = partial(_run, merged, names, method.name, workers, progress)
+        run = partial(_run, merged, names, method, workers, progress)
         if output is None:
             made: dict = {}
             run(lambda name: made.update({name: merged[name]}))
@@ -367,10 +368,11 @@ def _check_files(files):
         file.check()
 
 
-def _run(merged, names, title, workers, progress, use):
+def _run(merged, names, method, workers, progress, use):
     """Calls a function with each name, the largest tensors first.
 
-    So no thread has to wait for another's at the end.
+    So no thread has to wait for another's at the end. Where a method goes over
+    pieces, torch does not split these once more over threads of its own.
     """
     sizes = {name: math.prod(merged.shape(name)) for name in names}
     tasks: list[list[str]] = []
@@ -381,14 +383,17 @@ def _run(merged, names, title, workers, progress, use):
             room = TASK
         tasks[-1].append(name)
         room -= sizes[name]
-    bar = tqdm(total=len(names), desc=f"merge ({title})", disable=not progress)
+    bar = tqdm(
+        total=len(names), desc=f"merge ({method.name})", disable=not progress
+    )
 
     def work(task):
         for name in task:
             use(name)
             bar.update()
 
-    with bar, _threads(workers) as pool:
+    alone = single_thread() if method.piecewise else nullcontext()
+    with bar, alone, _threads(workers) as pool:
         for done in as_completed([pool.submit(work, task) for task in tasks]):
             done.result()
 

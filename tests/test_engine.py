@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.methods import Average, Extreme, Slerp, create
+from speechbrain_merge.methods.pieces import BLOCK
 from speechbrain_merge.weights import (
     IncompatibleWeights,
     open_weights,
     tree_hash,
 )
+
+THREADS = torch.get_num_threads()
 
 
 def experts(number, dtype=torch.float32, seed=0):
@@ -47,6 +50,38 @@ def on_disk(folder, states):
         paths.append(folder / f"expert-{index}.safetensors")
         save_file(state, paths[-1])
     return paths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("method", ["average", "ties"])
+def test_long_tensors_agree_to_the_bit(tmp_path, method, dtype):
+    """Several pieces, the last one short, on any number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    states = [
+        {
+            name: torch.randn(size, generator=generator).to(dtype)
+            for name, size in (("long", 2 * BLOCK + 7), ("longer", 3 * BLOCK))
+        }
+        for _ in range(4)
+    ]
+    base, *tuned = on_disk(tmp_path, states)
+    expected = create(method)(states[1:], base=states[0])
+    if method == "average":
+        sums = sum(state["long"].double() for state in states[1:])
+        assert torch.equal(expected["long"], (sums / 3).to(dtype))
+    for workers in (1, 3):
+        merged = merge(
+            method,
+            tuned,
+            base,
+            tmp_path / "merged.safetensors",
+            workers=workers,
+            progress=False,
+        )
+        with open_weights(merged) as weights:
+            for name, tensor in expected.items():
+                assert torch.equal(weights[name], tensor)
+    assert torch.get_num_threads() == THREADS
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -21,6 +21,31 @@ from typing import Optional
 import torch
 
 
+def count_votes(
+    vectors: list[torch.Tensor], weights: Optional[list[float]] = None
+) -> torch.Tensor:
+    """The sum of task vectors, whose sign is elected.
+
+    Arguments
+    ---------
+    vectors : list of torch.Tensor
+        Sparse task vectors, of one shape.
+    weights : list of float, optional
+        One an expert: multiplies its vector.
+
+    Returns
+    -------
+    votes : torch.Tensor
+        A new tensor.
+    """
+    if weights is not None:
+        vectors = [vector * weight for vector, weight in zip(vectors, weights)]
+    votes = vectors[0].clone()
+    for vector in vectors[1:]:
+        votes += vector
+    return votes
+
+
 def merge_elected(
     vectors: list[torch.Tensor],
     scales: list[float],
@@ -56,10 +81,8 @@ def merge_elected(
         weights = [1.0] * len(vectors)
     else:
         vectors = [vector * weight for vector, weight in zip(vectors, weights)]
-    votes = vectors[0].clone()
-    for vector in vectors[1:]:
-        votes += vector
-    sign = votes.sign_().mul_(2).add_(tie).sign_()
+    # half a vote for the sign that wins where votes cancel
+    sign = count_votes(vectors).sign_().add_(tie / 2).sign_()
 
     def elected(vector, scale, weight):
         """What takes part of one vector, and its share of the divisor."""

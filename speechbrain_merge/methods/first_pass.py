@@ -14,10 +14,13 @@ Authors
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Callable
 
 from tqdm import tqdm
+
+from speechbrain_merge.methods.one_thread import single_thread
 
 
 def each(
@@ -53,8 +56,9 @@ def each(
         desc=description,
         disable=not method.show_progress,
     )
-    if method.workers == 1:
-        # no hand-overs between threads: they cost more than a small tensor
-        return list(bar(map(function, names)))
-    with ThreadPoolExecutor(method.workers) as pool:
-        return list(bar(pool.map(function, names)))
+    with single_thread() if method.piecewise else nullcontext():
+        if method.workers == 1:
+            # no hand-overs between threads: they cost more than a small tensor
+            return list(bar(map(function, names)))
+        with ThreadPoolExecutor(method.workers) as pool:
+            return list(bar(pool.map(function, names)))

@@ -20,9 +20,12 @@ Authors
 from speechbrain_merge.weights import release
 
 # 128 kB of float32: a piece of each of a few experts and some intermediate
-# results stay in the second-level cache, and torch does not split so small an
-# operation over threads (the engine's workers do that, tensor by tensor).
+# results stay in the second-level cache. Random numbers are drawn by piece.
 PIECE = 1 << 15
+
+# Where nothing depends on the bounds of pieces, they are longer: a thread then
+# holds Python's lock for a smaller part of its time, and the others wait less.
+BLOCK = 1 << 17
 
 # A sample of a model is the first 512 of each 32768 entries.
 SAMPLE = 1 << 9

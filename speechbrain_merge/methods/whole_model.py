@@ -12,7 +12,8 @@ from typing import Any, Callable, Optional
 
 import torch
 
-from speechbrain_merge.methods.pieces import walk
+from speechbrain_merge.methods.election import count_votes
+from speechbrain_merge.methods.pieces import BLOCK, PIECE, walk
 from speechbrain_merge.methods.task_vectors import (
     flat_task_vectors,
     merged_names,
@@ -49,6 +50,7 @@ def read_pieces(
     use: Callable[[str, slice, list[torch.Tensor]], Any],
     what: str,
     sample: bool = False,
+    step: int = PIECE,
 ) -> None:
     """Goes through the task vectors of a whole model, piece by piece.
 
@@ -67,12 +69,14 @@ def read_pieces(
         What the progress bar says.
     sample : bool
         Whether the short beginnings of the pieces are enough.
+    step : int
+        How many entries a piece has.
     """
 
     def read_tensor(name):
         flat = [expert[name].reshape(-1) for expert in experts]
         anchor = base[name].reshape(-1)
-        for where in walk([*flat, anchor], sample):
+        for where in walk([*flat, anchor], sample, step):
             use(name, where, flat_task_vectors(flat, anchor, where))
 
     method.each(read_tensor, merged_names(experts), f"{method.name}: {what}")
@@ -85,6 +89,7 @@ def model_statistics(
     change: Change,
     ranks: list[int],
     signed: bool = True,
+    step: int = PIECE,
 ) -> list[list[float]]:
     """Order statistics of each expert's values over the whole model.
 
@@ -103,6 +108,8 @@ def model_statistics(
         1 is the largest.
     signed : bool
         Whether values may be negative.
+    step : int
+        How many entries ``change`` gets at once.
 
     Returns
     -------
@@ -118,7 +125,8 @@ def model_statistics(
                 see(row, values)
 
         what = "sample" if sample else "first pass"
-        read_pieces(method, experts, base, use, what, sample)
+        size = PIECE if sample else step
+        read_pieces(method, experts, base, use, what, sample, size)
 
     found = order_statistics(
         read,
@@ -170,7 +178,13 @@ def model_thresholds(
 
     rank = int(density * number) + 1
     found = model_statistics(
-        method, experts, base, magnitudes, [rank], signed=False
+        method,
+        experts,
+        base,
+        magnitudes,
+        [rank],
+        signed=False,
+        step=BLOCK if change is None else PIECE,
     )
     return [values[0] for values in found]
 
@@ -211,12 +225,11 @@ def majority_sign(
     def use(name, where, vectors):
         if change is not None:
             vectors = change(name, where, vectors)
-        weights = [1] * len(vectors) if weigh is None else weigh(name)
-        votes = 0
-        for vector, threshold, weight in zip(vectors, thresholds, weights):
-            votes = at_least(vector, threshold).mul_(weight).add_(votes)
+        trimmed = list(map(at_least, vectors, thresholds))
+        weights = None if weigh is None else weigh(name)
         # a list may be appended to from several threads
-        balances.append(int(votes.sign_().sum()))
+        balances.append(int(count_votes(trimmed, weights).sign_().sum()))
 
-    read_pieces(method, experts, base, use, "majority sign")
+    step = BLOCK if change is None else PIECE
+    read_pieces(method, experts, base, use, "majority sign", step=step)
     return 1 if sum(balances) > 0 else -1

@@ -56,8 +56,8 @@ SMALLEST = 100
 
 # More entries say nothing more. They are taken in stretches: a merge waits
 # while the pages of a file that they lie on are read.
-_LARGEST = 1 << 20
-_STRETCH = 1 << 12
+_LARGEST = 1 << 17
+_STRETCH = 1 << 10
 _ROLES = ("output", "embedding", "feed_forward", "other")
 
 _INSIDE = (
@@ -208,13 +208,9 @@ def _cosine(first, second):
 
 
 def _sample(tensor):
-    """All entries of a tensor, or stretches of it from beginning to end."""
-    flat, step = tensor.reshape(-1), tensor.numel() // _LARGEST + 1
-    if step == 1:
+    """All entries of a tensor, or stretches from its beginning to its end."""
+    flat, step = tensor.reshape(-1), tensor.numel() // _LARGEST
+    if step <= 1:
         return flat
-    taken = []
-    for start in range(0, flat.numel(), step * _STRETCH):
-        taken.append(flat[start : start + _STRETCH].clone())
-        # the system may have mapped more than was asked for
-        release(flat[start : start + step * _STRETCH])
-    return torch.cat(taken)
+    whole = flat.numel() // (step * _STRETCH) * step * _STRETCH
+    return flat[:whole].view(-1, step * _STRETCH)[:, :_STRETCH].reshape(-1)

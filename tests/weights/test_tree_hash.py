@@ -1,6 +1,7 @@
 """The hash of a model is that of its tensors, however they are stored."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from speechbrain_merge import merge, provenance
 from speechbrain_merge.lineage import check_lineage
 from speechbrain_merge.weights import (
     ChangedContent,
+    Entry,
+    Weights,
     digest,
     open_weights,
     tree_hash,
@@ -98,6 +101,31 @@ def test_a_merge_hashes_what_it_reads(tmp_path, method, workers):
     found = [source["digest"] for source in record["sources"]]
     assert found == [tree_hash(path) for path in paths[1:]]
     assert record["base"]["digest"] == tree_hash(paths[0])
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic"])
+def test_a_merge_reads_each_tensor_once(tmp_path, method):
+    """For the formula and for the hash together, of experts and base."""
+    reads: Counter = Counter()
+
+    def counting(number):
+        def read():
+            reads[number] += 1
+            return torch.full((70001,), float(number))
+
+        entry = Entry((70001,), torch.float32, read)
+        return Weights({"bias": entry}, label=f"model {number}")
+
+    models = [counting(number) for number in range(3)]
+    merged = merge(
+        method,
+        models[1:],
+        base=models[0],
+        output=tmp_path / "merged.safetensors",
+        progress=False,
+    )
+    assert reads == {0: 1, 1: 1, 2: 1}
+    assert provenance(merged)["sources"][0]["digest"] == tree_hash(models[1])
 
 
 def test_open_weights_are_not_watched_after_a_merge():
