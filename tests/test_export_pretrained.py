@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from tiny_models import inference_yaml
 
@@ -117,3 +118,45 @@ def test_a_model_with_more_than_was_merged_is_not_exported(yaml):
     part = {name: WEIGHTS[name] for name in ("enc.weight", "lm.weight")}
     with pytest.raises(NotLoadable, match="'enc.bias' is not among the merged"):
         export_pretrained(part, yaml(""), "exported")
+
+
+def test_a_tokenizer_keeps_no_paths_of_this_machine(yaml, tmp_path):
+    """Copied as a file, it told where it had been trained."""
+    (tmp_path / "text.txt").write_text("abc def\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=f"{tmp_path}/text.txt",
+        model_prefix=f"{tmp_path}/tokenizer",
+        vocab_size=10,
+        model_type="char",
+    )
+    Path("tokenizer.model").rename("tokenizer.ckpt")
+    trained = Path("tokenizer.ckpt").read_bytes()
+    assert str(tmp_path).encode() in trained
+    # begins like one, and is none
+    Path("other.ckpt").write_bytes(b"\n\x07/me/a.t")
+    text = (
+        yaml("")
+        .read_text()
+        .replace(
+            "    loadables:\n",
+            "    loadables:\n        tokenizer: !ref <tokenizer>\n",
+        )
+    )
+    assert "!ref <tokenizer>" in text
+    text += "tokenizer: !new:sentencepiece.SentencePieceProcessor\n"
+    Path("h.yaml").write_text(text)
+    export_pretrained(
+        "merged.safetensors",
+        "h.yaml",
+        "exported",
+        ["tokenizer.ckpt", "other.ckpt"],
+    )
+    exported = Path("exported/tokenizer.ckpt").read_bytes()
+    assert str(tmp_path).encode() not in exported and b"text.txt" in exported
+    first, second = (
+        sentencepiece.SentencePieceProcessor(model_proto=content)
+        for content in (trained, exported)
+    )
+    assert first.encode("fed cab") == second.encode("fed cab") != []
+    copied = Path("exported/other.ckpt").read_bytes()
+    assert copied == Path("other.ckpt").read_bytes()

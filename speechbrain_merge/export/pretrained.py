@@ -11,7 +11,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -26,6 +25,7 @@ from speechbrain_merge.export.folder import (
     write_text,
 )
 from speechbrain_merge.export.loading import check_pretrained
+from speechbrain_merge.export.tokenizer import copy_file
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.paths import plain_name
@@ -65,7 +65,9 @@ def export_pretrained(
     folder : str or Path
         The folder to write. An earlier export there is replaced.
     files : list of str or Path
-        More files that the loadables need (tokenizer.ckpt, normalizer.ckpt).
+        More files that the loadables need (tokenizer.ckpt, normalizer.ckpt). A
+        SentencePiece model is copied without the paths that it was trained
+        from.
     texts : dict, optional
         More files of the folder, name to text: a card as ``README.md``.
     sign : Signer, str or Path, optional
@@ -123,7 +125,7 @@ def export_pretrained(
                     f"changed. Is the disk full? torch says: {error}"
                 ) from error
         for file in files:
-            shutil.copyfile(file, target / Path(file).name)
+            copy_file(file, target / Path(file).name)
         write_text(target / "hyperparams.yaml", text)
         check_pretrained(target, states, source)
     logger.info(f"Merged model exported to {folder}.")

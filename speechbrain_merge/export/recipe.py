@@ -13,7 +13,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
@@ -31,7 +30,7 @@ from speechbrain_merge.export.folder import (
     write_text,
 )
 from speechbrain_merge.export.loading import check_recipe, door
-from speechbrain_merge.export.tokenizer import save_tokenizer
+from speechbrain_merge.export.tokenizer import copy_file, save_tokenizer
 from speechbrain_merge.records.paths import plain_name
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -185,7 +184,7 @@ def export_recipe(
     with export_folder(folder, source, texts, sign) as target:
         made = save_tokenizer(tokenizer, target / f"{_TOKENIZER}.ckpt")
         for key, path in files.items():
-            shutil.copyfile(path, target / f"{plain_name(key, 'files')}.ckpt")
+            copy_file(path, target / f"{plain_name(key, 'files')}.ckpt")
         text = _HEAD.replace("INTERFACE", interface)
         text += _serialized({key: nodes[key] for key in chosen})
         text += _inference(

@@ -8,15 +8,20 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
+
+from sentencepiece import SentencePieceProcessor
 
 from speechbrain.dataio.encoder import CTCTextEncoder
 
 # Fields of sentencepiece_model.proto: what was trained, and with which files
 # (input, model_prefix, seed_sentencepieces_file)
 _TRAINER = 2
+# A model begins with its first piece
+_PIECES = b"\n"
 _PATHS = (1, 2, 54)
 
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
@@ -50,6 +55,35 @@ def save_tokenizer(tokenizer: Any, path: Path) -> str:
             tokenizer.update_from_iterable(labels, sequence_input=False)
         tokenizer.save(str(path))
     return "speechbrain.dataio.encoder.CTCTextEncoder"
+
+
+def copy_file(path: Union[str, Path], target: Path) -> None:
+    """Copies a file into an export; a SentencePiece model without its paths.
+
+    Arguments
+    ---------
+    path : str or Path
+        What a loadable is loaded from: a tokenizer, a normalizer, weights.
+    target : Path
+        The file to write.
+    """
+    with open(path, "rb") as file:
+        first = file.read(len(_PIECES))
+    if first == _PIECES:
+        content = Path(path).read_bytes()
+        if _is_sentencepiece(content):
+            target.write_bytes(without_paths(content))
+            return
+    shutil.copyfile(path, target)
+
+
+def _is_sentencepiece(content):
+    """Whether SentencePiece takes it for a model of its own."""
+    try:
+        SentencePieceProcessor().LoadFromSerializedProto(content)
+    except RuntimeError:
+        return False
+    return True
 
 
 def without_paths(model: bytes) -> bytes:

@@ -10,6 +10,7 @@ Authors
 
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Optional
 
 from speechbrain_merge.records.folders import size_on_disk
@@ -43,6 +44,8 @@ def describe_plan(study) -> str:
     table = []
     for seed, node, kind, state in rows:
         usual = _usual(seen.get(kind, []))
+        if record_of(study.folder, node)[0] is None:
+            usual = (0.0, 0.0)  # there is nothing to make
         if not state["done"]:
             left.append(usual)
         table.append(
@@ -74,6 +77,9 @@ def describe_plan(study) -> str:
 def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
     """Whether a model exists, and what it took.
 
+    A model without weights of its own exists when all exist that it is made
+    from.
+
     Arguments
     ---------
     study : Study
@@ -91,8 +97,8 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
         ``done``, ``seconds`` (None where unknown) and ``bytes``.
     """
     folder = study.folder / f"seed-{seed}"
-    record, place = _record_of(folder, node)
-    done = record is None or record.is_file()
+    record, place = record_of(folder, node)
+    done = _is_done(study, seed, node)
     seconds = None
     if (
         done
@@ -110,6 +116,15 @@ def state_of(study, seed: int, node, times: Optional[Mapping] = None) -> dict:
     }
 
 
+def _is_done(study, seed, node):
+    """Whether a model exists."""
+    record, _ = record_of(study.folder / f"seed-{seed}", node)
+    if record is not None:
+        return record.is_file()
+    nodes = {each.name: each for each in study.plans[seed]}
+    return all(_is_done(study, seed, nodes[name]) for name in node.parents)
+
+
 def _known(record, node):
     """The record of a model; damaged, its message says what to delete."""
     if node.kind != "train":
@@ -117,8 +132,21 @@ def _known(record, node):
     return known_record(record, f"Delete {record.parent} to train it again.")
 
 
-def _record_of(folder, node):
-    """The file that says that a model exists, and where it lies."""
+def record_of(folder: Path, node) -> tuple[Optional[Path], Optional[Path]]:
+    """The file that says that a model exists, and where it lies.
+
+    Arguments
+    ---------
+    folder : Path
+        Of one seed.
+    node : Node
+        The model.
+
+    Returns
+    -------
+    record, place : Path or None
+        None for a model without weights of its own, or one that is loaded.
+    """
     if node.kind == "train":
         home = folder / "models" / node.name
         return home / "finished.json", home

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.files import open_to_append
-from speechbrain_merge.study.estimate import state_of
+from speechbrain_merge.study.estimate import record_of, state_of
 
 logger = get_logger(__name__)
 
@@ -105,9 +105,14 @@ def planned_jobs(study) -> dict:
     jobs = {}
     for seed, nodes in study.wanted().items():
         for node in nodes:
-            done = state_of(study, seed, node)["done"]
             tested = node.row and node.tests != ()
-            if done and not (tested and node.kind == "combine"):
+            folder = study.folder / f"seed-{seed}"
+            if record_of(folder, node)[0] is None:
+                # there is nothing to make, and models may be slow to combine
+                needed = tested and node.kind == "combine"
+            else:
+                needed = not state_of(study, seed, node)["done"]
+            if not needed:
                 continue
             parents = [f"{parent}@{seed}" for parent in node.parents]
             jobs[f"{node.name}@{seed}"] = [p for p in parents if p in jobs]

@@ -19,6 +19,7 @@ from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.ownership import ChangedFolder
 from speechbrain_merge.study import Study
+from speechbrain_merge.study.launch import planned_jobs
 from speechbrain_merge.weights.verification import ChangedContent
 
 MODELS = {
@@ -301,3 +302,31 @@ def test_an_export_of_an_earlier_version_is_taken_as_it_is(done):
     record.write_text(json.dumps(told))
     study(exports=["mean"])
     assert "contents" not in json.loads(record.read_text())["outcome"]
+
+
+def test_what_is_combined_is_done_when_its_models_are(done, capsys):
+    """A combination has no file of its own: it was done from the start."""
+    models = {
+        **MODELS,
+        "next": {"train": "b", "from": "a"},
+        "made": {"combine": "ensemble", "of": ["a", "b"]},
+        "later": {"combine": "ensemble", "of": ["a", "next"]},
+        "oracle": {"oracle": "{domain}", "otherwise": "next"},
+    }
+    study(models, plan=True)
+    table, _, said = capsys.readouterr().out.rpartition("\n\n")
+    rows = {line.split()[0]: line for line in table.splitlines() if line}
+    for name in ("a", "b", "mean", "made"):
+        assert " done " in rows[name], name
+    for name in ("next", "later", "oracle"):
+        assert " to do " in rows[name], name
+    # a combination takes no time to make, unknown or not
+    assert said.startswith("3 of 8 models are left: about")
+    assert "none is done yet" not in said
+    trainings = {"expert": {"hparams": "train.yaml"}}
+    asked = Study("results", models, trainings, domains=["a", "b"])
+    assert planned_jobs(asked) == {
+        "next@0": [],
+        "made@0": [],
+        "later@0": ["next@0"],
+    }
