@@ -69,6 +69,7 @@ from speechbrain_merge.methods.entries import (
 )
 from speechbrain_merge.methods.first_pass import each
 from speechbrain_merge.methods.list_of_experts import list_of_experts
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.plain_models import plain_models
 from speechbrain_merge.weights import (
     Weights,
@@ -229,7 +230,12 @@ class MergeMethod(torch.nn.Module):
                 f"Merge method '{self.name}' made {tuple(merged.shape)} out of "
                 f"{name} of shape {tuple(experts[0].shape)}."
             )
-        return [merged.reshape(-1)]
+        # piece by piece with the inputs, so that who hashes those has them in
+        # the cache, and no more of their pages in memory
+        flat = merged.reshape(-1)
+        models = experts if base is None else [*experts, base]
+        together = [flat, *(model.reshape(-1) for model in models)]
+        return (flat[where] for where in walk(together))
 
     def forward(
         self, state_dicts: Iterable[Any], base: Optional[Any] = None

@@ -175,14 +175,14 @@ class BoostedTSVM(MatrixMethod):
 
     def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
-        count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
+        count = kept(vectors.shape, len(vectors), self.rank_fraction)
         if self.boost < 1:
             # the threshold is a sum over all singular values, weak ones too,
             # and what is no more than rounding must not be raised
             ladder = ladder[-1:]
         strong = spread(
             lambda number: strongest(
-                vectors[number], count, ladder, noise.of(number)
+                vectors.by_rows(number), count, ladder, noise.of(number)
             ),
             range(len(vectors)),
             threads,

@@ -7,7 +7,8 @@ directions that are weak beside the strongest one, because the Gram matrix
 squares the singular values. Whether it lost too much is seen from the result
 itself, and then the next rung of a ladder is tried: the Gram matrix in float32
 (for weights that are stored in no more), then in float64, then the full
-decomposition in float64. Where the first rung holds, its result is nearer to
+decomposition in float64. Large matrices are gone through in blocks of rows
+(``speechbrain_merge.methods.tall``). Where the first rung holds, its result is nearer to
 the exact one than what a full decomposition in float32 gives. A rung whose
 solver does not converge gives way to the next one too.
 
@@ -28,20 +29,21 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional, Union
 
 import scipy.linalg
 import torch
 
 from speechbrain_merge.methods.newton_schulz import newton_schulz_stretch
+from speechbrain_merge.methods.tall import Tall, TaskVector
 
 PRECISION = torch.finfo(torch.float64).eps
 
 # Types to try in their order, and how far from orthonormal the vectors may be
 # in each. For weights stored in float32 or less:
-SINGLE = ((torch.float32, 1e-5), (torch.float64, 1e-8))
+SINGLE = ((torch.float32, 1e-5), (torch.float64, 1e-6))
 # ... and for those in float64, or where every singular value counts:
 DOUBLE = ((torch.float64, 1e-12),)
 
@@ -139,50 +141,12 @@ def without_noise(values, noise):
     return torch.where(values > noise, values, torch.zeros_like(values))
 
 
-def eigen(matrix):
-    """Eigenvalues and eigenvectors of ``XᵀX``, or None.
-
-    Arguments
-    ---------
-    matrix : torch.Tensor
-        ``X``, ``[m, n]``.
-
-    Returns
-    -------
-    squares, vectors : torch.Tensor
-        ``[n]``, ascending, and ``[n, n]``. ``None`` instead of both where the
-        solver fails.
-    """
+def eigen(gram):
+    """Eigenvalues, ascending, and eigenvectors; None where the solver fails."""
     try:
-        return torch.linalg.eigh(matrix.T @ matrix)
+        return torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError:
         return None
-
-
-def scaled(matrix, dtype=torch.float64):
-    """A matrix in a type, with squares that neither overflow nor vanish.
-
-    Arguments
-    ---------
-    matrix : torch.Tensor
-        ``[m, n]``, float64.
-    dtype : torch.dtype
-        A type.
-
-    Returns
-    -------
-    unit : torch.Tensor
-        The matrix divided by ``size``, without loss.
-    size : float
-        A power of two, which is 1 where all squares are far from the ends of
-        float32.
-    """
-    least, most = matrix.aminmax()
-    exponent = math.frexp(max(-float(least), float(most)))[1]
-    if abs(exponent) < 20:
-        return matrix.to(dtype), 1.0
-    size = 2.0**exponent
-    return (matrix / size).to(dtype), size
 
 
 def resolved(noise, largest_square, dtype):
@@ -191,35 +155,56 @@ def resolved(noise, largest_square, dtype):
     return noise**2 > smallest
 
 
-def all_stronger(matrix: torch.Tensor, noise: float) -> bool:
+def near_square(shape):
+    """Whether some directions are so weak that float32 fails nearly always."""
+    return shape[0] < 2 * shape[1]
+
+
+def all_stronger(
+    tall: Tall,
+    noise: float,
+    ladder: tuple = DOUBLE,
+    weights: Optional[torch.Tensor] = None,
+) -> bool:
     """Whether all singular values of a matrix are surely more than noise.
 
     Arguments
     ---------
-    matrix : torch.Tensor
-        ``[m, n]``, float64, with entries.
+    tall : Tall
+        ``X``, ``[m, n]``, with entries.
     noise : float
         Above zero.
+    ladder : tuple
+        Types to try.
+    weights : torch.Tensor, optional
+        ``[n]``: asks of ``X · diag(weights)``, with the Gram matrix of ``X``.
 
     Returns
     -------
     stronger : bool
         From a Cholesky factor, which is there exactly where all eigenvalues of
         a Gram matrix less ``noise²`` are positive, and is much cheaper than
-        they are. Of the Gram matrix as much is taken away in addition as
-        float64 cannot tell. So it is False also where it cannot tell.
+        they are. Of the Gram matrix as much is taken away in addition as its
+        type cannot tell. So it is False also where it cannot tell.
     """
-    unit, size = scaled(matrix)
-    if unit.shape[0] < unit.shape[1]:
-        unit = unit.T
-    gram = unit.T @ unit
-    untold = RESOLVED * PRECISION * float(gram.trace())
-    gram.diagonal().sub_((noise / size) ** 2 + untold)
-    return not torch.linalg.cholesky_ex(gram)[1]
+    for dtype, _ in ladder:
+        if dtype == torch.float32 and near_square(tall.shape):
+            continue
+        gram, size = tall.gram(dtype)
+        if weights is not None:
+            largest = float(weights.max())
+            unit = (weights / largest).to(dtype)
+            gram, size = unit[:, None] * gram * unit, size * largest
+        untold = RESOLVED * torch.finfo(dtype).eps * float(gram.trace())
+        gram = gram.clone()
+        gram.diagonal().sub_((noise / size) ** 2 + untold)
+        if not torch.linalg.cholesky_ex(gram)[1]:
+            return True
+    return False
 
 
 def strongest(
-    matrix: torch.Tensor,
+    matrix: Union[torch.Tensor, TaskVector],
     count: int,
     ladder: tuple = DOUBLE,
     noise: float = 0.0,
@@ -228,8 +213,8 @@ def strongest(
 
     Arguments
     ---------
-    matrix : torch.Tensor
-        ``[m, n]``, float64.
+    matrix : torch.Tensor or TaskVector
+        ``[m, n]``.
     count : int
         How many vectors; fewer are given where the rank is lower.
     ladder : tuple
@@ -250,16 +235,15 @@ def strongest(
         return Singular(
             turned.right, turned.values, turned.left, turned.spectrum
         )
-    if matrix.numel() == 0:
-        return decompose(matrix)
-    # With nearly as many columns as rows, some directions are so weak that
-    # float32 fails nearly always, unless only the strongest are wanted.
-    near_square = rows < 2 * columns
+    tall = Tall(matrix)
+    if columns == 0:
+        return decompose(tall.whole())
+    weak_too = 2 * count > columns and near_square(tall.shape)
     for dtype, tolerance in ladder:
-        if dtype == torch.float32 and near_square and 2 * count > columns:
+        if dtype == torch.float32 and weak_too:
             continue
-        tried, size = scaled(matrix, dtype)
-        found = eigen(tried)
+        gram, size = tall.gram(dtype)
+        found = eigen(gram)
         if found is None:
             continue
         squares, vectors = found
@@ -270,11 +254,11 @@ def strongest(
             continue
         values = spectrum[:rank]
         right = vectors.flip(1)[:, :rank].contiguous()
-        left = (tried @ right) / values
+        left = tall.times(right, size).div_(values)
         error = left.T @ left - torch.eye(rank, dtype=dtype)
         if rank == 0 or bool(error.abs().max() <= tolerance):
             return Singular(left, values * size, right, spectrum * size)
-    full = decompose(matrix, noise)
+    full = decompose(tall.whole(), noise)
     return Singular(
         full.left[:, :count],
         full.values[:count],
@@ -284,7 +268,9 @@ def strongest(
 
 
 def polar(
-    matrix: torch.Tensor, ladder: tuple = DOUBLE, noise: float = 0.0
+    matrix: Union[torch.Tensor, Tall],
+    ladder: tuple = DOUBLE,
+    noise: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The orthogonal factor of a matrix: its nearest orthonormal one.
 
@@ -294,7 +280,7 @@ def polar(
 
     Arguments
     ---------
-    matrix : torch.Tensor
+    matrix : torch.Tensor or Tall
         ``[m, n]``.
     ladder : tuple
         Types to try, and how far from orthonormal the factor may be in each.
@@ -309,18 +295,18 @@ def polar(
         ``[min(m, n)]``, the singular values of the matrix; zero for what
         became zero.
     """
-    rows, columns = matrix.shape
-    if rows < columns:
+    if isinstance(matrix, torch.Tensor) and matrix.shape[0] < matrix.shape[1]:
         factor, spectrum = polar(matrix.T, ladder, noise)
         return factor.T, spectrum
-    if matrix.numel() == 0:
-        return matrix, matrix.new_zeros(columns)
-    near_square = rows < 2 * columns  # too weak directions, as above
+    tall = matrix if isinstance(matrix, Tall) else Tall(matrix)
+    columns = tall.shape[1]
+    if columns == 0:
+        return tall.whole(), torch.zeros(columns)
     for dtype, tolerance in ladder:
-        if dtype == torch.float32 and near_square:
+        if dtype == torch.float32 and near_square(tall.shape):
             continue
-        tried, size = scaled(matrix, dtype)
-        found = eigen(tried)
+        gram, size = tall.gram(dtype)
+        found = eigen(gram)
         if found is None:
             continue
         squares, vectors = found
@@ -335,13 +321,13 @@ def polar(
         error = 4 * torch.finfo(dtype).eps * squares[-1:]
         if bool((error < tolerance * squares[:1]).all()):
             root = (vectors * squares.rsqrt()) @ vectors.T
-            return tried @ root, spectrum.flip(0) * size
-    full = decompose(matrix.to(torch.float64), noise)
+            return tall.times(root, size), spectrum.flip(0) * size
+    full = decompose(tall.whole(), noise)
     return full.left @ full.right.T, full.spectrum
 
 
 def orthogonalize(
-    matrix: torch.Tensor,
+    matrix: Union[torch.Tensor, Tall],
     how: str = "svd",
     polynomials: Sequence = (),
     ladder: tuple = DOUBLE,
@@ -350,7 +336,7 @@ def orthogonalize(
 
     Arguments
     ---------
-    matrix : torch.Tensor
+    matrix : torch.Tensor or Tall
         ``[m, n]``.
     how : str
         ``"svd"``: the polar factor. ``"eigh"``: ``X(XᵀX + …)^{-1/2}`` with each
@@ -370,17 +356,17 @@ def orthogonalize(
     factor : torch.Tensor
         ``[m, n]``.
     """
-    rows, columns = matrix.shape
-    if matrix.numel() == 0:
-        return matrix
     if how == "svd":
         return polar(matrix, ladder)[0]
-    if rows < columns:
+    if isinstance(matrix, torch.Tensor) and matrix.shape[0] < matrix.shape[1]:
         return orthogonalize(matrix.T, how, polynomials).T
-    matrix = matrix.to(torch.float64)
-    found = eigen(matrix)
+    tall = matrix if isinstance(matrix, Tall) else Tall(matrix)
+    if tall.shape[1] == 0:
+        return tall.whole()
+    gram, size = tall.gram(torch.float64)
+    found = eigen(gram * size**2)
     if found is None:
-        _, values, vectors = svd(matrix)
+        _, values, vectors = svd(tall.whole())
         squares, vectors = values.square(), vectors.T
     else:
         squares, vectors = found
@@ -388,4 +374,4 @@ def orthogonalize(
         stretch = 1 / (squares.abs().sqrt() + 1e-12)
     else:
         stretch = newton_schulz_stretch(squares.clamp_min(0.0), polynomials)
-    return matrix @ ((vectors * stretch) @ vectors.T)
+    return tall.times((vectors * stretch) @ vectors.T)

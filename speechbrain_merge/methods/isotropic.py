@@ -24,7 +24,7 @@ Authors
 import torch
 
 from speechbrain_merge.methods.factorization import Singular, polar, strongest
-from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod, total
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number
 from speechbrain_merge.methods.registry import register
@@ -79,8 +79,8 @@ class IsoC(MatrixMethod):
     def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
         with single_thread():
-            factor, spectrum = polar(total(vectors), ladder, noise.of_sum())
-            return factor * spectrum.mean()
+            factor, spectrum = polar(vectors.total(), ladder, noise.of_sum())
+            return factor.mul_(spectrum.mean())
 
 
 @register("iso_cts")
@@ -142,15 +142,15 @@ class IsoCTS(MatrixMethod):
 
     def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
-        rank, number = min(vectors[0].shape), len(vectors)
+        rank, number = min(vectors.shape), len(vectors)
         of_each = shared_out(rank, number, self.common_fraction)
         with single_thread():
             common = strongest(
-                total(vectors), rank - number * of_each, ladder, noise.of_sum()
+                vectors.total(), rank - number * of_each, ladder, noise.of_sum()
             )
         own = []
         if of_each:
-            outside = OutsideOf(common.left, vectors[0].shape[1])
+            outside = OutsideOf(common.left, vectors.shape[1])
             own = spread(
                 # the common directions are as noisy as the sum: what they
                 # miss of an expert's by that is left over outside of them

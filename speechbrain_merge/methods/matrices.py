@@ -36,7 +36,6 @@ Authors
 """
 
 import os
-from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 import torch
@@ -52,6 +51,7 @@ from speechbrain_merge.methods.factorization import (
 from speechbrain_merge.methods.parameters import check_switch, check_whole
 from speechbrain_merge.methods.rounding import Noise, noise_of, stored_type
 from speechbrain_merge.methods.sphere import combination
+from speechbrain_merge.methods.tall import TaskVectors
 from speechbrain_merge.weights import (
     Weights,
     common_ties,
@@ -65,10 +65,6 @@ from speechbrain_merge.weights import (
 logger = get_logger(__name__)
 
 NO_MATRICES = ("embedding", "output")
-
-AT_ONCE = 1 << 23
-"""Of matrices with more entries (64 MB in float64), embeddings mostly, the task
-vectors are not all in memory at once."""
 
 
 def check_scale(scale):
@@ -103,56 +99,6 @@ def check_scale(scale):
             refuse_experts(value.get("default", 1.0))
 
     refuse_experts(scale)
-
-
-class TaskVectors(Sequence):
-    """The task vectors of one matrix, each made when it is asked for.
-
-    Arguments
-    ---------
-    models : list of torch.Tensor
-        The matrix of each expert, ``[m, n]``.
-    base : torch.Tensor
-        ``[m, n]``, float64.
-
-    Example
-    -------
-    >>> base = torch.ones(1, 2, dtype=torch.float64)
-    >>> sum(TaskVectors([torch.zeros(1, 2), torch.ones(1, 2)], base))
-    tensor([[-1., -1.]], dtype=torch.float64)
-    """
-
-    def __init__(self, models: list[torch.Tensor], base: torch.Tensor):
-        self.models, self.base = models, base
-
-    def __len__(self):
-        return len(self.models)
-
-    def __getitem__(self, number):
-        if isinstance(number, slice):
-            return TaskVectors(self.models[number], self.base)
-        # a copy, also of what is float64 already
-        model = self.models[number].to(torch.float64, copy=True)
-        return model.sub_(self.base)
-
-
-def total(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of task vectors, of which one at a time is in memory.
-
-    Arguments
-    ---------
-    vectors : sequence of torch.Tensor
-        Of one shape; they stay as they are.
-
-    Returns
-    -------
-    total : torch.Tensor
-        Of the same shape.
-    """
-    summed = vectors[0].clone()
-    for number in range(1, len(vectors)):
-        summed.add_(vectors[number])
-    return summed
 
 
 class Fused(NamedTuple):
@@ -228,7 +174,7 @@ class MatrixMethod(MergeMethod):
 
     def merge_matrix(
         self,
-        vectors: Sequence[torch.Tensor],
+        vectors: TaskVectors,
         threads: int,
         ladder: tuple,
         noise: Noise,
@@ -237,9 +183,9 @@ class MatrixMethod(MergeMethod):
 
         Arguments
         ---------
-        vectors : sequence of torch.Tensor
-            ``[m, n]``, float64. Those of a large matrix are made anew whenever
-            they are asked for.
+        vectors : TaskVectors
+            ``[m, n]``, float64, each made anew whenever it is asked for; or,
+            by ``by_rows``, some rows at a time.
         threads : int
             How many threads it may spread work over. The result must not
             depend on it.
@@ -322,7 +268,7 @@ class MatrixMethod(MergeMethod):
                     sorted({stored_type(expert).dtype for expert in experts})
                 ),
             )
-        return base.to(torch.float64).add(change, alpha=factor).to(base.dtype)
+        return combination([base, change], [1.0, factor])
 
     def sees(self, name: str, tensor: torch.Tensor) -> bool:
         """Whether the formula sees a tensor, under any of its names."""
@@ -346,8 +292,8 @@ class MatrixMethod(MergeMethod):
         Returns
         -------
         change : torch.Tensor
-            What the formula makes of the task vectors: float64, in the shape
-            of the tensor.
+            What the formula makes of the task vectors, in the shape of the
+            tensor.
 
         Raises
         ------
@@ -363,11 +309,8 @@ class MatrixMethod(MergeMethod):
         def merged_task_vector(models):
             """The formula for one matrix of the base and each expert."""
             anchor, *moved = models
-            anchor = anchor.to(torch.float64)
             noise = noise_of(moved, anchor, infos[1:], infos[0])
             vectors = TaskVectors(moved, anchor)
-            if anchor.numel() <= AT_ONCE:
-                vectors = list(vectors)
             return self.merge_matrix(vectors, threads, ladder, noise)
 
         try:
@@ -381,7 +324,7 @@ class MatrixMethod(MergeMethod):
                 f"of the solvers, in float64 ({error}). Leave this tensor to "
                 "the mean by adding its name to the method's `exclude`."
             ) from error
-        return change.to(torch.float64).reshape(base.shape)
+        return change.reshape(base.shape)
 
     def _merge_fused(self, formula, name, matrices):
         """Queries, keys and values apart."""

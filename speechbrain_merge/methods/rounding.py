@@ -53,6 +53,7 @@ from dataclasses import dataclass
 
 import torch
 
+from speechbrain_merge.methods.tall import row_blocks
 from speechbrain_merge.weights.dtypes import is_float8
 
 # From the coarsest to the finest
@@ -74,8 +75,11 @@ TELLING = 64
 # Fewer different values than this are in every type, float8 as well.
 DISTINCT = 8
 
-# So many entries are squared at a time
-BLOCK = 1 << 20
+# So many entries are squared at a time: they stay in a core's cache.
+BLOCK = 1 << 18
+
+# Squares of lengths between these are far from the ends of float32.
+SHORT, LONG = 2.0**-50, 2.0**50
 
 
 @dataclass(frozen=True)
@@ -138,12 +142,13 @@ def stored_type(weights: torch.Tensor) -> torch.finfo:
     'float64'
     """
     flat = weights.reshape(-1)
-    if int(torch.count_nonzero(flat)) < TELLING:
+    glance = flat[:GLANCE]
+    few = int(torch.count_nonzero(glance)) < TELLING
+    if few and int(torch.count_nonzero(flat)) < TELLING:
         return torch.finfo(weights.dtype)
     for dtype in STORED_TYPES:
         if dtype == weights.dtype:
             break
-        glance = flat[:GLANCE]
         if is_float8(dtype) and len(glance.abs().unique()) < DISTINCT:
             continue
         if _holds(dtype, glance) and _holds(dtype, flat):
@@ -174,21 +179,44 @@ def spectral_noise(weights: torch.Tensor, info: torch.finfo) -> float:
     if weights.numel() == 0:
         return 0.0
     rows, columns = weights.shape
-    of_rows, of_columns = 0.0, torch.zeros(columns, dtype=torch.float64)
-    for block in weights.split(max(1, BLOCK // columns)):
-        squares = block.to(torch.float64).square()
-        of_rows = max(of_rows, float(squares.sum(1).max()))
-        of_columns += squares.sum(0)
-    longest = [math.sqrt(of_rows), math.sqrt(float(of_columns.max()))]
-    if not all(map(math.isfinite, longest)):  # the squares overflow
-        largest = float(weights.abs().max())
-        wide = weights.to(torch.float64)
-        return largest * spectral_noise(wide / largest, info)
+    row, column = longest_of(weights)
+    if not (SHORT < row < LONG and SHORT < column < LONG):
+        # squares overflow or vanish, if not all are zero
+        largest = float(weights.abs().max()) or 1.0
+        row, column = longest_of(weights.to(torch.float64) / largest)
+        row, column = largest * row, largest * column
     smallest = info.smallest_normal * info.eps
     return (
-        math.hypot(info.eps * longest[0], smallest * math.sqrt(columns))
-        + math.hypot(info.eps * longest[1], smallest * math.sqrt(rows))
+        math.hypot(info.eps * row, smallest * math.sqrt(columns))
+        + math.hypot(info.eps * column, smallest * math.sqrt(rows))
     ) / math.sqrt(12)
+
+
+def longest_of(weights: torch.Tensor) -> tuple[float, float]:
+    """Lengths of the longest row and of the longest column of a matrix.
+
+    Arguments
+    ---------
+    weights : torch.Tensor
+        ``[m, n]``. Its type is squared in; sums over rows are in float64.
+
+    Returns
+    -------
+    row, column : float
+        Right where both are between ``SHORT`` and ``LONG``.
+
+    Example
+    -------
+    >>> longest_of(torch.tensor([[3.0, 4.0], [0.0, 0.0], [4.0, 0.0]]))
+    (5.0, 5.0)
+    """
+    of_rows = 0.0
+    of_columns = torch.zeros(weights.shape[1], dtype=torch.float64)
+    for where in row_blocks([weights], BLOCK):
+        squares = weights[where].square()
+        of_rows = max(of_rows, float(squares.sum(1).max()))
+        of_columns += squares.sum(0)
+    return math.sqrt(of_rows), math.sqrt(float(of_columns.max()))
 
 
 def noise_of(
@@ -201,7 +229,7 @@ def noise_of(
     experts : list of torch.Tensor
         ``[m, n]`` each.
     base : torch.Tensor
-        ``[m, n]``, float64.
+        ``[m, n]``.
     infos : list of torch.finfo
         The type that each expert was stored in.
     base_info : torch.finfo

@@ -29,6 +29,7 @@ from typing import NamedTuple, Optional, Union
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.restricted import check_method
+from speechbrain_merge.methods.sphere import combination
 
 
 class Wrapped(NamedTuple):
@@ -94,4 +95,4 @@ class SpectralWrapper(MatrixMethod):
         if not self.sees(name, base) or merged.equal(base):
             return merged
         change = self.formula_of(name, [merged, *experts], base)
-        return change.add_(base).to(merged.dtype)
+        return combination([base, change], [1.0, 1.0]).to(merged.dtype)

@@ -42,6 +42,7 @@ from speechbrain_merge.methods.parameters import (
     check_whole,
 )
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.tall import Tall
 
 ORTHOGONALIZERS = ("svd", "eigh", "newton_schulz")
 
@@ -73,7 +74,9 @@ class Orthogonalizer:
         self.how = how
         self.polynomials = polynomials_of(polynomials, steps)
 
-    def __call__(self, matrix: torch.Tensor, ladder: tuple) -> torch.Tensor:
+    def __call__(
+        self, matrix: Union[torch.Tensor, Tall], ladder: tuple
+    ) -> torch.Tensor:
         """The matrix with orthonormal columns."""
         return orthogonalize(matrix, self.how, self.polynomials, ladder)
 
@@ -151,9 +154,12 @@ def side_by_side(
 
     def orthonormal(columns):
         together = torch.cat(columns, dim=1)
-        basis = real_directions(together, values, ladder, noise)
+        rows, number = together.shape
+        # asked twice for its Gram matrix, and computing it once
+        tall = Tall(together) if rows >= number else None
+        basis = real_directions(together, values, ladder, noise, tall)
         if basis is None:
-            return orthogonal(together, ladder).to(dtype)
+            return orthogonal(tall or together, ladder).to(dtype)
         inside = basis.T @ together.to(torch.float64)
         made = orthogonal(inside, ladder).to(torch.float64)
         return (basis @ made).to(dtype)
@@ -167,11 +173,15 @@ def side_by_side(
         threads,
     )
     with single_thread():
-        return (left * torch.cat(lifted).to(dtype)) @ right.T
+        return left @ (torch.cat(lifted).to(dtype)[:, None] * right.T)
 
 
 def real_directions(
-    columns: torch.Tensor, values: torch.Tensor, ladder: tuple, noise: float
+    columns: torch.Tensor,
+    values: torch.Tensor,
+    ladder: tuple,
+    noise: float,
+    tall: Optional[Tall] = None,
 ) -> Optional[torch.Tensor]:
     """The directions in which singular vectors are more than noise.
 
@@ -186,6 +196,8 @@ def real_directions(
         Types to factorize in.
     noise : float
         How noisy these are together.
+    tall : Tall, optional
+        The columns, where they are no more than the rows.
 
     Returns
     -------
@@ -196,10 +208,9 @@ def real_directions(
     count = min(columns.shape)
     if noise == 0 or count == 0:
         return None
-    scaled = columns.to(torch.float64) * values
-    if all_stronger(scaled, noise):
+    if tall is not None and all_stronger(tall, noise, ladder, values):
         return None
-    found = strongest(scaled, count, ladder, noise)
+    found = strongest(columns * values, count, ladder, noise)
     if len(found.values) == count:
         return None
     return found.left.to(torch.float64)
@@ -284,10 +295,10 @@ class TSVM(MatrixMethod):
 
     def merge_matrix(self, vectors, threads, ladder, noise):
         """The formula for one matrix of each expert."""
-        count = kept(vectors[0].shape, len(vectors), self.rank_fraction)
+        count = kept(vectors.shape, len(vectors), self.rank_fraction)
         strong = spread(
             lambda number: strongest(
-                vectors[number], count, ladder, noise.of(number)
+                vectors.by_rows(number), count, ladder, noise.of(number)
             ),
             range(len(vectors)),
             threads,

@@ -22,7 +22,7 @@ Authors
 
 import torch
 
-from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod, total
+from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
@@ -103,7 +103,7 @@ class WUDI(MatrixMethod):
         first of the ladder; the rounding errors of the weights do not matter.
         """
         dtype = ladder[0][0]
-        start = total(vectors)
+        start = vectors.total()
         lengths = [float(vector.norm()) for vector in vectors]
         moved = [number for number, length in enumerate(lengths) if length]
         if not moved:
