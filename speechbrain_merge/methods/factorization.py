@@ -29,6 +29,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
@@ -141,14 +142,6 @@ def without_noise(values, noise):
     return torch.where(values > noise, values, torch.zeros_like(values))
 
 
-def eigen(gram):
-    """Eigenvalues, ascending, and eigenvectors; None where the solver fails."""
-    try:
-        return torch.linalg.eigh(gram)
-    except torch.linalg.LinAlgError:
-        return None
-
-
 def resolved(noise, largest_square, dtype):
     """Whether a Gram matrix of a type can tell noise from weak directions."""
     smallest = RESOLVED * torch.finfo(dtype).eps * float(largest_square)
@@ -182,22 +175,27 @@ def all_stronger(
     Returns
     -------
     stronger : bool
-        From a Cholesky factor, which is there exactly where all eigenvalues of
-        a Gram matrix less ``noise²`` are positive, and is much cheaper than
-        they are. Of the Gram matrix as much is taken away in addition as its
-        type cannot tell. So it is False also where it cannot tell.
+        False also where the types cannot tell.
     """
     for dtype, _ in ladder:
         if dtype == torch.float32 and near_square(tall.shape):
             continue
         gram, size = tall.gram(dtype)
+        untold = RESOLVED * torch.finfo(dtype).eps
+        found = tall.eigen(dtype)
+        if found is not None:  # which the factor is made from too
+            weakest = float(found[0][0] - untold * found[0][-1])
+            least = 1.0 if weights is None else float(weights.min())
+            if math.sqrt(max(weakest, 0.0)) * size * least > noise:
+                return True
+        # A Cholesky factor is there exactly where all eigenvalues of a Gram
+        # matrix less noise² are positive, and is much cheaper than they are.
         if weights is not None:
             largest = float(weights.max())
             unit = (weights / largest).to(dtype)
             gram, size = unit[:, None] * gram * unit, size * largest
-        untold = RESOLVED * torch.finfo(dtype).eps * float(gram.trace())
         gram = gram.clone()
-        gram.diagonal().sub_((noise / size) ** 2 + untold)
+        gram.diagonal().sub_((noise / size) ** 2 + untold * float(gram.trace()))
         if not torch.linalg.cholesky_ex(gram)[1]:
             return True
     return False
@@ -242,11 +240,10 @@ def strongest(
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and weak_too:
             continue
-        gram, size = tall.gram(dtype)
-        found = eigen(gram)
+        found = tall.eigen(dtype)
         if found is None:
             continue
-        squares, vectors = found
+        squares, vectors, size = found
         spectrum = squares.flip(0).clamp_min_(0.0).sqrt_()
         spectrum = without_noise(spectrum, noise / size)
         rank = int(torch.count_nonzero(spectrum[:count]))
@@ -305,20 +302,19 @@ def polar(
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square(tall.shape):
             continue
-        gram, size = tall.gram(dtype)
-        found = eigen(gram)
+        found = tall.eigen(dtype)
         if found is None:
             continue
-        squares, vectors = found
+        squares, vectors, size = found
         spectrum = squares.clamp_min(0.0).sqrt_()
         spectrum = without_noise(spectrum, noise / size)
         weak = columns - int(torch.count_nonzero(spectrum))
         if weak and not resolved(noise / size, squares[-1], dtype):
             continue
         squares, vectors = squares[weak:], vectors[:, weak:]
-        # the relative error of the smallest eigenvalue, and so of the length
-        # of the direction that belongs to it
-        error = 4 * torch.finfo(dtype).eps * squares[-1:]
+        # half the relative error of the smallest eigenvalue, which is that of
+        # the length of the direction that belongs to it
+        error = 2 * torch.finfo(dtype).eps * squares[-1:]
         if bool((error < tolerance * squares[:1]).all()):
             root = (vectors * squares.rsqrt()) @ vectors.T
             return tall.times(root, size), spectrum.flip(0) * size
@@ -363,13 +359,13 @@ def orthogonalize(
     tall = matrix if isinstance(matrix, Tall) else Tall(matrix)
     if tall.shape[1] == 0:
         return tall.whole()
-    gram, size = tall.gram(torch.float64)
-    found = eigen(gram * size**2)
+    found = tall.eigen(torch.float64)
     if found is None:
         _, values, vectors = svd(tall.whole())
         squares, vectors = values.square(), vectors.T
     else:
-        squares, vectors = found
+        squares, vectors, size = found
+        squares = squares * size**2
     if how == "eigh":
         stretch = 1 / (squares.abs().sqrt() + 1e-12)
     else:

@@ -21,8 +21,8 @@ Authors
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Union
+from collections.abc import Sequence
+from typing import Optional, Union
 
 import torch
 
@@ -36,38 +36,31 @@ BLOCK = KEPT * PIECE
 LEAST_SUM, LARGEST_SUM = 2.0**-40, 2.0**60
 
 
-def row_blocks(
-    tensors: Sequence[torch.Tensor], entries: int = BLOCK
-) -> Iterator[slice]:
-    """Blocks of rows, of which mapped memory is released on the way.
+def row_blocks(shape: Sequence[int], entries: int = BLOCK) -> list[slice]:
+    """Blocks of the rows of a matrix.
 
     Arguments
     ---------
-    tensors : list of torch.Tensor
-        ``[m, n]``, all of one shape.
+    shape : tuple of int
+        ``(m, n)``.
     entries : int
         How many entries a block has, about.
 
-    Yields
-    ------
-    where : slice
-        Some rows.
+    Returns
+    -------
+    blocks : list of slice
 
     Example
     -------
-    >>> list(row_blocks([torch.zeros(5, 3)], entries=6))
+    >>> row_blocks((5, 3), entries=6)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    number, columns = tensors[0].shape
+    number, columns = shape
     step = max(1, entries // max(1, columns))
-    begun = 0
-    for start in range(0, number, step):
-        where = slice(start, min(start + step, number))
-        yield where
-        if (where.stop - begun) * columns >= BLOCK or where.stop == number:
-            for tensor in tensors:
-                release(tensor[begun : where.stop])
-            begun = where.stop
+    return [
+        slice(start, min(start + step, number))
+        for start in range(0, number, step)
+    ]
 
 
 class TaskVector:
@@ -96,15 +89,17 @@ class TaskVector:
         """The matrix turned."""
         return TaskVector(self.model.T, self.base.T)
 
-    def blocks(self) -> Iterator[slice]:
-        """Blocks of its rows, in order."""
-        return row_blocks([self.model, self.base])
-
     def rows(self, where: slice, dtype: torch.dtype) -> torch.Tensor:
-        """Some rows in a type: the exact difference, rounded to it once."""
+        """Some rows in a type: the exact difference, rounded to it once.
+
+        What lies in mapped files is released, and can be asked for again.
+        """
         wide = torch.promote_types(self.model.dtype, dtype)
-        own, anchor = self.model[where].to(wide), self.base[where].to(wide)
-        return (own - anchor).to(dtype)
+        own, anchor = self.model[where], self.base[where]
+        made = (own.to(wide) - anchor.to(wide)).to(dtype)
+        release(own)
+        release(anchor)
+        return made
 
 
 class TaskVectors(Sequence):
@@ -147,12 +142,14 @@ class TaskVectors(Sequence):
     def total(self) -> torch.Tensor:
         """Their sum in float64, added up while it is in the cache."""
         summed = torch.empty(self.shape, dtype=torch.float64)
-        for where in row_blocks([*self.models, self.base], PIECE):
-            anchor = self.base[where].to(torch.float64)
-            part = summed[where].zero_()
+        for where in row_blocks(self.shape, PIECE):
+            base = self.base[where]
+            anchor, part = base.to(torch.float64), summed[where].zero_()
             for model in self.models:
                 own = model[where].to(torch.float64, copy=True)
                 part.add_(own.sub_(anchor))
+                release(model[where])
+            release(base)
         return summed
 
 
@@ -168,6 +165,7 @@ class Tall:
     def __init__(self, matrix: Union[torch.Tensor, TaskVector]):
         self.matrix, self.shape = matrix, matrix.shape
         self._grams: dict = {}
+        self._eigen: dict = {}
 
     def gram(self, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
         """The Gram matrix, which is computed once for each type.
@@ -195,6 +193,34 @@ class Tall:
                 gram = self._gram(dtype, size)
             self._grams[dtype] = gram, size
         return self._grams[dtype]
+
+    def eigen(
+        self, dtype: torch.dtype
+    ) -> Optional[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Squared singular values and right singular vectors, computed once.
+
+        Arguments
+        ---------
+        dtype : torch.dtype
+            The type to compute in.
+
+        Returns
+        -------
+        squares : torch.Tensor
+            Of ``X / size``, ``[n]``, ascending.
+        vectors : torch.Tensor
+            ``[n, n]``.
+        size : float
+            As of ``gram``. ``None`` instead of all three where the solver
+            fails.
+        """
+        if dtype not in self._eigen:
+            gram, size = self.gram(dtype)
+            try:
+                self._eigen[dtype] = (*torch.linalg.eigh(gram), size)
+            except torch.linalg.LinAlgError:
+                self._eigen[dtype] = None
+        return self._eigen[dtype]
 
     def times(self, right: torch.Tensor, size: float = 1.0) -> torch.Tensor:
         """A product with another matrix.
@@ -230,10 +256,7 @@ class Tall:
 
     def _blocks(self, dtype, size):
         """Blocks of rows of ``X / size``, and which they are."""
-        lazy = isinstance(self.matrix, TaskVector)
-        for where in (
-            self.matrix.blocks() if lazy else row_blocks([self.matrix])
-        ):
+        for where in row_blocks(self.shape):
             if size == 1:
                 yield where, self._rows(where, dtype)
             else:

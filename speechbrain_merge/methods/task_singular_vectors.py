@@ -155,7 +155,7 @@ def side_by_side(
     def orthonormal(columns):
         together = torch.cat(columns, dim=1)
         rows, number = together.shape
-        # asked twice for its Gram matrix, and computing it once
+        # decomposed once, for the test against noise and for the factor
         tall = Tall(together) if rows >= number else None
         basis = real_directions(together, values, ladder, noise, tall)
         if basis is None:

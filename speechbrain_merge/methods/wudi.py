@@ -20,12 +20,15 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
+
 import torch
 
 from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.methods.tall import Tall, TaskVector, row_blocks
 
 # Rows that one thread optimises at a time. The rows of a matrix do not know of
 # each other, so this changes no result, and is the same for every number of
@@ -37,11 +40,14 @@ ROWS = 256
 DECAY, DECAY_OF_SQUARES, FLOOR = 0.9, 0.999, 1e-8
 
 
-def _gram_of(rows, dtype):
-    """``RᵀR`` in a type."""
+def length_of(vector: TaskVector) -> float:
+    """The Frobenius norm of a task vector, of some rows at a time."""
     with single_thread():
-        narrow = rows.to(dtype)
-        return narrow.T @ narrow
+        squares = [
+            float(vector.rows(where, torch.float64).square().sum())
+            for where in row_blocks(vector.shape)
+        ]
+    return math.sqrt(math.fsum(squares))
 
 
 @register("wudi")
@@ -103,44 +109,51 @@ class WUDI(MatrixMethod):
         first of the ladder; the rounding errors of the weights do not matter.
         """
         dtype = ladder[0][0]
-        start = vectors.total()
-        lengths = [float(vector.norm()) for vector in vectors]
-        moved = [number for number, length in enumerate(lengths) if length]
+        with single_thread():
+            descended = vectors.total()
+        each = [vectors.by_rows(number) for number in range(len(vectors))]
+        lengths = spread(length_of, each, threads)
+        moved = [pair for pair in zip(each, lengths) if pair[1]]
         if not moved:
-            return start
-        outputs, inputs = start.shape
+            return descended
+        outputs, inputs = vectors.shape
         blocks = [slice(at, at + ROWS) for at in range(0, outputs, ROWS)]
         # more inputs than all rows: two thin products are cheaper
         thin = inputs > 2 * outputs * len(moved)
-        gram, residual = [], torch.zeros_like(start)
-        for number in moved:
-            vector = vectors[number]
-            own = vector / lengths[number]
+        gram, residual = [], torch.zeros_like(descended)
+        for vector, length in moved:
             with single_thread():
-                factor = own.T @ own if inputs < outputs else own
+                if inputs < outputs:
+                    factor, size = Tall(vector).gram(torch.float64)
+                    factor *= (size / length) ** 2
+                else:
+                    factor = vector.rows(slice(None), torch.float64) / length
 
             def add_up(rows, vector=vector, factor=factor):
                 """The contribution of one expert to some rows."""
-                difference = start[rows] - vector[rows]
+                difference = descended[rows] - vector.rows(rows, torch.float64)
                 if inputs < outputs:
                     residual[rows].addmm_(difference, factor)
                 else:
                     residual[rows].addmm_(difference @ factor.T, factor)
 
             spread(add_up, blocks, threads)
-            gram.append(own.to(dtype) if thin else _gram_of(own, dtype))
+            with single_thread():
+                narrow = factor.to(dtype)
+                done = thin or inputs < outputs
+                gram.append(narrow if done else narrow.T @ narrow)
         if thin:
             stacked = torch.cat(gram)
             gram = [stacked.T, stacked]
         else:
             gram = [sum(gram)]
-        residual = residual.to(dtype)
-        change = spread(
-            lambda rows: self._descend(gram, residual[rows]),
-            blocks,
-            threads,
-        )
-        return start + torch.cat(change)
+
+        def descend(rows):
+            """All steps of some rows, from where they start."""
+            descended[rows] += self._descend(gram, residual[rows].to(dtype))
+
+        spread(descend, blocks, threads)
+        return descended
 
     def _descend(self, gram, residual):
         """All steps of some rows.
