@@ -7,10 +7,11 @@ directions that are weak beside the strongest one, because the Gram matrix
 squares the singular values. Whether it lost too much is seen from the result
 itself, and then the next rung of a ladder is tried: the Gram matrix in float32
 (for weights that are stored in no more), then in float64, then the full
-decomposition in float64. Large matrices are gone through in blocks of rows
-(``speechbrain_merge.methods.tall``). Where the first rung holds, its result is nearer to
-the exact one than what a full decomposition in float32 gives. A rung whose
-solver does not converge gives way to the next one too.
+decomposition in float64. Where the first rung holds, its result is about as near
+to the exact one as that of a full decomposition in float32. A rung whose solver
+does not converge gives way to the next one too. Matrices are gone through in
+blocks of rows (``speechbrain_merge.methods.tall``), so that none has to be in
+memory in more than one type.
 
 Directions in which a matrix is exactly zero belong to nobody: a decomposition
 returns some basis of them, another on another machine. Here they are left out,

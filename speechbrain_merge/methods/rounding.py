@@ -53,8 +53,7 @@ from dataclasses import dataclass
 
 import torch
 
-from speechbrain_merge.methods.tall import row_blocks
-from speechbrain_merge.weights import release
+from speechbrain_merge.methods.tall import walk_rows
 from speechbrain_merge.weights.dtypes import is_float8
 
 # From the coarsest to the finest
@@ -213,9 +212,8 @@ def longest_of(weights: torch.Tensor) -> tuple[float, float]:
     """
     of_rows = 0.0
     of_columns = torch.zeros(weights.shape[1], dtype=torch.float64)
-    for where in row_blocks(weights.shape, BLOCK):
+    for where in walk_rows([weights], BLOCK):
         squares = weights[where].square()
-        release(weights[where])
         of_rows = max(of_rows, float(squares.sum(1).max()))
         of_columns += squares.sum(0)
     return math.sqrt(of_rows), math.sqrt(float(of_columns.max()))

@@ -21,7 +21,7 @@ Authors
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Optional, Union
 
 import torch
@@ -63,6 +63,34 @@ def row_blocks(shape: Sequence[int], entries: int = BLOCK) -> list[slice]:
     ]
 
 
+def walk_rows(tensors: Sequence[torch.Tensor], entries: int) -> Iterator[slice]:
+    """Blocks of rows, and releases memory of mapped files on the way.
+
+    What is left at the end, all of a small matrix, is released by whoever is
+    done with the tensor: to map pages anew takes time.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        ``[m, n]``, all of one shape.
+    entries : int
+        As of ``row_blocks``.
+
+    Yields
+    ------
+    where : slice
+        Some rows.
+    """
+    begun, columns = 0, tensors[0].shape[1]
+    large = tensors[0].numel() > BLOCK
+    for where in row_blocks(tensors[0].shape, entries):
+        yield where
+        if large and (where.stop - begun) * columns >= BLOCK:
+            for tensor in tensors:
+                release(tensor[begun : where.stop])
+            begun = where.stop
+
+
 class TaskVector:
     """``θ_t − θ_0`` of one matrix, of which some rows are made at a time.
 
@@ -92,13 +120,15 @@ class TaskVector:
     def rows(self, where: slice, dtype: torch.dtype) -> torch.Tensor:
         """Some rows in a type: the exact difference, rounded to it once.
 
-        What lies in mapped files is released, and can be asked for again.
+        Of a matrix of several blocks, what lies in mapped files is released.
+        It can be asked for again.
         """
         wide = torch.promote_types(self.model.dtype, dtype)
         own, anchor = self.model[where], self.base[where]
         made = (own.to(wide) - anchor.to(wide)).to(dtype)
-        release(own)
-        release(anchor)
+        if self.model.numel() > BLOCK:
+            release(own)
+            release(anchor)
         return made
 
 
@@ -142,14 +172,12 @@ class TaskVectors(Sequence):
     def total(self) -> torch.Tensor:
         """Their sum in float64, added up while it is in the cache."""
         summed = torch.empty(self.shape, dtype=torch.float64)
-        for where in row_blocks(self.shape, PIECE):
-            base = self.base[where]
-            anchor, part = base.to(torch.float64), summed[where].zero_()
+        for where in walk_rows([*self.models, self.base], PIECE):
+            anchor = self.base[where].to(torch.float64)
+            part = summed[where].zero_()
             for model in self.models:
                 own = model[where].to(torch.float64, copy=True)
                 part.add_(own.sub_(anchor))
-                release(model[where])
-            release(base)
         return summed
 
 
