@@ -50,9 +50,7 @@ def pytest_collection_modifyitems(items):
     """The longest begin first, so that no process is left alone with one."""
     places = {f"tests/{name}": place for place, name in enumerate(LONGEST)}
     items.sort(
-        key=lambda item: places.get(
-            item.path.relative_to(ROOT).as_posix(), len(places)
-        )
+        key=lambda item: places.get(item.nodeid.split("::")[0], len(places))
     )
 
 

@@ -109,8 +109,7 @@ def python() -> str:
             pass_fds=[listener.fileno()],
             env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         )
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.stdin.close)
+    atexit.register(server.stdin.close)  # and not when this function ends
     return str(command)
 
 
@@ -144,13 +143,15 @@ def run_measured(command, **options):
     return done, seconds - before.ru_utime - before.ru_stime
 
 
-def serve(listener):
+def serve(listener, folder):
     """Forks for every command, until standard input ends.
 
     Arguments
     ---------
     listener : socket.socket
         Where commands come in.
+    folder : Path
+        Of the command. Removed in the end.
 
     Returns
     -------
@@ -161,6 +162,7 @@ def serve(listener):
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
+            shutil.rmtree(folder)
             os._exit(0)
         connection, _ = listener.accept()
         if os.fork():
@@ -280,5 +282,5 @@ if __name__ == "__main__":
         importlib.import_module(name)
     gc.freeze()  # what is never looked at stays shared
     with socket.socket(fileno=int(sys.argv[1])) as door:
-        asked = serve(door)
+        asked = serve(door, Path(sys.argv[2]).parent)
     run_to_the_end(become(asked, sys.argv[2]))

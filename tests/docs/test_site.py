@@ -7,11 +7,11 @@ Authors
 import os
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 from site_pages import DOCS, ROOT
+from warm_python import python
 
 import speechbrain_merge
 
@@ -34,7 +34,7 @@ class Links(HTMLParser):
 def test_the_site(tmp_path):
     site = tmp_path / "site"
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+        [python(), "-m", "sphinx", "-q", "-W", "--keep-going"]
         + ["-d", str(tmp_path / "doctrees"), str(DOCS), str(site)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
