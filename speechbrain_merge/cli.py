@@ -51,6 +51,7 @@ Authors
 """
 
 import json
+import math
 import sys
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -83,7 +84,7 @@ def main(arguments=None) -> int:
         with redirect_stdout(sys.stderr):
             found = command.run(options)
         if options.json:
-            print(json.dumps(found, indent=2, ensure_ascii=False))
+            print(_json(found))
         else:
             command.show(found)
         faults = found.get("faults", [])
@@ -97,6 +98,32 @@ def main(arguments=None) -> int:
         for line in more:
             print(f"  {line}", file=sys.stderr)
     return 2 if faults else 0
+
+
+def _json(found):
+    """Results as JSON, for other programs and for a terminal.
+
+    JSON has no number that is not finite: it is null. What a terminal would
+    not print is escaped.
+    """
+    text = json.dumps(_finite(found), indent=2, ensure_ascii=False)
+    return "".join(
+        each
+        if each.isprintable() or each == "\n"
+        else json.dumps(each).strip('"')
+        for each in text
+    )
+
+
+def _finite(value):
+    """Plain data with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _lines(error):

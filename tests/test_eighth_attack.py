@@ -4,7 +4,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import json
 import os
+import re
 
 import killed_stages
 import pytest
@@ -36,6 +38,23 @@ def test_trials_with_other_statistics_of_features_are_scored_again(brain):
     assert ask(brain, name="b")[1] > 0
     normalize.glob_mean = before
     assert ask(brain, name="b")[1] == 0
+
+
+def test_a_trial_that_was_changed_is_named(brain):
+    ask(brain, name="c")
+    path = brain.pool.folder.parent / "merge" / "trials.jsonl"
+    text = path.read_text()
+    *before, last = text.splitlines()
+    trial = json.loads(last)
+    trial["tally"]["words"] *= 100
+    path.write_text("\n".join([*before, json.dumps(trial)]) + "\n")
+    message = f"line {len(before) + 1}, key 'tally': .* Remove that line"
+    with pytest.raises(ValueError, match=message):
+        ask(brain, name="d")
+    # earlier versions wrote no check
+    path.write_text(re.sub(', "check": "[^"]+"', "", text))
+    assert ask(brain, name="d")[1] == 0
+    path.write_text(text)
 
 
 def test_statistics_in_buffers_of_a_recoverable_count_too(brain):
@@ -188,3 +207,33 @@ def test_a_file_that_is_written_to_while_it_is_merged(
     with pytest.raises(ValueError, match="was written to while it was read"):
         merged(output=output)
     assert not output.exists()
+
+
+def test_json_of_numbers_and_names_that_json_or_a_terminal_has_not(
+    tmp_path, capsys
+):
+    name = "m.\x9b31m\u202ew"
+    paths = [str(tmp_path / each) for each in ("a.safetensors", "b.pt")]
+    write_weights(paths[0], {name: torch.full((2, 2), float("nan"))})
+    torch.save({name: torch.ones(2, 2)}, paths[1])
+
+    def constant(name):
+        raise AssertionError(name)
+
+    for command in (["compare", *paths], ["inspect", paths[0]]):
+        assert main([*command, "--json"]) == 0
+        text = capsys.readouterr().out
+        assert text.replace("\n", "").isprintable()
+        found = json.loads(text, parse_constant=constant)
+    assert name in json.dumps(found, ensure_ascii=False)
+
+
+def test_names_in_the_tables_of_a_study(study, tmp_path, capsys):
+    study()
+    path = tmp_path / "results" / "results.json"
+    results = json.loads(path.read_text())
+    results["rows"][0]["title"] = "\x1b[2Jfirst"
+    path.write_text(json.dumps(results))
+    capsys.readouterr()
+    assert main(["study", "results"]) == 0
+    assert "\\x1b[2Jfirst" in capsys.readouterr().out

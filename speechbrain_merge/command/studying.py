@@ -10,6 +10,7 @@ Authors
 from pathlib import Path
 
 from speechbrain_merge.command.tables import number_cell, print_table
+from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.report import text_table
 from speechbrain_merge.study.continual import continual_rows
@@ -156,8 +157,12 @@ def progress(folder: Path) -> tuple:
 def show(found):
     """Prints the tables, or how far the study has come."""
     for table in found.get("tables", ()):
-        print(f"{table['title']}:\n")
-        print(f"{text_table(table['header'], table['rows'])}\n")
+        header, *rows = [
+            [printable(cell) for cell in row]
+            for row in (table["header"], *table["rows"])
+        ]
+        print(f"{printable(table['title'])}:\n")
+        print(f"{text_table(header, rows)}\n")
     models = found["made"] if "made" in found else found["unreported"]
     if models:
         if "made" not in found:

@@ -19,7 +19,8 @@ digests, or coefficients.
 A kill in the middle of a line leaves a line without its end. It is ignored when
 the journal is read, and cut off before the next line is written; the trial is
 scored again. A finished line that cannot be read is damage from elsewhere, and
-is an error.
+is an error. So is one whose tally is not what was written with this key: each
+carries a check of both (those of earlier versions have none).
 
 A trial stopped by racing has no error rate, only a floor. It answers a later
 question only if that floor loses against the incumbent of that question, which
@@ -53,11 +54,14 @@ from typing import Any, Optional, Union
 from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import fields, text
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.log import Log
 from speechbrain_merge.search.racing import Race
 from speechbrain_merge.search.tally import Tally
 
 logger = get_logger(__name__)
+
+CHECK = "check"
 
 
 def trial_key(
@@ -293,7 +297,7 @@ class Journal:
         line = {
             "key": key,
             **details,
-            "tally": tally.to_dict(),
+            "tally": {**tally.to_dict(), CHECK: _check(key, tally.to_dict())},
             "incumbent": None if incumbent is None else incumbent.to_dict(),
         }
         # what JSON cannot hold is refused before a byte is written
@@ -311,8 +315,25 @@ class Journal:
         ]
 
 
-_trial = fields({"key": text(1000), "tally": Tally.from_dict})
-"""A line of a journal; what else is in it is for people."""
+_fields = fields({"key": text(1000), "tally": Tally.from_dict})
+
+
+def _trial(value, where):
+    """A line of a journal; what else is in it is for people."""
+    tally = value.get("tally")
+    if isinstance(tally, dict) and CHECK in tally:
+        tally = {key: tally[key] for key in tally if key != CHECK}
+        if value["tally"][CHECK] != _check(value.get("key"), tally):
+            raise RecordError(
+                f"{where}, key 'tally': it is not what was written there"
+            )
+        value = {**value, "tally": tally}
+    return _fields(value, where)
+
+
+def _check(key, tally):
+    """What tells that a tally is that which was written with a key."""
+    return hashlib.sha256(_canonical([key, tally]).encode()).hexdigest()[:16]
 
 
 def _canonical(content: Any) -> str:
