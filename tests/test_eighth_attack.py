@@ -12,14 +12,16 @@ import killed_stages
 import pytest
 import torch
 from counted_scorings import ask, trained
-from tiny_models import tiny_network
+from tiny_models import tiny_ctc_data, tiny_network
 
 from speechbrain.processing.features import GlobalNorm
 from speechbrain_merge import merge
+from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.decisive import decisive_settings
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.study import Study
+from speechbrain_merge.study.made import digest_of_rows
 from speechbrain_merge.weights import write_weights
 
 
@@ -38,6 +40,20 @@ def test_trials_with_other_statistics_of_features_are_scored_again(brain):
     assert ask(brain, name="b")[1] > 0
     normalize.glob_mean = before
     assert ask(brain, name="b")[1] == 0
+
+
+def test_numbers_in_the_midst_of_rows_count(brain):
+    data = tiny_ctc_data(2)
+    row = data.data["utterance-0-000"]
+    row["feats"] = row["feats"].repeat(20, 1)
+
+    def known():
+        batches = FixedBatches(brain, data, {"batch_size": 2})
+        return batches.key(), digest_of_rows(data, "results")
+
+    before = known()
+    row["feats"][len(row["feats"]) // 2] += 1
+    assert not {*before} & {*known()}
 
 
 def test_a_trial_that_was_changed_is_named(brain):

@@ -27,6 +27,7 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
+from speechbrain_merge.records.fingerprint import plain
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -158,7 +159,7 @@ class FixedBatches:
             ids = getattr(loader.dataset, "data_ids", len(loader.dataset))
             rows = None
             if isinstance(data, dict) and isinstance(ids, list):
-                rows = [str(sorted(data[one].items())) for one in ids]
+                rows = [_row(data[one]) for one in ids]
             content.append([domain, ids, rows])
         content.append([self.stage.name, *settings])
         content.append([batch for _, batch in self.places])
@@ -247,6 +248,11 @@ class FixedBatches:
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
         return durations
+
+
+def _row(row):
+    """A row of a dataset as text."""
+    return str(sorted((name, plain(row[name])) for name in row))
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.records.fingerprint import plain
 from speechbrain_merge.study.trainings import without_folder
 from speechbrain_merge.weights import open_weights, verify
 
@@ -180,8 +181,8 @@ def digest_of_rows(
         for one in getattr(data, "data_ids", rows)
         if domain is None or rows[one].get("domain", domain) == domain
     ]
-    plain = json.loads(json.dumps(chosen, default=str))
-    return digest_of(without_folder(plain, folder))
+    text = json.dumps(chosen, default=lambda value: str(plain(value)))
+    return digest_of(without_folder(json.loads(text), folder))
 
 
 def relative_to(path, folder) -> Path:
