@@ -14,7 +14,7 @@ from speechbrain_merge import MergeStage, merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.methods import available, create
-from speechbrain_merge.weights import open_weights, write_weights
+from speechbrain_merge.weights import fold, open_weights, write_weights
 
 PARTS = ("encoder.layers.0.linear.weight", "ctc_lin.bias", "norm.running_var")
 
@@ -252,6 +252,25 @@ def test_what_float8_cannot_hold_is_told():
     odd = {"w": torch.tensor([1.0, float("nan"), 1.0]).to(dtype)}
     with pytest.raises(ValueError, match="'w' has 1 of 3 values that are NaN"):
         merge("ties", [far, odd], near, **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16])
+def test_an_adapter_that_float8_cannot_hold_is_told(dtype):
+    """Folded onto it, the largest value (or an infinity) took the place."""
+    largest = torch.finfo(dtype).max
+    base = {
+        "fc.weight": torch.full((4, 3), 0.5 * largest).to(dtype),
+        "fc.bias": torch.zeros(4).to(dtype),
+    }
+    lora = {
+        "fc.adapter_down_proj.weight": torch.ones(2, 3),
+        "fc.adapter_up_proj.weight": torch.full((4, 2), 0.5 * largest),
+    }
+    with fold(lora, base=base, alpha=2.0) as folded:
+        with pytest.raises(ValueError, match="'fc' has values up to .* wider"):
+            folded["fc.weight"]
+    with fold(lora, base=base, alpha=1.0) as folded:
+        assert folded["fc.weight"][0, 0].float() == largest
 
 
 def test_float8_elsewhere(tmp_path, capsys):

@@ -34,7 +34,7 @@ import torch
 
 from speechbrain.nnet.adapters import AdaptedModel
 from speechbrain_merge.weights.adapter_scales import Scale, unwrapped
-from speechbrain_merge.weights.dtypes import common_dtype
+from speechbrain_merge.weights.dtypes import WIDER_BASE, common_dtype, held
 from speechbrain_merge.weights.mapping import Entry
 
 # How the factors of a layer are named: down (A) reads the input, up (B) writes
@@ -323,7 +323,8 @@ def adapted_entry(
     Raises
     ------
     ValueError
-        Where the factors do not make up a matrix of W's shape.
+        Where the factors do not make up a matrix of W's shape; when it is
+        read, where W's dtype cannot hold the sum.
     """
     rank = down.shape[0]
     transposed = scale.transposed or kind == "lora_embedding"
@@ -348,6 +349,7 @@ def adapted_entry(
         added = (b @ a) * scale.value
         added = added.T if transposed else added
         values = weight.read()
-        return (values.to(wide) + added.reshape(values.shape)).to(weight.dtype)
+        both = values.to(wide) + added.reshape(values.shape)
+        return held(both, weight.dtype, title, WIDER_BASE)
 
     return Entry(weight.shape, weight.dtype, read)

@@ -275,19 +275,61 @@ def _converted(entry, dtype, title):
     """An entry that is read in another dtype."""
 
     def convert(tensor):
-        converted = tensor.to(dtype)
-        if _overflows(tensor, converted):
-            raise ValueError(
-                f"{title} has values up to {tensor.abs().max().item():.6g}, "
-                f"more than {dtype} can hold: choose a wider `dtype`."
-            )
-        return converted
+        return held(tensor, dtype, title)
 
     if entry.pieces is not None:
         return entry_of_pieces(
             entry.shape, dtype, lambda: map(convert, entry.pieces())
         )
     return Entry(entry.shape, dtype, lambda: convert(entry.read()))
+
+
+def held(
+    tensor: torch.Tensor,
+    dtype: torch.dtype,
+    title: str,
+    advice: str = "choose a wider `dtype`.",
+) -> torch.Tensor:
+    """A tensor in another dtype, where that holds its values.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        Floating-point numbers.
+    dtype : torch.dtype
+        The dtype.
+    title : str
+        What the error calls the tensor.
+    advice : str
+        What the error says to do.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Raises
+    ------
+    ValueError
+        Where a value became infinite, or the largest there is.
+
+    Example
+    -------
+    >>> held(torch.tensor([700.0]), torch.float8_e4m3fn, "'w'")
+    Traceback (most recent call last):
+    ...
+    ValueError: 'w' has values up to 700, more than torch.float8_e4m3fn can hold: choose a wider `dtype`.
+    """
+    converted = tensor.to(dtype)
+    if _overflows(tensor, converted):
+        raise ValueError(
+            f"{title} has values up to {tensor.abs().max().item():.6g}, "
+            f"more than {dtype} can hold: {advice}"
+        )
+    return converted
+
+
+WIDER_BASE = "store the model under the adapter in a wider type."
+"""What to do where an adapter is folded onto a model."""
 
 
 def _overflows(tensor, converted):

@@ -40,9 +40,11 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import fields, file_name, mapped
+from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json, read_text
+from speechbrain_merge.weights.beside import difference
 from speechbrain_merge.weights.damage import damage_of
 from speechbrain_merge.weights.files import (
     from_file,
@@ -68,6 +70,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 CONFIG_LIMIT = 4 << 20
 
 _index = fields({"weight_map": mapped(file_name)})
+_compared: set = set()
+"""Files that were compared with those beside them, as they were then."""
 
 
 def open_folder(path, recoverable=None) -> Weights:
@@ -102,6 +106,8 @@ def open_folder(path, recoverable=None) -> Weights:
     if not (path / METAFNAME).is_file() and hugging_face:
         _refuse_both(path, hugging_face)
         weights = _open_hugging_face(path, hugging_face[0])
+        for other in hugging_face[1:]:
+            _tell_of_another(weights, path, hugging_face[0], other)
         return weights if recoverable is None else under(weights, recoverable)
     if not any(path.glob(f"*{PARAMFILE_EXT}")):
         inner = sorted(each.name for each in path.glob("CKPT*"))
@@ -137,6 +143,27 @@ def _refuse_both(path, names):
             f"({adapters[0]}). Hugging Face computes with both. Name the file "
             f"{path / names[0]} for the model alone, or move the adapter and "
             f"its {ADAPTER_CONFIG} into a folder of its own."
+        )
+
+
+def _tell_of_another(weights, path, name, other):
+    """Warns of other weights in a folder, which transformers does not load."""
+    known = file_state(path / name), file_state(path / other)
+    if known in _compared or name.startswith("adapter") != other.startswith(
+        "adapter"
+    ):
+        return
+    _compared.add(known)
+    try:
+        with _open_hugging_face(path, other) as second:
+            found = difference(weights, second)
+    except (ValueError, OSError) as error:
+        found = f"the second cannot be read ({error})"
+    if found is not None:
+        logger.warning(
+            f"{path / name} is read, as transformers does, and "
+            f"{path / other} beside it holds something else: {found}. If that "
+            "is the model you mean, name this file. If not, remove it."
         )
 
 

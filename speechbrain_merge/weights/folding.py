@@ -45,7 +45,7 @@ from speechbrain_merge.weights.adapters import (
     refuse_unfoldable,
     trained_last,
 )
-from speechbrain_merge.weights.dtypes import common_dtype
+from speechbrain_merge.weights.dtypes import WIDER_BASE, common_dtype, held
 from speechbrain_merge.weights.head_count import heads_metadata
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
 from speechbrain_merge.weights.parametrized import computed_state, is_computed
@@ -347,7 +347,7 @@ def _add_products(folded, factors, find_scale, label):
             model, own = found["up", "bias"]
             bias = f"{target}.bias"
             folded[bias] = (
-                _added(folded[bias][0], model.entry(own), scale.value),
+                _added(folded[bias][0], model.entry(own), scale.value, title),
                 (title, "bias"),
             )
 
@@ -356,14 +356,14 @@ def _weight(target):
     return f"{target}.weight" if target else "weight"
 
 
-def _added(bias, extra, scale):
+def _added(bias, extra, scale, title):
     def read():
         wide = common_dtype([bias.dtype, torch.float32])
         # As for the weight: nothing added leaves every bit as it was
         if not extra.read().any():
             return bias.read()
         both = bias.read().to(wide) + scale * extra.read().to(wide)
-        return both.to(bias.dtype)
+        return held(both, bias.dtype, f"{title}, bias", WIDER_BASE)
 
     return Entry(bias.shape, bias.dtype, read)
 

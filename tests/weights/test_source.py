@@ -308,6 +308,43 @@ def test_whisper_folder_and_wrapper_agree(tmp_path):
             assert torch.equal(stored[name], live[name]), name
 
 
+def test_other_weights_beside_those_that_are_read_are_told(tmp_path, caplog):
+    """A pytorch_model.bin of another model was left out without a word."""
+    tiny_bert(tmp_path)
+    with open_weights(tmp_path) as weights:
+        state = {name: weights[name].clone() for name in weights}
+    beside = tmp_path / "pytorch_model.bin"
+    name = sorted(n for n in state if state[n].dim() == 2)[0]
+    # the same, as many folders on the hub have it: in another type, too
+    for same in (
+        state,
+        {n: t.half() for n, t in state.items()},
+        {**state, "embeddings.position_ids": torch.arange(4)},
+    ):
+        torch.save(same, beside)
+        with open_weights(tmp_path) as weights:
+            assert torch.equal(weights[name], state[name])
+    assert "beside it" not in caplog.text
+    for other, said in [
+        ({**state, name: state[name] + 1e-3}, f"'{name}' has other values"),
+        ({**state, name: state[name][:1]}, f"'{name}' has the shapes"),
+        ({**state, "head.weight": torch.ones(2)}, "'head.weight' is in one of"),
+        ({"x": torch.ones(2)}, "is in one of them only"),
+        ({"x": 1}, "cannot be read"),
+    ]:
+        caplog.clear()
+        torch.save(other, beside)
+        with open_weights(tmp_path) as weights:
+            assert torch.equal(weights[name], state[name])
+        assert said in caplog.text
+        assert f"{tmp_path}/model.safetensors is read" in caplog.text
+        assert f"{beside} beside it holds something else" in caplog.text
+        # once, as long as nobody writes there
+        caplog.clear()
+        open_weights(tmp_path).close()
+        assert not caplog.text
+
+
 def test_folder_of_nothing(tmp_path):
     with pytest.raises(ValueError, match="neither a SpeechBrain checkpoint"):
         open_weights(tmp_path)
