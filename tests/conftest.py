@@ -1,6 +1,5 @@
 """Settings shared by every test: no network, few threads, a fixed seed."""
 
-import inspect
 import os
 import sys
 from pathlib import Path
@@ -11,14 +10,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from speechbrain.utils.checkpoints import Checkpointer  # noqa: E402
+from speechbrain_merge.training import forget_earlier_saves  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ROOT.parent / "shared" / "speech"
-
-_SAVE = inspect.signature(Checkpointer.save_and_keep_only)
-REMEMBERED = _SAVE.parameters["importance_keys"].default
-"""A default value that SpeechBrain adds to at each save."""
 
 LONGEST = (
     "study/test_same_numbers.py",
@@ -62,7 +57,7 @@ def quick_saves():
     in the same process (docs/upstream/08_mutable_default), of which a process
     of tests has hundreds.
     """
-    REMEMBERED.clear()
+    forget_earlier_saves()
 
 
 @pytest.fixture(autouse=True)

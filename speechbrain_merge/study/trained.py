@@ -26,6 +26,7 @@ from speechbrain_merge.records.once import once
 from speechbrain_merge.study.made import Made, relative_to
 from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
 from speechbrain_merge.study.training_data import keep_data
+from speechbrain_merge.training import forget_earlier_saves
 from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
@@ -74,6 +75,7 @@ def make_trained(maker, node):
         run = maker.prepare(training, overrides)
         keep_data(maker.study, home, training, overrides, run)
         plain = start is None or _start(maker, run, training, node, start)
+        forget_earlier_saves()
         run.fit()
         pool, adapters = maker.pool_of(run), maker.adapters_of(run)
         folder = run_on_main(_collected, args=[pool])

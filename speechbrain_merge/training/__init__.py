@@ -23,6 +23,7 @@ from speechbrain_merge.training.layerwise_decay import (
 )
 from speechbrain_merge.training.moving_average import MovingAverage
 from speechbrain_merge.training.sampling import RunSampler
+from speechbrain_merge.training.saves import forget_earlier_saves
 from speechbrain_merge.training.schedules import learning_rate_schedule
 from speechbrain_merge.training.slanted_triangular import (
     SlantedTriangularScheduler,
