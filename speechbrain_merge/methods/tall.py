@@ -26,11 +26,13 @@ from typing import Optional, Union
 
 import torch
 
-from speechbrain_merge.methods.pieces import KEPT, PIECE
 from speechbrain_merge.weights import release
 
-BLOCK = KEPT * PIECE
+BLOCK = 1 << 20
 """Entries of a block that matrices are multiplied by: 4 MB in float32."""
+
+SUMMED = 1 << 15
+"""Entries of a block that is added up, in the processor's cache."""
 
 # Squares are far from the ends of float32 where their sum is within these.
 LEAST_SUM, LARGEST_SUM = 2.0**-40, 2.0**60
@@ -172,7 +174,7 @@ class TaskVectors(Sequence):
     def total(self) -> torch.Tensor:
         """Their sum in float64, added up while it is in the cache."""
         summed = torch.empty(self.shape, dtype=torch.float64)
-        for where in walk_rows([*self.models, self.base], PIECE):
+        for where in walk_rows([*self.models, self.base], SUMMED):
             anchor = self.base[where].to(torch.float64)
             part = summed[where].zero_()
             for model in self.models:
