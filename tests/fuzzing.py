@@ -11,6 +11,7 @@ Authors
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import io
 import json
@@ -468,7 +469,12 @@ def measures_memory():
 
 
 def _reset_peak():
-    """Begins to measure the memory of this process; bytes that it has now."""
+    """Begins to measure the memory of this process; bytes that it has now.
+
+    What was freed and is still the process's would be used again, unseen.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _peak()
