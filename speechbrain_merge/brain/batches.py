@@ -27,6 +27,7 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
+from speechbrain_merge.records.own_code import own_code
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -159,7 +160,7 @@ class FixedBatches:
             rows = None
             if isinstance(data, dict) and isinstance(ids, list):
                 rows = [str(sorted(data[one].items())) for one in ids]
-            content.append([domain, ids, rows])
+            content.append([domain, ids, rows, pipeline_code(loader.dataset)])
         content.append([self.stage.name, *settings])
         content.append([batch for _, batch in self.places])
         text = json.dumps(content, default=str)
@@ -247,6 +248,25 @@ class FixedBatches:
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
         return durations
+
+
+def pipeline_code(dataset) -> list:
+    """What a dataset makes of its rows, as far as the recipe's code says it.
+
+    Arguments
+    ---------
+    dataset : Dataset
+        A DynamicItemDataset; others make nothing that is known.
+
+    Returns
+    -------
+    list
+        A hash of the functions of its pipeline, and the names of what it gives.
+    """
+    pipeline = getattr(dataset, "pipeline", None)
+    items = getattr(pipeline, "dynamic_items", [])
+    given = getattr(pipeline, "output_mapping", {})
+    return [own_code([item.func for item in items]), sorted(given.items())]
 
 
 def _loader(brain, dataset, stage, loader_kwargs):
