@@ -5,10 +5,17 @@ import pytest
 import torch
 from counted_scorings import Decoder, MergingCTC, ask, trained
 from filled_pool import names, resume, saver_of, train_a_little
-from tiny_models import tiny_ctc_data, tiny_network
+from safetensors.torch import save_file
+from tiny_models import tiny_ctc_data, tiny_network, tiny_whisper
 from tiny_recipe import TinyCTC, tiny_ctc_brain
 
-from speechbrain_merge import CheckpointPool, MergeStage
+from speechbrain.integrations.huggingface.whisper import Whisper
+from speechbrain_merge import CheckpointPool, MergeStage, merge_adapters
+from speechbrain_merge.export import export_whisper
+from speechbrain_merge.export.ctranslate2 import export_ctranslate2
+from speechbrain_merge.export.folder import export_folder
+from speechbrain_merge.export.ggml import export_ggml
+from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.study import Study
 from speechbrain_merge.weights import open_weights, write_weights
@@ -159,3 +166,49 @@ def test_the_same_weights_under_other_names_are_merged_anew(brain):
     stage = MergeStage("average", [folder], search=GreedySearch())
     result = brain.merge(stage, tiny_ctc_data(10, seed=50), {"batch_size": 2})
     assert {name.partition("/")[0] for name in result.selected} == {"renamed"}
+
+
+def test_nothing_takes_the_place_of_what_it_is_made_of(tmp_path):
+    """An adapter, and what a folder was exported from, are still there."""
+    folders = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        layer = "base_model.model.fc.lora"
+        folders.append(tmp_path / f"{seed}")
+        folders[-1].mkdir()
+        save_file(
+            {
+                f"{layer}_A.weight": torch.randn(2, 4),
+                f"{layer}_B.weight": torch.randn(4, 2),
+            },
+            folders[-1] / "adapter_model.safetensors",
+        )
+        (folders[-1] / "adapter_config.json").write_text(
+            '{"peft_type": "LORA", "lora_alpha": 1, "r": 2}'
+        )
+    merged = tmp_path / "merged"
+    merge_adapters("average", folders, merged, progress=False)
+    before = (merged / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "link").symlink_to(merged)
+    for name in ("merged", "link"):
+        with pytest.raises(FileExistsError, match="is made of"):
+            merge_adapters(
+                "average", [tmp_path / name, folders[0]], merged, progress=False
+            )
+    with pytest.raises(FileExistsError, match="is made of"):
+        with export_folder(merged, str(merged), None, None):
+            pass
+    with pytest.raises(FileExistsError, match="a comparison did not write"):
+        write_comparison({}, merged)
+    assert (merged / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_an_export_is_not_made_over_its_whisper(tmp_path):
+    hub = tiny_whisper(tmp_path / "hub", layers=1)
+    whisper = Whisper(hub, hub + "/cache")
+    state = {f"whisper.{k}": v for k, v in whisper.state_dict().items()}
+    folder = export_whisper(state, whisper, tmp_path / "exported")
+    for export in (export_ggml, export_ctranslate2):
+        with pytest.raises(FileExistsError, match="is made of"):
+            export(folder, folder)
+    assert (folder / "model.safetensors").is_file()
