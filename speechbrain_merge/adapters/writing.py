@@ -9,7 +9,12 @@ from pathlib import Path
 
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY
-from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.folders import (
+    refuse_other_kind,
+    refuse_own_source,
+    whole_folder,
+)
+from speechbrain_merge.weights import open_weights
 from speechbrain_merge.weights.adapter_files import CONFIG, WEIGHTS
 
 
@@ -33,6 +38,9 @@ def write_adapter(merging, sources: dict, path: Path) -> Path:
     ------
     ValueError
         Where the path is not of the format.
+    FileExistsError
+        Where the adapter would take the place of what it is made of, or of
+        something else than an adapter.
     """
     if merging.format == "speechbrain":
         return merge(
@@ -43,6 +51,11 @@ def write_adapter(merging, sources: dict, path: Path) -> Path:
             f"`output` is '{path}', but PEFT loads a folder: leave the suffix "
             "out, or give format='speechbrain'."
         )
+    refuse_other_kind(path, CONFIG, "a merge of adapters")
+    base = sources.get("base")
+    for source in [*sources["experts"], *([] if base is None else [base])]:
+        with open_weights(source) as weights:
+            refuse_own_source(path, [weights.label])
     with whole_folder(path) as folder:
         file = merge(
             merging,

@@ -28,6 +28,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
 from speechbrain_merge.records.fingerprint import plain
+from speechbrain_merge.records.own_code import own_code
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -160,7 +161,7 @@ class FixedBatches:
             rows = None
             if isinstance(data, dict) and isinstance(ids, list):
                 rows = [_row(data[one]) for one in ids]
-            content.append([domain, ids, rows])
+            content.append([domain, ids, rows, pipeline_code(loader.dataset)])
         content.append([self.stage.name, *settings])
         content.append([batch for _, batch in self.places])
         text = json.dumps(content, default=str)
@@ -253,6 +254,25 @@ class FixedBatches:
 def _row(row):
     """A row of a dataset as text."""
     return str(sorted((name, plain(row[name])) for name in row))
+
+
+def pipeline_code(dataset) -> list:
+    """What a dataset makes of its rows, as far as the recipe's code says it.
+
+    Arguments
+    ---------
+    dataset : Dataset
+        A DynamicItemDataset; others make nothing that is known.
+
+    Returns
+    -------
+    list
+        A hash of the functions of its pipeline, and the names of what it gives.
+    """
+    pipeline = getattr(dataset, "pipeline", None)
+    items = getattr(pipeline, "dynamic_items", [])
+    given = getattr(pipeline, "output_mapping", {})
+    return [own_code([item.func for item in items]), sorted(given.items())]
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

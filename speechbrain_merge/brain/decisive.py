@@ -13,7 +13,8 @@ are (see ``speechbrain_merge.records.fingerprint``), but for
   digest, and what is merged without a trained module is refused.
 
 Weights of all others count: a language model for shallow fusion, say. So do the
-statistics of a normaliser, which has no weights and is not merged.
+statistics of a normaliser, which has no weights and is not merged, and the code
+of the recipe's Brain, but for the methods that only train.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -30,6 +31,7 @@ import torch
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import check_candidates
 from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.own_code import own_code
 from speechbrain_merge.weights import digest
 
 TRAINING_SETTINGS = (
@@ -58,6 +60,17 @@ TRAINING_MODULES = (
     "logging",
 )
 """Where the classes are from whose objects decide nothing about decoding."""
+
+TRAINING_METHODS = (
+    "fit",
+    "fit_batch",
+    "init_optimizers",
+    "on_fit_start",
+    "on_fit_batch_start",
+    "on_fit_batch_end",
+    "on_stage_end",
+)
+"""Methods of a Brain that count no errors."""
 
 BRAIN_SETTINGS = ("tokenizer", "label_encoder")
 """What recipes give their Brain beside the hyperparameters."""
@@ -109,6 +122,7 @@ def decisive_settings(
     }
     for name in BRAIN_SETTINGS:
         hparams[f"brain.{name}"] = getattr(brain, name, None)
+    hparams["brain.code"] = own_code([type(brain)], TRAINING_METHODS)
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
     # Normalisers and features that the YAML does not name
     hparams["brain.modules"] = {

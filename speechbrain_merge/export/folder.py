@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from speechbrain_merge.export.publishing import published
 from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
 from speechbrain_merge.records.files import name_file
-from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.folders import refuse_own_source, whole_folder
 from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import parse_json, read_json, read_text
@@ -286,6 +286,7 @@ def _record(source, folder):
     """What an export has on record of its making."""
     with open_weights(source) as weights:
         path, known = Path(weights.label), dict(weights.metadata)
+    refuse_own_source(folder, [path])
     home = path.parent if path.name in HUGGING_FACE_FILES else path
     if KEY not in known and (home / EXPORT_RECORD).is_file():
         # A folder that was exported, in another form now

@@ -28,7 +28,8 @@ What happens when:
 - **Resuming.** Candidates newer than the restored checkpoint stay. When
   training gets to the same epoch and step again, equal weights are not stored
   twice; different ones (nothing guarantees determinism) take the place of the
-  abandoned ones. Restoring an older checkpoint to evaluate it removes nothing.
+  abandoned ones. Those that were saved before, in the same epoch, stay.
+  Restoring an older checkpoint to evaluate it removes nothing.
 - **Checkpoints saved after testing** carry made-up metrics. They are passed
   over: their epoch is None, or their weights are in the pool already.
 - **The same run name twice.** Another process that writes the run now, or an
@@ -361,6 +362,9 @@ class CheckpointPool:
             "saves": self._saves,
         }
         record["name"] = run.new_name(record["slot"], contents)
+        if self._is_earlier(record, contents.candidates.values()):
+            # Saved before in this epoch, where no step tells them apart
+            record["slot"] += f"-save-{self._saves:04d}"
         kept, _ = self._bounds([*contents.candidates.values(), record])
         if self._saves % self.every != 0 or record["name"] not in kept:
             # Remembered: saved again after a test it must not seem new
@@ -376,6 +380,19 @@ class CheckpointPool:
         run.store(record, tensors, self._metadata())
         self._prune(run)
         return record["name"], f"stored {record['name']}"
+
+    def _is_earlier(self, record, known):
+        """Whether this training came by the place of a candidate before.
+
+        One that was saved later than now was abandoned by resuming, and is
+        trained again.
+        """
+        return any(
+            each.get("slot") == record["slot"]
+            and each.get("lineage") == self._lineage
+            and each.get("saves", self._saves) < self._saves
+            for each in known
+        )
 
     def _bounds(self, records):
         return names_to_keep(

@@ -7,7 +7,8 @@ and the files that these point to. The text of the YAML alone would not do. It
 does not know what was overridden on the command line or set by the script, and
 a Brain never sees it. So the objects themselves are read.
 
-An object is its class and its settings. A setting is an attribute that the
+An object is its class and its settings; a class of the recipe, rather than of
+an installed package, also by what its code does. A setting is an attribute that the
 constructor takes or sets, that a ``set_…`` method or ``load`` changes, or that
 was set from outside. What other methods write is state (an epoch counter, a cache of keys
 and values, statistics that a normalizer gathers) and does not count. Tensors and arrays count by value,
@@ -52,6 +53,8 @@ from typing import Any, Optional
 
 import numpy
 import torch
+
+from speechbrain_merge.records.own_code import functions_of, is_own, own_code
 
 _BLOCK = 1 << 20
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"} - {"_modules"}
@@ -312,6 +315,8 @@ class _Reader:
         """The class of an object, and its settings."""
         kind = _class_name(type(value))
         parts = {}
+        if is_own(type(value)):
+            parts["code"] = own_code([type(value)])
         if isinstance(value, Mapping):
             parts["items"] = dict(value)
         elif isinstance(value, (list, tuple, set)):
@@ -363,7 +368,7 @@ def _attributes_of(kind):
         for name, member in vars(each).items():
             if isinstance(member, functools.cached_property):
                 written.add(name)
-            for function in _functions(member):
+            for function in functions_of(member):
                 if name == "__init__":
                     given.update(inspect.signature(function).parameters)
                 elif name not in _CONSTRUCTORS and not name.startswith("set_"):
@@ -386,20 +391,8 @@ def _restored(kind):
             code = inspect.unwrap(loader).__code__
             yield from _written(code)
             for called in code.co_names:
-                for function in _functions(getattr(kind, called, None)):
+                for function in functions_of(getattr(kind, called, None)):
                     yield from _written(function.__code__)
-
-
-def _functions(member):
-    """The Python functions of a class's member."""
-    if isinstance(member, property):
-        candidates = [member.fget]  # its setter changes a setting
-    elif isinstance(member, functools.cached_property):
-        candidates = [member.func]
-    else:
-        candidates = [getattr(member, "__func__", member)]
-    found = [inspect.unwrap(each) for each in candidates if callable(each)]
-    return [each for each in found if isinstance(each, types.FunctionType)]
 
 
 def _written(code):

@@ -34,6 +34,7 @@ import ctypes
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
@@ -106,6 +107,69 @@ def whole_folder(target):
         raise
     finally:
         os.close(held)
+
+
+def refuse_own_source(target, sources: Iterable):
+    """Refuses to replace a folder by what is made of it.
+
+    Arguments
+    ---------
+    target : str or Path
+        The folder to be.
+    sources : list of str or Path
+        What it is made of. Words that are no path of this machine are passed
+        over.
+
+    Raises
+    ------
+    FileExistsError
+        Where one of them is the folder, or in it.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> refuse_own_source(folder / "new", [folder, "a state dict"])
+    >>> refuse_own_source(folder, [folder])
+    Traceback (most recent call last):
+    ...
+    FileExistsError: ... is to be replaced by what is made of .... Nothing was changed. Choose another folder.
+    """
+    place = Path(target).resolve()
+    for source in sources:
+        if os.path.lexists(source) and Path(source).resolve().is_relative_to(
+            place
+        ):
+            raise FileExistsError(
+                f"{target} is to be replaced by what is made of {source}. "
+                "Nothing was changed. Choose another folder."
+            )
+
+
+def refuse_other_kind(target, name: str, what: str):
+    """Refuses to replace a folder of ours that is of another kind.
+
+    Pictures would take the place of a model.
+
+    Arguments
+    ---------
+    target : str or Path
+        The folder to be.
+    name : str
+        A file that each folder of the kind has.
+    what : str
+        What the kind is called.
+
+    Raises
+    ------
+    FileExistsError
+        Where the folder is ours, has something in it, and not that file.
+    """
+    there = read_mark(target)
+    if there and name not in there:
+        raise FileExistsError(
+            f"{target} holds '{min(there)}', which {what} did not write. "
+            "Nothing was changed. Choose another folder."
+        )
 
 
 @contextmanager

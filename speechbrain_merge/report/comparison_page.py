@@ -8,13 +8,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechbrain_merge.records.folders import whole_folder
+from speechbrain_merge.records.folders import refuse_other_kind, whole_folder
 from speechbrain_merge.report.comparison_plots import (
     LAYERS,
     PAIRS,
     plot_comparison,
 )
 from speechbrain_merge.report.page import data_address, render_page
+
+NUMBERS = "comparison.json"
+"""The file with all that the page shows."""
 
 _NOTES = {
     "cosine": "1: the same direction; 0: at right angles, as task vectors of "
@@ -79,12 +82,13 @@ def write_comparison(found: Mapping, folder, title: str = "Comparison") -> Path:
     Raises
     ------
     FileExistsError
-        Where something is in the folder that was not written here.
+        Where something is in the folder that no comparison wrote.
     """
     folder = Path(folder)
+    refuse_other_kind(folder, NUMBERS, "a comparison")
     with whole_folder(folder) as building:
         text = json.dumps(found, indent=1, ensure_ascii=False)
-        (building / "comparison.json").write_text(text + "\n", "utf-8")
+        (building / NUMBERS).write_text(text + "\n", "utf-8")
         pictures = plot_comparison(found, building)
         data = comparison_data(found, pictures)
         page = render_page(title, data, "comparison")

@@ -150,6 +150,8 @@ def known_result(job) -> Optional[MergeResult]:
         return None
     if stored["context"] != job.fingerprint or not path.exists():
         return None
+    if not {*result.selected} <= {member.name for member in job.members}:
+        return None  # the same weights, under other names
     if digest(path) != stored["digest"]:
         logger.warning(f"{path} is not what was merged: it is made again.")
         return None

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.brain.batches import pipeline_code
 from speechbrain_merge.brain.combinations import collect_posteriors, combine
 from speechbrain_merge.brain.domains import (
     evaluate_set,
@@ -212,7 +213,7 @@ class Tester:
         )
 
     def _set_digest(self, test):
-        """A hash of the rows of a test set."""
+        """A hash of the rows of a test set, and of what is made of them."""
         if test not in self._sets:
             data = self.maker.run.test_sets[test]
             found = digest_of_rows(data, self.study.folder)
@@ -221,7 +222,7 @@ class Tester:
                     f"The test set '{test}' has no rows to be known by: "
                     "expected a DynamicItemDataset."
                 )
-            self._sets[test] = found
+            self._sets[test] = digest_of([found, pipeline_code(data)])
         return self._sets[test]
 
     def _yaml_digest(self):

@@ -262,7 +262,8 @@ def find_state_dict(content, path) -> dict:
     """The state dict in what a torch file holds.
 
     A file may hold the state dict itself, or a dictionary with exactly one
-    state dict among other things, e.g. ``{"model": …, "epoch": 3}``.
+    state dict among other things without weights, e.g.
+    ``{"model": …, "epoch": 3}``.
 
     Arguments
     ---------
@@ -279,7 +280,7 @@ def find_state_dict(content, path) -> dict:
     Raises
     ------
     ValueError
-        Where there is no state dict, or more than one.
+        Where there is no state dict, more than one, or weights beside it.
     """
     if not is_state_dict(content):
         if not isinstance(content, Mapping):
@@ -297,9 +298,34 @@ def find_state_dict(content, path) -> dict:
                 f"and {len(inside)} state dicts, under the keys {keys}. "
                 "Save the one to be merged in a file of its own."
             )
+        models = [key for key in content if _holds_weights(content[key])]
+        if models:
+            raise ValueError(
+                f"{path} has a state dict under {inside[0]!r}, and weights "
+                f"inside of other things under {models[0]!r}: which of them is "
+                "the model is not known. Save the one to be merged in a file "
+                "of its own."
+            )
         content = content[inside[0]]
     # The hook renames in place
     return hook_on_loading_state_dict_checkpoint(dict(content))
+
+
+def _holds_weights(thing) -> bool:
+    """Whether something that is no state dict has named weights in it.
+
+    A module with extra state that is no tensor, modules by their names, or a
+    list of models; the state of an optimizer has its tensors deeper, by number.
+    """
+    if is_state_dict(thing):
+        return False
+    if isinstance(thing, (list, tuple)):
+        return any(map(is_state_dict, thing))
+    return isinstance(thing, Mapping) and any(
+        isinstance(name, str)
+        and (isinstance(value, torch.Tensor) or is_state_dict(value))
+        for name, value in thing.items()
+    )
 
 
 def _check_archive(path):
