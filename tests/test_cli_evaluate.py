@@ -196,3 +196,36 @@ def test_wrong_options(recipe, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*COMMAND[:3]])
     assert stop.value.code == 2
+
+
+def test_another_candidate_in_the_place_of_one_is_refused(
+    recipe, tmp_path, capsys
+):
+    """Its error rate would be told as that of the one on record."""
+    shutil.copytree(recipe / "pool", tmp_path / "pool")
+    first, *_, last = sorted((tmp_path / "pool/run").glob("epoch*"))
+    command = [*COMMAND[:3], "--weights", str(first)]
+    assert main(command) == 0
+    shutil.copyfile(last, first)
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "damaged or replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["InputNormalization", "GlobalNorm"])
+def test_features_without_statistics_are_refused(
+    recipe, tmp_path, capsys, kind
+):
+    """A folder without the checkpoints of the training has none to load."""
+    text = RECIPE.replace(
+        "    tests = {",
+        "    from speechbrain.processing.features import GlobalNorm\n"
+        "    brain.modules['normalize'] = GlobalNorm()\n    tests = {",
+    )
+    if kind == "InputNormalization":
+        text = RECIPE
+    (tmp_path / "train.py").write_text(text)
+    command = [COMMAND[0], str(tmp_path / "train.py"), *COMMAND[2:]]
+    elsewhere = ["--output_folder", str(tmp_path / "elsewhere")]
+    assert main([*command, *elsewhere]) == 2
+    assert f"'normalize' ({kind}) has no statistics" in capsys.readouterr().err

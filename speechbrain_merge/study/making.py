@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Callable
 
-from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.distributed import run_on_main
+from speechbrain_merge.brain.normalisers import without_statistics
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
 from speechbrain_merge.records.once import once
@@ -258,17 +258,13 @@ def _check_normalisers(run):
 
     The Brain that merges and tests is never trained.
     """
-    for name, module in run.brain.modules.named_modules():
-        if not isinstance(module, InputNormalization):
-            continue
-        if module.norm_type == "global" and not module.count:
-            raise ValueError(
-                f"The Brain's module '{name}' (InputNormalization) has no "
-                "statistics, and the study tests with a Brain that it does "
-                "not train. Models that are merged need the same features: "
-                "have `build` load statistics that were taken once "
-                "(docs/studies.md, section 4)."
-            )
+    for each in without_statistics(run.brain):
+        raise ValueError(
+            f"The Brain's module {each} has no statistics, and the study tests "
+            "with a Brain that it does not train. Models that are merged need "
+            "the same features: have `build` load statistics that were taken "
+            "once (docs/studies.md, section 4)."
+        )
 
 
 _OTHERS = {
