@@ -15,6 +15,7 @@ from speechbrain_merge.export import export_whisper
 from speechbrain_merge.export.ctranslate2 import export_ctranslate2
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.ggml import export_ggml
+from speechbrain_merge.methods import create
 from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.study import Study
@@ -212,3 +213,10 @@ def test_an_export_is_not_made_over_its_whisper(tmp_path):
         with pytest.raises(FileExistsError, match="is made of"):
             export(folder, folder)
     assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["karcher", "multislerp", "average"])
+def test_weights_whose_sum_overflows_are_refused(name):
+    """They gave a model of zeros."""
+    with pytest.raises(ValueError, match="`weights` must be 1e.30 at most"):
+        create(name, weights=[1e308, 9e307])

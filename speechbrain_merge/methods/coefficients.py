@@ -36,6 +36,9 @@ from typing import Any, Optional
 from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.weights import matches, part
 
+LARGEST = 1e30
+"""Of a coefficient, without its sign."""
+
 _FORMS = (
     "a number, a list with one for each expert, or a mapping with 'experts', "
     "'parts' or 'depth'"
@@ -56,11 +59,16 @@ def check_coefficient(value: Any, name: str) -> None:
     ------
     ValueError
         For a form that is not in the table above, or a number that is not
-        finite.
+        finite, or larger than `LARGEST`.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
         if not is_finite(value):
             raise ValueError(f"`{name}` must be finite, got {value}.")
+        if abs(value) > LARGEST:
+            raise ValueError(
+                f"`{name}` must be {LARGEST:g} at most, got {value}: sums of "
+                "larger ones are not finite."
+            )
     elif isinstance(value, (list, tuple)) and len(value) > 0:
         for entry in value:
             if isinstance(entry, bool) or not isinstance(entry, Real):
