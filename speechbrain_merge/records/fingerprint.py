@@ -178,6 +178,7 @@ class _Reader:
     def __init__(self, folders, skip):
         self.folders, self.skip = folders, skip
         self._digests = {}  # id of an object: digest, or None while it is read
+        self._codes = {}  # class: what its code does
         self._alive = []  # ids are only unique while their objects live
 
     def digest(self, value):
@@ -311,12 +312,18 @@ class _Reader:
             *map(self.digest, code.co_consts),
         )
 
+    def _code_of(self, kind):
+        """What the code of a recipe's class does; read once."""
+        if kind not in self._codes:
+            self._codes[kind] = own_code([kind])
+        return self._codes[kind]
+
     def _object(self, value):
         """The class of an object, and its settings."""
         kind = _class_name(type(value))
         parts = {}
         if is_own(type(value)):
-            parts["code"] = own_code([type(value)])
+            parts["code of its class"] = self._code_of(type(value))
         if isinstance(value, Mapping):
             parts["items"] = dict(value)
         elif isinstance(value, (list, tuple, set)):

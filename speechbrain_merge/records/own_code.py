@@ -75,9 +75,18 @@ def own_code(things: Iterable, leave_out: Iterable[str] = ()) -> str:
         seen.add(code)
         found.append(function.__qualname__)
         found.append(_compiled(code))
-        defaults = (function.__defaults__, function.__kwdefaults__)
-        found += [repr(each) for each in defaults if _is_constant(each)]
+        defaults = {
+            **(function.__kwdefaults__ or {}),
+            "": function.__defaults__,
+        }
+        found += [
+            f"{name} = {value!r}"
+            for name, value in sorted(defaults.items())
+            if _is_constant(value)
+        ]
         for name in _names(code):
+            if name.startswith("__"):
+                continue  # which tell where it lies, and who runs it
             value = function.__globals__.get(name)
             if isinstance(value, types.FunctionType):
                 waiting.append(value)
@@ -160,6 +169,6 @@ def _names(code):
 
 
 def _is_constant(value):
-    if isinstance(value, (tuple, frozenset)):
+    if isinstance(value, tuple):
         return all(map(_is_constant, value))
     return isinstance(value, (*_CONSTANTS, re.Pattern))
