@@ -9,12 +9,11 @@ the layout of the text do not count.
 
 Example
 -------
->>> def words(text):
-...     return text.split()
->>> before = own_code([words])
->>> def words(text):
-...     return text.lower().split()
->>> before == own_code([words])
+>>> recipe = {"__name__": "train"}
+>>> exec("def words(text): return text.split()", recipe)
+>>> before = own_code([recipe["words"]])
+>>> exec("def words(text): return text.lower().split()", recipe)
+>>> before == own_code([recipe["words"]])
 False
 >>> import json
 >>> own_code([json.dumps]) == own_code([])
