@@ -64,7 +64,7 @@ def check_coefficient(value: Any, name: str) -> None:
     if isinstance(value, Real) and not isinstance(value, bool):
         if not is_finite(value):
             raise ValueError(f"`{name}` must be finite, got {value}.")
-        if abs(value) > LARGEST:
+        if abs(float(value)) > LARGEST:
             raise ValueError(
                 f"`{name}` must be {LARGEST:g} at most, got {value}: sums of "
                 "larger ones are not finite."
