@@ -579,14 +579,19 @@ def test_what_is_not_loaded_is_refused(tmp_path):
     assert not folder.exists()
 
 
-def test_wrong_input(tmp_path):
-    trained = Trained(CTC, tmp_path)
-    wanted = {
+def as_trained(trained):
+    """What exports the CTC model as it was trained."""
+    return {
         "interface": "EncoderASR",
         "encoder": [*CHAIN, "Transformer", "ctc_lin"],
         "tokenizer": LABELS,
         "files": {"normalize": trained.normalizer},
     }
+
+
+def test_wrong_input(tmp_path):
+    trained = Trained(CTC, tmp_path)
+    wanted = as_trained(trained)
     folder = tmp_path / "exported"
     for changed, message in (
         ({"interface": "WhisperASR"}, "expected one of EncoderASR"),
@@ -625,12 +630,7 @@ def test_wrong_input(tmp_path):
 )
 def test_what_is_not_as_it_was_trained_is_refused(tmp_path, changed, message):
     trained = Trained(CTC, tmp_path)
-    wanted = {
-        "interface": "EncoderASR",
-        "encoder": [*CHAIN, "Transformer", "ctc_lin"],
-        "tokenizer": LABELS,
-        "files": {"normalize": trained.normalizer},
-    }
+    wanted = as_trained(trained)
     folder = tmp_path / "exported"
     with pytest.raises(ValueError, match=message):
         export_recipe(

@@ -1,6 +1,6 @@
 """Tables, pictures and cards of results."""
 
-from speechbrain_merge.report.barriers import plot_barriers, titles_in_common
+from speechbrain_merge.report.barriers import plot_barriers
 from speechbrain_merge.report.benchmark import benchmark_rows
 from speechbrain_merge.report.card import merge_card
 from speechbrain_merge.report.coefficient_sweep import (

@@ -5,7 +5,9 @@ Authors
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Union
 
@@ -17,36 +19,6 @@ from speechbrain_merge.report.figure import (
 )
 
 LABELS = {"loss": "barrier of the loss", "wer": "barrier of the WER (points)"}
-
-
-def titles_in_common(barriers: Mapping) -> list:
-    """The lines that more than one landscape has.
-
-    Arguments
-    ---------
-    barriers : dict
-        Title to the barriers of a landscape: seed to line to measure to
-        height, as ``barriers`` of a study's ``results.json`` has them.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> barriers = {
-    ...     "width 64": {"7": {"direct": {"loss": 2.0}, "old": {"loss": 1.0}}},
-    ...     "width 128": {"7": {"direct": {"loss": 1.5}}},
-    ... }
-    >>> titles_in_common(barriers)
-    ['direct']
-    """
-    places = {}
-    for name, seeds in barriers.items():
-        for lines in seeds.values():
-            for title in lines:
-                places.setdefault(title, set()).add(name)
-    return [title for title, where in places.items() if len(where) > 1]
 
 
 def plot_barriers(
@@ -88,7 +60,7 @@ def plot_barriers(
     """
     figure, axes = new_figure()
     names = list(barriers)
-    for number, title in enumerate(titles_in_common(barriers)):
+    for number, title in enumerate(_lines_in_common(barriers)):
         colour, mark = style(number)
         heights = [
             [
@@ -116,3 +88,13 @@ def plot_barriers(
     axes.set_ylim(bottom=0)
     add_legend(figure, axes)
     return save_figure(figure, path)
+
+
+def _lines_in_common(barriers):
+    """The names of lines that more than one landscape has."""
+    found = Counter(
+        title
+        for seeds in barriers.values()
+        for title in dict.fromkeys(chain.from_iterable(seeds.values()))
+    )
+    return [title for title, number in found.items() if number > 1]
