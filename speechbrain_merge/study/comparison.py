@@ -15,8 +15,9 @@ Authors
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Optional
 
 from speechbrain_merge.evaluation import (
     holm,
@@ -25,6 +26,7 @@ from speechbrain_merge.evaluation import (
     rate_of,
     read_scores,
 )
+from speechbrain_merge.study.compared import Compared
 from speechbrain_merge.study.testing import scores_of
 
 
@@ -43,7 +45,8 @@ def compare_models(results: Mapping, study, speakers: Mapping) -> dict:
     Returns
     -------
     dict
-        ``pairs``: a list of dicts with the ``names``, the ``mode``, the
+        ``pairs``: a list of dicts with the ``names``, the ``mode``, the sets
+        that were asked for as ``on``, if not all, the
         ``difference`` of the mean error rates with its interval ``low`` and
         ``high``, and the p-value of MAPSSWE, ``p``, and corrected, ``holm``.
         ``best``: mode to set to the ``name`` of its best row and whether it is
@@ -51,18 +54,21 @@ def compare_models(results: Mapping, study, speakers: Mapping) -> dict:
     """
     scores = Scores(study.folder, results, speakers)
     rows = {row["name"]: row for row in results["rows"]}
-    pairs = [pair for pair in study.compare if set(pair) <= set(rows)]
+    pairs = [
+        pair for pair in study.compare if {pair.first, pair.second} <= set(rows)
+    ]
     if study.reference in rows:
-        pairs += [
-            (study.reference, name)
+        referred = [
+            Compared(study.reference, name)
             for name in rows
-            if name != study.reference and (study.reference, name) not in pairs
+            if name != study.reference
         ]
+        pairs += [pair for pair in referred if pair not in pairs]
     found = [
-        compare_pair(scores, rows[first], rows[second], mode)
-        for first, second in pairs
+        compare_pair(scores, rows[first], rows[second], mode, sets)
+        for first, second, sets in pairs
         for mode in results["modes"]
-        if scores.common(rows[first], rows[second])
+        if scores.common(rows[first], rows[second], among=sets)
     ]
     for entry, corrected in zip(found, holm([e["p"] for e in found])):
         entry["holm"] = corrected
@@ -92,12 +98,13 @@ class Scores:
         self.speakers = speakers
         self._read = lru_cache(maxsize=256)(read_scores)
 
-    def common(self, *rows: Mapping) -> list:
-        """The sets that all of some rows were tested on."""
+    def common(self, *rows: Mapping, among: Optional[Iterable] = None) -> list:
+        """The sets, perhaps among some, that all of some rows were tested on."""
         seed, mode = str(self.results["seeds"][0]), self.results["modes"][0]
         return [
             name
             for name in self.results["tests"]
+            if among is None or name in among
             if all(name in row["sets"][seed][mode] for row in rows)
         ]
 
@@ -139,9 +146,13 @@ class Scores:
 
 
 def compare_pair(
-    scores: Scores, first: Mapping, second: Mapping, mode: str
+    scores: Scores,
+    first: Mapping,
+    second: Mapping,
+    mode: str,
+    sets: Optional[Sequence] = None,
 ) -> dict:
-    """Two rows on all sets that both were tested on.
+    """Two rows on all sets that both were tested on, or some of them.
 
     Arguments
     ---------
@@ -151,13 +162,16 @@ def compare_pair(
         Rows; the first is the baseline.
     mode : str
         The mode.
+    sets : list of str, optional
+        The sets that are asked for; by default all.
 
     Returns
     -------
     dict
         See ``compare_models``.
     """
-    names = scores.common(first, second)
+    names = scores.common(first, second, among=sets)
+    asked = {} if sets is None else {"on": names}
     before = {name: scores.of(first, mode, name) for name in names}
     after = {name: scores.of(second, mode, name) for name in names}
     drawn = macro_bootstrap(before, after, scores.blocks(names))
@@ -167,6 +181,7 @@ def compare_pair(
         "titles": [first["title"], second["title"]],
         "mode": mode,
         "sets": names,
+        **asked,
         "difference": drawn.difference,
         "low": drawn.low,
         "high": drawn.high,

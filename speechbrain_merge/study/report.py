@@ -170,7 +170,8 @@ def _parts(study, results, times):
     merged = [_merge_line(row, times) for row in _merges(results)]
     if merged:
         yield [*merged, ""]
-    for first, second in study.compare:
+    pairs = dict.fromkeys((each.first, each.second) for each in study.compare)
+    for first, second in pairs:
         yield from _changes(study, results, first, second)
     for name, seeds in results.get("barriers", {}).items():
         yield [

@@ -96,7 +96,8 @@ _pair = fields(
         "blocks": whole(0),
         "p": number(0),
         "holm": number(0),
-    }
+    },
+    {"on": listed(text())},
 )
 _comparisons = fields(
     {},

@@ -98,6 +98,8 @@ _model = fields(
     },
 )
 
+_compared = fields({"models": _names}, {"sets": _one_or_more}, "refuse")
+
 _sections = fields(
     {},
     {
@@ -124,7 +126,7 @@ _sections = fields(
         "retention": optional(_names),
         "measures": optional(_settings),
         "continual": optional(_settings),
-        "compare": listed(_names),
+        "compare": listed(either(_names, _compared)),
         "reference": optional(_name),
         "landscapes": optional(mapped(_settings)),
         "exports": _one_or_more,

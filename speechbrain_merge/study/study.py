@@ -43,6 +43,7 @@ from tqdm import tqdm
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
+from speechbrain_merge.study.compared import groups_of, read_compared
 from speechbrain_merge.study.continual import Continual
 from speechbrain_merge.study.domain_files import check_domain_files
 from speechbrain_merge.study.estimate import describe_plan
@@ -120,8 +121,9 @@ class Study:
     measures : dict
         Name to a measure of transcripts that is shown beside the error rate;
         see ``study/measures.py``.
-    compare : list of list of str
-        Pairs of models whose difference is tested: the baseline first.
+    compare : list
+        Pairs of models whose difference is tested, the baseline first; or
+        ``{models: [A, B], sets: SETS}``. See ``study/compared.py``.
     reference : str, optional
         A model that every other row is compared with.
     continual : dict, optional
@@ -263,12 +265,8 @@ class Study:
         }
         self.only = _as_list(only)
         names = [node.name for node in self.plans[self.seeds[0]]]
-        for pair in compare:
-            if len(pair) != 2:
-                raise ValueError(f"`compare` has {pair}: expected two models.")
-            for name in pair:
-                check_known(name, names, "`compare`")
-        self.compare = [tuple(pair) for pair in compare]
+        groups = groups_of(self)
+        self.compare = [read_compared(pair, names, groups) for pair in compare]
         if reference is not None:
             check_known(reference, names, "`reference`")
         self.reference = reference

@@ -135,6 +135,8 @@ def comparison_rows(results: Mapping) -> tuple:
     for pair in results["comparisons"]["pairs"]:
         first, second = pair["titles"]
         name = f"{second} against {first}"
+        if "on" in pair:
+            name += f", on {' and '.join(pair['on'])}"
         rows.append(
             [
                 f"{name}, {pair['mode']}" if several else name,
@@ -234,8 +236,9 @@ def cost_rows(results: Mapping, times: Mapping) -> tuple:
     shown = flat(results)
     by_title = {row["title"]: row["name"] for row in results["rows"]}
     seed = str(results["seeds"][0])
-    pairs = {pair["names"][1]: pair for pair in results["comparisons"]["pairs"]}
-    references = {p["names"][0] for p in results["comparisons"]["pairs"]}
+    compared = [p for p in results["comparisons"]["pairs"] if "on" not in p]
+    pairs = {pair["names"][1]: pair for pair in compared}
+    references = {pair["names"][0] for pair in compared}
     rows = []
     for row in shown["rows"]:
         name = by_title[row["name"]]

@@ -6,9 +6,10 @@ import pytest
 
 from speechbrain_merge.evaluation import score_utterances, write_scores
 from speechbrain_merge.report import markdown_table
+from speechbrain_merge.study.compared import Compared, groups_of, read_compared
 from speechbrain_merge.study.comparison import compare_models
 from speechbrain_merge.study.results import flat
-from speechbrain_merge.study.tables import comparison_rows, main_rows
+from speechbrain_merge.study.tables import comparison_rows, cost_rows, main_rows
 
 UTTERANCES = [f"u{number:02d}" for number in range(40)]
 SPEAKERS = {name: f"s{number % 8}" for number, name in enumerate(UTTERANCES)}
@@ -70,7 +71,9 @@ def study(tmp_path):
             "rows": rows,
         }
         asked = SimpleNamespace(
-            folder=tmp_path, compare=compare, reference=reference
+            folder=tmp_path,
+            compare=[Compared(*pair) for pair in compare],
+            reference=reference,
         )
         results["comparisons"] = compare_models(
             results, asked, {"digits": speakers}
@@ -163,3 +166,45 @@ def test_one_speaker_is_no_block(study):
     [pair] = results["comparisons"]["pairs"]
     assert pair["blocks"] == 40
     assert pair["low"] < pair["difference"] < pair["high"]
+
+
+def test_a_pair_may_be_compared_on_some_sets_only(study):
+    """As the benchmark's reference, it stays compared on all of them."""
+    models = {"a": {"1": 30}, "b": {"1": 10}}
+    pairs = [("a", "b", ("digits",)), ("a", "b", ("read",)), ("a", "b", ())]
+    results = study(models, compare=pairs, reference="a")
+    narrow, whole = results["comparisons"]["pairs"]
+    assert narrow["on"] == ["digits"] and "on" not in whole
+    assert narrow["difference"] == whole["difference"]
+    table = markdown_table(*comparison_rows(results))
+    assert "| B against A, on digits | -10.00 |" in table
+    assert "| B against A | -10.00 |" in table
+    shown = markdown_table(*cost_rows(results, {}))
+    assert "-10.0" in shown
+
+
+@pytest.mark.parametrize(
+    "entry, expected",
+    [
+        (["a", "b"], None),
+        ({"models": ["a", "b"], "sets": "retention"}, ("read", "stories")),
+        ({"models": ["a", "b"], "sets": "domains"}, ("calls",)),
+        ({"models": ["a", "b"], "sets": ["read", "speech"]}, ("read", "calls")),
+    ],
+)
+def test_sets_are_named_by_what_they_are(entry, expected):
+    asked = SimpleNamespace(
+        domains=["calls"],
+        tests=["calls", "read", "stories"],
+        means={"speech": ["calls", "read"]},
+        retention=None,
+    )
+    pair = read_compared(entry, ["a", "b"], groups_of(asked))
+    assert pair == Compared("a", "b", expected)
+
+
+def test_an_unknown_set_is_named():
+    with pytest.raises(ValueError, match="`sets` of `compare`.*'raed'.*read"):
+        read_compared(
+            {"models": ["a", "b"], "sets": "raed"}, "ab", {"read": ["read"]}
+        )
