@@ -60,7 +60,7 @@ def plot_pareto(results, path):
     limits = [_limit([point[side] for point in points]) for side in (0, 1)]
     front = pareto_front([point[:2] for point in points])
     axes.plot(
-        *zip(*front),
+        *zip(*(_placed(point, limits) for point in front)),
         drawstyle="steps-post",
         color=GREY,
         linestyle="--",
@@ -73,7 +73,7 @@ def plot_pareto(results, path):
     names = {}
     for x, y, name, group in points:
         colour, mark = styles[group]
-        place = min(x, limits[0]), min(y, limits[1])
+        place = _placed((x, y), limits)
         if place != (x, y):
             name += f" ({x:.1f}, {y:.1f})"
         axes.scatter(
@@ -104,6 +104,11 @@ def _limit(values):
         return max(values)
     middle = sorted(values)[len(values) // 2]
     return max(v for v in values if v <= middle + 3 * (middle - min(values)))
+
+
+def _placed(point, limits):
+    """Where a point is drawn: in its place, or at the edge."""
+    return tuple(min(pair) for pair in zip(point, limits))
 
 
 def pareto_front(points):

@@ -453,6 +453,40 @@ def test_the_front_of_a_trade_off(tmp_path, monkeypatch):
         plot_pareto(only, tmp_path / "pareto.svg")
 
 
+def test_a_front_ends_at_the_mark_of_a_point_far_out(tmp_path, monkeypatch):
+    """The line went on to where no mark was, and squeezed all others."""
+    pictures = drawn(monkeypatch)
+
+    def counted(errors):
+        return {"errors": errors, "words": 1000, "utterances": 9}
+
+    places = [(100 + 2 * n, 130 - 2 * n) for n in range(14)] + [(900, 60)]
+    rows = [
+        {
+            "name": f"m{number}",
+            "group": "merge",
+            "sets": {"in": counted(inside), "out": counted(outside)},
+        }
+        for number, (inside, outside) in enumerate(places)
+    ]
+    plot_pareto(
+        {
+            "metric": "WER",
+            "in_domain": ["in"],
+            "test_domains": ["in", "out"],
+            "rows": rows,
+        },
+        tmp_path / "pareto.png",
+    )
+    axes = pictures[0].axes[0]
+    [front] = axes.lines
+    marks = {
+        tuple(spot) for each in axes.collections for spot in each.get_offsets()
+    }
+    assert set(zip(*front.get_data())) <= marks
+    assert axes.get_xlim()[1] < 20 and max(front.get_xdata()) > 12
+
+
 def test_bars_by_duration(tmp_path, monkeypatch):
     pictures = drawn(monkeypatch)
     path = plot_buckets(
