@@ -69,7 +69,9 @@ def plot_pareto(results, path):
         label="Pareto front",
     )
     styles = group_styles(point[3] for point in points)
-    shown = set()
+    for group, (colour, mark) in styles.items():
+        known_as = group or "model"
+        axes.scatter([], [], s=64, c=colour, marker=mark, label=known_as)
     names = {}
     for x, y, name, group in points:
         colour, mark = styles[group]
@@ -84,9 +86,7 @@ def plot_pareto(results, path):
             edgecolors=colour,
             marker=mark,
             zorder=3,
-            label=None if group in shown else group or "model",
         )
-        shown.add(group)
         names.setdefault(place, []).append(name)
     axes.margins(0.14)
     axes.set_xlabel(f"mean {metric_of(results)} in domain (%)")

@@ -478,7 +478,7 @@ def test_a_front_ends_at_the_mark_of_a_point_far_out(tmp_path, monkeypatch):
         },
         tmp_path / "pareto.png",
     )
-    axes = pictures[0].axes[0]
+    axes = pictures[0]
     [front] = axes.lines
     marks = {
         tuple(spot) for each in axes.collections for spot in each.get_offsets()
