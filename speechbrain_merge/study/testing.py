@@ -14,6 +14,7 @@ Authors
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -237,10 +238,28 @@ class Tester:
                 "domains": [],
                 "tests": [],
             }
+            tree = training.resolved(
+                training.overrides(values, {}), study.folder
+            )
+            # Its files count by their content, wherever they are
+            data = tree.get("data_folder")
             self._sets[None] = digest_of(
-                training.resolved(training.overrides(values, {}), study.folder)
+                _without_data(tree, data) if isinstance(data, str) else tree
             )
         return self._sets[None]
+
+
+def _without_data(value, folder):
+    """Plain data whose paths in the data folder no longer name the folder."""
+    if isinstance(value, str):
+        path = os.path.join(value, "")
+        root = os.path.join(folder, "")
+        return f"<data>/{path[len(root) :]}" if path.startswith(root) else value
+    if isinstance(value, Mapping):
+        return {key: _without_data(each, folder) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_data(each, folder) for each in value]
+    return value
 
 
 def speakers(test_sets: Mapping) -> dict:
