@@ -39,7 +39,6 @@ from speechbrain_merge.pool.recovery import own_record
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.once import known_record, once
 from speechbrain_merge.records.ownership import foreign_files, write_mark
-from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.report import (
     load_results,
     merge_card,
@@ -51,7 +50,7 @@ from speechbrain_merge.report import (
 )
 from speechbrain_merge.search.journal import Journal
 from speechbrain_merge.search.tally import Tally
-from speechbrain_merge.stage.result import stored_result
+from speechbrain_merge.stage.result import read_result
 from speechbrain_merge.study import Study
 from speechbrain_merge.study.results import flat, read_results, read_times
 from speechbrain_merge.study.tables import main_rows, training_rows
@@ -421,7 +420,7 @@ def journal(files, damage):
 @target
 def result_of_a_stage(files, damage):
     with damage(files.merged / "result.json") as path:
-        stored_result(read_json(path), str(path))
+        read_result(path)
         described(files.merged / "merged.safetensors")
 
 

@@ -63,6 +63,7 @@ VOLATILE = {
     "time",
     "unixtime",
     "timestamp",
+    "check",  # of a record with such values
 }
 """Keys of records whose values are those of a clock, or of an attempt."""
 

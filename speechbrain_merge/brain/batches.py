@@ -27,7 +27,7 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
-from speechbrain_merge.records.fingerprint import plain
+from speechbrain_merge.records.contents import by_content
 from speechbrain_merge.records.own_code import own_code
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
@@ -140,9 +140,10 @@ class FixedBatches:
         )
 
     def key(self, *settings) -> str:
-        """A hash of the utterances and their batches.
+        """A hash of the utterances, with their audio, and of their batches.
 
-        Results that were measured on these batches are stored under it.
+        Results that were measured on these batches are stored under it. Files
+        count by their content, wherever they are.
 
         Arguments
         ---------
@@ -253,7 +254,7 @@ class FixedBatches:
 
 def _row(row):
     """A row of a dataset as text."""
-    return str(sorted((name, plain(row[name])) for name in row))
+    return str(sorted(by_content(row).items()))
 
 
 def pipeline_code(dataset) -> list:

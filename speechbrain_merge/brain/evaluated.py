@@ -12,8 +12,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.pool import Candidate
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.stage.result import stored_result
+from speechbrain_merge.stage.result import read_result
 
 logger = get_logger(__name__)
 
@@ -53,7 +52,7 @@ def described(source):
     path = Path(source)
     record = path.parent / "result.json"
     if record.is_file():
-        result = stored_result(read_json(record), str(record))["result"]
+        result = read_result(record)["result"]
         if result["path"] == path.name:
             return _of_stage(result)
     try:

@@ -93,6 +93,8 @@ class RecipeHooks:
             pool.begin(self)
         with whole_checkpoints(self.checkpointer):
             super().on_fit_start()
+        for pool in self.pools():
+            pool.check_features(self)
 
     def _fit_valid(self, *arguments, **keywords):
         """Validates with the moving averages, where these are to be used.

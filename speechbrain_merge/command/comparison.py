@@ -27,6 +27,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -34,12 +35,15 @@ from typing import Optional
 
 import torch
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.errors import printable
 from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.weights import check_compatible, fold, part, renamed
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class PartDifference:
     entries : int
         Number of weights.
     cosine : float, optional
-        Between -1 and 1; None where one of the two is zero.
+        Between -1 and 1; None where one of the two is zero, or not finite.
     distance : float, optional
-        Between 0 and 2; None where both are zero.
+        Between 0 and 2; None where both are zero, or one is not finite.
     conflicts : float, optional
         Between 0 and 1; None without a base, or where no entry was moved by
         both.
@@ -103,6 +107,13 @@ def compare(first, second, base=None, layers: bool = False) -> list:
             if not floats or name in models[0].tied:
                 continue
             vectors = [model[name].double().flatten() for model in models]
+            for model, vector in zip(models, vectors):
+                if not torch.isfinite(vector).all():
+                    logger.warning(
+                        f"{model.label}: '{printable(name)}' is not finite "
+                        "(NaN or infinite). Its part of the model has neither "
+                        "a cosine nor a distance, and nor has the whole."
+                    )
             if base is not None:
                 anchor = vectors.pop()
                 vectors = [vector - anchor for vector in vectors]
@@ -146,6 +157,8 @@ def _difference(row, found, based):
     entries, product, square_a, square_b, moved, conflicts = found
     norm_a, norm_b = square_a**0.5, square_b**0.5
     cosine = distance = None
+    if not math.isfinite(product + square_a + square_b):
+        return PartDifference(row, int(entries), None, None, None)
     if norm_a and norm_b:
         cosine = max(-1.0, min(1.0, product / (norm_a * norm_b)))
     if norm_a or norm_b:

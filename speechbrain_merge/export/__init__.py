@@ -55,6 +55,7 @@ from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.export.loading import NotLoadable, check_whisper
 from speechbrain_merge.export.pretrained import export_pretrained
 from speechbrain_merge.export.recipe import export_recipe
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -122,6 +123,7 @@ pretrainer: !new:types.SimpleNamespace
 """
 
 
+@steady("source")
 def export_whisper(
     source,
     whisper,

@@ -32,6 +32,7 @@ from speechbrain_merge.export.folder import (
     write_text,
 )
 from speechbrain_merge.export.loading import check_ctc
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -88,6 +89,7 @@ pretrainer: !new:types.SimpleNamespace
 """
 
 
+@steady("source")
 def export_ctc(
     source,
     encoder: Any,

@@ -24,6 +24,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.consistency import check_together
 from speechbrain_merge.export.folder import export_folder, stored
 from speechbrain_merge.export.loading import door, load_whisper, noise
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.signing import Signer
 
@@ -45,6 +46,7 @@ _FEW_TOKENS = 8
 _COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 
+@steady("whisper")
 def export_ctranslate2(
     whisper,
     folder,

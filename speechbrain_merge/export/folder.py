@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from speechbrain_merge.export.publishing import published
+from speechbrain_merge.export.source_files import check_steady
 from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
 from speechbrain_merge.records.files import name_file
 from speechbrain_merge.records.folders import refuse_own_source, whole_folder
@@ -246,6 +247,7 @@ def export_folder(folder, source, texts, sign):
             path = inside(target, name, "texts")
             path.parent.mkdir(exist_ok=True)
             write_text(path, text)
+        check_steady()
         if signer is not None:
             signer.sign(target)
 

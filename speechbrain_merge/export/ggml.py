@@ -35,6 +35,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.consistency import check_together
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.loading import NotLoadable, load_whisper
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -88,6 +89,7 @@ _OUTSIDE = {
 }
 
 
+@steady("whisper")
 def export_ggml(
     whisper,
     folder,

@@ -25,6 +25,7 @@ from speechbrain_merge.export.folder import (
     write_text,
 )
 from speechbrain_merge.export.loading import check_pretrained
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.export.tokenizer import copy_file
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
@@ -40,6 +41,7 @@ _hparams = fields(
 )
 
 
+@steady("source")
 def export_pretrained(
     source,
     hparams_file,

@@ -30,6 +30,7 @@ from speechbrain_merge.export.folder import (
     write_text,
 )
 from speechbrain_merge.export.loading import check_recipe, door
+from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.export.tokenizer import copy_file, save_tokenizer
 from speechbrain_merge.records.paths import plain_name
 from speechbrain_merge.records.signing import Signer
@@ -87,6 +88,7 @@ _STREAMING_NAMES = {
 }
 
 
+@steady("source")
 def export_recipe(
     source,
     hparams_file,

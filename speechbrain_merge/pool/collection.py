@@ -74,6 +74,10 @@ from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.coverage import check_pools
+from speechbrain_merge.pool.feature_statistics import (
+    check_statistics,
+    statistics_of,
+)
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.pool.meta import (
     finite_number,
@@ -191,6 +195,7 @@ class CheckpointPool:
         self._lineage = uuid.uuid4().hex
         self._own_run = self.run  # unless another training has it
         self._begun = False  # Whether a checkpoint tells who this is
+        self._statistics = {}  # of features, in the checkpoint that was loaded
         self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
 
@@ -239,6 +244,25 @@ class CheckpointPool:
             if not resuming:
                 self._saves_at = Path(brain.checkpointer.checkpoints_dir)
         self.store_base(resuming)
+
+    def check_features(self, brain):
+        """Refuses to train on with other statistics of features.
+
+        `MergeMixin` calls it when `fit` has restored what there is.
+
+        Arguments
+        ---------
+        brain : speechbrain.Brain
+            The Brain that is about to train.
+
+        Raises
+        ------
+        ValueError
+            Naming the normaliser.
+        """
+        title = f"The run '{self._own_run}' of the pool {self.folder}"
+        now = statistics_of(getattr(brain, "modules", {}))
+        check_statistics(self._statistics, now, title)
 
     def attach(self, checkpointer, name: str = "pool"):
         """Makes the pool a recoverable that older checkpoints need not have.
@@ -301,6 +325,10 @@ class CheckpointPool:
             "candidate": name,
             "note": note,
         }
+        if self._brain is not None:
+            pointer["statistics"] = statistics_of(
+                getattr(self._brain, "modules", {})
+            )
         write_whole(path, json.dumps(pointer) + "\n")
 
     @mark_as_loader
@@ -325,6 +353,7 @@ class CheckpointPool:
         self._lineage = pointer["lineage"]
         self._begun = True
         self._saves = pointer["saves"]
+        self._statistics = pointer.get("statistics", {})
         if pointer["asked_run"] == self.run and self._claimed is None:
             self._own_run = pointer["run"]
 

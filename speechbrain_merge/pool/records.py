@@ -22,6 +22,7 @@ Authors
 
 import re
 
+from speechbrain_merge.pool.feature_statistics import statistics_record
 from speechbrain_merge.records.checked import (
     anything,
     digest_text,
@@ -140,7 +141,12 @@ pointer_record = fields(
         "lineage": text(100),
         "saves": whole(0),
     },
-    {"pool": text(), "candidate": optional(file_name), "note": text()},
+    {
+        "pool": text(),
+        "candidate": optional(file_name),
+        "note": text(),
+        "statistics": statistics_record,
+    },
 )
 """What a checkpoint says of its candidate (`pool.ckpt`)."""
 

@@ -24,11 +24,85 @@ Authors
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from speechbrain_merge.records.fingerprint import file_fingerprint
+from speechbrain_merge.records.fingerprint import file_fingerprint, plain
+
+_SETTLED = 2 * 10**9  # ns: file systems tell times no finer than two seconds
+_known: dict[tuple, str] = {}
+"""State of a file that was read, and its SHA-256."""
+
+
+def content_of(path) -> str:
+    """The SHA-256 of a file, which is read once while it stays as it is.
+
+    A file is the same while its inode, size and times are, and is read again
+    by a new process. One that was written just now is not remembered: it may
+    be written again within the grain of the clock.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    state = file_state(path)
+    if state is not None and state in _known:
+        return _known[state]
+    started = time.time_ns()
+    found = file_fingerprint(path)
+    settled = state is not None and started - max(state[3:]) > _SETTLED
+    if settled and state == file_state(path):
+        _known[state] = found
+    return found
+
+
+def by_content(value: Any) -> Any:
+    """A row of a dataset with the content of files in place of their paths.
+
+    So audio that was replaced under its path is other audio, and a folder of
+    data that was moved or copied holds the same.
+
+    Arguments
+    ---------
+    value : object
+        Plain data, perhaps with tensors and arrays in it.
+
+    Returns
+    -------
+    object
+        Plain data. The path of a file that is not there stays.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "1.wav"
+    >>> _ = path.write_bytes(b"abc")
+    >>> by_content({"wav": str(path), "wrd": "one"})
+    {'wav': {'file': 'ba7816bf...f20015ad'}, 'wrd': 'one'}
+    """
+    if isinstance(value, (str, os.PathLike)):
+        text = os.fspath(value)
+        return {"file": content_of(text)} if _is_file(text) else text
+    if isinstance(value, Mapping):
+        return {key: by_content(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [by_content(entry) for entry in value]
+    return plain(value)
+
+
+def _is_file(text):
+    """Whether a text is the path of a file, rather than what someone said."""
+    if len(text) > 4096 or "\n" in text or "\0" in text:
+        return False
+    named = os.sep in text or os.path.splitext(text)[1] != ""
+    return named and os.path.isfile(text)
 
 
 def contents_of(paths: Iterable) -> dict[str, str]:
@@ -45,7 +119,7 @@ def contents_of(paths: Iterable) -> dict[str, str]:
         Path to SHA-256 in hexadecimal, in the order of the paths.
     """
     return {
-        str(path): file_fingerprint(path)
+        str(path): content_of(path)
         for path in dict.fromkeys(paths)
         if os.path.isfile(path)
     }

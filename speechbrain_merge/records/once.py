@@ -22,6 +22,7 @@ from speechbrain_merge.records.alone import alone
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 
 logger = get_logger(__name__)
 
@@ -110,8 +111,8 @@ def once(
         record = {"settings": settings, "outcome": work()}
         record["seconds"] = round(time.perf_counter() - started, 1)
         record["interrupted"] = interrupted
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        run_on_main(write_whole, args=[path, text])
+        text = json.dumps(with_check(record), indent=2, ensure_ascii=False)
+        run_on_main(write_whole, args=[path, text + "\n"])
         run_on_main(begun.unlink, kwargs={"missing_ok": True})
     return record
 
@@ -152,7 +153,8 @@ def known_record(
     Raises
     ------
     ValueError
-        When the file is no record, naming it.
+        When the file is no record, or was changed since it was written, naming
+        it.
     """
     path = Path(path)
     if not path.is_file():
@@ -171,7 +173,7 @@ def known_record(
 def _read(path, advice):
     """The content of a record, or an error that says what to do."""
     try:
-        return read_json(path)
+        return without_check(read_json(path), str(path))
     except RecordError as error:
         reason = str(error)
         end = "" if reason.endswith("?") else "."

@@ -56,12 +56,11 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import fields, text
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.log import Log
+from speechbrain_merge.records.written_check import CHECK, check_of
 from speechbrain_merge.search.racing import Race
 from speechbrain_merge.search.tally import Tally
 
 logger = get_logger(__name__)
-
-CHECK = "check"
 
 
 def trial_key(
@@ -333,7 +332,7 @@ def _trial(value, where):
 
 def _check(key, tally):
     """What tells that a tally is that which was written with a key."""
-    return hashlib.sha256(_canonical([key, tally]).encode()).hexdigest()[:16]
+    return check_of([key, tally])
 
 
 def _canonical(content: Any) -> str:

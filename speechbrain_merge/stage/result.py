@@ -1,9 +1,10 @@
 """The outcome of a merge stage, and how it is found again.
 
 A ``MergeResult`` is kept in ``result.json`` beside the merged weights, with the
-fingerprint of everything that decided it and the digest of the weights. So the
-same question is not worked out twice, and weights that were exchanged since are
-not taken for the outcome.
+fingerprint of everything that decided it, the digest of the weights and a check
+of all that. So the same question is not worked out twice, and neither weights
+that were exchanged since nor an error rate that was edited are taken for the
+outcome. A record that was changed is made anew, from the trials in the journal.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -32,13 +33,18 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import remove_stale, write_whole
 from speechbrain_merge.records.folders import remove_stale_folders
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import (
+    CHECK,
+    with_check,
+    without_check,
+)
 from speechbrain_merge.weights import digest
 
 logger = get_logger(__name__)
 
 RESULT, MERGED = "result.json", "merged.safetensors"
 
-stored_result = fields(
+_stored = fields(
     {
         "context": digest_text,
         "digest": digest_text,
@@ -63,7 +69,30 @@ stored_result = fields(
         ),
     }
 )
-"""The content of ``result.json``."""
+
+
+def read_result(path: Path) -> dict:
+    """The content of ``result.json``.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        ``context``, ``digest`` and ``result``, and the ``check`` where there is
+        one.
+
+    Raises
+    ------
+    RecordError
+        When it is no such record, or was changed since it was written.
+    """
+    record = read_json(path)
+    without_check(record, str(path))
+    return _stored(record, str(path))
 
 
 @dataclasses.dataclass
@@ -141,7 +170,7 @@ def known_result(job) -> Optional[MergeResult]:
     if not record.exists():
         return None
     try:
-        stored = stored_result(read_json(record), str(record))
+        stored = read_result(record)
         result = MergeResult(**dict(stored["result"], path=path, reused=True))
     except RecordError as error:
         logger.warning(
@@ -149,6 +178,12 @@ def known_result(job) -> Optional[MergeResult]:
         )
         return None
     if stored["context"] != job.fingerprint or not path.exists():
+        return None
+    if CHECK not in stored:
+        logger.warning(
+            f"{record} has no check of its content, as those of earlier "
+            "versions: the merge is made again."
+        )
         return None
     if not {*result.selected} <= {member.name for member in job.members}:
         return None  # the same weights, under other names
@@ -175,5 +210,5 @@ def store_result(job, result: MergeResult):
         "digest": digest(result.path),
         "result": stored,
     }
-    text = json.dumps(content, indent=2) + "\n"
+    text = json.dumps(with_check(content), indent=2) + "\n"
     write_whole(job.folder / RESULT, text)

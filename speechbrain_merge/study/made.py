@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain_merge.pool import Candidate
-from speechbrain_merge.records.fingerprint import plain
+from speechbrain_merge.records.contents import by_content
 from speechbrain_merge.study.trainings import without_folder
 from speechbrain_merge.weights import open_weights, verify
 
@@ -148,14 +148,15 @@ def digest_of(value: Any) -> str:
 def digest_of_rows(
     data: Any, folder, domain: Optional[str] = None
 ) -> Optional[str]:
-    """The digest of the rows of a dataset.
+    """The digest of the rows of a dataset, and of the files that they name.
 
     Arguments
     ---------
     data : DynamicItemDataset
         A dataset.
     folder : str or Path
-        The study's folder. Paths in it do not count by where it lies.
+        The study's folder. Paths in it do not count by where it lies, even
+        of files that are gone.
     domain : str, optional
         Only rows that are of this domain, or of none.
 
@@ -177,11 +178,11 @@ def digest_of_rows(
     if not isinstance(rows, Mapping):
         return None
     chosen = [
-        [one, rows[one]]
+        [one, by_content(rows[one])]
         for one in getattr(data, "data_ids", rows)
         if domain is None or rows[one].get("domain", domain) == domain
     ]
-    text = json.dumps(chosen, default=lambda value: str(plain(value)))
+    text = json.dumps(chosen, default=str)
     return digest_of(without_folder(json.loads(text), folder))
 
 

@@ -33,6 +33,7 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.fingerprint import file_fingerprint
 from speechbrain_merge.records.once import known_record
+from speechbrain_merge.records.written_check import with_check
 from speechbrain_merge.study.counted import ADVICE
 from speechbrain_merge.study.tables import spread
 from speechbrain_merge.study.testing import scores_of, scores_path
@@ -208,8 +209,8 @@ def mean_of(
     values = measured(name, measure, scores)
     mean = statistics.fmean(values.values())
     outcome = {"mean": mean, "utterances": values}
-    text = json.dumps({"settings": settings, "outcome": outcome}, indent=1)
-    write_whole(record, text + "\n")
+    found = with_check({"settings": settings, "outcome": outcome})
+    write_whole(record, json.dumps(found, indent=1) + "\n")
     return mean
 
 

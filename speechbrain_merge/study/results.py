@@ -44,6 +44,7 @@ from speechbrain_merge.records.checked import (
 from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 from speechbrain_merge.study.counted import amount, counted, measured
 from speechbrain_merge.study.nodes import ORIGINAL
 
@@ -157,8 +158,8 @@ def write_results(folder, results: Mapping) -> None:
     results : dict
         See the module.
     """
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    write_whole(Path(folder) / "results.json", text)
+    text = json.dumps(with_check(results), indent=1, ensure_ascii=False)
+    write_whole(Path(folder) / "results.json", text + "\n")
 
 
 def read_results(path) -> dict:
@@ -176,11 +177,17 @@ def read_results(path) -> dict:
     Raises
     ------
     ValueError
-        When it is no results file of this version, naming it.
+        When it is no results file of this version, or was changed since it was
+        written, naming it.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    results = read_json(path)
+    try:
+        results = without_check(read_json(path), str(path))
+    except RecordError as error:
+        raise RecordError(
+            f"{error}. Run the study again to write it anew."
+        ) from None
     schema = results.get("schema") if isinstance(results, dict) else None
     if schema != SCHEMA:
         raise ValueError(

@@ -14,6 +14,7 @@ Authors
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,10 +31,12 @@ from speechbrain_merge.brain.domains import (
 from speechbrain_merge.evaluation import read_scores, write_scores
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.coverage import check_tested
+from speechbrain_merge.records.contents import content_of
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.paths import inside
+from speechbrain_merge.records.written_check import with_check
 from speechbrain_merge.study.counted import KEYS, counted
 from speechbrain_merge.study.made import digest_of, digest_of_rows
 from speechbrain_merge.study.making import Maker
@@ -41,6 +44,9 @@ from speechbrain_merge.study.sequences import Sequence
 from speechbrain_merge.weights import open_weights
 
 logger = get_logger(__name__)
+
+UTTERANCES = "utterances"
+"""The entry of the record of a test with the hash of its ``.jsonl``."""
 
 USUAL = "usual"
 """The mode of a study that names none."""
@@ -131,7 +137,7 @@ class Tester:
         about = {**before, "decoding": self.maker.decoding}
         stem = _stem(test, about)
         record = self.folder / f"{stem}.json"
-        known = run_on_main(known_record, args=[record])
+        known = run_on_main(_known_scores, args=[record])
         if known is None:
             earlier = self.folder / f"{_stem(test, before)}.json"
             if run_on_main(earlier.is_file):
@@ -185,9 +191,11 @@ class Tester:
                 write_alignments, args=[record.with_suffix(".txt"), metric]
             )
         found = {"settings": about, "outcome": rates_of(scores)}
-        run_on_main(write_scores, args=[record.with_suffix(".jsonl"), scores])
-        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        run_on_main(write_whole, args=[record, text])
+        utterances = record.with_suffix(".jsonl")
+        run_on_main(write_scores, args=[utterances, scores])
+        found[UTTERANCES] = run_on_main(content_of, args=[utterances])
+        text = json.dumps(with_check(found), indent=2, ensure_ascii=False)
+        run_on_main(write_whole, args=[record, text + "\n"])
         return found
 
     def _posteriors_of(self, name, test, settings, evaluate):
@@ -237,10 +245,47 @@ class Tester:
                 "domains": [],
                 "tests": [],
             }
+            tree = training.resolved(
+                training.overrides(values, {}), study.folder
+            )
+            # Its files count by their content, wherever they are
+            data = tree.get("data_folder")
             self._sets[None] = digest_of(
-                training.resolved(training.overrides(values, {}), study.folder)
+                _without_data(tree, data) if isinstance(data, str) else tree
             )
         return self._sets[None]
+
+
+def _known_scores(record):
+    """The record of a test, where there is one with the errors it stands for.
+
+    Raises where one of its files was changed since it was written.
+    """
+    path = record.with_suffix(".jsonl")
+    delete = f"Delete it and {path.name} beside it to decode the set again."
+    known = known_record(record, delete)
+    if known is None or not path.is_file():
+        return None
+    if known.get(UTTERANCES) not in (None, content_of(path)):
+        raise RecordError(
+            f"{path} is not as it was written: it does not have the hash that "
+            f"{record.name} beside it holds. Delete both to decode the set "
+            "again."
+        )
+    return known
+
+
+def _without_data(value, folder):
+    """Plain data whose paths in the data folder no longer name the folder."""
+    if isinstance(value, str):
+        path = os.path.join(value, "")
+        root = os.path.join(folder, "")
+        return f"<data>/{path[len(root) :]}" if path.startswith(root) else value
+    if isinstance(value, Mapping):
+        return {key: _without_data(each, folder) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_data(each, folder) for each in value]
+    return value
 
 
 def speakers(test_sets: Mapping) -> dict:

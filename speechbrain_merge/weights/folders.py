@@ -27,6 +27,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import glob
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,6 +71,7 @@ HUGGING_FACE_FILES = (
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG_LIMIT = 4 << 20
 
+_SHARD = re.compile(r"(.*)-\d+(-of-\d+\.\w+)")
 _index = fields({"weight_map": mapped(file_name)})
 _compared: set = set()
 """Files that were compared with those beside them, as they were then."""
@@ -259,6 +262,7 @@ def _open_hugging_face(path, name):
                 f"{', '.join(missing[:10])} ({len(missing)} in all). "
                 "Copy the folder again."
             )
+        _refuse_unnamed(path, name, wanted, shards)
         entries = {
             tensor: shards[file].entry(tensor)
             for tensor, file in wanted.items()
@@ -273,3 +277,37 @@ def _open_hugging_face(path, name):
         # Nothing failed: the shards stay open until the weights are closed
         keep_open = opened.pop_all()
     return Weights(entries, str(path), tied=ties, on_close=keep_open.close)
+
+
+def _refuse_unnamed(path, name, wanted, shards):
+    """Refuses tensors in shards that the index does not speak of.
+
+    transformers loads whole shards, and so these tensors as well.
+    """
+    found = []
+    for file, shard in shards.items():
+        for tensor in shard:
+            at = wanted.get(tensor)
+            if at is None and shard.tied.get(tensor) not in wanted:
+                found.append(f"'{tensor}' in {file}")
+            elif at not in (None, file) and not _same(
+                shard[tensor], shards[at][tensor]
+            ):
+                found.append(f"'{tensor}' in {file}, which differs from {at}")
+    series = {_SHARD.sub(r"\1-*\2", file) for file in shards} - set(shards)
+    found += [
+        f"the file {each.name}"
+        for pattern in sorted(series)
+        for each in sorted(path.glob(glob.escape(pattern).replace("[*]", "*")))
+        if each.name not in shards
+    ]
+    if found:
+        raise ValueError(
+            f"{path / name} leaves out {', '.join(found[:10])} ({len(found)} "
+            "in all), which may be of another model. Copy the folder again, "
+            "or name them in the index, if they belong to this one."
+        )
+
+
+def _same(one, other):
+    return one.dtype == other.dtype and torch.equal(one, other)
