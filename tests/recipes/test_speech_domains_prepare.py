@@ -459,3 +459,79 @@ def test_manifests_that_several_jobs_prepare_are_never_seen_in_part(
     reader.join()
     assert found == {4000}
     assert not list(folder.glob("*.partial"))
+
+
+def make_recordings(folder):
+    """Two domains of tones, of other speakers in each set, and noise."""
+    random = np.random.default_rng(0)
+    (folder / "csv").mkdir(parents=True)
+    (folder / "noise").mkdir()
+    noise = np.concatenate([np.zeros(8000), random.normal(0, 0.1, 8000)])
+    soundfile.write(folder / "noise" / "one.wav", noise, 16000)
+    for domain in ("a", "b"):
+        for part, split in enumerate(("train", "valid", "test")):
+            path = folder / "csv" / f"{domain}_{split}.csv"
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                for number in range(4):
+                    name = f"{domain}-{split}-{number}"
+                    time = np.arange(4000) / 16000
+                    tone = 0.3 * np.sin(2 * np.pi * 500 * time)
+                    soundfile.write(folder / f"{name}.wav", tone, 16000)
+                    row = dict(ID=name, duration=0.25, domain=domain)
+                    row.update(wav=f"$data_root/{name}.wav", wrd=f"W{number}")
+                    writer.writerow(row | {"spk_id": f"{domain}{part}"})
+    return folder
+
+
+def test_rooms_are_composed_of_the_same_sets_and_drawn_by_a_seed(
+    recipe, prepare, tmp_path
+):
+    rooms = recipe("rooms_prepare")
+    data = make_recordings(tmp_path / "data")
+
+    def compose(name, **more):
+        more = {"sources": ["a"], "utterances": {"train": 3}, **more}
+        return Path(rooms.prepare_rooms(data, tmp_path / name, **more))
+
+    def heard(folder, split):
+        rows = prepare.read_domain(folder / "csv" / f"rooms_{split}.csv")
+        assert all(row["domain"] == "rooms" for row in rows)
+        return {
+            row["ID"]: soundfile.read(
+                row["wav"].replace("$data_root", str(folder))
+            )[0]
+            for row in rows
+        }
+
+    first, second = compose("first"), compose("second")
+    other = compose("other", seed=7, utterances={})
+    for split, number in (("train", 3), ("valid", 4), ("test", 4)):
+        made, again = heard(first, split), heard(second, split)
+        assert len(made) == number
+        assert all(name.startswith(f"rooms-a-{split}-") for name in made)
+        for name, signal in made.items():
+            np.testing.assert_array_equal(signal, again[name])
+            assert len(signal) == 4000  # as long as it was
+            assert not np.array_equal(signal, heard(other, split)[name])
+    # the other domains are listed beside it, with their audio where it lies
+    [row, *_] = prepare.read_domain(first / "csv" / "b_test.csv")
+    assert Path(row["wav"]) == data / "b-test-0.wav" and row["spk_id"] == "b2"
+    # the first half of the noise, which is silent here, is not for tests
+    for split, silent in (("train", True), ("valid", True), ("test", False)):
+        noise, _ = soundfile.read(first / "heard_with" / f"{split}-noise-0.wav")
+        assert len(noise) == 8000 and bool((noise == 0).all()) is silent
+    with pytest.raises(ValueError, match="other settings.*snr"):
+        compose("first", snr=(0, 5))
+
+
+def test_rooms_need_noise_and_one_rate(recipe, tmp_path):
+    rooms = recipe("rooms_prepare")
+    data = make_recordings(tmp_path / "data")
+    soundfile.write(data / "noise" / "one.wav", np.zeros(800), 8000)
+    with pytest.raises(ValueError, match="one.wav has 8000 Hz"):
+        rooms.prepare_rooms(data, tmp_path / "rooms", sources=["a"])
+    (data / "noise" / "one.wav").unlink()
+    with pytest.raises(FileNotFoundError, match="noise has no recordings"):
+        rooms.prepare_rooms(data, tmp_path / "rooms", sources=["a"])

@@ -1,5 +1,6 @@
 """The wav2vec 2.0 recipe's studies: attention merged, selected and learned."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -300,3 +301,114 @@ def test_learned_ratios_and_what_they_are_compared_with(
     again = run(recipe, material, folder, "lmam", **dict(more))
     assert again["rows"] == results["rows"]
     assert written(folder) == before
+
+
+HALVES = ["child_l2-1", "child_l2-2", "telephony-1", "telephony-2"]
+
+
+@pytest.fixture(scope="module")
+def cross_fitted(recipe, material, tmp_path_factory):
+    """The study in which each half that is held out is tested once."""
+    folder = tmp_path_factory.mktemp("cross_fit")
+    data = make_domains(folder / "data", ["child_l2", "telephony", "digits"])
+    results = folder / "results"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECIPE)
+        run(
+            recipe,
+            material,
+            results,
+            "cross_fit",
+            hub="whisper",
+            data_folder=str(data),
+            domains=HALVES,
+            target_domains=["child_l2", "digits", "telephony"],
+            ratios={"values": RATIOS},
+            blocks={"grid": {"layers": ["0", "1"], "ratio": [0.1]}},
+            only=[
+                "mam_same_heads",
+                "blocks",
+                "fine_tuned-child_l2",
+                "lmam_same_heads-child_l2",
+            ],
+            tuning={**TARGET, "warmup_steps_encoder": 1},
+        )
+    return json.loads((results / "results.json").read_text()), results
+
+
+def listed(path):
+    """The utterances of a list."""
+    with open(path, newline="") as file:
+        return [row["ID"] for row in csv.DictReader(file)]
+
+
+def test_cross_fitting_tests_what_neither_target_nor_ratio_know(cross_fitted):
+    found, results = cross_fitted
+    splits, tested = results / "splits/csv", []
+    for half, other in zip(HALVES, [HALVES[i] for i in (1, 0, 3, 2)]):
+        domain = half.rpartition("-")[0]
+        own = listed(splits / f"{half}_test.csv")
+        assert own == listed(splits / f"{other}_valid.csv")
+        heard = listed(splits / f"{domain}_train.csv")
+        heard += listed(splits / f"{domain}_valid.csv")
+        assert not {*own} & {*heard, *listed(splits / f"{half}_valid.csv")}
+        assert found["models"][f"mam_same_heads-{half}"]["select_on"] == [half]
+        tested += own
+    assert len(tested) == len(set(tested)) == 12  # half of both domains
+    manifests = results / f"seed-{SEED}/models/target/manifests"
+    heard = {*listed(manifests / "train.csv"), *listed(manifests / "valid.csv")}
+    assert heard and not heard & {*tested}
+
+
+def test_a_source_of_the_same_heads_is_taken_layer_by_layer(
+    cross_fitted, material
+):
+    found, results = cross_fitted
+    [target] = read_pool(home(results, "target"))
+    name = "encoder.model.encoder.layers.1.self_attn.q_proj.weight"
+    with (
+        open_weights(target.path) as target,
+        open_weights(material / "whisper") as source,
+    ):
+        taken = source["model.decoder.layers.1.self_attn.q_proj.weight"]
+        for half in HALVES:
+            ratio = about(found, f"mam_same_heads-{half}")["chosen"]["ratio"]
+            with open_weights(
+                merged(results, f"mam_same_heads-{half}")
+            ) as made:
+                torch.testing.assert_close(
+                    made[name], ratio * taken + (1 - ratio) * target[name]
+                )
+    [learned] = read_pool(home(results, "lmam_same_heads-child_l2"))
+    assert list(learned.meta["ratios"]) == [
+        f"encoder.layers.{layer}.attention" for layer in range(2)
+    ]
+
+
+def test_the_halves_of_all_folds_are_pooled(recipe, cross_fitted):
+    found, results = cross_fitted
+    with recipe_module(RECIPE, "pool_folds") as pooling:
+        text = pooling.pool_folds([results])
+        with pytest.raises(ValueError, match="expected other folds"):
+            pooling.pool_folds([results, results])
+    rates, differences = text.split("\n\n")
+    by_hand = {}
+    for row in found["rows"]:
+        for half, counts in row["sets"][SEED]["usual"].items():
+            domain = half.rpartition("-")[0]
+            key = row["name"].removesuffix(f"-{domain}"), domain
+            added = by_hand.setdefault(key, [0, 0])
+            added[0] += counts["errors"]
+            added[1] += counts["words"]
+    checked = 0
+    for line in rates.splitlines()[2:]:
+        name, *cells = [c.strip(" `") for c in line.strip("| ").split("|")]
+        for domain, cell in zip(("child_l2", "telephony"), cells):
+            if cell:
+                errors, words = by_hand[name, domain]
+                assert cell == f"{100 * errors / words:.1f}"
+                checked += 1
+    assert checked == len(by_hand) == 8
+    lines = differences.splitlines()[2:]
+    assert len(lines) == 5  # two of MAM, two of blocks, one of L-MAM
+    assert any("`lmam_same_heads` against `fine_tuned`" in one for one in lines)
