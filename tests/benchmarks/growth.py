@@ -10,10 +10,10 @@ imports, against both. From the root of the checkout:
 
 Each figure is stored as soon as it is there, and is not measured again. With
 ``--busy``, times are marked as measured beside other work (hollow circles;
-memory is the same). A point is left out, and the reason stored, where the last point of the
-line says that it would take longer than ``--seconds``, more memory than
-``--gigabytes`` or more room on the disk than ``--disk``; a merge that does so
-against expectation is stopped. Models lie in the page cache. Those of different
+memory is the same). A point is left out, and the reason stored, where the last
+point of the line says that it would take longer than ``--seconds`` (ours:
+``--our-seconds``), more memory than ``--gigabytes`` or more room on the disk than
+``--disk``; a merge that does so against expectation is stopped. Models lie in the page cache. Those of different
 sizes are in float16, so that three of the largest fit on a disk (FusionBench's
 are widened in memory); the others are in float32.
 """
@@ -23,6 +23,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,7 @@ def main():
         "--files", type=int, default=16, help="experts of different content"
     )
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--our-seconds", type=float, default=540)
     parser.add_argument("--gigabytes", type=float, default=16)
     parser.add_argument("--disk", type=float, default=16)
     parser.add_argument("--folder", default=None)
@@ -84,9 +86,22 @@ def main():
     found = {"points": []}
     if Path(chosen.json).exists():
         found = json.loads(Path(chosen.json).read_text())
-    # limits may be others now
-    found["points"] = [p for p in found["points"] if "skipped" not in p]
-    found |= {"machine": machine(), "versions": versions(chosen.peers_python)}
+    limits = {
+        name: getattr(chosen, name)
+        for name in ("seconds", "our_seconds", "gigabytes", "disk")
+    }
+    found["points"] = [
+        point
+        for point in found["points"]
+        if "skipped" not in point
+        # tried, and stopped at these limits
+        or ("stopped" in point and found["limits"] == limits)
+    ]
+    found |= {
+        "machine": machine(),
+        "versions": versions(chosen.peers_python),
+        "limits": limits,
+    }
     folder = Path(chosen.folder or tempfile.mkdtemp(prefix="growth-"))
     try:
         measure_all(chosen, folder, found)
@@ -101,14 +116,22 @@ def measure_all(chosen, folder, found):
     """All points that are not there, the smallest first."""
     import torch
 
+    several = folder / "experts"
     for number in chosen.experts:
         measure_group(
-            chosen, folder, found, "experts", chosen.size, number, torch.float32
+            chosen,
+            several,
+            found,
+            "experts",
+            chosen.size,
+            number,
+            torch.float32,
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(several, ignore_errors=True)
     for size in chosen.sizes:
-        measure_group(chosen, folder, found, "size", size, 2, torch.float16)
-        shutil.rmtree(folder, ignore_errors=True)
+        two = folder / size
+        measure_group(chosen, two, found, "size", size, 2, torch.float16)
+        shutil.rmtree(two, ignore_errors=True)
 
 
 def measure_group(chosen, folder, found, axis, size, number, dtype):
@@ -160,8 +183,9 @@ def too_much(chosen, found, point, dtype):
     if point["title"].startswith(PEERS) and chosen.peers_python is None:
         return "needs --peers-python"
     copies = 2 if point["title"].startswith("speechbrain") else 1
-    models = 1 + min(chosen.files, point["experts"])
-    room = (copies * models + 1) * point["parameters"] * dtype.itemsize / 1e9
+    # and the base, and the result
+    models = copies * min(chosen.files, point["experts"]) + 2
+    room = models * point["parameters"] * dtype.itemsize / 1e9
     if room > chosen.disk:
         return f"{room:.0f} GB of files"
     before = [
@@ -176,11 +200,16 @@ def too_much(chosen, found, point, dtype):
     if "skipped" in last:
         return last["skipped"]
     grown = work(point) / work(last)
-    if grown * last["seconds"] > chosen.seconds:
+    if grown * last["seconds"] > allowed(chosen, point["title"]):
         return f"about {grown * last['seconds']:.0f} s expected"
     if grown * last["anonymous"] / 1024 > chosen.gigabytes:
         return f"about {grown * last['anonymous'] / 1024:.0f} GB expected"
     return None
+
+
+def allowed(chosen, title):
+    """The seconds that a merge may take."""
+    return chosen.our_seconds if title.startswith("ours") else chosen.seconds
 
 
 def work(point):
@@ -203,11 +232,13 @@ def measure(chosen, folder, title, number):
         process = subprocess.Popen(
             command, stdout=said, stderr=wrong, env=environment
         )
-        stopped = watch(process, chosen)
+        stopped = watch(process, allowed(chosen, title), chosen.gigabytes)
         output.unlink(missing_ok=True)
         shutil.rmtree(f"{output}.folder", ignore_errors=True)
+        if process.returncode == -signal.SIGKILL and not stopped:
+            stopped = "killed by the system"
         if stopped:
-            return {"skipped": stopped}
+            return {"skipped": stopped, "stopped": True}
         if process.returncode != 0:
             wrong.seek(0)
             raise SystemExit(f"{title} failed:\n{wrong.read()[-2000:]}")
@@ -216,17 +247,17 @@ def measure(chosen, folder, title, number):
     return {**entry, "load": os.getloadavg()[0]}
 
 
-def watch(process, chosen):
+def watch(process, seconds, gigabytes):
     """Waits for a process; gives the reason why it was stopped, or None."""
     started = time.perf_counter()
     # imports are not counted, so there is half a minute for them
     while process.poll() is None:
         time.sleep(0.05)
         reason = None
-        if anonymous(process.pid) > chosen.gigabytes * 2**30:
-            reason = f"more than {chosen.gigabytes:.0f} GiB"
-        if time.perf_counter() - started > chosen.seconds + 30:
-            reason = f"more than {chosen.seconds:.0f} s"
+        if anonymous(process.pid) > gigabytes * 2**30:
+            reason = f"more than {gigabytes:.0f} GiB"
+        if time.perf_counter() - started > seconds + 30:
+            reason = f"more than {seconds:.0f} s"
         if reason:
             process.kill()
             process.wait()
@@ -267,61 +298,104 @@ def draw(found, size, path):
         if len({p[axis] for p in found["points"] if p["axis"] == axis}) > 1
         for value, label in (
             ("seconds", "seconds"),
-            ("rss", "peak memory, MB"),
+            ("rss", "peak memory above imports, MB"),
         )
     ]
     figure, axes = pyplot.subplots(
-        len(rows), len(LINES), figsize=(11, 3 * len(rows)), sharey="row"
+        len(rows), len(LINES), figsize=(11, 3.1 * len(rows)), sharey="row"
     )
     for column, (method, titles) in enumerate(LINES.items()):
         for row, (axis, value, label) in enumerate(rows):
             panel = axes[row][column]
-            for title, name in titles.items():
-                line = [
-                    point
-                    for point in found["points"]
-                    if (point["axis"], point["title"]) == (axis, title)
-                    and "skipped" not in point
-                ]
-                line.sort(key=work)
-                across = "experts" if axis == "experts" else "parameters"
-                tool = name.partition(",")[0]
-                panel.plot(
-                    [point[across] for point in line],
-                    [point[value] for point in line],
-                    "o--" if "whole" in name else "o-",
-                    color=COLORS[tool],
-                    label=name,
-                    markersize=4,
-                )
-                busy = [p for p in line if p["busy"] and value == "seconds"]
-                panel.plot(
-                    [point[across] for point in busy],
-                    [point[value] for point in busy],
-                    "o",
-                    color=COLORS[tool],
-                    markerfacecolor="white",
-                    markersize=4,
-                )
             panel.set_xscale("log")
             panel.set_yscale("log")
             panel.grid(alpha=0.3)
             if axis == "experts":
                 ticks, names = EXPERTS, EXPERTS
-                panel.set_xlabel(f"experts of Whisper-{size}'s shapes")
+                panel.set_xlabel(f"experts of Whisper-{size}'s shapes, float32")
             else:
                 ticks, names = [parameters(each) for each in SIZES], SIZES
                 panel.set_xlabel("size of two experts, float16")
             panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
             panel.set_xticks(ticks, names, fontsize=8)
-            panel.minorticks_off()
+            panel.xaxis.minorticks_off()
+            left_out = 0
+            for title, name in titles.items():
+                points = [
+                    point
+                    for point in found["points"]
+                    if (point["axis"], point["title"]) == (axis, title)
+                ]
+                left_out += draw_line(panel, points, name, value, left_out)
             if column == 0:
                 panel.set_ylabel(label)
             if row == 0:
-                panel.set_title(method)
-                panel.legend(fontsize=7)
-    figure.tight_layout()
+                panel.set_title(method, pad=8 + 11 * max(map(len, LINES.values())))
+                panel.legend(
+                    fontsize=8,
+                    loc="lower center",
+                    bbox_to_anchor=(0.5, 1.0),
+                    frameon=False,
+                    labelspacing=0.2,
+                )
+    for row in axes:
+        label_plainly(row[0])
+    figure.text(
+        0.01,
+        0.004,
+        "x: left out from there on, for the time, memory or room on the disk "
+        "that it is expected to take",
+        fontsize=8,
+    )
+    figure.tight_layout(rect=(0, 0.015, 1, 1))
     figure.savefig(path, dpi=110)
+
+
+def draw_line(panel, points, name, value, above):
+    """One tool's line, and a cross where it ends early; whether there is one."""
+    points = sorted(points, key=work)
+    across = "experts" if points[0]["axis"] == "experts" else "parameters"
+    line = [point for point in points if "skipped" not in point]
+    color = COLORS[name.partition(",")[0]]
+    panel.plot(
+        [point[across] for point in line],
+        [point[value] for point in line],
+        "o--" if "whole" in name else "o-",
+        color=color,
+        label=name,
+        markersize=4,
+    )
+    busy = [point for point in line if point["busy"] and value == "seconds"]
+    panel.plot(
+        [point[across] for point in busy],
+        [point[value] for point in busy],
+        "o",
+        color=color,
+        markerfacecolor="white",
+        markersize=4,
+    )
+    ended = [point for point in points if "skipped" in point][:1]
+    for point in ended:
+        reason = point["skipped"].removeprefix("about ").split(" expected")[0]
+        panel.annotate(
+            f"{reason} \N{MULTIPLICATION X}",
+            (point[across], 0.97 - 0.075 * above),
+            xycoords=("data", "axes fraction"),
+            color=color,
+            fontsize=7,
+            horizontalalignment="right",
+            verticalalignment="top",
+        )
+    return len(ended)
+
+
+def label_plainly(panel):
+    """Plain numbers on a logarithmic axis, between its powers of ten too."""
+    from matplotlib import ticker
+
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    panel.yaxis.minorticks_off()
 
 
 if __name__ == "__main__":

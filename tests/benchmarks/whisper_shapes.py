@@ -79,8 +79,9 @@ def make_models(folder, size, experts, dtype, pickles, files=None, base=True):
         if files is not None and number > files:
             link(folder / f"expert-{1 + (number - 1) % files}", path, pickles)
             continue
+        pickled = pickles and number > 0  # SpeechBrain averages experts only
         missing = not path.with_suffix(".safetensors").exists()
-        if not missing and (not pickles or path.with_suffix(".ckpt").exists()):
+        if not missing and (not pickled or path.with_suffix(".ckpt").exists()):
             continue
         state = {}
         weights = _normal(room, 0)
@@ -95,7 +96,7 @@ def make_models(folder, size, experts, dtype, pickles, files=None, base=True):
                 values += 0.001 * change[where]
             state[name] = values.to(dtype).reshape(shape)
         save_file(state, path.with_suffix(".safetensors"))
-        if pickles:
+        if pickled:
             torch.save(state, path.with_suffix(".ckpt"))
 
 
