@@ -63,7 +63,7 @@ VOLATILE = {
     "time",
     "unixtime",
     "timestamp",
-    "check",  # of a record with such values
+    "check",  # of a record with such values, or with a file's time
 }
 """Keys of records whose values are those of a clock, or of an attempt."""
 
@@ -239,9 +239,7 @@ def _lines(path):
             for each in RunFolder(path.parent).candidates()
         )
     if path.name == "points.jsonl":
-        # known by their files' times, which the check of a line is made of
-        for line in lines:
-            del line["tally"]["check"]
+        # known by their files' times
         return [[line["weights"], line["tally"]] for line in lines]
     return lines
 

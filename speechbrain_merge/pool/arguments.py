@@ -18,6 +18,7 @@ import torch
 
 from speechbrain_merge.pool.candidate import MODES
 from speechbrain_merge.pool.records import RUN_NAME
+from speechbrain_merge.records.paths import check_length
 
 
 def check_arguments(modules, run, every, keep_last, keep_best, mode):
@@ -52,6 +53,7 @@ def check_arguments(modules, run, every, keep_last, keep_best, mode):
             f"run={run!r}: expected a name that can be a folder's, of letters, "
             "digits and _+=.,@- without a dot in front"
         )
+    check_length(str(run), "run")
     counts = {"every": every, "keep_last": keep_last, "keep_best": keep_best}
     for name, count in counts.items():
         if count is not None and count < 1:

@@ -149,11 +149,15 @@ def read_progress(folder, meta: dict, ignored=()) -> tuple:
 
 
 def _progress(value):
-    """A count of epochs or steps; None where the value is none."""
+    """A count of epochs or steps; None where the value is none.
+
+    One below zero counts nothing, and a name made of it would be no
+    candidate's.
+    """
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
         return int(value)
     number = finite_number(value)
-    if number is None or number != int(number) or abs(number) >= 1e15:
+    if number is None or number != int(number) or not 0 <= number < 1e15:
         return None
     return int(number)
 

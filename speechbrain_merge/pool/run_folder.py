@@ -103,7 +103,7 @@ def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
     Arguments
     ---------
     epoch : int, optional
-        Epochs trained.
+        Epochs trained. One below zero does not tell them.
     step : int, optional
         Optimizer steps trained.
     saves : int
@@ -118,7 +118,8 @@ def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
     >>> slot_of(3, 120, 9), slot_of(3, None, 9), slot_of(None, None, 9)
     ('epoch-0003-step-000120', 'epoch-0003', 'save-0009')
     """
-    slot = f"save-{saves:04d}" if epoch is None else f"epoch-{int(epoch):04d}"
+    counted = epoch is not None and epoch >= 0  # of a counter that begins below
+    slot = f"epoch-{int(epoch):04d}" if counted else f"save-{saves:04d}"
     return slot if step is None else f"{slot}-step-{int(step):06d}"
 
 

@@ -29,6 +29,9 @@ from speechbrain_merge.records.errors import RecordError, shown
 LONGEST_NAME = 255
 """Bytes that a file system allows in a name."""
 
+LONGEST_CHOSEN = 200
+"""Bytes of a name that a person chooses: endings and marks are added to it."""
+
 _DEEPEST = 32
 
 _MARKS = re.compile(r"[/\\\x00-\x1f\x7f]")
@@ -61,6 +64,40 @@ def plain_name(name, where: str) -> str:
             f"got {shown(name)}. Names that lead elsewhere are not followed."
         )
     return name
+
+
+def check_length(name: str, what: str) -> None:
+    """Refuses a name that a person chose, where it is too long for a folder.
+
+    Before the work begins whose results go there, and not after it.
+
+    Arguments
+    ---------
+    name : str
+        The name; where there are folders in it, each of them counts.
+    what : str
+        What it names, for the error.
+
+    Raises
+    ------
+    ValueError
+        With its length, and what is allowed.
+
+    Example
+    -------
+    >>> check_length(10 * "seed-", "run")
+    >>> check_length(60 * "seed-", "run")
+    Traceback (most recent call last):
+    ...
+    ValueError: run: 'seed-seed-seed-seed-…' is 300 bytes long, and becomes the name of a folder: expected 200 at most
+    """
+    for part in str(name).split("/"):
+        size = len(part.encode("utf-8", "surrogatepass"))
+        if size > LONGEST_CHOSEN:
+            raise ValueError(
+                f"{what}: '{part[:20]}…' is {size} bytes long, and becomes the "
+                f"name of a folder: expected {LONGEST_CHOSEN} at most"
+            )
 
 
 def inside(folder, name, where: str) -> Path:

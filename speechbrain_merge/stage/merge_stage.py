@@ -21,6 +21,7 @@ from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.trajectory_weights import check_shape
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.records.paths import check_length
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.stage.members import (
     base_member,
@@ -180,6 +181,7 @@ class MergeStage:
             self.score = dataclasses.replace(self.score, tracker=tracker)
         self.folder, self.sign = folder, signer_of(sign)
         self.name = name or made.name
+        check_length(self.name, "`name` of a merge stage")
         self.with_base, self.same_base = with_base, same_base
         self.extends = extends
         self.dtype, self.partial = float_dtype(dtype), partial

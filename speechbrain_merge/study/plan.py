@@ -97,6 +97,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
+from speechbrain_merge.records.paths import check_length
 from speechbrain_merge.study.axes import SEED, check_filled, expand, fill
 from speechbrain_merge.study.context import Context
 from speechbrain_merge.study.nodes import (
@@ -199,6 +200,7 @@ def _nodes(specification, context, tests):
             f"{where}: expected a name that can be the name of a folder, of "
             "letters, digits and _+=.,-; `title` is the name in tables."
         )
+    check_length(name, "The name of a model")
     kinds = [kind for kind in READERS if kind in specification]
     if len(kinds) != 1:
         raise ValueError(
