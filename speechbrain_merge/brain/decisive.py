@@ -13,8 +13,10 @@ are (see ``speechbrain_merge.records.fingerprint``), but for
   digest, and what is merged without a trained module is refused.
 
 Weights of all others count: a language model for shallow fusion, say. So do the
-statistics of a normaliser, which has no weights and is not merged, and the code
-of the recipe's Brain, but for the methods that only train.
+statistics of a normaliser, which has no weights and is not merged, what a
+recipe gives its Brain besides (a tokenizer, a language model, the size of a
+beam), and the code of the recipe's Brain, but for the methods that only train.
+What the Brain's own methods write is its state, and does not count.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -27,10 +29,13 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
+import speechbrain as sb
+from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import check_candidates
-from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.fingerprint import fingerprint, settings_of
 from speechbrain_merge.records.own_code import own_code
 from speechbrain_merge.weights import digest
 
@@ -48,6 +53,7 @@ underscore are beginnings of names."""
 
 TRAINING_MODULES = (
     "torch.optim",
+    "torch.utils.data",
     "speechbrain.nnet.schedulers",
     "speechbrain.augment",
     "speechbrain.dataio.dataset",
@@ -72,8 +78,18 @@ TRAINING_METHODS = (
 )
 """Methods of a Brain that count no errors."""
 
-BRAIN_SETTINGS = ("tokenizer", "label_encoder")
-"""What recipes give their Brain beside the hyperparameters."""
+COUNTED_MODULES = (
+    "speechbrain_merge.evaluation",
+    "speechbrain_merge.training.windowed_whisper",
+)
+"""Those of this package that decide how weights score."""
+
+_OF_EVERY_BRAIN = {
+    *RunOptions().as_dict(),
+    *sb.Brain.__init__.__code__.co_names,
+}
+"""Attributes of a Brain that a recipe does not give it, or that are looked at by
+themselves: the hyperparameters, the modules."""
 
 
 def decisive_settings(
@@ -120,15 +136,15 @@ def decisive_settings(
         if not _is_for_training(name)
         and not (leave_out is not None and leave_out(name, value))
     }
-    for name in BRAIN_SETTINGS:
-        hparams[f"brain.{name}"] = getattr(brain, name, None)
     hparams["brain.code"] = own_code([type(brain)], TRAINING_METHODS)
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
-    # Normalisers and features that the YAML does not name
+    # Normalisers, features and language models that the YAML does not name,
+    # whatever several processes wrap them in
     hparams["brain.modules"] = {
-        name: module
+        name: module.module
+        if isinstance(module, DistributedDataParallel)
+        else module
         for name, module in getattr(brain, "modules", {}).items()
-        if not _has_parameters(module)
     }
     varying = _varying_tensors(brain, names)
     output = given.get("output_folder")
@@ -139,9 +155,14 @@ def decisive_settings(
         if isinstance(value, functools.partial):
             value = value.func  # of `!name:`
         # an object's is its class's; plain data has none
-        home = getattr(value, "__module__", None) or ""
-        return f"{home}.".startswith(tuple(f"{m}." for m in TRAINING_MODULES))
+        home = f"{getattr(value, '__module__', None) or ''}."
+        return home.startswith(_dotted(TRAINING_MODULES)) and not (
+            home.startswith(_dotted(COUNTED_MODULES))
+        )
 
+    for name, value in settings_of(brain).items():
+        if name not in _OF_EVERY_BRAIN and not skip(value):
+            hparams[f"brain.{name}"] = value
     return fingerprint(hparams, [] if output is None else [output], skip)
 
 
@@ -175,6 +196,10 @@ def scored_with(brain, title: str, partial: bool, names) -> dict:
         "hparams": decisive_settings(brain, names),
         "beside": {name: digest(beside[name]) for name in sorted(beside)},
     }
+
+
+def _dotted(modules):
+    return tuple(f"{module}." for module in modules)
 
 
 def _is_for_training(name):

@@ -332,7 +332,7 @@ class _Reader:
             # of an extension: what it would be pickled as, where that is said
             return "object", kind, self.digest(_pickled(value))
         parts.update(_pickled_besides(value))
-        parts.update(_settings(value))
+        parts.update(settings_of(value))
         if isinstance(value, torch.nn.Module):
             parts.update(value.named_parameters(recurse=False))
             parts.update(value.named_buffers(recurse=False))
@@ -345,8 +345,32 @@ def _is_file_name(text):
     return os.path.splitext(text)[1] != "" and os.path.isfile(text)
 
 
-def _settings(value):
-    """The attributes of an object that say what it is, not what it has done."""
+def settings_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object that say what it is, not what it has done.
+
+    Arguments
+    ---------
+    value : object
+        An object with attributes.
+
+    Returns
+    -------
+    dict
+        Name to value, see the module.
+
+    Example
+    -------
+    >>> class Decoder:
+    ...     def __init__(self, beam):
+    ...         self.beam, self.decoded = beam, 0
+    ...
+    ...     def decode(self):
+    ...         self.decoded += 1
+    >>> decoder = Decoder(8)
+    >>> decoder.words = ["one"]
+    >>> settings_of(decoder)
+    {'beam': 8, 'words': ['one']}
+    """
     attributes = dict(getattr(value, "__dict__", {}))
     for name in _slots(type(value)):
         if hasattr(value, name):

@@ -6,6 +6,7 @@ Authors
 """
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ import torch
 from counted_scorings import VALID, AnotherDecoder, Decoder, ask, trained
 from tiny_models import tiny_ctc_data, tiny_network
 
+from speechbrain_merge import CheckpointPool
+from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.evaluation.text import TextNormalizer
 from speechbrain_merge.records.files import temporary_beside
 from speechbrain_merge.records.ownership import write_mark
 from speechbrain_merge.search import (
@@ -37,6 +41,32 @@ CHANGES = {
     "a number": lambda h: setattr(h, "beam_size", 3),
     "a word with a slash": lambda h: setattr(h, "lm", "speechbrain/lm"),
     "a function": lambda h: setattr(h, "normalizer", str.lower),
+}
+
+
+def frozen(value):
+    """A language model that is not trained."""
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    torch.nn.init.constant_(model.weight, value)
+    torch.nn.init.zeros_(model.bias)
+    return model
+
+
+BRAIN_CHANGES = {
+    "a number": lambda b, n: setattr(b, "beam_size", n),
+    "a list": lambda b, n: setattr(b, "beams", [8, n]),
+    "a decoder": lambda b, n: setattr(b, "searcher", Decoder([float(n)])),
+    "weights": lambda b, n: setattr(b, "lm", frozen(float(n))),
+    "a module": lambda b, n: b.modules.update({"lm": frozen(float(n))}),
+    "a setting of a module": lambda b, n: b.modules.update(
+        {"lm": torch.nn.Dropout(n / 10)}
+    ),
+    "a setting of a module with weights": lambda b, n: b.modules.update(
+        {"lm": torch.nn.BatchNorm1d(2, eps=1e-5 * (1 + n))}
+    ),
+    "normalisation of text": lambda b, n: setattr(
+        b.hparams, "text", TextNormalizer(upper_case=bool(n))
+    ),
 }
 
 
@@ -69,6 +99,31 @@ def test_another_way_to_decode_is_another_question(brain, change):
     assert other.value == tally.value
     if change == "another decoder":
         assert other.value == 100.0 != first.value
+
+
+@pytest.mark.parametrize("change", BRAIN_CHANGES)
+def test_what_a_brain_is_given_counts(brain, change):
+    """Beside its hyperparameters: as a recipe's script sets it."""
+    found = []
+    for number in (0, 1):
+        BRAIN_CHANGES[change](brain, number)
+        found.append(decisive_settings(brain))
+        BRAIN_CHANGES[change](brain, number)  # another object, the same value
+        assert decisive_settings(brain) == found[-1]
+    assert found[0] != found[1]
+
+
+def test_what_a_brain_does_or_holds_by_the_way_does_not_count(brain, tmp_path):
+    before = decisive_settings(brain)
+    brain.other = CheckpointPool(tmp_path / "other", {"model": tiny_network(0)})
+    brain.data = tiny_ctc_data(3)
+    brain.loader = torch.utils.data.DataLoader([1, 2])
+    brain.train_logger = logging.getLogger("train")
+    brain.saver = brain.checkpointer
+    assert decisive_settings(brain) == before
+    brain.evaluate(tiny_ctc_data(6, seed=60), min_key="WER")
+    ask(brain)
+    assert decisive_settings(brain) == before
 
 
 def test_a_file_that_changed_is_another_question(brain, tmp_path):
