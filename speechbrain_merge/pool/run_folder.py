@@ -118,8 +118,9 @@ def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
     >>> slot_of(3, 120, 9), slot_of(3, None, 9), slot_of(None, None, 9)
     ('epoch-0003-step-000120', 'epoch-0003', 'save-0009')
     """
-    counted = epoch is not None and epoch >= 0  # of a counter that begins below
-    slot = f"epoch-{int(epoch):04d}" if counted else f"save-{saves:04d}"
+    slot = f"save-{saves:04d}"
+    if epoch is not None and epoch >= 0:  # a counter may begin below
+        slot = f"epoch-{int(epoch):04d}"
     return slot if step is None else f"{slot}-step-{int(step):06d}"
 
 

@@ -58,8 +58,9 @@ def content_of(path) -> str:
         return _known[state]
     started = time.time_ns()
     found = file_fingerprint(path)
-    settled = state is not None and started - max(state[3:]) > _SETTLED
-    if settled and state == file_state(path):
+    if state is None or state != file_state(path):
+        return found
+    if started - max(state[3:]) > _SETTLED:
         _known[state] = found
     return found
 

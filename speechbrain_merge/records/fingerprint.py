@@ -375,7 +375,7 @@ def settings_of(value: Any) -> dict[str, Any]:
     for name in _slots(type(value)):
         if hasattr(value, name):
             attributes[name] = getattr(value, name)
-    given, written = _attributes_of(type(value))
+    given, written = _attributes_of(value.__class__)
     left_out = written - given
     if isinstance(value, torch.nn.Module):
         left_out = left_out | _MODULE_STATE | {"_modules"}

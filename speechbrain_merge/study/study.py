@@ -47,10 +47,10 @@ from speechbrain_merge.study.compared import groups_of, read_compared
 from speechbrain_merge.study.continual import Continual
 from speechbrain_merge.study.domain_files import check_domain_files
 from speechbrain_merge.study.estimate import describe_plan
+from speechbrain_merge.study.exporting import export_models
 from speechbrain_merge.study.extras import (
     Landscape,
     check_extras,
-    export_models,
     measure_costs,
     walk_landscapes,
 )

@@ -330,7 +330,9 @@ def draw(found, size, path):
             if column == 0:
                 panel.set_ylabel(label)
             if row == 0:
-                panel.set_title(method, pad=8 + 11 * max(map(len, LINES.values())))
+                panel.set_title(
+                    method, pad=8 + 11 * max(map(len, LINES.values()))
+                )
                 panel.legend(
                     fontsize=8,
                     loc="lower center",

@@ -330,3 +330,24 @@ def test_what_is_combined_is_done_when_its_models_are(done, capsys):
         "made@0": [],
         "later@0": ["next@0"],
     }
+
+
+def test_a_card_tells_the_results_as_they_are_now(done, caplog):
+    """With another test set it kept the table that it had."""
+    card = Path("results/exported/mean/README.md")
+    study(exports=["mean"])
+    assert "| b<br>" not in card.read_text()
+    study(exports=["mean"], tests=["a", "b"])
+    told = card.read_text()
+    assert "| a<br>" in told and "| b<br>" in told
+    times = {path: path.stat().st_mtime_ns for path in card.parent.iterdir()}
+    study(exports=["mean"], tests=["a", "b"])
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+    card.write_text(told + "\nUsed by us since May.\n")
+    with caplog.at_level(logging.WARNING):
+        study(exports=["mean"], tests=["a", "b"])
+        assert "was edited" not in caplog.text
+        study(exports=["mean"], tests=["b"])
+    assert "mean/README.md was edited since it was written" in caplog.text
+    assert card.read_text().endswith("Used by us since May.\n")
