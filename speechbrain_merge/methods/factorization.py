@@ -183,20 +183,24 @@ def all_stronger(
             continue
         gram, size = tall.gram(dtype)
         untold = RESOLVED * torch.finfo(dtype).eps
-        found = tall.eigen(dtype)
-        if found is not None:  # which the factor is made from too
-            weakest = float(found[0][0] - untold * found[0][-1])
-            least = 1.0 if weights is None else float(weights.min())
-            if math.sqrt(max(weakest, 0.0)) * size * least > noise:
-                return True
-        # A Cholesky factor is there exactly where all eigenvalues of a Gram
-        # matrix less noise² are positive, and is much cheaper than they are.
-        if weights is not None:
+        if weights is None:
+            gram = gram.clone()
+        else:
             largest = float(weights.max())
             unit = (weights / largest).to(dtype)
             gram, size = unit[:, None] * gram * unit, size * largest
-        gram = gram.clone()
-        gram.diagonal().sub_((noise / size) ** 2 + untold * float(gram.trace()))
+        rounding, square = untold * float(gram.trace()), (noise / size) ** 2
+        # Where rounding errors decide, not noise, the eigenvalues tell more.
+        found = tall.eigen(dtype) if square < rounding else None
+        if found is not None:  # which the factor is made from too
+            squares, _, length = found
+            weakest = float(squares[0] - untold * squares[-1])
+            least = 1.0 if weights is None else float(weights.min())
+            if math.sqrt(max(weakest, 0.0)) * length * least > noise:
+                return True
+        # A Cholesky factor is there exactly where all eigenvalues of a Gram
+        # matrix less noise² are positive, and is much cheaper than they are.
+        gram.diagonal().sub_(square + rounding)
         if not torch.linalg.cholesky_ex(gram)[1]:
             return True
     return False

@@ -317,7 +317,7 @@ def draw(found, size, path):
                 ticks, names = [parameters(each) for each in SIZES], SIZES
                 panel.set_xlabel("size of two experts, float16")
             panel.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
-            panel.set_xticks(ticks, names, fontsize=8)
+            panel.set_xticks(ticks, names, fontsize=7)
             panel.xaxis.minorticks_off()
             left_out = 0
             for title, name in titles.items():
@@ -341,12 +341,14 @@ def draw(found, size, path):
                     labelspacing=0.2,
                 )
     for row in axes:
+        lowest, highest = row[0].get_ylim()
+        row[0].set_ylim(lowest, 3 * highest)  # room for what was left out
         label_plainly(row[0])
     figure.text(
         0.01,
         0.004,
         "x: left out from there on, for the time, memory or room on the disk "
-        "that it is expected to take",
+        "that it would take; hollow: measured beside other work",
         fontsize=8,
     )
     figure.tight_layout(rect=(0, 0.015, 1, 1))
@@ -378,7 +380,8 @@ def draw_line(panel, points, name, value, above):
     )
     ended = [point for point in points if "skipped" in point][:1]
     for point in ended:
-        reason = point["skipped"].removeprefix("about ").split(" expected")[0]
+        reason = point["skipped"].replace("more than", ">")
+        reason = reason.removeprefix("about ").removesuffix(" expected")
         panel.annotate(
             f"{reason} \N{MULTIPLICATION X}",
             (point[across], 0.97 - 0.075 * above),

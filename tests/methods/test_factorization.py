@@ -1,5 +1,6 @@
 """Fast factors equal the full decomposition, and say when they would not."""
 
+import math
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from speechbrain_merge.methods import factorization
 from speechbrain_merge.methods.factorization import (
     DOUBLE,
     SINGLE,
+    all_stronger,
     decompose,
     orthogonalize,
     polar,
@@ -17,6 +19,7 @@ from speechbrain_merge.methods.factorization import (
 )
 from speechbrain_merge.methods.newton_schulz import polynomials_of
 from speechbrain_merge.methods.one_thread import single_thread, spread
+from speechbrain_merge.methods.tall import Tall
 
 
 def with_spectrum(rows, columns, values):
@@ -126,6 +129,33 @@ def test_polar_factor_of_a_slim_matrix_in_single_precision(monkeypatch):
     torch.testing.assert_close(
         factor.double(), polar(matrix)[0], rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(60, 30), (200, 30)])
+@pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-8])
+def test_directions_stronger_than_noise(noise, shape, weighted):
+    """Where noise decides, and where rounding errors of float32 do."""
+    columns = shape[1]
+    for weakest, stronger in ((0.9 * noise, False), (2 * noise, True)):
+        values = torch.logspace(0, math.log10(weakest), columns).tolist()
+        matrix = with_spectrum(*shape, values)
+        weights = None
+        if weighted:
+            weights = torch.linspace(1, 3, columns, dtype=torch.float64)
+            matrix = matrix / weights
+        told = all_stronger(Tall(matrix), noise, SINGLE, weights)
+        assert told == (stronger and noise > 1e-7)  # float64 cannot tell 1e-16
+
+
+def test_weak_directions_are_told_from_noise_without_eigenvalues(monkeypatch):
+    solved, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda gram: solved.append(gram) or eigh(gram)
+    )
+    matrix = with_spectrum(60, 30, torch.logspace(0, -3, 30).tolist())
+    assert not all_stronger(Tall(matrix), 2e-3)
+    assert not solved
 
 
 def test_directions_of_zero_are_left_out():
