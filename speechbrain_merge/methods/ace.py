@@ -123,7 +123,7 @@ class ACE(MatrixMethod):
                 ridges.append(self.epsilon / size)
             total = sum(covariances)
             together = total + sum(ridges) * torch.eye(
-                total.shape[0], dtype=total.dtype
+                total.shape[0], dtype=total.dtype, device=total.device
             )
             shared = total.mean(0, keepdim=True)
             if uneven:

@@ -94,7 +94,6 @@ class AdaMerging(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
     shows_faults = True
     # Experts by groups; see ``make_coefficients``
     coefficients: Optional[torch.nn.Parameter]

@@ -48,8 +48,6 @@ class Analogy(MergeMethod):
     minimum_experts = 2
     maximum_experts = 2
 
-    on_device = True
-
     def __init__(self, scale=1.0):
         super().__init__()
         check_scale(scale)

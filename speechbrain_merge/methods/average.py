@@ -54,7 +54,6 @@ class Average(MergeMethod):
     """
 
     piecewise = True
-    on_device = True
     shows_faults = True
 
     def __init__(self, weights=None):

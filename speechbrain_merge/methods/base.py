@@ -63,6 +63,7 @@ from speechbrain_merge.methods.configuration import configuration, files
 from speechbrain_merge.methods.entries import (
     entry_pieces,
     float_names,
+    formula_pieces,
     is_finite,
     mean,
     weighted_sum,
@@ -113,8 +114,10 @@ class MergeMethod(torch.nn.Module):
     # Whether the formula takes tensors as they are stored and goes over them
     # in pieces (``merge_pieces``); others get them in float32 at least.
     piecewise = False
-    # Whether the formula computes on a GPU, if its inputs are there
-    on_device = False
+    # Whether the formula computes on a GPU, where its inputs then are: new
+    # tensors are made there, and nothing is taken to NumPy or SciPy. One that
+    # cannot do so says False, and computes on the CPU.
+    on_device = True
     # Where tensors are merged
     device = torch.device("cpu")
     # Whether a NaN or infinity in any input always shows in the result; the
@@ -436,6 +439,7 @@ class MergeMethod(torch.nn.Module):
             A copy, to be returned by ``prepare``.
         """
         method = method._copy()
+        method.device = self.device
         method.labels, method.depths = self.labels, self.depths
         method.workers, method.show_progress = self.workers, self.show_progress
         method.found = method.prepare(experts, base)
@@ -484,6 +488,9 @@ class MergeMethod(torch.nn.Module):
 
     # How the entry of one name is merged, whatever its type
     entry_pieces = entry_pieces
+
+    # How a tensor is merged where its inputs are
+    formula_pieces = formula_pieces
 
     # How a first pass goes over the names, in threads
     each = each

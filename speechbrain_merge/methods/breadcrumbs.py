@@ -30,7 +30,7 @@ import torch
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.parameters import check_choice, check_number
-from speechbrain_merge.methods.pieces import PIECE
+from speechbrain_merge.methods.pieces import PIECE, suited
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
@@ -66,7 +66,6 @@ class Breadcrumbs(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(self, density=0.15, outliers=0.006, scale=1.0, scope="tensor"):
         super().__init__()
@@ -95,10 +94,10 @@ class Breadcrumbs(MergeMethod):
             )
         if self.scope == "row":
             width = base.shape[-1]
-            step = max(1, PIECE // width) * width
+            step = max(1, suited(base, PIECE) // width) * width
             bounds = [None] * len(experts)
         else:
-            width, step = base.numel(), PIECE
+            width, step = base.numel(), suited(base, PIECE)
             bounds = [
                 self._bounds(magnitudes[None])
                 for magnitudes in tensor_magnitudes(experts, base)

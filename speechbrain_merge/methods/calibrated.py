@@ -90,7 +90,7 @@ class Calibrated(SpectralWrapper):
             )
             left = found.left.to(torch.float64)
             along = left.T @ merged
-            total = torch.zeros(len(along), dtype=torch.float64)
+            total = along.new_zeros(len(along))
             for expert in experts:
                 own = left.T @ expert
                 square = own.square().sum(1)

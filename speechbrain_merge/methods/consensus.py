@@ -56,7 +56,6 @@ class Consensus(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(self, mask_scale=0.4, minimum_agreement=2, scale=1.0):
         super().__init__()

@@ -22,6 +22,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import torch
+
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.election import merge_elected
@@ -31,6 +33,7 @@ from speechbrain_merge.methods.parameters import (
     check_switch,
     check_whole,
 )
+from speechbrain_merge.methods.pieces import pieces
 from speechbrain_merge.methods.randomness import uniform
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import add_to_base, scaled_sum
@@ -73,7 +76,6 @@ class DARE(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(
         self,
@@ -139,8 +141,22 @@ class DARE(MergeMethod):
         if self.drop_rate == 0:
             return vectors
         for expert, vector in enumerate(vectors):
-            kept = uniform(self.seed, expert, name, where).ge_(self.drop_rate)
+            kept = self._draw(expert, name, where).ge_(self.drop_rate)
             vector.mul_(kept.to(vector.device))
             if self.rescale:
                 vector.div_(1 - self.drop_rate)
         return vectors
+
+    def _draw(self, expert, name, where):
+        """Random numbers of a place, by piece where it is several."""
+        start = where.start
+        drawn = [
+            uniform(
+                self.seed,
+                expert,
+                name,
+                slice(start + one.start, start + one.stop),
+            )
+            for one in pieces(where.stop - start)
+        ]
+        return drawn[0] if len(drawn) == 1 else torch.cat(drawn)

@@ -73,7 +73,6 @@ class DELLA(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(
         self, drop_rate=0.3, window=0.14, combine="ties", scale=1.0, seed=0

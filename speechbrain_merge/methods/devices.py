@@ -1,13 +1,18 @@
 """Merging on a GPU: tensors go there, are merged, and come back.
 
-A method whose formula is made of tensors alone (``on_device``) computes where
-its inputs are. Others, which use LAPACK through SciPy, sort by NumPy, or carry
-maps and statistics along, compute on the CPU whatever the device, and say so
-once. First passes over the whole model are on the CPU as well.
+A formula computes where its inputs are: what it makes, it makes there, and no
+more than the result comes back. A method of another package that needs NumPy or
+SciPy sets ``on_device = False``; it computes on the CPU, and says so once. First
+passes that count or compare the numbers of the whole model are on the CPU, and
+so are assignments (SciPy) and transport plans (POT).
 
-Reading is hidden: with two workers or more, one reads and copies tensors while
-another's are merged. A tensor for which the GPU has no room is merged on the
-CPU, in pieces.
+Products of matrices are in float64 on a GPU: in float32, SpeechBrain allows it
+to round their factors to 10 bits (TF32). Random numbers are drawn on the CPU,
+so that they are the same everywhere.
+
+With two workers or more, one reads and copies tensors while another's are
+merged; one at a time computes. A tensor for which the GPU has no room is merged
+on the CPU, in pieces.
 
 Example
 -------
@@ -20,9 +25,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import threading
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import torch
 
@@ -31,6 +37,9 @@ from speechbrain_merge.methods.pieces import PIECE
 from speechbrain_merge.weights import joined
 
 logger = get_logger(__name__)
+
+# By a library of linear algebra that found no room for its workspace
+NO_WORKSPACE = "ALLOC_FAILED"
 
 
 def device_of(value: Union[str, torch.device]) -> torch.device:
@@ -81,7 +90,7 @@ def on_device(
     method: Any,
     name: str,
     experts: list[torch.Tensor],
-    base: Optional[torch.Tensor],
+    base: list[torch.Tensor],
 ) -> Optional[Iterable[torch.Tensor]]:
     """Merges one tensor on the method's device.
 
@@ -92,9 +101,9 @@ def on_device(
     name : str
         Of the tensor.
     experts : list of torch.Tensor
-        On the CPU.
-    base : torch.Tensor, optional
-        Likewise.
+        As stored, on the CPU.
+    base : list of torch.Tensor
+        One, or none; likewise.
 
     Returns
     -------
@@ -102,24 +111,88 @@ def on_device(
         Flat, on the CPU, in the type of the experts. None where the device is
         not used for this tensor.
     """
+    first = experts[0]
+
+    def formula(tensors):
+        """What is stored of the result: no more comes back."""
+        number = len(experts)
+        pieces = method.formula_pieces(name, tensors[:number], tensors[number:])
+        place = tensors[0].device
+        return joined(pieces, first.shape, first.dtype, place).cpu()
+
+    merged = _there(method, name, formula, [*experts, *base])
+    return None if merged is None else merged.view(-1).split(PIECE)
+
+
+def computed(
+    method: Any,
+    name: str,
+    formula: Callable[[list[torch.Tensor]], Any],
+    tensors: list[torch.Tensor],
+) -> Any:
+    """What a formula makes of tensors, on the method's device.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        Whose device is used.
+    name : str
+        What the tensors are called.
+    formula : callable
+        Takes the tensors where it shall compute, and gives what is on no
+        device: numbers, or tensors on the CPU.
+    tensors : list of torch.Tensor
+        On the CPU.
+
+    Returns
+    -------
+    found : object
+        What the formula gave; from the CPU where the device is not used.
+    """
+    found = _there(method, name, formula, tensors)
+    return formula(tensors) if found is None else found
+
+
+def _there(method, name, formula, tensors):
+    """What a formula makes of tensors on the device; None if it has no say."""
     if method.device.type == "cpu":
         return None
     if not method.on_device:
         _say_on_cpu(method.name)
         return None
-    first = experts[0]
+    there: list[torch.Tensor] = []
     try:
-        there = [expert.to(method.device) for expert in experts]
-        anchor = None if base is None else base.to(method.device)
-        pieces = method.merge_pieces(name, there, anchor)
-        return joined(pieces, first.shape, first.dtype).view(-1).split(PIECE)
-    except torch.OutOfMemoryError:
-        _release_memory()
-        logger.warning(
-            f"{method.device} has no room to merge {name} of shape "
-            f"{tuple(first.shape)}: it is merged on the CPU, in pieces."
-        )
-        return None
+        there += [tensor.to(method.device) for tensor in tensors]
+        with _turn(method.device):
+            return formula(there)
+    except (RuntimeError, TypeError) as error:
+        if not _no_room(error):
+            raise RuntimeError(
+                f"Merge method '{method.name}' failed to merge {name} on "
+                f"{method.device} ({error}). A method whose formula needs the "
+                "CPU says so in its class: on_device = False."
+            ) from error
+    # the error held tensors of the device up to here
+    del there
+    _release_memory()
+    logger.warning(
+        f"{method.device} has no room to merge {name} of shape "
+        f"{tuple(tensors[0].shape)}: it is merged on the CPU, in pieces."
+    )
+    return None
+
+
+def _no_room(error):
+    """Whether an error says that the memory of a device is full."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        NO_WORKSPACE in str(error)
+    )
+
+
+@cache
+def _turn(device):
+    """Whose turn it is to compute on a device."""
+    return threading.RLock()
 
 
 def _release_memory():

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from speechbrain_merge.methods.devices import on_device
-from speechbrain_merge.methods.pieces import BLOCK, KEPT, PIECE, walk
+from speechbrain_merge.methods.pieces import BLOCK, KEPT, PIECE, suited, walk
 from speechbrain_merge.methods.running_statistics import is_statistic
 from speechbrain_merge.weights import (
     Weights,
@@ -98,14 +98,9 @@ def entry_pieces(
             if inspected and not all(map(is_finite, inputs)):
                 name_faults()
             inspected = False
-            # One layout, so that no kernel gives other digits for another
-            wide = torch.promote_types(first.dtype, torch.float32)
-            stored = [tensor.to(wide).contiguous() for tensor in stored]
-            anchor = [tensor.to(wide).contiguous() for tensor in anchor]
-        tensors = stored, anchor[0] if anchor else None
-        pieces = on_device(method, name, *tensors)
+        pieces = on_device(method, name, stored, anchor)
         if pieces is None:
-            pieces = method.merge_pieces(name, *tensors)
+            pieces = method.formula_pieces(name, stored, anchor)
     hashers = {
         model: (
             model.hashing.begin(name),
@@ -152,6 +147,38 @@ def entry_pieces(
         model.hashing.end(name, hasher)
     for tensor in inputs:
         release(tensor)
+
+
+def formula_pieces(
+    method: Any,
+    name: str,
+    experts: list[torch.Tensor],
+    base: list[torch.Tensor],
+) -> Iterable[torch.Tensor]:
+    """Merges one tensor by the formula of a method, where its inputs are.
+
+    Arguments
+    ---------
+    method : MergeMethod
+        Whose formula is used.
+    name : str
+        Of the tensor.
+    experts : list of torch.Tensor
+        As stored.
+    base : list of torch.Tensor
+        One, or none.
+
+    Returns
+    -------
+    pieces : iterable of torch.Tensor
+        As of ``MergeMethod.merge_pieces``.
+    """
+    if not method.piecewise:
+        # One layout, so that no kernel gives other digits for another
+        wide = torch.promote_types(experts[0].dtype, torch.float32)
+        experts = [tensor.to(wide).contiguous() for tensor in experts]
+        base = [tensor.to(wide).contiguous() for tensor in base]
+    return method.merge_pieces(name, experts, base[0] if base else None)
 
 
 def float_names(weights: Weights) -> list[str]:
@@ -236,9 +263,10 @@ def sum_pieces(
     if weights is None and not any(tensor.is_cuda for tensor in flat):
         yield from _means([tensor.detach() for tensor in flat])
         return
-    longest = min(BLOCK, flat[0].numel())
+    step = suited(flat[0], BLOCK)
+    longest = min(step, flat[0].numel())
     sums = flat[0].new_empty(2, longest, dtype=torch.float64)
-    for where in walk(flat, step=BLOCK):
+    for where in walk(flat, step=step):
         total, part = sums[:, : where.stop - where.start]
         total.copy_(flat[0][where])
         if weights is not None:

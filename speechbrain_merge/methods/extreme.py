@@ -54,8 +54,6 @@ class Extreme(MergeMethod):
     {'w': tensor([-1.])}
     """
 
-    on_device = True
-
     def __init__(self, keep="most", reference="zero", scale=1):
         super().__init__()
         if keep not in ("most", "least"):

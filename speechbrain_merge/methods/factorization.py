@@ -84,15 +84,15 @@ def svd(matrix):
     """Factors ``U``, ``σ`` and ``Vᵀ`` of a matrix in float64.
 
     LAPACK's divide and conquer fails to converge on rare matrices; its slower
-    QR iteration is then tried.
+    QR iteration is then tried, on the CPU.
     """
     try:
         return torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:
         return tuple(
-            torch.from_numpy(factor)
+            torch.from_numpy(factor).to(matrix.device)
             for factor in scipy.linalg.svd(
-                matrix.numpy(), full_matrices=False, lapack_driver="gesvd"
+                matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd"
             )
         )
 
@@ -257,7 +257,7 @@ def strongest(
         values = spectrum[:rank]
         right = vectors.flip(1)[:, :rank].contiguous()
         left = tall.times(right, size).div_(values)
-        error = left.T @ left - torch.eye(rank, dtype=dtype)
+        error = left.T @ left - torch.eye(rank, dtype=dtype, device=left.device)
         if rank == 0 or bool(error.abs().max() <= tolerance):
             return Singular(left, values * size, right, spectrum * size)
     full = decompose(tall.whole(), noise)
@@ -303,7 +303,8 @@ def polar(
     tall = matrix if isinstance(matrix, Tall) else Tall(matrix)
     columns = tall.shape[1]
     if columns == 0:
-        return tall.whole(), torch.zeros(columns)
+        whole = tall.whole()
+        return whole, whole.new_zeros(columns, dtype=torch.float32)
     for dtype, tolerance in ladder:
         if dtype == torch.float32 and near_square(tall.shape):
             continue

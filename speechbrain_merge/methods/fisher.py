@@ -45,6 +45,7 @@ from speechbrain_merge.methods.expert_statistics import (
 from speechbrain_merge.methods.parameters import check_number, check_switch
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.registry import register
+from speechbrain_merge.weights import release
 
 # MergeLM's, in the norm as in the Fisher itself: keeps a zero Fisher finite
 SMALLEST_NORM = 1e-6
@@ -136,7 +137,7 @@ class Fisher(MergeMethod):
             )
         scales = [weight * share for weight, share in zip(weights, shares)]
         fishers = [
-            self._fisher(fisher, name, experts[0].shape) for fisher in of_models
+            self._fisher(fisher, name, experts[0]) for fisher in of_models
         ]
         flat = [expert.reshape(-1) for expert in experts]
         merged = torch.empty_like(flat[0])
@@ -153,14 +154,17 @@ class Fisher(MergeMethod):
             )
         return merged.reshape(experts[0].shape)
 
-    def _fisher(self, fisher, name, shape):
-        """One expert's Fisher of one tensor, flat and checked."""
+    def _fisher(self, fisher, name, expert):
+        """One expert's Fisher of one tensor, beside it, flat and checked."""
         values = fisher[name]
-        if values.shape != shape:
+        if values.shape != expert.shape:
             raise ValueError(
                 f"{fisher.label}: the Fisher of {name} has shape "
-                f"{tuple(values.shape)}, the tensor {tuple(shape)}."
+                f"{tuple(values.shape)}, the tensor {tuple(expert.shape)}."
             )
+        if expert.device != values.device:
+            stored, values = values, values.to(expert.device)
+            release(stored)
         if values.numel() > 0 and not 0 <= values.min() <= values.max() < float(
             "inf"
         ):

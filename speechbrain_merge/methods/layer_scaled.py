@@ -74,6 +74,11 @@ class LayerScaled(MergeMethod):
         self.method = check_method(method)
         self.first, self.last = first, last
 
+    @property
+    def on_device(self):
+        """Whether the method that it wraps computes on a GPU."""
+        return self.method.on_device
+
     def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)

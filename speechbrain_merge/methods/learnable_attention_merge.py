@@ -171,7 +171,8 @@ class LearnableAttentionMerge(MergeMethod):
                 f"Merge method '{self.name}' takes attention into a target: "
                 "give `base`."
             )
-        return self._fixed.merged(experts, base, labels, workers, progress)
+        method = self._fixed.using(self.device)
+        return method.merged(experts, base, labels, workers, progress)
 
     def prepare(self, experts, base):
         """What is merged with these λ, inside another method."""

@@ -301,8 +301,12 @@ class MatrixMethod(MergeMethod):
             When no solver can decompose a matrix.
         """
         # where tensors are merged side by side, one does not take more threads
-        threads = (os.cpu_count() or 1) if self.workers == 1 else 1
+        alone = self.workers == 1 and not base.is_cuda
+        threads = (os.cpu_count() or 1) if alone else 1
         ladder = DOUBLE if base.dtype == torch.float64 else SINGLE
+        if base.is_cuda:
+            # where SpeechBrain allows TF32, products in float32 are too rough
+            ladder = ladder[-1:]
         matrices = [model.reshape(len(model), -1) for model in (base, *experts)]
         infos = [stored_type(model) for model in (base, *experts)]
 

@@ -25,6 +25,7 @@ from speechbrain_merge.methods.parameters import (
     check_number,
     check_switch,
 )
+from speechbrain_merge.methods.pieces import suited
 from speechbrain_merge.methods.registry import register
 
 # Below this, 1 + (T−1)c is zero to the precision of float32 weights.
@@ -116,14 +117,15 @@ class ModelStock(MergeMethod):
         anchor = base.reshape(shape)
         flat = [expert.reshape(shape) for expert in experts]
         # a piece is some whole rows, or a part of the one long row
-        rows = max(1, BLOCK // anchor.shape[1])
-        products = torch.zeros(
+        block = suited(base, BLOCK)
+        rows = max(1, block // anchor.shape[1])
+        products = anchor.new_zeros(
             anchor.shape[0], len(flat), len(flat), dtype=torch.float64
         )
         for first in range(0, anchor.shape[0], rows):
             some = slice(first, first + rows)
-            for start in range(0, anchor.shape[1], BLOCK):
-                where = (some, slice(start, start + BLOCK))
+            for start in range(0, anchor.shape[1], block):
+                where = (some, slice(start, start + block))
                 vectors = torch.stack(
                     [
                         expert[where].to(torch.float64) - anchor[where]
@@ -136,8 +138,8 @@ class ModelStock(MergeMethod):
         merged = torch.empty_like(anchor, memory_format=torch.contiguous_format)
         for first in range(0, anchor.shape[0], rows):
             some = slice(first, first + rows)
-            for start in range(0, anchor.shape[1], BLOCK):
-                where = (some, slice(start, start + BLOCK))
+            for start in range(0, anchor.shape[1], block):
+                where = (some, slice(start, start + block))
                 start_point = anchor[where].to(torch.float64)
                 change = -len(flat) * start_point
                 for expert in flat:

@@ -41,6 +41,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.methods.base import is_finite
 from speechbrain_merge.methods.coefficients import resolve
+from speechbrain_merge.methods.devices import computed
 from speechbrain_merge.methods.factorization import decompose
 from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread
@@ -151,16 +152,22 @@ class OPCM(MatrixMethod):
 
         def squares(name):
             """Squared norms: of each expert's task vector, and of ``A``."""
-            anchor = base[name].to(torch.float64)
-            models = [expert[name] for expert in experts]
-            if not all(map(is_finite, (anchor, *models))):
-                return [0.0] * (len(models) + 1)  # reported when it is merged
-            lengths = [
-                float((model.to(torch.float64) - anchor).square().sum())
-                for model in models
-            ]
-            merged = self._accumulated(name, models, base[name])
-            return [*lengths, float(merged.square().sum())]
+            tensors = [base[name], *(expert[name] for expert in experts)]
+            if not all(map(is_finite, tensors)):
+                return [0.0] * len(tensors)  # reported when it is merged
+
+            def lengths(tensors):
+                """Where these are."""
+                anchor, *models = tensors
+                wide = anchor.to(torch.float64)
+                squared = [
+                    float((model.to(torch.float64) - wide).square().sum())
+                    for model in models
+                ]
+                merged = self._accumulated(name, models, anchor)
+                return [*squared, float(merged.square().sum())]
+
+            return computed(self, name, lengths, tensors)
 
         found = self.each(squares, merged_names(experts), "merge in sequence")
         *lengths, total = [

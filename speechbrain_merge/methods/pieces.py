@@ -27,12 +27,34 @@ PIECE = 1 << 15
 # holds Python's lock for a smaller part of its time, and the others wait less.
 BLOCK = 1 << 17
 
+# On a GPU a kernel on fewer takes no longer than its launch. A matrix of 4096
+# by 4096 is whole.
+ON_GPU = 1 << 24
+
 # A sample of a model is the first 512 of each 32768 entries.
 SAMPLE = 1 << 9
 
 # How many pieces are walked over before their memory is let go of: 4 MB of each
 # tensor, so that the system is not asked too often.
 KEPT = 32
+
+
+def suited(tensor, step):
+    """How many entries a piece has, on the device of a tensor.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        To be gone through.
+    step : int
+        How many suit a processor's cache.
+
+    Returns
+    -------
+    step : int
+        The same; on a GPU ``ON_GPU``.
+    """
+    return ON_GPU if tensor.is_cuda else step
 
 
 def pieces(number, sample=False, step=PIECE):
@@ -58,7 +80,7 @@ def pieces(number, sample=False, step=PIECE):
     ]
 
 
-def walk(tensors, sample=False, step=PIECE):
+def walk(tensors, sample=False, step=None):
     """Iterates over pieces of flat tensors, and releases memory on the way.
 
     Mapped files would otherwise all be in memory at the end of the walk.
@@ -70,14 +92,15 @@ def walk(tensors, sample=False, step=PIECE):
     sample : bool
         Whether the short beginnings of the pieces are enough.
     step : int
-        How many entries a piece has.
+        How many entries a piece has. By default as suits the device of the
+        first.
 
     Yields
     ------
     where : slice
         The piece.
     """
-    begun = 0
+    begun, step = 0, step or suited(tensors[0], PIECE)
     for where in pieces(tensors[0].numel(), sample, step):
         yield where
         if where.stop - begun >= KEPT * PIECE:

@@ -79,13 +79,18 @@ class FunctionMethod(MergeMethod):
         )
 
 
-def merge_method(name: str) -> Callable[[Callable], type[FunctionMethod]]:
+def merge_method(
+    name: str, on_device: bool = True
+) -> Callable[[Callable], type[FunctionMethod]]:
     """Makes a merge method of a function, and registers it.
 
     Arguments
     ---------
     name : str
         The word that ``create``, YAML and the command line will know it by.
+    on_device : bool
+        Whether the function computes on a GPU, where its inputs then are. Say
+        False if it needs NumPy, or makes tensors on the CPU.
 
     Returns
     -------
@@ -126,6 +131,7 @@ def merge_method(name: str) -> Callable[[Callable], type[FunctionMethod]]:
                 "__qualname__": function.__qualname__,
                 "__signature__": inspect.Signature(own),
                 "formula": staticmethod(function),
+                "on_device": on_device,
                 "inputs": tuple(each for each in INPUTS if each in parameters),
                 "needs_base": base is not None and base.default is base.empty,
             },

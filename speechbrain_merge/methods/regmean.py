@@ -110,7 +110,7 @@ class RegMean(MergeMethod):
 
     def _gram(self, statistics, name, expert):
         """One expert's Gram matrix, checked and shrunk, in float64."""
-        gram = statistics[name].double()
+        gram = statistics[name].to(expert.device).double()
         size = expert.shape[-1] if expert.dim() == 2 else None
         if gram.shape != (size, size):
             raise ValueError(

@@ -94,6 +94,11 @@ class Restricted(MergeMethod):
         self.otherwise = otherwise
         self.needs_base = self.method.needs_base or otherwise == "base"
 
+    @property
+    def on_device(self):
+        """Whether the method that it wraps computes on a GPU."""
+        return self.method.on_device
+
     def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)

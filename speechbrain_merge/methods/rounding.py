@@ -211,7 +211,7 @@ def longest_of(weights: torch.Tensor) -> tuple[float, float]:
     (5.0, 5.0)
     """
     of_rows = 0.0
-    of_columns = torch.zeros(weights.shape[1], dtype=torch.float64)
+    of_columns = weights.new_zeros(weights.shape[1], dtype=torch.float64)
     for where in walk_rows([weights], BLOCK):
         squares = weights[where].square()
         of_rows = max(of_rows, float(squares.sum(1).max()))

@@ -29,7 +29,7 @@ import torch
 
 from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.parameters import check_number
-from speechbrain_merge.methods.pieces import pieces
+from speechbrain_merge.methods.pieces import PIECE, pieces, suited
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
@@ -64,7 +64,6 @@ class SCE(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(self, select=1.0, equal_below=0.0):
         super().__init__()
@@ -77,7 +76,7 @@ class SCE(MergeMethod):
         flat, anchor = [one.reshape(-1) for one in experts], base.reshape(-1)
         selected = self._selection(flat, anchor)
         energies = [0.0] * len(experts)
-        for where in pieces(anchor.numel()):
+        for where in pieces(anchor.numel(), step=suited(anchor, PIECE)):
             for number, vector in enumerate(
                 flat_task_vectors(flat, anchor, where)
             ):
@@ -110,7 +109,7 @@ class SCE(MergeMethod):
             return None
         needed = torch.promote_types(base.dtype, torch.float32)
         variance = base.new_empty(base.numel(), dtype=needed)
-        for where in pieces(base.numel()):
+        for where in pieces(base.numel(), step=suited(base, PIECE)):
             vectors = flat_task_vectors(experts, base, where)
             variance[where] = _variance(vectors)
         rank = int(int(torch.count_nonzero(variance)) * self.select)

@@ -79,6 +79,11 @@ class SpectralWrapper(MatrixMethod):
         )
         self.method = check_method(method)
 
+    @property
+    def on_device(self):
+        """Whether the method that it wraps computes on a GPU."""
+        return self.method.on_device
+
     def check_experts(self, number: int) -> None:
         """Raises a ValueError when the method cannot merge so many experts."""
         self.method.check_experts(number)

@@ -64,14 +64,14 @@ def inner_products(flat):
     Returns
     -------
     products : torch.Tensor
-        ``[T, T]``, float64.
+        ``[T, T]``, float64, on the CPU.
     """
-    products = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    products = flat[0].new_zeros(len(flat), len(flat), dtype=torch.float64)
     for where in walk(flat):
         piece = torch.stack([tensor[where] for tensor in flat])
         piece = piece.to(torch.float64)
         products += piece @ piece.T
-    return products
+    return products.cpu()
 
 
 def combination(tensors, coefficients):

@@ -26,6 +26,7 @@ from typing import Optional, Union
 
 import torch
 
+from speechbrain_merge.methods.pieces import suited
 from speechbrain_merge.weights import release
 
 BLOCK = 1 << 20
@@ -76,7 +77,7 @@ def walk_rows(tensors: Sequence[torch.Tensor], entries: int) -> Iterator[slice]:
     tensors : list of torch.Tensor
         ``[m, n]``, all of one shape.
     entries : int
-        As of ``row_blocks``.
+        As of ``row_blocks``, for a processor's cache.
 
     Yields
     ------
@@ -85,6 +86,7 @@ def walk_rows(tensors: Sequence[torch.Tensor], entries: int) -> Iterator[slice]:
     """
     begun, columns = 0, tensors[0].shape[1]
     large = tensors[0].numel() > BLOCK
+    entries = suited(tensors[0], entries)
     for where in row_blocks(tensors[0].shape, entries):
         yield where
         if large and (where.stop - begun) * columns >= BLOCK:
@@ -113,6 +115,7 @@ class TaskVector:
     def __init__(self, model: torch.Tensor, base: torch.Tensor):
         self.model, self.base = model, base
         self.shape = model.shape
+        self.device, self.is_cuda = model.device, model.is_cuda
 
     @property
     def T(self) -> "TaskVector":
@@ -173,7 +176,7 @@ class TaskVectors(Sequence):
 
     def total(self) -> torch.Tensor:
         """Their sum in float64, added up while it is in the cache."""
-        summed = torch.empty(self.shape, dtype=torch.float64)
+        summed = self.base.new_empty(self.shape, dtype=torch.float64)
         for where in walk_rows([*self.models, self.base], SUMMED):
             anchor = self.base[where].to(torch.float64)
             part = summed[where].zero_()
@@ -279,14 +282,16 @@ class Tall:
     def _gram(self, dtype, size):
         """The Gram matrix of ``X / size``, blocks of it added in float64."""
         columns = self.shape[1]
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        gram = torch.zeros(
+            columns, columns, dtype=torch.float64, device=self.matrix.device
+        )
         for _, block in self._blocks(dtype, size):
             gram.add_(block.T @ block)
         return gram.to(dtype)
 
     def _blocks(self, dtype, size):
         """Blocks of rows of ``X / size``, and which they are."""
-        for where in row_blocks(self.shape):
+        for where in row_blocks(self.shape, suited(self.matrix, BLOCK)):
             if size == 1:
                 yield where, self._rows(where, dtype)
             else:

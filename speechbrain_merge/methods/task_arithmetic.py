@@ -46,7 +46,6 @@ class TaskArithmetic(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
     shows_faults = True
 
     def __init__(self, scale=1.0):

@@ -31,7 +31,7 @@ from typing import Callable, Optional
 
 import torch
 
-from speechbrain_merge.methods.pieces import PIECE, walk
+from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.running_statistics import is_statistic
 from speechbrain_merge.weights import Weights, common_ties
 
@@ -162,7 +162,7 @@ def add_to_base(
     formula: Callable[[list[torch.Tensor], slice], torch.Tensor],
     experts: list[torch.Tensor],
     base: torch.Tensor,
-    step: int = PIECE,
+    step: Optional[int] = None,
 ) -> Iterator[torch.Tensor]:
     """``θ_0 + formula(τ_1 … τ_T)``, piece by piece.
 
@@ -176,8 +176,8 @@ def add_to_base(
         One tensor an expert.
     base : torch.Tensor
         The tensor of the base.
-    step : int
-        How many entries a piece has.
+    step : int, optional
+        How many entries a piece has. By default as suits the base's device.
 
     Yields
     ------

@@ -43,7 +43,7 @@ from speechbrain_merge.methods.base import MergeMethod
 from speechbrain_merge.methods.coefficients import check_coefficient, resolve
 from speechbrain_merge.methods.election import merge_elected
 from speechbrain_merge.methods.parameters import check_choice, check_number
-from speechbrain_merge.methods.pieces import BLOCK
+from speechbrain_merge.methods.pieces import BLOCK, suited
 from speechbrain_merge.methods.registry import register
 from speechbrain_merge.methods.task_vectors import (
     add_to_base,
@@ -90,7 +90,6 @@ class TIES(MergeMethod):
 
     needs_base = True
     piecewise = True
-    on_device = True
 
     def __init__(
         self,
@@ -141,7 +140,7 @@ class TIES(MergeMethod):
             ]
             return merge_elected(trimmed, scales, self.aggregate, tie, weights)
 
-        return add_to_base(change, experts, base, BLOCK)
+        return add_to_base(change, experts, base, suited(base, BLOCK))
 
     def _weights(self, name, number):
         """The factors of the votes in one tensor; None if all are 1."""

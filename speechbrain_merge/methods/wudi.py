@@ -27,8 +27,9 @@ import torch
 from speechbrain_merge.methods.matrices import NO_MATRICES, MatrixMethod
 from speechbrain_merge.methods.one_thread import single_thread, spread
 from speechbrain_merge.methods.parameters import check_number, check_whole
+from speechbrain_merge.methods.pieces import suited
 from speechbrain_merge.methods.registry import register
-from speechbrain_merge.methods.tall import Tall, TaskVector, row_blocks
+from speechbrain_merge.methods.tall import BLOCK, Tall, TaskVector, row_blocks
 
 # Rows that one thread optimises at a time. The rows of a matrix do not know of
 # each other, so this changes no result, and is the same for every number of
@@ -45,7 +46,7 @@ def length_of(vector: TaskVector) -> float:
     with single_thread():
         squares = [
             float(vector.rows(where, torch.float64).square().sum())
-            for where in row_blocks(vector.shape)
+            for where in row_blocks(vector.shape, suited(vector, BLOCK))
         ]
     return math.sqrt(math.fsum(squares))
 
@@ -117,7 +118,8 @@ class WUDI(MatrixMethod):
         if not moved:
             return descended
         outputs, inputs = vectors.shape
-        blocks = [slice(at, at + ROWS) for at in range(0, outputs, ROWS)]
+        step = outputs if descended.is_cuda else ROWS
+        blocks = [slice(at, at + step) for at in range(0, outputs, step)]
         # more inputs than all rows: two thin products are cheaper
         thin = inputs > 2 * outputs * len(moved)
         gram, residual = [], torch.zeros_like(descended)

@@ -146,7 +146,7 @@ def drawn_like(like: Moments, tensor: torch.Tensor, seed: int, name: str):
     like : Moments
         Mean and deviation to have.
     tensor : torch.Tensor
-        Shape and type to have.
+        Shape, type and device to have.
     seed : int
         The method's seed.
     name : str
@@ -165,4 +165,4 @@ def drawn_like(like: Moments, tensor: torch.Tensor, seed: int, name: str):
     """
     drawn = normal(seed, 0, name, slice(0, tensor.numel())).to(torch.float64)
     drawn = drawn.mul_(like.deviation).add_(like.mean)
-    return drawn.reshape(tensor.shape).to(tensor.dtype)
+    return drawn.reshape(tensor.shape).to(tensor)

@@ -100,10 +100,14 @@ def prepare_cross_fit(
             parts = parts[2:] + parts[:2]
         first, second, *heard = parts
         kept, chosen = _share(heard[0] + heard[1], valid, seed)
-        for name, test, other in (("1", first, second), ("2", second, first)):
-            for row in test:
+        for name, half in (("1", first), ("2", second)):
+            for row in half:
                 row["domain"] = f"{domain}-{name}"
-            write_manifest(home / f"{domain}-{name}_train.csv", kept)
+        for name, test, other in (("1", first, second), ("2", second, first)):
+            # Nothing is trained on these, but a study's data have three sets
+            # of each domain, and no utterance twice
+            train = kept[int(name) - 1 :: 2]
+            write_manifest(home / f"{domain}-{name}_train.csv", train)
             write_manifest(home / f"{domain}-{name}_valid.csv", other)
             write_manifest(home / f"{domain}-{name}_test.csv", test)
         write_manifest(home / f"{domain}_train.csv", kept)
