@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from hyperpyyaml import load_hyperpyyaml
 from tiny_models import make_speech, tiny_whisper
 from transformers import WhisperForConditionalGeneration
 from warm_python import python
@@ -255,6 +256,25 @@ def test_a_benchmark_of_methods(material, tmp_path):
         text=True,
     )
     assert "no model 'slerp'" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_joint_training_has_as_many_steps_as_all_experts(
+    number, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(RECIPE)
+    path = RECIPE / "hparams" / "benchmark.yaml"
+    overrides = {
+        "output_folder": str(tmp_path),
+        "whisper_hub": str(tmp_path),
+        "data_folder": str(tmp_path),
+        "domains": [f"d{place}" for place in range(number)],
+    }
+    with open(path, encoding="utf-8") as file:
+        models = load_hyperpyyaml(file, overrides)["models"]
+    # an expert has 5 epochs, of a schedule of 120 steps
+    joint = {"number_of_epochs": 5 * number, "lr_decay_steps": 120 * number}
+    assert models["joint"]["with"] == joint
 
 
 def test_other_settings_are_refused_not_mixed(material, mast):
