@@ -10,15 +10,18 @@ import time
 import pytest
 import torch
 from methods.method_table import ROWS, Row
+from methods.transport_models import build
 from other_device import OtherDevice
 
 import speechbrain_merge.methods as methods
-from speechbrain_merge import MergeStage, merge
+from speechbrain_merge import MergeStage, merge, merge_adapters
+from speechbrain_merge.adapters import CoreSpace
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import Average, MergeMethod, create, merge_method
 from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.matrices import MatrixMethod
-from speechbrain_merge.weights import open_weights, write_weights
+from speechbrain_merge.methods.transport import align, symmetry
+from speechbrain_merge.weights import fold, open_weights, write_weights
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"
@@ -176,6 +179,118 @@ def test_methods_inside_others_compute_there():
     assert other.computed["matmul"] > 0 and not other.rough
 
 
+ADAPTER = {"fc.adapter_down_proj": (3, 20), "fc.adapter_up_proj": (30, 3)}
+
+
+def adapters():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            f"{name}.weight": torch.randn(shape, generator=generator)
+            for name, shape in ADAPTER.items()
+        }
+        for _ in range(2)
+    ]
+
+
+def test_adapters_are_decomposed_there():
+    base = {"fc.weight": torch.zeros(30, 20), "fc.bias": torch.zeros(30)}
+    method = CoreSpace("tsv_m", rank=4, alpha=3.0)
+    expected = merge(method, adapters(), base, progress=False)
+    with OtherDevice() as other:
+        found = merge(method, adapters(), base, progress=False, device="cuda")
+    check_same(found, expected)
+    # both of Core Space, and the nearest of rank 4
+    assert other.computed["linalg_svd"] == 3 and not other.rough
+    # what is decomposed for TSV-M
+    assert other.computed["linalg_eigh"] > 0
+
+
+@pytest.mark.parametrize("how, least", [("svd", 1), ("core", 3)])
+def test_merged_adapters(how, least, tmp_path):
+    files = []
+    for device in ("cpu", "cuda"):
+        with OtherDevice() as other:
+            path = merge_adapters(
+                "average",
+                adapters(),
+                tmp_path / f"{device}.safetensors",
+                how=how,
+                rank=2,
+                alpha=3.0,
+                format="speechbrain",
+                progress=False,
+                device=device,
+            )
+        files.append(path)
+    assert other.computed["linalg_svd"] == least
+    folded = []
+    base = {"fc.weight": torch.zeros(30, 20)}
+    for path in files:
+        # vectors may have another sign, their products not
+        with open_weights(path) as adapter, fold(adapter, base=base) as model:
+            folded.append(dict(model))
+    check_same(folded[1], folded[0])
+
+
+@pytest.fixture(scope="module")
+def conformers():
+    """Two from different starts, in float32."""
+    return [
+        build("conformer-RelPosMHAXL-ctc", seed).float().state_dict()
+        for seed in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "options, tolerance",
+    [
+        ({}, 0.0),
+        # Sinkhorn divides the rounding of costs by its `reg`
+        ({"hard": False, "residual": "mean"}, 1e-4),
+    ],
+    ids=str,
+)
+def test_distances_of_an_alignment(conformers, options, tolerance):
+    expected = align(*conformers, **options)
+    with OtherDevice() as other:
+        found = align(*conformers, **options, device="cuda")
+    check_same(found, expected, tolerance)
+    assert other.computed["addmm"] > 0 and not other.rough
+
+
+def test_distances_of_positions_inside_groups():
+    """The convolution of positions of wav2vec 2.0 has such."""
+    models = [build("wav2vec2", seed) for seed in (1, 2)]
+    expected = align(*models, heads=3, sweeps=1)
+    with OtherDevice() as other:
+        found = align(*models, heads=3, sweeps=1, device="cuda")
+    check_same(found, expected, 0.0)
+    assert other.computed["gather"] > 0
+
+
+def test_distances_between_activations(conformers, caplog):
+    draw = torch.Generator().manual_seed(0)
+    cost = {
+        which: {"stream": torch.randn(24, 50, generator=draw)}
+        for which in ("anchor", "source")
+    }
+    assert "stream" in symmetry(open_weights(conformers[0])).spaces
+    expected = align(*conformers, cost=cost)
+    with OtherDevice() as other:
+        found = align(*conformers, cost=cost, device="cuda")
+        check_same(found, expected, 0.0)
+        computed = other.computed.total()
+        assert computed > 0
+    with OtherDevice(room=1000):
+        found = align(*conformers, cost=cost, device="cuda")
+    check_same(found, expected, 0.0)
+    assert (
+        "cuda has no room for activations of stream of shape (24, 50): "
+        "'align' computes on the CPU there." in caplog.text
+    )
+
+
 class Watched(MatrixMethod):
     """The first task vector; notes by how many threads, and how many at once."""
 
@@ -238,7 +353,7 @@ def test_little_memory(caplog):
         found = merged_on("cuda", row, states, workers=2)
     check_same(found, expected)
     name = "encoder.layers.0.self_attn.q_proj.weight"
-    assert f"cuda has no room to merge {name} of shape (24, 24)" in caplog.text
+    assert f"cuda has no room for {name} of shape (24, 24)" in caplog.text
     assert torch.equal(found[name], expected[name])
     assert "encoder.conv.weight of shape" not in caplog.text
     assert other.computed["linalg_eigh"] > 0
@@ -338,6 +453,4 @@ def test_a_gpu_without_room(caplog):
         merged = method(models(3))
     for name, tensor in Average()(models(3)).items():
         assert torch.equal(merged[name], tensor)
-    assert (
-        "no room to merge encoder.conv.weight of shape (8, 3, 5)" in caplog.text
-    )
+    assert "no room for encoder.conv.weight of shape (8, 3, 5)" in caplog.text

@@ -72,6 +72,7 @@ def merge_adapters(
     same_base: bool = True,
     workers: int = 1,
     progress: bool = True,
+    device: Union[str, torch.device] = "cpu",
 ) -> Path:
     """Merges LoRA adapters into one adapter.
 
@@ -106,6 +107,9 @@ def merge_adapters(
         Threads, as in ``speechbrain_merge.merge``.
     progress : bool
         Whether to show a bar.
+    device : str or torch.device
+        Where matrices are decomposed and merged, as in
+        ``speechbrain_merge.merge``.
 
     Returns
     -------
@@ -152,5 +156,6 @@ def merge_adapters(
         "same_base": same_base,
         "workers": workers,
         "progress": progress,
+        "device": device,
     }
     return write_adapter(merging, sources, path)

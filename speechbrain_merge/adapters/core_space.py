@@ -92,6 +92,7 @@ class CoreSpace(MergeMethod):
                 "trained on: give it as `base`, or use merge_adapters."
             )
         merging = self._merging(len(experts), "speechbrain")
+        merging = merging.using(self.device)
         made = merging.merged(experts, base, labels, workers, progress)
         adapter = Weights(
             {name: made.entry(name) for name in made.names()},

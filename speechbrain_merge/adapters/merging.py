@@ -19,6 +19,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.adapters.layout import AdapterLayout
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.methods.average import Average
+from speechbrain_merge.methods.devices import computed
 from speechbrain_merge.methods.entries import is_finite
 from speechbrain_merge.methods.low_rank import core_space, thin_svd
 from speechbrain_merge.methods.parameters import check_choice, check_whole
@@ -172,7 +173,8 @@ class AdapterMerge(MergeMethod):
                 {**zeros, **self._base_plain(base, models, labels, number)},
                 "the base" if base is None else base.label,
             )
-        return self.inner.merged(models, anchor, labels, workers)
+        inner = self.inner.using(self.device)
+        return inner.merged(models, anchor, labels, workers)
 
     def _seen(self, number, base, space):
         """One adapter, as the inner method sees it."""
@@ -262,8 +264,30 @@ class AdapterMerge(MergeMethod):
         """The Core Space of a layer, and which adapters are in it."""
         found = self.layout.layers[target]
         pairs = [self._pair(target, each) for each in found]
-        space = core_space([up for up, _ in pairs], [down for _, down in pairs])
+        number = len(pairs)
+
+        def formula(tensors):
+            made = core_space(tensors[:number], tensors[number:])
+            return made._replace(
+                left=made.left.cpu(),
+                right=made.right.cpu(),
+                cores=[core.cpu() for core in made.cores],
+            )
+
+        ups, downs = zip(*pairs)
+        space = computed(self, target, formula, [*ups, *downs])
         return space, dict(zip(found, space.cores))
+
+    def _nearest(self, target, ups, down, rank):
+        """The nearest product of a rank; what is above is a product itself."""
+
+        def formula(tensors):
+            *ups, down = tensors
+            up = ups[0] if len(ups) == 1 else ups[0] @ ups[1]
+            made = thin_svd(up, down, rank)
+            return made._replace(up=made.up.cpu(), down=made.down.cpu())
+
+        return computed(self, target, formula, [*ups, down])
 
     def _pair(self, target, number):
         """s·B and A of one adapter, as matrices in float64."""
@@ -286,7 +310,7 @@ class AdapterMerge(MergeMethod):
         value = self._values[f"{target}.weight"]
         if self.how == "core":
             space, _ = self._space_of(target)
-            return thin_svd(space.left @ value, space.right, rank)
+            return self._nearest(target, [space.left, value], space.right, rank)
         scale = 1.0 if self.how == "svd" else self.layout.scales[target]
         ups, downs = [], []
         for number in self.layout.layers[target]:
@@ -302,7 +326,7 @@ class AdapterMerge(MergeMethod):
             downs.append(down)
         up, down = torch.cat(ups, 1), torch.cat(downs)
         if self.how == "svd":
-            return thin_svd(up, down, rank)
+            return self._nearest(target, [up], down, rank)
         return (
             torch.nn.functional.pad(up, (0, rank - up.shape[1])),
             torch.nn.functional.pad(down, (0, 0, 0, rank - down.shape[0])),

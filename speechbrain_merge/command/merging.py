@@ -133,6 +133,7 @@ def _merge_adapters(options):
         same_base=not options.different_bases,
         workers=options.workers,
         progress=not options.quiet,
+        device=options.device,
     )
     made = {"stage": options.output, "state": "merged", "output": str(path)}
     return {"stages": [{**made, "left_out": left_out(path)}]}

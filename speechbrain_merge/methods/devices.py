@@ -135,7 +135,8 @@ def computed(
     Arguments
     ---------
     method : MergeMethod
-        Whose device is used.
+        Whose ``device`` is used. (Or what else has one, ``on_device`` and a
+        ``name``.)
     name : str
         What the tensors are called.
     formula : callable
@@ -168,16 +169,16 @@ def _there(method, name, formula, tensors):
     except (RuntimeError, TypeError) as error:
         if not _no_room(error):
             raise RuntimeError(
-                f"Merge method '{method.name}' failed to merge {name} on "
-                f"{method.device} ({error}). A method whose formula needs the "
-                "CPU says so in its class: on_device = False."
+                f"'{method.name}' failed on {method.device}, at {name} of "
+                f"shape {tuple(tensors[0].shape)} ({error}). A method whose "
+                "formula needs the CPU says so in its class: on_device = False."
             ) from error
     # the error held tensors of the device up to here
     del there
     _release_memory()
     logger.warning(
-        f"{method.device} has no room to merge {name} of shape "
-        f"{tuple(tensors[0].shape)}: it is merged on the CPU, in pieces."
+        f"{method.device} has no room for {name} of shape "
+        f"{tuple(tensors[0].shape)}: '{method.name}' computes on the CPU there."
     )
     return None
 

@@ -115,6 +115,7 @@ def make_aligned(maker, node):
                 anchor.verified(node.anchor),
                 cost,
                 node.method,
+                node.device,
             ],
         )
 
@@ -344,7 +345,7 @@ def _collect(maker, stage, node):
     )
 
 
-def _write_aligned(path, source, anchor, cost, method):
+def _write_aligned(path, source, anchor, cost, method, device):
     """Writes a model aligned to another, with the options of the method."""
     with ExitStack() as stack:
         if method.cost == "learned":
@@ -360,6 +361,5 @@ def _write_aligned(path, source, anchor, cost, method):
                 which: stack.enter_context(open_weights(file))
                 for which, file in cost.items()
             }
-        write_weights(
-            path, align(source, anchor, cost=cost, **method.alignment_options)
-        )
+        options = {**method.alignment_options, "device": device}
+        write_weights(path, align(source, anchor, cost=cost, **options))

@@ -196,11 +196,14 @@ class Align(Node):
         The model that it is aligned to.
     method : MergeMethod
         An ``OptimalTransport`` with the options of the alignment.
+    device : str
+        Where the distances between units are computed.
     """
 
     source: str = ""
     anchor: str = ""
     method: Any = None
+    device: str = "cpu"
 
     kind = "align"
 

@@ -122,7 +122,7 @@ class _InTurn:
 class _Align:
     """``align: MODEL``, ``to: MODEL``."""
 
-    keys = {"to", "parameters"}
+    keys = {"to", "parameters", "device"}
 
     @staticmethod
     def group(specification, context):
@@ -143,6 +143,7 @@ class _Align:
             source=context.model(specification["align"], "align"),
             anchor=context.model(specification["to"], "to"),
             method=create("optimal_transport", **parameters),
+            device=specification.get("device", "cpu"),
             **shown,
         )
 

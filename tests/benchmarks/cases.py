@@ -5,7 +5,8 @@ Run by ``merge_speed.py``, in the environment that has the tool:
     python cases.py CASE FOLDER EXPERTS OUTPUT
 
 prints one line of JSON. Time and memory are counted from after the imports.
-Every case reads the same safetensors (SpeechBrain's averaging its own ``.ckpt``
+``MERGE_DEVICE`` in the environment is where those compute that can compute on a
+GPU. Every case reads the same safetensors (SpeechBrain's averaging its own ``.ckpt``
 files) and writes one safetensors file.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 DENSITY, DROP, STEPS = 0.2, 0.5, int(os.environ.get("WUDI_STEPS", "20"))
 WORKERS = os.cpu_count()
+DEVICE = os.environ.get("MERGE_DEVICE", "cpu")
 CASES = {}
 
 
@@ -84,6 +86,7 @@ def _ours(name, needs_base=True, hashed=False, **parameters):
             workers=WORKERS,
             progress=False,
             hashes=["0" * 64] * len(experts) if hashed else None,
+            device=DEVICE,
         )
 
     return run
@@ -188,7 +191,8 @@ def _mergekit(method, base_too=True, per_model=None, **parameters):
             False,
             MergeOptions(),
         )
-        for _ in Executor(tasks).run(quiet=True):
+        executor = Executor(tasks, math_device=DEVICE)  # as its --device
+        for _ in executor.run(quiet=True):
             pass
         os.replace(Path(folder) / "model.safetensors", output)
 
@@ -232,8 +236,12 @@ def _tensorwise(function):
             merged = {}
             for name in files[0].keys():
                 anchor = files[0].get_tensor(name)
-                vectors = [file.get_tensor(name) - anchor for file in files[1:]]
-                merged[name] = anchor + function(vectors, torch.ones(1))
+                vectors = [
+                    (file.get_tensor(name) - anchor).to(DEVICE)
+                    for file in files[1:]
+                ]
+                one = torch.ones(1, device=DEVICE)
+                merged[name] = anchor + function(vectors, one).cpu()
             save_file(merged, output)
 
     return run
@@ -281,7 +289,7 @@ def _task_vectors(function):
         with contextlib.redirect_stdout(io.StringIO()):
             change = function(vectors)
         merged = {
-            name: (anchor[name] + change[name])
+            name: (anchor[name] + change[name].cpu())
             .detach()
             .to(stored[name].dtype)
             .contiguous()
@@ -304,6 +312,7 @@ def fusionbench_ties():
 
     def function(vectors):
         flat = torch.vstack([state_dict_to_vector(one) for one in vectors])
+        flat = flat.to(DEVICE)
         merged = ties_merging(flat, reset_thresh=DENSITY, merge_func="dis-mean")
         return vector_to_state_dict(merged, vectors[0])
 
@@ -317,7 +326,7 @@ def fusionbench_tsv_m():
 
     return _task_vectors(
         lambda vectors: TSVM_utils.compute_and_sum_svd_mem_reduction(
-            vectors, accelerator="cpu"
+            vectors, accelerator=DEVICE
         )
     )
 
@@ -327,7 +336,7 @@ def fusionbench_iso_c():
     """FusionBench's Iso-C."""
     from fusion_bench.method.isotropic_merging.iso_utils import iso_c
 
-    return _task_vectors(lambda vectors: iso_c(vectors, accelerator="cpu"))
+    return _task_vectors(lambda vectors: iso_c(vectors, accelerator=DEVICE))
 
 
 @case("fusionbench wudi")
@@ -336,7 +345,9 @@ def fusionbench_wudi():
     from fusion_bench.method.wudi.wudi import wudi_merging
 
     return _task_vectors(
-        lambda vectors: wudi_merging(vectors, accelerator="cpu", iter_num=STEPS)
+        lambda vectors: wudi_merging(
+            vectors, accelerator=DEVICE, iter_num=STEPS
+        )
     )
 
 
@@ -352,9 +363,31 @@ def _status(field):
     raise KeyError(field)
 
 
+def start_device():
+    """Loads the GPU's libraries, which takes seconds once a process."""
+    if DEVICE != "cpu":
+        import torch
+
+        some = torch.eye(64, dtype=torch.float64, device=DEVICE)
+        torch.linalg.eigh(some @ some)
+        torch.linalg.svd(some)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_peak():
+    """The most memory of tensors on the GPU, in MB."""
+    if DEVICE == "cpu":
+        return 0.0
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
 def measure(run, *arguments):
     """Seconds, and the most memory above what there was before."""
     gc.collect()
+    start_device()
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the peak starts again from here
     before = {"rss": _status("VmRSS"), "anonymous": _status("RssAnon")}
@@ -380,6 +413,7 @@ def measure(run, *arguments):
         "rss": _status("VmHWM") - before["rss"],
         "anonymous": highest[0] - before["anonymous"],
         "imports": before["rss"],
+        "device": device_peak(),
     }
 
 

@@ -11,7 +11,8 @@ without it, the rows of those tools say so. Models are read from the page cache,
 with ``--cold`` from the disk. A merge records the hashes of what went in; where a
 pool knows them already they are not computed again ("hashes known").
 ``--shapes large-v3`` in short is ``--large``: Whisper-large-v3 in float16, only
-ours, files deleted afterwards. Where the disk has no room for all of them,
+ours, files deleted afterwards. With ``--device cuda`` all compute on a GPU that
+can, ours on the CPU as well (``, CPU``); ``auto`` takes one where there is one. Where the disk has no room for all of them,
 ``--files 4`` makes the fifth expert another name of the first.
 """
 
@@ -48,6 +49,7 @@ GROUPS = {
     "wudi": ["ours wudi", "fusionbench wudi"],
 }
 PEERS = ("mergekit", "peft", "fusionbench")
+ON_CPU = ", CPU"
 
 
 def main():
@@ -65,9 +67,19 @@ def main():
     parser.add_argument("--wudi-steps", type=int, default=20)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda", "auto"]
+    )
     parser.add_argument("--json", default=None)
     parser.add_argument("--timeout", type=float, default=7200)
     chosen = parser.parse_args()
+    if chosen.device != "cpu":
+        import torch
+
+        there = torch.cuda.is_available()
+        if chosen.device == "cuda" and not there:
+            parser.error("--device cuda: torch sees no GPU")
+        chosen.device = "cuda" if there else "cpu"
     if chosen.large:
         chosen.shapes = "large-v3"
         chosen.groups = chosen.groups or ["average", "ties", "dare"]
@@ -78,7 +90,7 @@ def main():
         if chosen.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
     report = {
-        "machine": machine(),
+        "machine": machine(chosen.device),
         "versions": versions(chosen.peers_python),
         **vars(chosen),
         "results": results,
@@ -109,6 +121,14 @@ def run(chosen, folder):
         titles = GROUPS[group]
         if chosen.large:
             titles = [t for t in titles if t.startswith(("io", "ours"))]
+        if chosen.device != "cpu":
+            # after each of ours, the same on the CPU
+            titles = [
+                name
+                for title in titles
+                for name in (title, title + ON_CPU)
+                if name == title or title.startswith("ours")
+            ]
         found = {title: {"runs": []} for title in titles}
         for repeat in range(chosen.repeats):
             for title in titles:
@@ -116,7 +136,9 @@ def run(chosen, folder):
         ours = next(title for title in titles if title.startswith("ours"))
         for title in titles:
             output = _output(folder, title)
-            if output.exists() and not title.startswith(("io", "ours")):
+            other = title.endswith(ON_CPU)
+            other = other or not title.startswith(("io", "ours"))
+            if output.exists() and other:
                 found[title]["difference"] = difference(
                     _output(folder, ours), output
                 )
@@ -146,6 +168,8 @@ def run_case(chosen, folder, title, found):
         python, title, folder, chosen.experts, output
     )
     environment["WUDI_STEPS"] = str(chosen.wudi_steps)
+    on_cpu = title.endswith(ON_CPU)
+    environment["MERGE_DEVICE"] = "cpu" if on_cpu else chosen.device
     try:
         process = subprocess.run(
             command,
@@ -184,7 +208,7 @@ def case_command(python, title, folder, experts, output):
     return [
         python,
         script,
-        title,
+        title.removesuffix(ON_CPU),
         str(folder),
         str(experts),
         str(output),
@@ -222,16 +246,18 @@ def table(report):
         f"files {'on the disk' if report['cold'] else 'in the page cache'}",
         "",
         "| merge | seconds (least–most) | times ours | processor seconds "
-        "| peak RSS, MB | of it anonymous | largest difference from ours "
-        "| load |",
-        "|---|---|---|---|---|---|---|---|",
+        "| peak RSS, MB | of it anonymous | peak of the GPU "
+        "| largest difference from ours | load |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in report["results"].values():
         first = next(title for title in found if title.startswith("ours"))
         ours = [entry["seconds"] for entry in found[first]["runs"]]
         for title, case in found.items():
             if not case["runs"]:
-                lines.append(f"| {title} | {case.get('skipped')} | | | | | | |")
+                lines.append(
+                    f"| {title} | {case.get('skipped')} | | | | | | | |"
+                )
                 continue
             times = [entry["seconds"] for entry in case["runs"]]
             middle = statistics.median(times)
@@ -243,6 +269,7 @@ def table(report):
                 f"| {statistics.median(e['processor'] for e in case['runs']):.2f} "
                 f"| {max(e['rss'] for e in case['runs']):.0f} "
                 f"| {max(e['anonymous'] for e in case['runs']):.0f} "
+                f"| {max(e['device'] for e in case['runs']):.0f} "
                 f"| {'' if apart is None else f'{apart:.1e}'} "
                 f"| {max(e['load'] for e in case['runs']):.1f} |"
             )
@@ -268,13 +295,17 @@ def versions(peers_python):
     return found
 
 
-def machine():
-    """Processor, cores and memory."""
+def machine(device="cpu"):
+    """Processor, cores, memory, and the GPU that is used."""
     name = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             name = line.split(":")[1].strip()
             break
+    if device != "cpu":
+        import torch
+
+        name += f" beside {torch.cuda.get_device_name()}"
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return f"{os.cpu_count()} cores of {name}, {pages / 2**30:.0f} GiB"
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from methods.transport_models import build
+from other_device import OtherDevice
 
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.study import Study
@@ -22,7 +23,7 @@ def study(tmp_path):
             tmp_path / f"{name}.safetensors", build(KIND, seed).state_dict()
         )
 
-    def make(source="a", anchor="b", **parameters):
+    def make(source="a", anchor="b", more=None, **parameters):
         models = {
             name: {"load": str(tmp_path / f"{name}.safetensors")}
             for name in "abc"
@@ -31,6 +32,7 @@ def study(tmp_path):
             "align": source,
             "to": anchor,
             "parameters": parameters,
+            **(more or {}),
         }
         planned = Study(
             tmp_path / "study",
@@ -89,3 +91,12 @@ def test_an_aligned_model_is_reused_only_where_it_is_the_very_one(study):
     # the same name, other weights
     write_weights(study.folder / "a.safetensors", build(KIND, 4).state_dict())
     assert written(**LITERALLY)
+
+
+def test_distances_are_computed_where_the_yaml_says(study):
+    expected = tensors(study())
+    study.folder.joinpath("study/seed-0/aligned/aligned.safetensors").unlink()
+    with OtherDevice() as other:
+        found = tensors(study(more={"device": "cuda"}))
+    assert other.computed["addmm"] > 0
+    assert same(found, expected)

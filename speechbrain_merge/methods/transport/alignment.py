@@ -59,6 +59,7 @@ import torch
 from tqdm import tqdm
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.parameters import (
     check_choice,
     check_number,
@@ -275,6 +276,7 @@ def find_alignment(
     exact: bool = False,
     inside: str = "permutations",
     progress: bool = False,
+    device: Union[str, torch.device] = "cpu",
 ) -> Alignment:
     """The maps by which ``align`` moves, with a diagnostic for each space.
 
@@ -309,11 +311,17 @@ def find_alignment(
         model's outputs as they were, too (``head_maps``).
     progress : bool
         Whether to show a bar.
+    device : str or torch.device
+        Where the distances between units are computed: ``"cpu"``, ``"cuda"``,
+        ``"cuda:1"``, or ``"auto"``, a GPU if there is one. Assignments and
+        plans are found on the CPU. On a GPU distances are in float64: where
+        two maps cost the same, another may be found than on the CPU.
 
     Returns
     -------
     Alignment
     """
+    device = device_of(device)
     check_options(
         hard, reg, sweeps, distance, residual, heads_map, exact, inside
     )
@@ -346,6 +354,7 @@ def find_alignment(
             activations=_paired(cost),
             solvers=solvers,
             apart=tuple(streams) if residual == "mean" else (),
+            device=device,
         )
         bar = tqdm(
             desc="align",

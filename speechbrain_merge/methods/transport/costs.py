@@ -30,14 +30,30 @@ def squared_distances(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        (units of the anchor, units of the source).
+        (units of the anchor, units of the source). On a GPU in float64, see
+        ``speechbrain_merge.methods.devices``.
     """
-    wide = common_dtype([left.dtype, torch.float32])
+    wide = common_dtype([left.dtype, least_of(left)])
     left, right = left.to(wide), right.to(wide)
     lengths = torch.linalg.vector_norm
     squares = lengths(left, dim=1).square()[:, None]
     squares = squares + lengths(right, dim=1).square()
     return squares.addmm_(left, right.T, alpha=-2)
+
+
+def least_of(tensor: torch.Tensor) -> torch.dtype:
+    """The type that distances are computed in at least.
+
+    Arguments
+    ---------
+    tensor : torch.Tensor
+        On the device that computes.
+
+    Returns
+    -------
+    torch.dtype
+    """
+    return torch.float64 if tensor.is_cuda else torch.float32
 
 
 def of_mean_one(cost: torch.Tensor) -> torch.Tensor:
@@ -125,5 +141,6 @@ def within_by_source(
         inside = inside.repeat_interleave(size, 0)
         shape = [1] * part.ndim
         shape[0], shape[axis] = inside.shape
+        inside = inside.to(part.device)
         return part.gather(axis, inside.reshape(shape).expand(part.shape))
     return move(part, axis, torch.eye(part.shape[axis], dtype=part.dtype))

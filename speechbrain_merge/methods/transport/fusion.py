@@ -294,6 +294,7 @@ class OptimalTransport(MergeMethod):
             anchor,
             cost=self._cost(index, seen),
             progress=self.show_progress,
+            device=self.device,
             **self.alignment_options,
         )
 

@@ -23,10 +23,14 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from functools import partial
+
 import torch
 
+from speechbrain_merge.methods.devices import computed
 from speechbrain_merge.methods.transport.costs import (
     counted_twice,
+    least_of,
     of_mean_one,
     squared_distances,
     within_by_source,
@@ -35,6 +39,8 @@ from speechbrain_merge.methods.transport.moves import is_order, move_piece
 from speechbrain_merge.weights import release
 from speechbrain_merge.weights.dtypes import common_dtype
 from speechbrain_merge.weights.mapping import Weights
+
+CPU = torch.device("cpu")
 
 
 class Matching:
@@ -62,7 +68,13 @@ class Matching:
     apart : tuple of str
         Spaces whose map is the mean of one map for each tensor, rather than
         one map by the sum of all costs.
+    device : torch.device, optional
+        Where distances are computed. Costs, and the maps that solvers find by
+        them, are on the CPU.
     """
+
+    name = "align"
+    on_device = True
 
     def __init__(
         self,
@@ -75,7 +87,9 @@ class Matching:
         activations=None,
         solvers=None,
         apart=(),
+        device=CPU,
     ):
+        self.device = device
         self.symmetry = symmetry
         self.source, self.anchor = source, anchor
         self.solver, self.block_solver = solver, block_solver
@@ -224,7 +238,12 @@ class Matching:
         """
         size = self.symmetry.spaces[name].size
         if name in self.activations:
-            total = squared_distances(*self.activations[name])
+            total = computed(
+                self,
+                f"activations of {name}",
+                lambda pair: squared_distances(*pair).cpu(),
+                list(self.activations[name]),
+            )
             return total if self.squared else total.clamp_(min=0).sqrt_()
         total = torch.zeros(size, size)
         for piece, axis in self.places[name] if places is None else places:
@@ -236,18 +255,26 @@ class Matching:
                     continue
             if others & unsettled:
                 continue
-            anchor, source = self.anchor[piece.name], self.source[piece.name]
-            wide = common_dtype([anchor.dtype, torch.float32])
-            left = piece.take(anchor).to(wide)
-            right = self._aligned(piece.take(source).to(wide), piece, axis)
-            squares = squared_distances(
-                left.movedim(axis, 0).reshape(size, -1),
-                right.movedim(axis, 0).reshape(size, -1),
+            pair = [self.anchor[piece.name], self.source[piece.name]]
+            squares = computed(
+                self, piece.name, partial(self._squares, piece, axis), pair
             )
-            total = total.to(wide).add_(squares)
-            release(anchor)
-            release(source)
+            total = total.to(squares.dtype).add_(squares)
+            for tensor in pair:
+                release(tensor)
         return total if self.squared else total.clamp_(min=0).sqrt_()
+
+    def _squares(self, piece, axis, pair):
+        """Squared distances between units in a piece of anchor and source."""
+        anchor, source = pair
+        wide = common_dtype([anchor.dtype, least_of(anchor)])
+        left = piece.take(anchor).to(wide)
+        right = self._aligned(piece.take(source).to(wide), piece, axis)
+        size = left.shape[axis]
+        return squared_distances(
+            left.movedim(axis, 0).reshape(size, -1),
+            right.movedim(axis, 0).reshape(size, -1),
+        ).cpu()
 
     def _aligned(self, part, piece, axis):
         """A piece of the source with all axes but one aligned."""

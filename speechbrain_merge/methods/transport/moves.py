@@ -44,6 +44,7 @@ def move(tensor, axis, transport) -> torch.Tensor:
     -------
     torch.Tensor
     """
+    transport = transport.to(tensor.device)
     if is_order(transport):
         return tensor.index_select(axis, transport)
     wide = common_dtype([tensor.dtype, transport.dtype])
@@ -75,7 +76,7 @@ def move_piece(part, piece, transports, skip=None) -> torch.Tensor:
     if piece.within is not None and rows is not None and skip != 0:
         if not is_order(rows):
             return _move_rows_and_within(part, piece.within, rows)
-        part = part.index_select(0, rows)
+        part = move(part, 0, rows)
         return _gather_within(part, piece.within, rows)
     for axis, space in enumerate(piece.axes):
         transport = transports.get(space)
@@ -157,7 +158,7 @@ def _gather_within(part, axis, order):
     shape = [1] * part.ndim
     shape[0], shape[axis] = inside.shape
     index = inside.reshape(shape).expand(part.shape)
-    return part.gather(axis, index)
+    return part.gather(axis, index.to(part.device))
 
 
 def _move_rows_and_within(part, axis, transport):
@@ -165,7 +166,7 @@ def _move_rows_and_within(part, axis, transport):
     size = part.shape[axis]
     wide = common_dtype([part.dtype, transport.dtype])
     blocks = part.to(wide).movedim(axis, 1).unflatten(0, (-1, size))
-    shares = transport.to(wide).unflatten(1, (-1, size))
+    shares = transport.to(part.device, wide).unflatten(1, (-1, size))
     shares = shares.unflatten(0, (-1, size)).transpose(1, 2)
     moved = torch.zeros_like(blocks)
     for new, row in enumerate(shares):
