@@ -28,6 +28,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import dis
 import functools
 import hashlib
 import inspect
@@ -190,10 +191,10 @@ class _Walk:
                 continue
             self.found.append(f"{name} = {value}")
         start = _start_of(function)
+        self.found.append(_compiled(code))
         if start is not None:
             self.starts.append(start)
         else:
-            self.found.append(_compiled(code))
             for each in (function.__defaults__, function.__kwdefaults__):
                 self.found.append(self._value(each))
         for name in _names(code):
@@ -244,16 +245,19 @@ def _start_of(function):
 
 
 def _compiled(code):
-    """A text for what was compiled, whatever file and line it is from."""
-    constants = [
-        _compiled(each)
-        if isinstance(each, types.CodeType)
-        else sorted(map(repr, each))
-        if isinstance(each, frozenset)
-        else repr(each)
-        for each in code.co_consts
-    ]
-    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+    """A text for what was compiled, whatever file and line it is from.
+
+    By its instructions: a docstring is a constant that none of them loads.
+    """
+    steps = [code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+    for step in dis.get_instructions(code):
+        value = step.argval
+        if isinstance(value, types.CodeType):
+            value = _compiled(value)
+        elif isinstance(value, frozenset):
+            value = sorted(map(repr, value))
+        steps.append((step.opname, repr(value)))
+    return repr(steps)
 
 
 def _names(code):
