@@ -63,6 +63,7 @@ from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
     common_heads,
+    differing_integers,
     float_dtype,
     narrowed,
     open_weights,
@@ -223,7 +224,15 @@ def merge(
         if same_base:
             check_belonging(method, experts, base, "`same_base=False`", opened)
         # by names, so that other kinds of models may have other heads
-        common = common_heads(opened) if method.needs_same_names else {}
+        common = {}
+        if method.needs_same_names:
+            common = common_heads(opened)
+            if integers := differing_integers(opened):
+                logger.warning_once(
+                    f"{len(integers)} tensors without fractions differ between "
+                    f"the experts ({', '.join(integers[:3])}): those of "
+                    f"{opened[0].label} are taken."
+                )
         # in the asked type before the formula, so that nothing is rounded twice
         models = [*opened] if anchor is None else [*opened, anchor]
         if dtype is not None:

@@ -75,6 +75,7 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.stage.content import files_of
 from speechbrain_merge.weights import digest
 from speechbrain_merge.weights.compatibility import is_like
 from speechbrain_merge.weights.files import load_torch
@@ -183,7 +184,7 @@ def learn_coefficients(
     batches = FixedBatches(brain, data, loader_kwargs)
     about = None
     if folder is not None:
-        about = _about(brain, method, experts, base, batches)
+        about = _about(brain, method, experts, base, batches, stage)
         about |= {
             "objective": objective,
             "learning_rate": learning_rate,
@@ -289,9 +290,10 @@ def _row(step, total, method, labels):
     }
 
 
-def _about(brain, method, experts, base, batches):
+def _about(brain, method, experts, base, batches, stage):
     """Everything that decides the outcome, except the number of steps."""
     return {
+        **files_of(method),
         "method": method.configuration(),
         "experts": [
             getattr(expert, "digest", None) or digest(expert)
@@ -299,7 +301,7 @@ def _about(brain, method, experts, base, batches):
         ],
         "base": digest(base),
         "data": batches.key(),
-        "hparams": decisive_settings(brain),
+        "hparams": decisive_settings(brain, stage=stage),
     }
 
 

@@ -62,10 +62,39 @@ TRAINING_MODULES = (
     "speechbrain.utils.epoch_loop",
     "speechbrain.utils.parameter_transfer",
     "speechbrain.utils.train_logger",
-    "speechbrain_merge",
+    "speechbrain_merge.brain",
+    "speechbrain_merge.methods",
+    "speechbrain_merge.pool",
+    "speechbrain_merge.search",
+    "speechbrain_merge.stage",
+    "speechbrain_merge.study",
+    "speechbrain_merge.training.balanced",
+    "speechbrain_merge.training.clipping",
+    "speechbrain_merge.training.distillation",
+    "speechbrain_merge.training.freezing",
+    "speechbrain_merge.training.frozen",
+    "speechbrain_merge.training.guided_ctc",
+    "speechbrain_merge.training.layerwise_decay",
+    "speechbrain_merge.training.moving_average",
+    "speechbrain_merge.training.rate_ratios",
+    "speechbrain_merge.training.sampling",
+    "speechbrain_merge.training.saves",
+    "speechbrain_merge.training.schedules",
+    "speechbrain_merge.training.slanted_triangular",
     "logging",
 )
 """Where the classes are from whose objects decide nothing about decoding."""
+
+LOSS_MODULES = (
+    "speechbrain.augment",
+    "speechbrain_merge.training.distillation",
+    "speechbrain_merge.training.frozen",
+    "speechbrain_merge.training.guided_ctc",
+)
+"""Those of them that decide the loss of a batch in training."""
+
+LOSS_SETTINGS = ("train_",)
+"""Those of ``TRAINING_SETTINGS`` that may."""
 
 TRAINING_METHODS = (
     "fit",
@@ -77,12 +106,6 @@ TRAINING_METHODS = (
     "on_stage_end",
 )
 """Methods of a Brain that count no errors."""
-
-COUNTED_MODULES = (
-    "speechbrain_merge.evaluation",
-    "speechbrain_merge.training.windowed_whisper",
-)
-"""Those of this package that decide how weights score."""
 
 _OF_EVERY_BRAIN = {
     *RunOptions().as_dict(),
@@ -96,6 +119,7 @@ def decisive_settings(
     brain,
     names=(),
     leave_out: Optional[Callable[[str, Any], bool]] = None,
+    stage: sb.Stage = sb.Stage.VALID,
 ) -> str:
     """A fingerprint of all in a recipe that may change how weights score.
 
@@ -109,6 +133,8 @@ def decisive_settings(
     leave_out : callable, optional
         ``leave_out(name, value) -> bool``: True for a hyperparameter that the
         caller compares by itself.
+    stage : speechbrain.Stage
+        What the Brain is told. In training, augmentation counts as well.
 
     Returns
     -------
@@ -133,7 +159,7 @@ def decisive_settings(
     hparams = {
         name: value
         for name, value in given.items()
-        if not _is_for_training(name)
+        if not _is_for_training(name, stage)
         and not (leave_out is not None and leave_out(name, value))
     }
     hparams["brain.code"] = own_code([type(brain)], TRAINING_METHODS)
@@ -146,6 +172,9 @@ def decisive_settings(
         else module
         for name, module in getattr(brain, "modules", {}).items()
     }
+    skipped = TRAINING_MODULES
+    if stage == sb.Stage.TRAIN:
+        skipped = tuple(set(skipped).difference(LOSS_MODULES))
     varying = _varying_tensors(brain, names)
     output = given.get("output_folder")
 
@@ -156,9 +185,7 @@ def decisive_settings(
             value = value.func  # of `!name:`
         # an object's is its class's; plain data has none
         home = f"{getattr(value, '__module__', None) or ''}."
-        return home.startswith(_dotted(TRAINING_MODULES)) and not (
-            home.startswith(_dotted(COUNTED_MODULES))
-        )
+        return home.startswith(_dotted(skipped))
 
     for name, value in settings_of(brain).items():
         if name not in _OF_EVERY_BRAIN and not skip(value):
@@ -202,10 +229,11 @@ def _dotted(modules):
     return tuple(f"{module}." for module in modules)
 
 
-def _is_for_training(name):
+def _is_for_training(name, stage):
     return any(
         name.startswith(each) if each.endswith("_") else name == each
         for each in TRAINING_SETTINGS
+        if stage != sb.Stage.TRAIN or each not in LOSS_SETTINGS
     )
 
 

@@ -47,6 +47,7 @@ from speechbrain_merge.methods.transport.learning import (
     LEARNERS,
     check_learning,
 )
+from speechbrain_merge.methods.transport.symmetry_map import parts_beside
 from speechbrain_merge.records.checked import (
     fields,
     listed,
@@ -54,6 +55,7 @@ from speechbrain_merge.records.checked import (
     plain_float,
     whole,
 )
+from speechbrain_merge.records.contents import content_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import (
     ChangedContent,
@@ -65,6 +67,7 @@ from speechbrain_merge.weights import (
 )
 from speechbrain_merge.weights.files import load_torch
 from speechbrain_merge.weights.mapping import Entry, Weights
+from speechbrain_merge.weights.moved import MAP_SUFFIXES
 from speechbrain_merge.weights.weight_norm import refold
 
 logger = get_logger(__name__)
@@ -155,11 +158,11 @@ def learn_matching(
         **digests,
         "learning": learning,
         "cost": cost if isinstance(cost, str) else _digests(cost),
-        "architecture": str(architecture),
+        "architecture": _content_of_map(architecture),
         "heads": heads,
         "data": batches.key(),
         "valid": chosen_on.key(),
-        "hparams": decisive_settings(brain),
+        "hparams": decisive_settings(brain, stage=sb.Stage.TRAIN),
     }
     # Settings may differ by rank, such as the name of a device
     text = run_on_main(_text_of, args=[about])
@@ -326,6 +329,16 @@ def _digests(cost):
         name: digest({key: one[key] for key in one})
         for name, one in cost.items()
     }
+
+
+def _content_of_map(architecture):
+    """What describes an architecture: files, and not where they are."""
+    if not isinstance(architecture, (str, Path)):
+        return str(architecture)
+    path = Path(architecture)
+    if path.suffix not in MAP_SUFFIXES or not path.is_file():
+        return str(architecture)  # the name of a map of the package
+    return [content_of(file) for file in (path, *parts_beside(path))]
 
 
 def _text_of(about):

@@ -34,6 +34,7 @@ from speechbrain_merge.brain.ranks import sent_by_main
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.records.alone import alone
+from speechbrain_merge.records.source_slice import remember
 from speechbrain_merge.search.trials import error_of
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge
@@ -55,6 +56,11 @@ class MergeMixin(RecipeHooks):
     It must stand before ``sb.Brain``, since it extends what the Brain does
     when training and evaluation start.
     """
+
+    def __init_subclass__(cls, **arguments):
+        """The text of the recipe counts as it is now, whatever is edited."""
+        super().__init_subclass__(**arguments)
+        remember()
 
     def use_weights(self, source):
         """Says which weights ``evaluate`` evaluates from now on.

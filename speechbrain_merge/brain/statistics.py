@@ -332,7 +332,7 @@ def _collect(
         "limit": limit,
         "stage": stage.name,
         **options,
-        "hparams": decisive_settings(brain),
+        "hparams": decisive_settings(brain, stage=stage),
     }
     if hasattr(collector, "reading"):
         about["reading"] = collector.reading

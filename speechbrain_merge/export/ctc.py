@@ -34,6 +34,7 @@ from speechbrain_merge.export.folder import (
 from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.records.signing import Signer
+from speechbrain_merge.weights import module_settings, open_weights
 
 logger = get_logger(__name__)
 
@@ -176,6 +177,13 @@ def export_ctc(
         )
     inner = inner_state(state, encoder, module)
     check_heads(source, {module: encoder})
+    with open_weights(source) as weights:
+        if not module_settings(weights):
+            logger.warning(
+                f"{weights.label} does not say whether '{module}' was trained "
+                "with `output_norm`. The exported model is one without: where "
+                "the recipe has it, it computes something else."
+            )
     check_fit(inner, encoder.model.state_dict(), module, "encoder")
     check_fit(
         {"weight": weight, "bias": bias},

@@ -32,6 +32,7 @@ from speechbrain_merge.weights import (
     fold,
     has_adapters,
     heads_at,
+    module_settings,
     open_weights,
     part,
 )
@@ -194,26 +195,28 @@ def inner_state(state: Mapping, wrapper: torch.nn.Module, module: str) -> dict:
 
 
 def check_heads(source, modules: Mapping) -> None:
-    """Refuses modules with other numbers of attention heads than are known.
+    """Refuses modules with other heads or settings than are on record.
 
-    Shapes do not tell heads: a model with other heads loads, and computes
-    something else.
+    Shapes do not tell heads, nor whether an output is normalised: another model
+    loads, and computes something else.
 
     Arguments
     ---------
     source : object
         Merged weights; what was trained in a pool, or is in a folder of
-        transformers, has its numbers of heads on record.
+        transformers, has its numbers of heads on record; in a pool, what
+        ``speechbrain_merge.weights.module_settings`` records.
     modules : dict
         Name of a module in the weights to the module that they are for.
 
     Raises
     ------
     ValueError
-        With the first layer whose numbers differ.
+        With the first layer that differs.
     """
     with open_weights(source) as weights:
         known, label = attention_heads(weights), weights.label
+        trained = module_settings(weights)
     for name, module in modules.items():
         for path, number in attention_heads(module).items():
             layer = ".".join(filter(None, (name, path)))
@@ -226,6 +229,16 @@ def check_heads(source, modules: Mapping) -> None:
                     f"{number}: give the configuration that it was trained "
                     "with."
                 )
+        for path, settings in module_settings(module).items():
+            layer = ".".join(filter(None, (name, path)))
+            for key, value in settings.items():
+                wanted = trained.get(layer, {}).get(key, value)
+                if wanted != value:
+                    raise ValueError(
+                        f"{label} was trained with `{key}` {wanted!r} in "
+                        f"'{layer}', and the model that it is exported with "
+                        f"has {value!r}: give what it was trained with."
+                    )
 
 
 @contextmanager

@@ -19,12 +19,15 @@ import torch
 
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CTCTextEncoder
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.export.folder import check_heads
 from speechbrain_merge.lineage import CARD
 from speechbrain_merge.records.checked import fields, whole
 from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights.folders import ADAPTER_CONFIG
+
+logger = get_logger(__name__)
 
 SECONDS = 1
 
@@ -243,6 +246,8 @@ def check_recipe(
     from speechbrain.inference import ASR
     from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
+    used: set = set()
+    parts: dict = {}
     names = [interface]
     if interface == "StreamingASR":
         names.append("EncoderDecoderASR")
@@ -263,11 +268,42 @@ def check_recipe(
                     }
                 compare(getattr(asr.hparams, key).state_dict(), state)
             _refuse_untrained(asr)
+            parts = _watched(
+                {key: getattr(asr.hparams, key) for key in expected}, used
+            )
             with _checked_labels(asr):
                 if name == "StreamingASR":
                     asr.transcribe_file(path, DynChunkTrainConfig(8, 2), False)
                 else:
                     asr.transcribe_file(path)
+    for part, within in parts.items():
+        if not within & used:
+            logger.warning(
+                f"'{part}' has merged weights, and takes no part in what "
+                f"{interface} computes here. That is right of a CTC layer that "
+                "the search does not ask; else look at `encoder` and `decoder`."
+            )
+
+
+def _watched(objects, used):
+    """The parts of merged objects; from now on ``used`` gets those that run."""
+    parts: dict = {}
+    for key, module in objects.items():
+        for path, each in module.named_modules():
+            name = f"{key}.{path}" if path else key
+            each.register_forward_hook(
+                lambda module, given, found, name=name: used.add(name)
+            )
+        lists = isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict))
+        for path, part in module.named_children() if lists else [("", module)]:
+            if any(True for _ in part.parameters()):
+                name = f"{key}.{path}" if path else key
+                below = [
+                    name + f".{n}" if n else name
+                    for n, _ in part.named_modules()
+                ]
+                parts[name] = set(below)
+    return parts
 
 
 def check_pretrained(folder, expected: Mapping, source: Any) -> None:

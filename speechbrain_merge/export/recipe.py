@@ -175,7 +175,12 @@ def export_recipe(
                 f"{', '.join(sorted(nodes))}."
             )
     _check_as_trained(
-        nodes, interface, encoder, set(keys.values()) & set(files), blank_index
+        nodes,
+        interface,
+        encoder,
+        wanted,
+        set(keys.values()) & set(files),
+        blank_index,
     )
     chosen = [key for key in nodes if key in wanted]
     if "sample_rate" in nodes:
@@ -229,7 +234,7 @@ def _check_asked(interface, encoder, decoder):
         )
 
 
-def _check_as_trained(nodes, interface, encoder, twice, blank_index):
+def _check_as_trained(nodes, interface, encoder, wanted, twice, blank_index):
     """Refuses what would give another model than the YAML has trained."""
     for key in twice:
         raise ValueError(
@@ -252,6 +257,16 @@ def _check_as_trained(nodes, interface, encoder, twice, blank_index):
                 f"the YAML trains with features normalised by '{key}', and "
                 f"encoder is {list(encoder)}: put '{key}' in its place there."
             )
+    blanks: dict = {}
+    for key in {"blank_index", *encoder, *wanted} & set(nodes):
+        for place, value in _blanks(nodes[key], key):
+            blanks.setdefault(value, place)
+    if len(blanks) > 1:
+        told = ", ".join(f"`{blanks[each]}: {each}`" for each in sorted(blanks))
+        raise ValueError(
+            f"the YAML has more than one blank ({told}): give the one that was "
+            "trained with."
+        )
     known = nodes.get("blank_index")
     if interface == "EncoderASR" and isinstance(known, yaml.ScalarNode):
         if known.value != str(blank_index):
@@ -259,6 +274,19 @@ def _check_as_trained(nodes, interface, encoder, twice, blank_index):
                 f"blank_index is {blank_index}, and the YAML has `blank_index: "
                 f"{known.value}`: give that."
             )
+
+
+def _blanks(node, place):
+    """Where a part of the YAML says the blank, and which it is."""
+    if place.rpartition(".")[2] in ("blank_id", "blank_index"):
+        if isinstance(node, yaml.ScalarNode) and node.value.isdigit():
+            yield place, int(node.value)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _blanks(value, f"{place}.{key.value}")
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _blanks(value, place)
 
 
 def _nodes(hparams_file, overrides):

@@ -295,8 +295,12 @@ class _Reader:
             for cell in function.__closure__ or ()
             if not _is_empty(cell)
         ]
+        if is_own(function):
+            code = own_code([function])
+        else:
+            code = function.__code__
         parts = (
-            function.__code__,
+            code,
             list(function.__defaults__ or ()),
             function.__kwdefaults__ or {},
             cells,

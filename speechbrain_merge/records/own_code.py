@@ -3,9 +3,14 @@
 A score holds for the code that decoded: a recipe whose ``compute_objectives``
 normalises text in another way counts other errors. The code of installed
 packages goes by their versions; that of a recipe has none, and is edited
-between two runs. So its functions count by what Python compiled of them, with
-the functions and constants of their own modules that they name. Comments and
-the layout of the text do not count.
+between two runs. So it counts by what its text comes to (see
+``speechbrain_merge.records.source_slice``): the class or function, all that it
+reads of its module and of the recipe's other modules, and the plain values that
+the names there have when the recipe runs. Comments, docstrings, layout, and
+what nothing reaches do not count.
+
+Code without a text (of a notebook, or of ``exec``) counts by what Python
+compiled of it, with the functions, classes and plain values that it names.
 
 Example
 -------
@@ -23,28 +28,38 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import dis
 import functools
 import hashlib
 import inspect
+import json
+import os
 import re
 import sys
-import sysconfig
 import types
 from collections.abc import Iterable
-from pathlib import Path
 
-_PACKAGES = ("speechbrain", "speechbrain_merge")
-_CONSTANTS = (str, bytes, int, float, complex, tuple, type(None))
+from speechbrain_merge.records.source_slice import (
+    binds,
+    is_of_recipe,
+    name_at,
+    slice_of,
+)
+
+_CONSTANTS = (bool, str, bytes, int, float, complex, type(None), re.Pattern)
+_CONTAINERS = (tuple, list, set, frozenset, dict)
+_NOTES = ("__module__", "__doc__", "__qualname__", "__firstlineno__")
 
 
 def own_code(things: Iterable, leave_out: Iterable[str] = ()) -> str:
-    """A hash of what functions and classes of a recipe do.
+    """A hash of what functions, classes and objects of a recipe do.
 
     Arguments
     ---------
-    things : list of function or class
-        Those of installed packages do not count. Of a class, its methods and
-        those that it has from other classes of the recipe.
+    things : list of object
+        Functions, classes, callable objects. Those of installed packages do not
+        count. Of a class, its methods and those that it has from other classes
+        of the recipe; of an object, its class.
     leave_out : list of str
         Names of methods that do not count.
 
@@ -53,45 +68,11 @@ def own_code(things: Iterable, leave_out: Iterable[str] = ()) -> str:
     str
         64 hexadecimal digits.
     """
-    left_out = set(leave_out)
-    waiting, seen, found = [], set(), []
+    walk = _Walk(set(leave_out))
     for thing in things:
-        for kind in getattr(thing, "__mro__", ()):
-            if is_own(kind):
-                waiting += [
-                    function
-                    for name, member in sorted(vars(kind).items())
-                    if name not in left_out
-                    for function in functions_of(member)
-                ]
-        if not isinstance(thing, type):
-            waiting += functions_of(thing)
-    while waiting:
-        function = waiting.pop(0)
-        code = function.__code__
-        if code in seen or not is_own(function):
-            continue
-        seen.add(code)
-        found.append(function.__qualname__)
-        found.append(_compiled(code))
-        defaults = {
-            **(function.__kwdefaults__ or {}),
-            "": function.__defaults__,
-        }
-        found += [
-            f"{name} = {value!r}"
-            for name, value in sorted(defaults.items())
-            if _is_constant(value)
-        ]
-        for name in _names(code):
-            if name.startswith("__"):
-                continue  # which tell where it lies, and who runs it
-            value = function.__globals__.get(name)
-            if isinstance(value, types.FunctionType):
-                waiting.append(value)
-            elif name in function.__globals__ and _is_constant(value):
-                found.append(f"{name} = {value!r}")
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+        walk.follow(thing)
+    words = walk.finish()
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 def functions_of(member) -> list:
@@ -130,32 +111,153 @@ def is_own(thing) -> bool:
     -------
     bool
     """
-    return _is_of_recipe(getattr(thing, "__module__", None) or "")
+    return is_of_recipe(getattr(thing, "__module__", None) or "")
 
 
-@functools.cache
-def _is_of_recipe(module):
-    if module.partition(".")[0] in (*_PACKAGES, *sys.builtin_module_names):
-        return False
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:  # of a notebook
-        return True
-    places = [sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")]
-    file = Path(file).resolve()
-    return not any(file.is_relative_to(Path(n).resolve()) for n in places)
+class _Walk:
+    """Follows live functions and classes; their texts where they have them."""
+
+    def __init__(self, leave_out):
+        self.leave_out = leave_out
+        self.waiting: list = []
+        self.seen: dict = {}  # by id, with what keeps it alive
+        self.read: dict = {}
+        self.found: list = []
+        self.starts: list = []
+        self.shortened: set = set()
+
+    def finish(self):
+        """All that counts, in an order that processes share."""
+        while self.waiting:
+            thing = self.waiting.pop(0)
+            if isinstance(thing, type):
+                self._class(thing)
+            else:
+                self._function(thing)
+        sliced = slice_of(self.starts, self.shortened, self.leave_out)
+        values = []
+        for module, name in sliced.bound:
+            known = vars(sys.modules.get(module, types.ModuleType("")))
+            if name in known and _is_constant(known[name]):
+                values.append(f"{name} = {_constant(known[name])}")
+        return [self.found, sliced.statements, sorted(values)]
+
+    def follow(self, thing):
+        """Functions and classes of a value count from now on."""
+        if id(thing) in self.seen:
+            return
+        self.seen[id(thing)] = thing
+        if isinstance(thing, type):
+            self.waiting += [kind for kind in thing.__mro__ if is_own(kind)]
+        elif functions := functions_of(thing):
+            self.waiting += functions
+        elif is_own(type(thing)):
+            self.waiting += [k for k in type(thing).__mro__ if is_own(k)]
+        if isinstance(thing, functools.partial):
+            for each in (*thing.args, thing.keywords):
+                self.found.append(self._value(each))
+        elif isinstance(thing, types.MethodType):
+            self.follow(thing.__self__)
+
+    def _class(self, kind):
+        if not self._is_new(kind):
+            return
+        self.found.append(kind.__qualname__)
+        outermost = kind.__qualname__.partition(".")[0]
+        written = binds(kind.__module__, outermost)
+        if written:
+            self.starts.append((kind.__module__, outermost))
+            self.shortened.add(kind.__name__)
+        for name, member in sorted(vars(kind).items()):
+            if name in self.leave_out or name in _NOTES:
+                continue
+            if functions := functions_of(member):
+                self.waiting += functions
+            elif _is_constant(member):
+                self.found.append(f"{name} = {_constant(member)}")
+            elif not written:
+                self.found.append(f"{name} = {self._value(member)}")
+
+    def _function(self, function):
+        if not is_own(function) or not self._is_new(function):
+            return
+        code = function.__code__
+        self.found.append(function.__qualname__)
+        cells = dict(zip(code.co_freevars, function.__closure__ or ()))
+        for name, cell in cells.items():
+            try:
+                value = self._value(cell.cell_contents)
+            except ValueError:  # not bound yet
+                continue
+            self.found.append(f"{name} = {value}")
+        start = _start_of(function)
+        self.found.append(_compiled(code))
+        if start is not None:
+            self.starts.append(start)
+        else:
+            for each in (function.__defaults__, function.__kwdefaults__):
+                self.found.append(self._value(each))
+        for name in _names(code):
+            if name.startswith("__") or name not in function.__globals__:
+                continue  # they tell where it lies, and who runs it
+            value = function.__globals__[name]
+            if start is None or isinstance(value, types.FunctionType):
+                self.found.append(f"{name} = {self._value(value)}")
+
+    def _is_new(self, thing):
+        new = id(thing) not in self.read
+        self.read[id(thing)] = thing
+        return new
+
+    def _value(self, value):
+        """A text for plain values; functions, classes and objects in them are
+        followed."""
+        if _is_constant(value):
+            return _constant(value)
+        if isinstance(value, dict) and _is_plain(value):
+            rows = [
+                f"{self._value(key)}: {self._value(each)}"
+                for key, each in value.items()
+            ]
+            return f"dict {sorted(rows)}"
+        if isinstance(value, (set, frozenset)) and _is_plain(value):
+            return f"set {sorted(map(self._value, value))}"
+        if isinstance(value, (list, tuple)) and _is_plain(value):
+            return f"list {[self._value(each) for each in value]}"
+        if isinstance(value, types.ModuleType):
+            return value.__name__
+        if not isinstance(value, _CONTAINERS):
+            self.follow(value)
+        return getattr(value, "__qualname__", "")
+
+
+def _start_of(function):
+    """The name of a module whose text has the function; None without."""
+    module = function.__globals__.get("__name__", "")
+    known = getattr(sys.modules.get(module), "__file__", None)
+    file = function.__code__.co_filename
+    if known is None or os.path.basename(known) != os.path.basename(file):
+        return None
+    outermost = function.__qualname__.partition(".")[0]
+    if not binds(module, outermost):
+        outermost = name_at(module, function.__code__.co_firstlineno)
+    return None if outermost is None else (module, outermost)
 
 
 def _compiled(code):
-    """A text for what was compiled, whatever file and line it is from."""
-    constants = [
-        _compiled(each)
-        if isinstance(each, types.CodeType)
-        else sorted(map(repr, each))
-        if isinstance(each, frozenset)
-        else repr(each)
-        for each in code.co_consts
-    ]
-    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+    """A text for what was compiled, whatever file and line it is from.
+
+    By its instructions: a docstring is a constant that none of them loads.
+    """
+    steps = [code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+    for step in dis.get_instructions(code):
+        value = step.argval
+        if isinstance(value, types.CodeType):
+            value = _compiled(value)
+        elif isinstance(value, frozenset):
+            value = sorted(map(repr, value))
+        steps.append((step.opname, repr(value)))
+    return repr(steps)
 
 
 def _names(code):
@@ -170,4 +272,25 @@ def _names(code):
 def _is_constant(value):
     if isinstance(value, tuple):
         return all(map(_is_constant, value))
-    return isinstance(value, (*_CONSTANTS, re.Pattern))
+    return isinstance(value, _CONSTANTS)
+
+
+def _constant(value):
+    """The text of a constant; data and results may be moved."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_constant, value))})"
+    if isinstance(value, str) and os.path.isabs(value):
+        return "a path"
+    return repr(value)
+
+
+def _is_plain(value, depth=8):
+    """Whether all in a container is plain, or a function or class."""
+    if isinstance(value, _CONTAINERS):
+        rows = [*value, *(value.values() if isinstance(value, dict) else ())]
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in rows)
+    return (
+        _is_constant(value)
+        or isinstance(value, type)
+        or bool(functions_of(value))
+    )

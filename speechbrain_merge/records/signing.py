@@ -72,6 +72,7 @@ PASSWORD = "SPEECHBRAIN_MERGE_KEY_PASSWORD"
 """The environment variable with the password of an encrypted key."""
 
 _LIMIT = 16 << 20
+_KEY_LIMIT = 1 << 20
 _BUNDLE = "application/vnd.dev.sigstore.bundle"
 _MISMATCH = "Signature mismatch: "
 _DIGEST = re.compile(r"'Digest\(algorithm='\w+', digest_value=(.+?)\)'(?=,|$)")
@@ -182,7 +183,7 @@ class Signer:
 
     def _configuration(self):
         signing = _library("signing")
-        _there(self.key, "the private key")
+        _readable(self.key, "the private key")
         configuration = signing.Config()
         if self.certificate is None:
             password = os.environ.get(PASSWORD)
@@ -196,7 +197,7 @@ class Signer:
                     password=None if password is None else password.encode(),
                 )
         for each in (self.certificate, *self.certificate_chain):
-            _there(each, "the certificate")
+            _readable(each, "the certificate")
         with _told(
             f"{self.key} cannot be used to sign with the certificate "
             f"{self.certificate}: expected an unencrypted private key of the "
@@ -287,7 +288,7 @@ def verify_signature(
     configuration = _library("verifying").Config()
     _there(path, "what is to be verified,")
     if key is not None:
-        _there(Path(key), "the public key")
+        _readable(Path(key), "the public key")
         with _told(
             f"{key} cannot be used to verify: expected a public key of the "
             "elliptic curve P-256, P-384 or P-521 as PEM"
@@ -295,7 +296,7 @@ def verify_signature(
             configuration.use_elliptic_key_verifier(public_key=Path(key))
     else:
         for each in certificates:
-            _there(each, "the certificate")
+            _readable(each, "the certificate")
         with _told("the certificates cannot be used to verify"):
             configuration.use_certificate_verifier(
                 certificate_chain=certificates
@@ -417,6 +418,15 @@ def _told(what):
 def _there(path, what):
     if not path.exists():
         raise FileNotFoundError(f"{what} {path} is not there")
+
+
+def _readable(path, what):
+    """Refuses keys that are none before a library reads them to their end."""
+    _there(path, what)
+    try:
+        read_bytes(path, _KEY_LIMIT)
+    except (RecordError, OSError) as error:
+        raise ValueError(f"{what} cannot be read: {error}") from None
 
 
 def _real(path):

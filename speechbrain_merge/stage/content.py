@@ -8,8 +8,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import os
-
 from speechbrain_merge.records.fingerprint import fingerprint
 
 
@@ -58,15 +56,15 @@ def merge_content(method, members) -> dict:
         if not _has_list(method.weights):
             digests.sort()  # it sums in float64, in any order
     return {
-        **unread_files(method),
+        **files_of(method),
         "members": digests,
         "method": method.name,
         "parameters": fingerprint(settings),
     }
 
 
-def unread_files(method) -> dict:
-    """The content of files that a fingerprint of the method does not read.
+def files_of(method) -> dict:
+    """The content of the files that a method reads.
 
     Arguments
     ---------
@@ -76,14 +74,10 @@ def unread_files(method) -> dict:
     Returns
     -------
     dict
-        ``files``: the hashes of those that are named without a folder, and of
-        folders. Empty where there are none.
+        ``files``: the hashes of statistics, maps, and what these include.
+        Empty where there are none.
     """
-    codes = [
-        code
-        for path, code in method.files().items()
-        if os.sep not in path or os.path.isdir(path)
-    ]
+    codes = list(method.files().values())
     return {"files": codes} if codes else {}
 
 

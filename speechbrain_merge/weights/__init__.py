@@ -10,6 +10,7 @@ from speechbrain_merge.weights.adapters import has_adapters
 from speechbrain_merge.weights.compatibility import (
     IncompatibleWeights,
     check_compatible,
+    differing_integers,
 )
 from speechbrain_merge.weights.digest import digest, digest_with
 from speechbrain_merge.weights.dtypes import (
@@ -37,6 +38,7 @@ from speechbrain_merge.weights.mapping import (
     joined,
     with_changed,
 )
+from speechbrain_merge.weights.module_settings import module_settings
 from speechbrain_merge.weights.moved import places_of
 from speechbrain_merge.weights.own_hash import (
     own_hash,

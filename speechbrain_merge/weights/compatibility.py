@@ -26,6 +26,7 @@ Authors
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import torch
@@ -33,6 +34,8 @@ import torch
 from speechbrain_merge.weights.mapping import Weights
 
 MOST_LINES = 20
+
+_COUNTERS = ("num_batches_tracked", "position_ids")
 
 # Parts of names that show that a model should be folded before it is merged
 UNFOLDED = {
@@ -208,3 +211,40 @@ def _message(faults, models):
                 "speechbrain_merge.weights.fold(weights)."
             )
     return "\n".join(lines)
+
+
+def differing_integers(models: Sequence[Weights]) -> list[str]:
+    """Names of the tensors without fractions in which models differ.
+
+    A merge has no mean of them, and takes those of the first: a table of
+    tokens, say, or quantised weights. Counters and positions, which nothing
+    computes with, are left out.
+
+    Arguments
+    ---------
+    models : list of Weights
+        Open weights with the same names.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> from speechbrain_merge.weights import open_weights
+    >>> models = [{"table": torch.tensor([each])} for each in (1, 2)]
+    >>> differing_integers([open_weights(model) for model in models])
+    ['table']
+    """
+    first, *others = models
+    return [
+        name
+        for name in first.names()
+        if not first.dtype(name).is_floating_point
+        and not first.dtype(name).is_complex
+        and not name.endswith(_COUNTERS)
+        and any(
+            name in other and not torch.equal(first[name], other[name])
+            for other in others
+        )
+    ]

@@ -29,6 +29,10 @@ import torch
 
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import parse_json, read_text
+from speechbrain_merge.weights.module_settings import (
+    common_settings,
+    settings_metadata,
+)
 
 # Key of the metadata of open weights
 ATTENTION_HEADS = "attention_heads"
@@ -169,7 +173,7 @@ def agreed_heads(given: Optional[int], *models) -> Optional[int]:
 
 
 def common_heads(models) -> dict:
-    """The metadata on heads of a merge: what its models say, if they agree.
+    """The metadata of a merge on heads and settings: what its models say.
 
     Arguments
     ---------
@@ -212,11 +216,12 @@ def common_heads(models) -> dict:
                     "heads is no model's."
                 )
     counts = {path: number for path, (number, _) in known.items()}
-    return {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+    notes = {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+    return {**notes, **common_settings(models)}
 
 
 def heads_metadata(source) -> dict:
-    """The metadata on heads that ``open_weights`` and pools add.
+    """The metadata on heads and settings that ``open_weights`` and pools add.
 
     Arguments
     ---------
@@ -242,7 +247,8 @@ def heads_metadata(source) -> dict:
         }
     else:
         counts = attention_heads(source)
-    return {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+    notes = {ATTENTION_HEADS: json.dumps(counts)} if counts else {}
+    return {**notes, **settings_metadata(source)}
 
 
 def _of_modules(module, number_of):

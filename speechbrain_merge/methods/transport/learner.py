@@ -83,6 +83,11 @@ class Learner(ABC):
             name: torch.arange(self.symmetry.spaces[name].size)
             for name in self.matching.free()
         }
+        if not self.start:
+            raise ValueError(
+                f"{self.source.label}: there is nothing to learn. The map of "
+                "its architecture pins all spaces, so no unit can move."
+            )
         self.start.update(start or {})
         self.matching.transports = dict(self.start)
         self.names = [
