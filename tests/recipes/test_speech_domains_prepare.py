@@ -117,6 +117,24 @@ def test_empty_domains_and_bad_durations_are_named(prepare, tmp_path):
         prepare.read_domain(write_domain(tmp_path, "a", "test", ["long"]))
 
 
+def test_an_id_that_stands_twice_is_named_with_its_files(prepare, tmp_path):
+    for domain in ("a", "b"):
+        for split in ("train", "valid", "test"):
+            write_domain(tmp_path, domain, split, [1.0, 2.0])
+    other, path = (tmp_path / f"csv/{name}_train.csv" for name in "ab")
+    written = path.read_text()
+    path.write_text(written.replace("b_train_0,", "a_train_1,"))
+    with pytest.raises(ValueError) as raised:
+        prepare.prepare_speech_domains(tmp_path, tmp_path / "out", ["a", "b"])
+    for words in ("a_train_1", str(other), str(path), "another ID"):
+        assert words in str(raised.value)
+    # apart, the two are no trouble
+    prepare.prepare_speech_domains(tmp_path, tmp_path / "one", ["b"])
+    path.write_text(written.replace("b_train_0,", "b_train_1,"))
+    with pytest.raises(ValueError, match="b_train.csv: the ID b_train_1"):
+        prepare.prepare_speech_domains(tmp_path, tmp_path / "two", ["b"])
+
+
 def test_hours_keep_the_distribution_of_durations(prepare):
     durations = skewed_durations(3000)
     rows = [{"ID": i, "duration": d} for i, d in enumerate(durations)]

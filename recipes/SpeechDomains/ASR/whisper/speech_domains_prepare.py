@@ -98,7 +98,7 @@ def prepare_speech_domains(
     FileNotFoundError
         If a domain has no file for a split.
     ValueError
-        If a file lacks a column, or a domain is empty.
+        If a file lacks a column, a domain is empty, or an ID stands twice.
     """
     if skip_prep:
         return
@@ -128,6 +128,7 @@ def prepare_speech_domains(
         for domain, split in sources
     }
     sets = {source: read_domain(path) for source, path in paths.items()}
+    check_ids(paths, sets)
     save_folder = Path(save_folder)
     wanted = {
         "train_domains": list(train_domains),
@@ -218,6 +219,41 @@ def read_domain(path: Path) -> list:
                 "expected seconds."
             )
     return rows
+
+
+def check_ids(paths: dict, sets: dict):
+    """Raises where an ID stands twice in what is read as one set.
+
+    Arguments
+    ---------
+    paths : dict
+        Domain and split to the CSV file. The training sets of all domains are
+        one set, and so are the development sets; each test set is by itself.
+    sets : dict
+        Domain and split to rows.
+
+    Raises
+    ------
+    ValueError
+        With the ID and the files.
+    """
+    seen: dict = {}
+    for (domain, split), rows in sets.items():
+        path = paths[domain, split]
+        together = path if split == "test" else split
+        for row in rows:
+            other = seen.setdefault((together, row["ID"]), path)
+            if other is not path:
+                raise ValueError(
+                    f"{row['ID']} is an ID in {other} and in {path}, which "
+                    "are read as one set: give one of the two another ID."
+                )
+        if len({row["ID"] for row in rows}) < len(rows):
+            ids = [row["ID"] for row in rows]
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise ValueError(
+                f"{path}: the ID {twice} stands there more than once."
+            )
 
 
 def draw_hours(rows: list, hours: float, seed: int) -> list:
