@@ -125,6 +125,13 @@ def test_every_method_has_a_case():
     assert known - {"", "optimal_transport"} == {row.name for row in CASES}
 
 
+@pytest.fixture
+def apart(monkeypatch):
+    """Each tensor is a task of its own, as large ones are."""
+    monkeypatch.setattr("speechbrain_merge.engine.TASK", 1)
+
+
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("row", CASES, ids=str)
 def test_another_device_gives_what_the_cpu_gives(row):
     states = models(row.experts)
@@ -140,6 +147,7 @@ def test_another_device_gives_what_the_cpu_gives(row):
 
 
 @needs_gpu
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("row", CASES, ids=str)
 def test_the_gpu_gives_what_the_cpu_gives(row):
     states = models(row.experts)
@@ -311,6 +319,7 @@ class Watched(MatrixMethod):
         return vectors[0]
 
 
+@pytest.mark.usefixtures("apart")
 def test_one_computes_at_a_time(monkeypatch):
     """Others read meanwhile: threads of the CPU are no help to a GPU."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
