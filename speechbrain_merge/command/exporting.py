@@ -207,7 +207,9 @@ def _ctc(source, folder, options, common):
     if options.blank_index is not None:
         blank_index = options.blank_index
     try:
-        kind = AutoConfig.from_pretrained(options.ssl).model_type
+        kind = AutoConfig.from_pretrained(
+            options.ssl, trust_remote_code=False
+        ).model_type
         if kind not in SSL:
             raise ValueError(f"it is a model of type {kind}")
         wrapper = import_module(f"speechbrain.integrations.huggingface.{kind}")

@@ -23,6 +23,7 @@ Authors
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from importlib.resources import files
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_bytes
 
 FOLDER = files("speechbrain_merge") / "hparams"
 
@@ -87,7 +89,8 @@ def copy_fragments(names: Iterable[str], folder) -> list[str]:
     known, folder = fragments(), Path(folder)
     texts = {folder / f"{name}.yaml": _text(known, name) for name in names}
     for path, text in texts.items():
-        if path.exists() and path.read_bytes() != text.encode():
+        there = os.path.lexists(path)
+        if there and (path.is_symlink() or read_bytes(path) != text.encode()):
             raise FileExistsError(
                 f"{path} is there already, and is not the fragment as it "
                 "comes with this version of the package. Nothing was copied. "

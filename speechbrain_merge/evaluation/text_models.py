@@ -45,8 +45,11 @@ def load_text_model(
         "classifier": transformers.AutoModelForSequenceClassification,
     }
     with _named(source, role):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = classes[kind].from_pretrained(source)
+        # code that comes with a model is not run, and not asked about
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False
+        )
+        model = classes[kind].from_pretrained(source, trust_remote_code=False)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), tokenizer
@@ -80,7 +83,7 @@ def require_text_model(source: str, role: str) -> Any:
             "transformers: pip install 'speechbrain_merge[semantic]'"
         ) from error
     with _named(source, role):
-        transformers.AutoConfig.from_pretrained(source)
+        transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     return transformers
 
 

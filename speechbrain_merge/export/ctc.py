@@ -291,7 +291,7 @@ def _model_for_ctc(config, outputs, blank_index):
             "ctc_zero_infinity": True,
         }
     )
-    return AutoModelForCTC.from_config(config)
+    return AutoModelForCTC.from_config(config, trust_remote_code=False)
 
 
 def _save_tokenizer(labels, blank_index, folder):

@@ -177,7 +177,10 @@ def check_ctc(folder, expected: Mapping) -> None:
     with noise(loudness=0.3) as path:
         with door("transformers.AutoModelForCTC"):
             loaded: Any = AutoModelForCTC.from_pretrained(
-                folder, output_loading_info=True, dtype=torch.float32
+                folder,
+                output_loading_info=True,
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
             refuse_gaps(loaded[1])
             compare(loaded[0].state_dict(), expected)

@@ -16,6 +16,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -262,9 +263,45 @@ def pooled_buckets(results: dict) -> dict:
     return pooled
 
 
+_ACTIVE = re.compile(
+    r"(?P<code>(?<!`)(?P<fence>`+)(?!`).*?(?<!`)(?P=fence)(?!`))"
+    r"|<|\](?=[(\[])|\\(?=\|)",
+    re.DOTALL,
+)
+
+
+def inert(text: str) -> str:
+    """Text in which Markdown finds no tag, no link and no image.
+
+    Emphasis and code stay: they show something, and do nothing.
+
+    Arguments
+    ---------
+    text : str
+        Such as a title that somebody chose.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(inert("**a<b>** [x](javascript:y) `<c>`"))
+    **a&lt;b>** [x\\](javascript:y) `<c>`
+    """
+    return _ACTIVE.sub(
+        lambda found: found[0]
+        if found["code"]
+        else "&lt;"
+        if found[0] == "<"
+        else f"\\{found[0]}",
+        text,
+    )
+
+
 def _markdown_cell(text):
     """Text that neither ends a cell nor a row."""
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    return inert(text).replace("|", "\\|").replace("\n", "<br>")
 
 
 def _plain_cell(text, starred):

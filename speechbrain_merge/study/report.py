@@ -26,6 +26,7 @@ from speechbrain_merge.report import (
     summarize_results,
     text_table,
 )
+from speechbrain_merge.report.tables import inert
 from speechbrain_merge.study.continual import continual_rows
 from speechbrain_merge.study.loggers import log_results
 from speechbrain_merge.study.measures import measure_rows
@@ -213,7 +214,7 @@ def _changes(study, results, first, second):
         if None in counts:
             continue
         before, after = (scores_of(study.folder, each) for each in counts)
-        title = f"From {first} to {second} on {name}, seed {seed}"
+        title = inert(f"From {first} to {second} on {name}, seed {seed}")
         yield [
             f"{title}: kinds of errors",
             "",
@@ -236,7 +237,7 @@ def _merge_line(row, times):
     """The members of a merge, and the outcome of its search."""
     seed, about = next(iter(row["about"].items()))
     words = (
-        f"- **{row['title']}**: {len(about['selected'])} of "
+        f"- **{inert(row['title'])}**: {len(about['selected'])} of "
         f"{len(about['candidates'])} candidates"
     )
     if about["value"] is not None:

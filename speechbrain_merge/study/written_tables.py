@@ -85,12 +85,20 @@ def latex_table(header: Sequence, rows: Sequence) -> str:
     )
 
 
+# what LaTeX takes for a command, and what its fonts have under another name
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "%_&#${}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+}
+
+
 def _latex(cell):
     """A cell with LaTeX's special characters escaped."""
     cell = cell.strip()
     bold = cell.startswith("**") and cell.endswith("**")
-    cell = cell.strip("*")
-    for character in "%_&#$":
-        cell = cell.replace(character, f"\\{character}")
-    cell = cell.replace("±", r"$\pm$").replace("–", "--")
+    cell = "".join(_LATEX.get(letter, letter) for letter in cell.strip("*"))
     return rf"\textbf{{{cell}}}" if bold else cell

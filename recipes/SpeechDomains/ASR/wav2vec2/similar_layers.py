@@ -75,8 +75,12 @@ def similar_layers(
         FilteredSortedDynamicItemDataset(run.train_set, drawn),
         **run.loader_kwargs("valid"),
     )
-    text = AutoModel.from_pretrained(text_folder).float()
-    tokenizer = AutoTokenizer.from_pretrained(text_folder)
+    text = AutoModel.from_pretrained(
+        text_folder, trust_remote_code=False
+    ).float()
+    tokenizer = AutoTokenizer.from_pretrained(
+        text_folder, trust_remote_code=False
+    )
     device = next(encoder.parameters()).device
 
     def read(model, batch):

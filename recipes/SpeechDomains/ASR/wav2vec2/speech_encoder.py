@@ -71,7 +71,9 @@ def speech_encoder(
     ValueError
         When the model is of none of the known kinds.
     """
-    kind = AutoConfig.from_pretrained(source, cache_dir=save_path).model_type
+    kind = AutoConfig.from_pretrained(
+        source, cache_dir=save_path, trust_remote_code=False
+    ).model_type
     if kind == "whisper":
         return WhisperEncoder(
             WindowedWhisper(
