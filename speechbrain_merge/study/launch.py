@@ -9,10 +9,13 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,8 +56,45 @@ def launch(study) -> None:
     if not jobs:
         return
     runner = _runner(study)
+    with _stopped_with_us(runner):
+        failed = _run_all(jobs, runner, f"{study.folder.name} jobs")
+    if failed:
+        lines = [f"  {name}: {log}" for name, log in failed.items()]
+        raise RuntimeError(
+            f"{len(failed)} of {len(jobs)} jobs of the study failed:\n"
+            + "\n".join(lines)
+            + "\nMend what their logs say and run the study again; what is "
+            "done is not done again."
+        )
+
+
+@contextlib.contextmanager
+def _stopped_with_us(runner):
+    """Ends the jobs of this machine where their study is stopped.
+
+    Else they would go on, and the study started again would find its models
+    being made.
+    """
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    except BaseException:
+        runner.stop()
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _run_all(jobs, runner, title):
+    """Runs jobs after their parents; gives those that failed, with the reason."""
     waiting, running, failed = dict(jobs), {}, {}
-    bar = tqdm(total=len(jobs), desc=f"{study.folder.name} jobs", unit="job")
+    bar = tqdm(total=len(jobs), desc=title, unit="job")
     while waiting or running:
         for name in [n for n, job in running.items() if job.done()]:
             job = running.pop(name)
@@ -78,14 +118,7 @@ def launch(study) -> None:
                 del waiting[name]
         time.sleep(POLL)
     bar.close()
-    if failed:
-        lines = [f"  {name}: {log}" for name, log in failed.items()]
-        raise RuntimeError(
-            f"{len(failed)} of {len(jobs)} jobs of the study failed:\n"
-            + "\n".join(lines)
-            + "\nMend what their logs say and run the study again; what is "
-            "done is not done again."
-        )
+    return failed
 
 
 def planned_jobs(study) -> dict:
@@ -178,6 +211,7 @@ class _Processes:
 
     def __init__(self, number: int, logs: Path):
         self.number, self.logs = number, logs
+        self.started: list[_Process] = []
         threads = max(1, (os.cpu_count() or 1) // number)
         # as many threads in all as there are cores
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
@@ -189,7 +223,16 @@ class _Processes:
     def submit(self, name, parents):
         """Starts a job."""
         log = self.logs / f"{name}.log"
-        return _Process(job_command(name), log, self.environment)
+        job = _Process(job_command(name), log, self.environment)
+        self.started.append(job)
+        return job
+
+    def stop(self):
+        """Ends what runs."""
+        for job in self.started:
+            job.process.terminate()
+        for job in self.started:
+            job.process.wait()
 
 
 class _Submitted:
@@ -248,6 +291,9 @@ class _Submitit:
             job_command(name), verbose=True
         )
         return _Submitted(self.executor.submit(command))
+
+    def stop(self):
+        """Jobs of a cluster go on: they are the cluster's."""
 
 
 def _runner(study):
