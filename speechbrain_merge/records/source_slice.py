@@ -398,9 +398,9 @@ def _imports(node) -> Iterator[_Unit]:
     elif isinstance(node, ast.ImportFrom):
         for alias in node.names:
             imports = (node.module or "", alias.name, node.level)
-            one = ast.ImportFrom(node.module, [alias], node.level)
+            part = ast.ImportFrom(node.module, [alias], node.level)
             bound = alias.asname or alias.name
-            yield _Unit(one, [], False, imports, binds={bound})
+            yield _Unit(part, [], False, imports, binds={bound})
 
 
 def _names_of(unit):
