@@ -4,14 +4,15 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import importlib
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import counted_scorings
 import pytest
 import torch
 from counted_scorings import ask, trained
@@ -37,10 +38,7 @@ from speechbrain_merge.weights import heads_metadata, write_weights
 assert pieces  # a fixture
 
 RECIPE = """\
-import sys
-from pathlib import Path
-import counted_scorings
-from counted_scorings import MergingCTC, ask, trained
+from counted_scorings import MergingCTC
 
 WORDS = {"one": 0.0}
 
@@ -49,42 +47,30 @@ class Brain(MergingCTC):
         found, lengths = super().compute_forward(batch, stage)
         found[..., 0] += WORDS["one"]
         return found, lengths
-
-if __name__ == "__main__":
-    counted_scorings.MergingCTC = Brain
-    brain = trained(Path(sys.argv[1]))
-    result, scored = ask(brain)
-    print("scored", scored, result.value)
 """
 
 
-def test_a_recipe_that_was_edited_is_scored_again(tmp_path):
-    """A dictionary that a method reads; run as a user runs it."""
+def test_a_recipe_that_was_edited_is_scored_again(tmp_path, monkeypatch):
+    """A dictionary that a method reads."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def run(text):
-        (tmp_path / "train.py").write_text(text)
-        done = subprocess.run(
-            [sys.executable, "train.py", "results"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.split()[-2:]
+        sys.modules.pop("edited_train", None)
+        (tmp_path / "edited_train.py").write_text(text)
+        importlib.invalidate_caches()
+        recipe = importlib.import_module("edited_train")
+        with monkeypatch.context() as patch:
+            patch.setattr(counted_scorings, "MergingCTC", recipe.Brain)
+            result, scored = ask(trained(tmp_path / "results"))
+        return scored, result.value
 
     scored, value = run(RECIPE)
-    assert int(scored) > 0
+    assert scored > 0
     edited = RECIPE.replace('"one": 0.0', '"one": 1e6')
     scored, other = run(edited)
-    assert int(scored) > 0 and float(other) == 100.0 != float(value)
-    assert run(edited.replace("import sys\n", "import sys  # again\n")) == [
-        "0",
-        other,
-    ]
+    assert scored > 0 and other == 100.0 != value
+    assert run(edited.replace("import Merg", "import  Merg")) == (0, other)
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +262,9 @@ def test_keys_and_signatures_that_never_end(tmp_path, kind):
         elif kind == "fifo":
             os.mkfifo(path)
         else:
-            os.mkfifo(path.with_suffix(".pipe"))
-            path.symlink_to(path.with_suffix(".pipe"))
+            pipe = tmp_path / f"{path.parent.name}.{path.name}.pipe"
+            os.mkfifo(pipe)
+            path.symlink_to(pipe)
 
     write_key(tmp_path, "key")
     model = tmp_path / "model.safetensors"

@@ -172,7 +172,7 @@ def decisive_settings(
         else module
         for name, module in getattr(brain, "modules", {}).items()
     }
-    skipped = TRAINING_MODULES
+    skipped: tuple = TRAINING_MODULES
     if stage == sb.Stage.TRAIN:
         skipped = tuple(set(skipped).difference(LOSS_MODULES))
     varying = _varying_tensors(brain, names)

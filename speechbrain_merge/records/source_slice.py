@@ -64,8 +64,13 @@ def is_of_recipe(module: str) -> bool:
     """
     if module.partition(".")[0] in (*_PACKAGES, *sys.builtin_module_names):
         return False
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return file is None or not _is_installed(file)  # none: of a notebook
+    file = _told(sys.modules.get(module), "__file__")
+    return file is None or not _is_installed(str(file))  # none: of a notebook
+
+
+def _told(module, name):
+    """What a module says of itself; some import others when they are asked."""
+    return getattr(module, "__dict__", {}).get(name)
 
 
 @functools.cache
@@ -393,9 +398,9 @@ def _imports(node) -> Iterator[_Unit]:
     elif isinstance(node, ast.ImportFrom):
         for alias in node.names:
             imports = (node.module or "", alias.name, node.level)
-            one = ast.ImportFrom(node.module, [alias], node.level)
+            part = ast.ImportFrom(node.module, [alias], node.level)
             bound = alias.asname or alias.name
-            yield _Unit(one, [], False, imports, binds={bound})
+            yield _Unit(part, [], False, imports, binds={bound})
 
 
 def _names_of(unit):
@@ -493,7 +498,7 @@ def _source(module):
         return None
     if module in sys.modules:
         text = _text_of(module)
-        package = getattr(sys.modules[module], "__package__", None) or ""
+        package = _told(sys.modules[module], "__package__") or ""
     else:
         spec = _spec_of(module)
         file = None if spec is None else spec.origin
@@ -525,7 +530,7 @@ def _is_package(module):
         return False
     known = sys.modules.get(module) or _spec_of(module)
     return bool(
-        getattr(known, "__path__", None)
+        _told(known, "__path__")
         or getattr(known, "submodule_search_locations", None)
     )
 
@@ -533,12 +538,12 @@ def _is_package(module):
 def _text_of(module):
     """The text of an imported module when it was first looked at."""
     known = sys.modules[module]
-    spec = getattr(known, "__spec__", None)
+    spec = _told(known, "__spec__")
     if module in _texts:
         before = _texts[module]
         if before[0] is known and before[1] is spec:
             return before[2]
-    file = getattr(known, "__file__", None)
+    file = _told(known, "__file__")
     text = _read(file) if file and str(file).endswith(".py") else None
     _texts[module] = (known, spec, text)
     return text
