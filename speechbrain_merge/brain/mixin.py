@@ -34,7 +34,7 @@ from speechbrain_merge.brain.ranks import sent_by_main
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.records.alone import alone
-from speechbrain_merge.records.source_slice import remember
+from speechbrain_merge.records.recipe_modules import remember
 from speechbrain_merge.search.trials import error_of
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.merge_records import remember_merge

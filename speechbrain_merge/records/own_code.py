@@ -39,12 +39,8 @@ import sys
 import types
 from collections.abc import Iterable
 
-from speechbrain_merge.records.source_slice import (
-    binds,
-    is_of_recipe,
-    name_at,
-    slice_of,
-)
+from speechbrain_merge.records.recipe_modules import is_of_recipe
+from speechbrain_merge.records.source_slice import binds, name_at, slice_of
 
 _CONSTANTS = (bool, str, bytes, int, float, complex, type(None), re.Pattern)
 _CONTAINERS = (tuple, list, set, frozenset, dict)

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from speechbrain_merge.records.own_code import own_code
-from speechbrain_merge.records.source_slice import remember
+from speechbrain_merge.records.recipe_modules import remember
 
 HEAD = """\
 import functools

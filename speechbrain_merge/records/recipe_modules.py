@@ -1,0 +1,155 @@
+"""The text of a recipe's modules, as it was when the run began.
+
+A recipe's module is one of no installed package: these go by their versions.
+``remember`` looks at all that are there, early in a run, so that a file that is
+edited while the run goes on is not taken for what the run computes with.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import functools
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import sysconfig
+from typing import Optional
+
+_PACKAGES = ("speechbrain", "speechbrain_merge")
+
+_texts: dict = {}
+"""Module to its ``__spec__`` and text; a module that is reloaded has another."""
+
+
+def is_of_recipe(module: str) -> bool:
+    """Whether a module is a recipe's, and of no installed package.
+
+    Arguments
+    ---------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    bool
+    """
+    if module.partition(".")[0] in (*_PACKAGES, *sys.builtin_module_names):
+        return False
+    file = _told(sys.modules.get(module), "__file__")
+    return file is None or not _is_installed(str(file))  # none: of a notebook
+
+
+def _told(module, name):
+    """What a module says of itself; some import others when they are asked."""
+    return getattr(module, "__dict__", {}).get(name)
+
+
+@functools.cache
+def _is_installed(file):
+    places = _installed()
+    return file.startswith(places) or os.path.realpath(file).startswith(places)
+
+
+@functools.cache
+def _installed():
+    """Where packages are, with and without links."""
+    places = [sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")]
+    places += [os.path.realpath(place) for place in places]
+    return tuple(place + os.sep for place in places)
+
+
+def remember() -> None:
+    """Reads the text of every module of the recipe that is there by now."""
+    for name in list(sys.modules):
+        if is_of_recipe(name):
+            _text_of(name)
+
+
+def source_of(module: str) -> Optional[tuple]:
+    """The text of a recipe's module, which need not be imported.
+
+    Arguments
+    ---------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    tuple or None
+        Text and name of the package; None where it has no text.
+    """
+    if not module or not is_of_recipe(module):
+        return None
+    if module in sys.modules:
+        text = _text_of(module)
+        package = _told(sys.modules[module], "__package__") or ""
+    else:
+        spec = _spec_of(module)
+        file = None if spec is None else spec.origin
+        if file is None or not file.endswith(".py") or _is_installed(file):
+            return None
+        text, package = _read(file), spec.parent
+    return None if text is None else (text, package)
+
+
+def _spec_of(module):
+    """Where a module that is not imported lies; nothing is run."""
+    path, spec = None, None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+        except (ImportError, ValueError):
+            return None
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations or []
+    return spec
+
+
+def is_package(module: str) -> bool:
+    """Whether modules of the recipe may lie in one without a text.
+
+    Arguments
+    ---------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    bool
+    """
+    if not module or not is_of_recipe(module):
+        return False
+    known = sys.modules.get(module) or _spec_of(module)
+    return bool(
+        _told(known, "__path__")
+        or getattr(known, "submodule_search_locations", None)
+    )
+
+
+def _text_of(module):
+    """The text of an imported module when it was first looked at."""
+    known = sys.modules[module]
+    spec = _told(known, "__spec__")
+    if module in _texts:
+        before = _texts[module]
+        if before[0] is known and before[1] is spec:
+            return before[2]
+    file = _told(known, "__file__")
+    text = _read(file) if file and str(file).endswith(".py") else None
+    _texts[module] = (known, spec, text)
+    return text
+
+
+def _read(file):
+    try:
+        with open(file, "rb") as stream:
+            return importlib.util.decode_source(stream.read())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+
+
+remember()
