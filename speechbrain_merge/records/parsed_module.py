@@ -33,7 +33,7 @@ class Unit:
 
     Arguments
     ---------
-    node : ast.AST
+    node : ast.stmt
         The statement.
     guards : list of ast.AST
         The conditions that it stands under.
@@ -45,7 +45,7 @@ class Unit:
         Names of the module.
     """
 
-    node: ast.AST
+    node: ast.stmt
     guards: list
     under_main: bool
     imports: Optional[tuple] = None  # (module, name in it or None, depth)
@@ -159,7 +159,7 @@ def imports_of(node: ast.AST) -> Iterator[Unit]:
 
     Arguments
     ---------
-    node : ast.AST
+    node : ast.stmt
         A statement; one that is no import gives none.
 
     Yields
