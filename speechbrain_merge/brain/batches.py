@@ -27,6 +27,7 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
+from speechbrain_merge.brain.ranks import require_same
 from speechbrain_merge.records.contents import by_content
 from speechbrain_merge.records.own_code import own_code
 
@@ -63,7 +64,8 @@ class FixedBatches:
     Raises
     ------
     ValueError
-        When there is no utterance.
+        When there is no utterance, or, under ``torchrun``, the processes have
+        different ones. So all processes make these together.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class FixedBatches:
         self.dataset: ConcatDataset = ConcatDataset(
             [loader.dataset for loader in self.loaders.values()]
         )
+        require_same(self._utterances)
         self.places, start = [], 0
         for domain, loader in self.loaders.items():
             _begin(loader)
@@ -157,16 +160,24 @@ class FixedBatches:
         """
         content = []
         for domain, loader in self.loaders.items():
-            data = getattr(loader.dataset, "data", None)
-            ids = getattr(loader.dataset, "data_ids", len(loader.dataset))
-            rows = None
-            if isinstance(data, dict) and isinstance(ids, list):
-                rows = [_row(data[one]) for one in ids]
+            ids, rows = _content(loader.dataset)
             content.append([domain, ids, rows, pipeline_code(loader.dataset)])
         content.append([self.stage.name, *settings])
         content.append([batch for _, batch in self.places])
         text = json.dumps(content, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _utterances(self) -> dict:
+        """What each utterance is called, and a hash of its content."""
+        found = {}
+        for domain, loader in self.loaders.items():
+            where = "" if domain is None else f"set '{domain}', "
+            ids, rows = _content(loader.dataset)
+            for one, row in zip(ids if rows else [], rows or []):
+                code = hashlib.sha256(row.encode()).hexdigest()
+                found[f"{where}utterance '{one}'"] = code
+            found[f"{where}the number of utterances"] = str(len(loader.dataset))
+        return found
 
     def words(self) -> Optional[dict]:
         """Reference words of each domain, as far as the data tell them.
@@ -250,6 +261,15 @@ class FixedBatches:
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
         return durations
+
+
+def _content(dataset):
+    """The ids of a dataset, and its rows as text; as far as it has any."""
+    data = getattr(dataset, "data", None)
+    ids = getattr(dataset, "data_ids", len(dataset))
+    if isinstance(data, dict) and isinstance(ids, list):
+        return ids, [_row(data[one]) for one in ids]
+    return ids, None
 
 
 def _row(row):

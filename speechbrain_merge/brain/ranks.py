@@ -9,13 +9,67 @@ Authors
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from speechbrain.utils.distributed import ddp_broadcast, if_main_process
+from speechbrain.utils.distributed import (
+    ddp_broadcast,
+    ddp_prevent_block,
+    if_main_process,
+)
+
+
+def require_same(content: Callable[[], Mapping]) -> None:
+    """Refuses data that are not the same on all processes.
+
+    What is decided by the main process is measured by all of them. One with a
+    stale copy of the data on its node would add counts of other audio.
+
+    Arguments
+    ---------
+    content : callable
+        Gives what there is, name to text or hash, on this process. It is not
+        called where there is one process.
+
+    Raises
+    ------
+    ValueError
+        On every process, with the first process that has other data than the
+        main one, and the first name where they differ.
+    """
+    if ddp_prevent_block() or torch.distributed.get_world_size() == 1:
+        return
+    mine = dict(content())
+    text = json.dumps(list(mine.items()))
+    codes = _gathered(hashlib.sha256(text.encode()).hexdigest())
+    if len(set(codes)) == 1:
+        return
+    rank = next(n for n, code in enumerate(codes) if code != codes[0])
+    # of the two processes alone; the others send nothing
+    here = torch.distributed.get_rank() in (0, rank)
+    contents = _gathered(list(mine.items()) if here else None)
+    main, other = dict(contents[0]), dict(contents[rank])
+    differing = (
+        name for name in [*main, *other] if main.get(name) != other.get(name)
+    )
+    first = next(differing, "the order of the utterances")
+    raise ValueError(
+        f"Rank {rank} has other data than rank 0: the first difference is in "
+        f"{first}. Nothing was computed or stored. Make the copies of the data "
+        "on all nodes equal (CSV or JSON, and the audio), and start again."
+    )
+
+
+def _gathered(mine):
+    """What each process has, in the order of their ranks."""
+    found = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found
 
 
 def sent_by_main(weights: Optional[Mapping], device: Any = "cpu") -> Mapping:
