@@ -5,7 +5,19 @@ Authors
 """
 
 import json
+import shutil
 
+import pytest
+import torch
+from ranks.test_ranks import python
+from tiny_models import TinyCTC, tiny_conformer, tiny_ctc_brain, tiny_ctc_data
+
+from speechbrain_merge import MergeMixin, merge
+from speechbrain_merge.brain.matching import learn_matching
+from speechbrain_merge.cli import main
+from speechbrain_merge.methods import OptimalTransport
+from speechbrain_merge.study.merged import _write_aligned
+from speechbrain_merge.weights import digest, open_weights, write_weights
 
 
 def test_ranks_with_other_audio_are_refused_and_nothing_is_stored(tmp_path):
@@ -23,3 +35,128 @@ def test_ranks_with_other_audio_are_refused_and_nothing_is_stored(tmp_path):
     # copies that are equal may lie in folders of their own
     assert found["right"][0] == found["right"][1]
     assert all(type(one) is float for one in found["right"][0].values())
+
+
+class MergingCTC(MergeMixin, TinyCTC):
+    """A recipe's Brain that merges."""
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Four Conformers, and the maps of some to others, by their names."""
+    folder = tmp_path_factory.mktemp("learned")
+    files = {}
+    for seed, name in enumerate("abcd", 1):
+        files[name] = write_weights(
+            folder / f"{name}.safetensors",
+            {
+                f"model.{key}": one
+                for key, one in tiny_conformer(seed, layers=1)
+                .state_dict()
+                .items()
+            },
+        )
+    data = tiny_ctc_data(4)
+    brain = tiny_ctc_brain(
+        folder / "brain", tiny_conformer(1, layers=1), MergingCTC, epochs=1
+    )
+    brain.modules.normalize(torch.cat([one["feats"] for one in data])[None])
+
+    def learn(source, anchor):
+        return learn_matching(
+            brain,
+            files[source],
+            files[anchor],
+            data,
+            data,
+            folder / "maps",
+            {"batch_size": 4},
+            {"steps": 1, "check_every": 1, "start": "weights"},
+            heads=2,
+        )
+
+    pairs = [("b", "a"), ("c", "a"), ("b", "d")]
+    return brain, files, {pair: learn(*pair) for pair in pairs}
+
+
+def by_maps(files, maps, names="abc", **options):
+    """A merge of Conformers by learned maps."""
+    method = OptimalTransport(cost="learned", statistics=maps, heads=2)
+    experts = [files[name] for name in names]
+    return merge(method, experts, same_base=False, progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    "names, used, file, expert, other",
+    [
+        ("abc", [("c", "a"), ("b", "a")], ("c", "a"), "b", "c"),
+        ("abc", [("b", "d"), ("c", "a")], ("b", "d"), "a", "d"),
+        ("adc", [("b", "a"), ("c", "a")], ("b", "a"), "d", "b"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, "float64"])
+def test_a_learned_map_of_another_model_is_refused(
+    learned, names, used, file, expert, other, dtype
+):
+    _, files, maps = learned
+    with pytest.raises(ValueError) as refused:
+        by_maps(files, [None, *(maps[one] for one in used)], names, dtype=dtype)
+    for said in (
+        maps[file],
+        files[expert],
+        digest(files[expert]),
+        digest(files[other]),
+    ):
+        assert str(said) in str(refused.value)
+
+
+def test_the_command_line_refuses_exchanged_maps(learned, tmp_path, capsys):
+    _, files, maps = learned
+    used = [None, str(maps["c", "a"]), str(maps["b", "a"])]
+    parameters = {"cost": "learned", "heads": 2, "statistics": used}
+    output = tmp_path / "merged.safetensors"
+    call = ["merge", "optimal_transport", *(str(files[n]) for n in "abc")]
+    call += ["--different-bases", "--quiet", "-o", str(output)]
+    code = main([*call, "--parameters", json.dumps(parameters)])
+    assert code == 2 and not output.exists()
+    assert digest(files["c"]) in capsys.readouterr().err
+
+
+def test_a_study_aligns_by_no_map_of_another_model(learned, tmp_path):
+    _, files, maps = learned
+    output = tmp_path / "aligned.safetensors"
+    method = OptimalTransport(cost="learned", heads=2)
+    for source, anchor in (("c", "a"), ("b", "d")):
+        with pytest.raises(ValueError, match="this map was learned of"):
+            _write_aligned(
+                output,
+                files[source],
+                files[anchor],
+                {"anchor": None, "source": maps["b", "a"]},
+                method,
+                "cpu",
+            )
+    assert not output.exists()
+
+
+def test_maps_of_these_models_and_maps_without_a_record_are_taken(
+    learned, tmp_path, caplog
+):
+    _, files, maps = learned
+    used = [maps["b", "a"], maps["c", "a"]]
+    found = by_maps(files, [None, *used])
+    assert "does not say" not in caplog.text
+    bare = []
+    for path in used:
+        with open_weights(path) as stored:
+            orders = {name: stored[name].clone() for name in stored}
+        bare.append(write_weights(tmp_path / path.name, orders))
+    # elsewhere, too, and in memory
+    experts = {}
+    for name in "abc":
+        experts[name] = tmp_path / f"{name}.safetensors"
+        shutil.copy(files[name], experts[name])
+    again = by_maps(experts, [None, *bare])
+    assert caplog.text.count(f"{bare[0]} does not say of which models") == 1
+    for other in (again, by_maps(experts, [None, *used])):
+        assert all(torch.equal(found[name], other[name]) for name in found)

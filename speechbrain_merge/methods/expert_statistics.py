@@ -30,12 +30,9 @@ from typing import Any
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import digest_text, fields, text
 from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import (
-    Weights,
-    digest,
-    open_weights,
-    verify_own_hash,
-)
+from speechbrain_merge.weights import Weights, open_weights, verify_own_hash
+from speechbrain_merge.weights.tree_hash import PREFIX
+from speechbrain_merge.weights.verification import hash_like
 
 logger = get_logger(__name__)
 
@@ -154,9 +151,12 @@ def check_models(opened: Sequence[Weights], experts: Sequence[Weights]):
     wanted = [_about_of(each).get("weights") for each in opened]
     if not any(wanted):
         return
-    found = [_digest_of(each.label) for each in experts]
     for place, code in enumerate(wanted):
-        if code is None or found[place] in (None, code):
+        if code is None:
+            continue
+        # a file has a hash of its bytes, and one of its tensors
+        found = [_digest_of(each.label, code) for each in experts]
+        if found[place] in (None, code):
             continue
         label = opened[place].label
         if code in found:
@@ -181,22 +181,24 @@ def _about_of(statistics):
     return _about(parse_json(statistics.metadata[KEY], where), where)
 
 
-def _digest_of(label):
-    """The hash of a model's file; None where it is none."""
+def _digest_of(label, like):
+    """The hash of a model's file, of the kind of another; None where it is
+    none."""
     try:
         status = os.stat(label)
     except (OSError, ValueError):
         return None  # weights in memory
     if not stat.S_ISREG(status.st_mode):
         return None
-    return _digest_once(label, status.st_mtime_ns, status.st_size)
+    kind = PREFIX if like.startswith(PREFIX) else ""
+    return _digest_once(label, kind, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def _digest_once(path, changed, size):
+def _digest_once(path, kind, changed, size):
     """A search merges the same files many times."""
     del changed, size
-    return digest(Path(path))
+    return hash_like(Path(path), kind)
 
 
 def check_names(opened: list[Weights], experts: list[Weights]) -> None:

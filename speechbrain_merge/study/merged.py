@@ -350,7 +350,11 @@ def _write_aligned(path, source, anchor, cost, method, device):
     with ExitStack() as stack:
         if method.cost == "learned":
             found = read_learned_map(
-                source, cost["source"], method.architecture, method.heads
+                source,
+                cost["source"],
+                method.architecture,
+                method.heads,
+                anchor,
             )
             found = found.turned(source, anchor, method.inside)
             with open_weights(source) as weights:

@@ -286,7 +286,12 @@ class OptimalTransport(MergeMethod):
                     "speechbrain_merge.brain.statistics learn it."
                 )
             found = read_learned_map(
-                expert, maps[where], self.architecture, self.heads
+                expert,
+                maps[where],
+                self.architecture,
+                self.heads,
+                anchor,
+                where,
             )
             return found.turned(expert, anchor, self.inside)
         return find_alignment(
