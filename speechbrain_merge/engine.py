@@ -74,6 +74,7 @@ from speechbrain_merge.weights import (
 )
 from speechbrain_merge.weights.mapped import files_opened
 from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
+from speechbrain_merge.weights.replacing import refuse_foreign
 
 logger = get_logger(__name__)
 
@@ -169,7 +170,7 @@ def merge(
     ChangedContent
         When a candidate's content is not what its pool has on record.
     FileExistsError
-        When the output is one of the models that are merged, or a model that
+        When the output is one of the models that are merged, or a file that
         no merge made, or what is in the place of its signature is none.
         Nothing is changed then.
 
@@ -350,25 +351,14 @@ def provenance(source: Union[str, Path]) -> dict:
 
 def _check_output(output, opened):
     """Refuses to replace what is merged, and models that were trained."""
-    if not output.is_file():
-        return
     for weights in opened:
         place = Path(weights.label)
-        if place.is_file() and place.samefile(output):
+        if output.is_file() and place.is_file() and place.samefile(output):
             raise FileExistsError(
                 f"{output} is among the models that are merged. Nothing was "
                 "changed. Choose another output."
             )
-    try:
-        with open_weights(output) as weights:
-            ours = KEY in weights.metadata
-    except (ValueError, OSError):
-        return  # of a crash, perhaps: no one can load it
-    if not ours:
-        raise FileExistsError(
-            f"{output} holds weights that no merge made. Nothing was changed. "
-            "Move them away, or choose another output."
-        )
+    refuse_foreign(output, KEY, "weights that no merge made")
 
 
 def _check_files(files):

@@ -5,7 +5,10 @@ Authors
 """
 
 import json
+import os
 import shutil
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,10 @@ from ranks.test_ranks import python
 from tiny_models import TinyCTC, tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 
 from speechbrain_merge import MergeMixin, merge
+from speechbrain_merge.adapters import extract_lora
+from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.brain.matching import learn_matching
+from speechbrain_merge.brain.statistics import collect_fisher, collect_grams
 from speechbrain_merge.cli import main
 from speechbrain_merge.methods import OptimalTransport
 from speechbrain_merge.study.merged import _write_aligned
@@ -160,3 +166,86 @@ def test_maps_of_these_models_and_maps_without_a_record_are_taken(
     assert caplog.text.count(f"{bare[0]} does not say of which models") == 1
     for other in (again, by_maps(experts, [None, *used])):
         assert all(torch.equal(found[name], other[name]) for name in found)
+
+
+def foreign_files(folder, model):
+    """Files that are not for statistics, merges or landscapes to replace."""
+    folder.mkdir()
+    notes = folder / "thesis.safetensors"
+    notes.write_bytes(b"a person's own file")
+    damaged = folder / "damaged.safetensors"
+    damaged.write_bytes(Path(model).read_bytes()[:-9])
+    own = folder / "model.safetensors"
+    shutil.copy(model, own)
+    link = folder / "link.safetensors"
+    link.symlink_to(own)
+    return [notes, damaged, own, link]
+
+
+def test_nothing_of_a_person_is_replaced(learned, tmp_path):
+    brain, files, _ = learned
+    data, batches = tiny_ctc_data(2), {"batch_size": 1}
+    foreign = foreign_files(tmp_path / "person", files["a"])
+    before = [path.read_bytes() for path in foreign]
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    merged = merge(
+        "average",
+        [files["b"], files["c"]],
+        same_base=False,
+        output=tmp_path / "merged.safetensors",
+        progress=False,
+    )
+
+    def collected(collect, source, path):
+        return collect(brain, source, data, batches, path)
+
+    writers = [
+        partial(collected, collect_fisher, foreign[2]),
+        partial(collected, collect_grams, merged),
+        lambda path: merge(
+            "average", [merged, files["a"]], output=path, same_base=False
+        ),
+        lambda path: extract_lora(
+            files["a"],
+            files["b"],
+            path,
+            2,
+            format="speechbrain",
+            same_base=False,
+        ),
+    ]
+    scored = []
+    brain.compute_forward, forward = scored.append, brain.compute_forward
+    for write in writers:
+        for path in [*foreign, pipe]:
+            with pytest.raises(FileExistsError) as refused:
+                write(path)
+            assert path.name in str(refused.value)
+    # one kind of ours does not take the place of another
+    with pytest.raises(FileExistsError, match="no statistics of ours"):
+        writers[0](merged)
+    assert scored == []
+    brain.compute_forward = forward
+    assert [path.read_bytes() for path in foreign] == before
+    # what is ours, empty or not there is written
+    path = tmp_path / "fisher.safetensors"
+    path.touch()
+    for write in (writers[0], writers[0], writers[1]):
+        assert write(path) == path
+
+
+def test_a_landscape_replaces_landscapes_alone(learned, tmp_path):
+    brain, files, _ = learned
+    walk = Landscape(brain, tiny_ctc_data(2), {"batch_size": 2}, tmp_path)
+    models = {name: str(files[name]) for name in "ab"}
+    config = tmp_path / "config.json"
+    for text in ('{"kind": "conformer"}', "not JSON"):
+        config.write_text(text)
+        for travel in (walk.line, walk.plane):
+            with pytest.raises(FileExistsError, match="holds no landscape"):
+                travel(models, 2, name="config")
+        assert config.read_text() == text
+    for _ in range(2):
+        walk.line(models, 2, name="line")
+    assert json.loads((tmp_path / "line.json").read_text())["kind"] == "line"

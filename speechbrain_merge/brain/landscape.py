@@ -50,10 +50,12 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.search import Journal
 from speechbrain_merge.weights import digest, open_weights
 
 MEASURES = ("loss", "wer")
+KINDS = ("line", "plane")
 
 
 class Landscape:
@@ -147,7 +149,10 @@ class Landscape:
         ------
         ValueError
             When there are not two models, or they do not fit together.
+        FileExistsError
+            When a file of that name in the folder is no such result.
         """
+        self._check_name(name)
         members, squares = self._members(models, 2)
         if isinstance(points, int):
             points = evenly(0.0, 1.0, points)
@@ -200,7 +205,10 @@ class Landscape:
         ValueError
             When there are not three models, they do not fit together, or they
             lie on one line.
+        FileExistsError
+            When a file of that name in the folder is no such result.
         """
+        self._check_name(name)
         members, squares = self._members(models, 3)
         plane = WeightPlane(squares)
         columns, rows = plane.grid(points, margin)
@@ -290,17 +298,38 @@ class Landscape:
         with self.brain.borrowed_weights(weights):
             return self.scorer.score()
 
+    def _check_name(self, name):
+        """Raises where a result could not be written, or not without loss."""
+        if name is None:
+            return
+        if self.folder is None:
+            raise ValueError(
+                f"'{name}' has no folder to be written to: give the "
+                "Landscape a `folder`"
+            )
+        run_on_main(_refuse_foreign, args=[self.folder / f"{name}.json"])
+
     def _kept(self, result, name):
         """Writes a result if it has a name."""
         if name is not None:
-            if self.folder is None:
-                raise ValueError(
-                    f"'{name}' has no folder to be written to: give the "
-                    "Landscape a `folder`"
-                )
             path = self.folder / f"{name}.json"
             run_on_main(_write, args=[path, result])
         return result
+
+
+def _refuse_foreign(path):
+    """Refuses to replace a file that is no result of a landscape."""
+    if not os.path.lexists(path):
+        return
+    try:
+        found = read_json(path)
+    except (ValueError, OSError):
+        found = None
+    if not isinstance(found, dict) or found.get("kind") not in KINDS:
+        raise FileExistsError(
+            f"{path} holds no landscape. Nothing was changed. Move it away, "
+            "or give the landscape another `name` or `folder`."
+        )
 
 
 def _still(source):

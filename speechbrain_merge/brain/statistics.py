@@ -65,6 +65,7 @@ from speechbrain_merge.weights import (
     verify_own_hash,
     write_with_hash,
 )
+from speechbrain_merge.weights.replacing import refuse_foreign
 
 logger = get_logger(__name__)
 
@@ -245,6 +246,11 @@ def collect_fisher(
     -------
     path : Path
         The file: parameter name to tensor of its shape.
+
+    Raises
+    ------
+    FileExistsError
+        When `output` is a file, and holds anything but such statistics.
     """
     passage = (data, loader_kwargs, output, per_example, limit, decode)
     return _collect("fisher", brain, source, *passage)
@@ -294,6 +300,11 @@ def collect_grams(
     -------
     path : Path
         The file: name of the weight ``[out, in]`` to matrix ``[in, in]``.
+
+    Raises
+    ------
+    FileExistsError
+        When `output` is a file, and holds anything but such statistics.
     """
     passage = (data, loader_kwargs, output, per_example, limit, decode)
     return _collect("gram", brain, source, *passage)
@@ -320,6 +331,8 @@ def _collect(
             f"'{kind}' are collected of one utterance at a time: "
             "per_example=True."
         )
+    if Path(output).suffix == ".safetensors":
+        run_on_main(refuse_foreign, args=[output, KEY, "no statistics of ours"])
     stage = sb.Stage.TRAIN if decode is None else sb.Stage[decode.upper()]
     utterances = FixedBatches(brain, data, loader_kwargs)
     if per_example:

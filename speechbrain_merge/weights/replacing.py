@@ -1,0 +1,65 @@
+"""What may be replaced by a new file of tensors.
+
+A path that was mistyped may be that of a model, or of any file of a person. So
+what writes a file of its own at a path that it is given looks at what is there
+before it computes anything: only a file that it wrote itself, which its
+metadata say, is replaced.
+
+Example
+-------
+>>> path = getfixture("tmp_path") / "fisher.safetensors"
+>>> refuse_foreign(path, "statistics", "no statistics of ours")
+>>> _ = path.write_text("my notes")
+>>> refuse_foreign(path, "statistics", "no statistics of ours")
+Traceback (most recent call last):
+...
+FileExistsError: .../fisher.safetensors holds no statistics of ours. Nothing was changed. Move it away, or choose another output.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import os
+from pathlib import Path
+from typing import Union
+
+from speechbrain_merge.weights.source import open_weights
+
+
+def refuse_foreign(path: Union[str, Path], key: str, what: str) -> None:
+    """Refuses to replace a file that does not say that it is of a kind.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to be. Nothing, or an empty file, may be there.
+    key : str
+        An entry that the metadata of such a file have.
+    what : str
+        What the error says that the other file holds.
+
+    Raises
+    ------
+    FileExistsError
+        Where there is another file, a pipe or a link that leads nowhere.
+    ValueError
+        Where there is a folder.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
+    if path.is_file():
+        if path.stat().st_size == 0:
+            return
+        try:
+            with open_weights(path) as weights:
+                if key in weights.metadata:
+                    return
+        except (ValueError, OSError):
+            pass  # of another kind, or damaged: a person's in any case
+    raise FileExistsError(
+        f"{path} holds {what}. Nothing was changed. Move it away, or choose "
+        "another output."
+    )
