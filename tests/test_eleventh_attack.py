@@ -17,6 +17,7 @@ from tiny_models import TinyCTC, tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 
 from speechbrain_merge import MergeMixin, merge
 from speechbrain_merge.adapters import extract_lora
+from speechbrain_merge.brain.domains import evaluate_domains
 from speechbrain_merge.brain.landscape import Landscape
 from speechbrain_merge.brain.matching import learn_matching
 from speechbrain_merge.brain.statistics import collect_fisher, collect_grams
@@ -249,3 +250,17 @@ def test_a_landscape_replaces_landscapes_alone(learned, tmp_path):
     for _ in range(2):
         walk.line(models, 2, name="line")
     assert json.loads((tmp_path / "line.json").read_text())["kind"] == "line"
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("test.jsonl", '{"ID": "1", "wav": "1.wav"}\n'), ("wer.json", "[1]")],
+)
+def test_scores_do_not_replace_data(learned, tmp_path, name, text):
+    brain, _, _ = learned
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(FileExistsError, match=f"{name} holds no scores"):
+        evaluate_domains(brain, {"test": tiny_ctc_data(2)}, tmp_path)
+    assert path.read_text() == text
+    assert list(tmp_path.iterdir()) == [path]

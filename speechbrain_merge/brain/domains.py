@@ -15,6 +15,7 @@ Authors
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -24,11 +25,13 @@ from speechbrain_merge.evaluation import (
     UtteranceScore,
     from_tracker,
     measured,
+    read_scores,
     summarize_scores,
     total,
     write_scores,
 )
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.reading import read_json
 
 
 def evaluate_set(
@@ -198,9 +201,16 @@ def evaluate_domains(
     dict
         Set to its rates: see ``rates_of``; the rate is under the name of the
         metric in lower case.
+
+    Raises
+    ------
+    FileExistsError
+        When ``<set>.jsonl`` or the file of rates is there and holds anything
+        but scores, such as the data; before anything is evaluated.
     """
     folder, rates = Path(folder), {}
     metric = options.get("metric", "WER").lower()
+    run_on_main(_refuse_foreign, args=[folder, metric, test_sets])
     run_on_main(folder.mkdir, kwargs={"parents": True, "exist_ok": True})
     for name, test_set in test_sets.items():
         label = f"{folder.name} on {name}"
@@ -218,6 +228,31 @@ def evaluate_domains(
     text = json.dumps(rates, indent=2) + "\n"
     run_on_main(write_whole, args=[folder / f"{metric}.json", text])
     return rates
+
+
+def _refuse_foreign(folder, metric, names):
+    """Refuses to replace files that hold no scores, such as data."""
+    for file in (f"{metric}.json", *(f"{name}.jsonl" for name in names)):
+        path = folder / file
+        if not os.path.lexists(path):
+            continue
+        try:
+            if path.suffix == ".jsonl":
+                read_scores(path)
+                continue
+            sets = read_json(path)
+            ours = isinstance(sets, dict) and all(
+                isinstance(one, dict) and "errors" in one
+                for one in sets.values()
+            )
+        except (ValueError, OSError):
+            ours = False
+        if not ours:
+            raise FileExistsError(
+                f"{path} holds no scores that were written here, or damaged "
+                "ones. Nothing was changed. Move it away, or choose another "
+                "folder."
+            )
 
 
 def write_alignments(path, metric) -> None:
