@@ -6,8 +6,8 @@ packages goes by their versions; that of a recipe has none, and is edited
 between two runs. So it counts by what its text comes to (see
 ``speechbrain_merge.records.source_slice``): the class or function, all that it
 reads of its module and of the recipe's other modules, and the plain values that
-the names there have when the recipe runs. Comments, docstrings, layout, and
-what nothing reaches do not count.
+the names there have when the recipe runs, but for those that its functions write.
+Comments, docstrings, layout, and what nothing reaches do not count.
 
 Code without a text (of a notebook, or of ``exec``) counts by what Python
 compiled of it, with the functions, classes and plain values that it names.
@@ -40,7 +40,12 @@ import types
 from collections.abc import Iterable
 
 from speechbrain_merge.records.recipe_modules import is_of_recipe
-from speechbrain_merge.records.source_slice import binds, name_at, slice_of
+from speechbrain_merge.records.source_slice import (
+    binds,
+    changed_by,
+    name_at,
+    slice_of,
+)
 
 _CONSTANTS = (bool, str, bytes, int, float, complex, type(None), re.Pattern)
 _CONTAINERS = (tuple, list, set, frozenset, dict)
@@ -119,6 +124,7 @@ class _Walk:
         self.seen: dict = {}  # by id, with what keeps it alive
         self.read: dict = {}
         self.found: list = []
+        self.attributes: list = []  # of classes: name and text
         self.starts: list = []
         self.shortened: set = set()
 
@@ -136,6 +142,13 @@ class _Walk:
             known = vars(sys.modules.get(module, types.ModuleType("")))
             if name in known and _is_constant(known[name]):
                 values.append(f"{name} = {_constant(known[name])}")
+        # A counter goes by the code that counts: a run that is started again
+        # has not counted yet.
+        values += [
+            f"{kind}.{name} = {_constant(value)}"
+            for kind, name, value in self.attributes
+            if name not in sliced.attributes
+        ]
         return [self.found, sliced.statements, sorted(values)]
 
     def follow(self, thing):
@@ -170,7 +183,7 @@ class _Walk:
             if functions := functions_of(member):
                 self.waiting += functions
             elif _is_constant(member):
-                self.found.append(f"{name} = {_constant(member)}")
+                self.attributes.append((kind.__qualname__, name, member))
             elif not written:
                 self.found.append(f"{name} = {self._value(member)}")
 
@@ -179,14 +192,17 @@ class _Walk:
             return
         code = function.__code__
         self.found.append(function.__qualname__)
+        start = _start_of(function)
         cells = dict(zip(code.co_freevars, function.__closure__ or ()))
+        counted = set() if start is None else changed_by(*start)
         for name, cell in cells.items():
+            if name in counted:
+                continue
             try:
                 value = self._value(cell.cell_contents)
             except ValueError:  # not bound yet
                 continue
             self.found.append(f"{name} = {value}")
-        start = _start_of(function)
         self.found.append(_compiled(code))
         if start is not None:
             self.starts.append(start)

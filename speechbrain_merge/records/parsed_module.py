@@ -221,11 +221,29 @@ def names_of(unit: Unit) -> tuple[set, set]:
     return {n for n in reads if not _is_special(n)}, binds
 
 
-def _changed(unit):
-    """Names whose objects a statement changes, or is handed to at import."""
+def changed_names(tree: ast.AST) -> set:
+    """Names whose objects some code changes, or that it counts up from within.
+
+    Arguments
+    ---------
+    tree : ast.AST
+        The code.
+
+    Returns
+    -------
+    set of str
+
+    Example
+    -------
+    >>> code = "def f():\\n nonlocal n\\n n += 1\\n seen.append(n)\\n d[n] = 1"
+    >>> sorted(changed_names(ast.parse(code)))
+    ['d', 'n', 'seen']
+    """
     found = set()
-    for node in ast.walk(unit.node):
-        if isinstance(node, (ast.Subscript, ast.Attribute)):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Nonlocal):
+            found |= set(node.names)
+        elif isinstance(node, (ast.Subscript, ast.Attribute)):
             if isinstance(node.ctx, (ast.Store, ast.Del)):
                 found.add(_base(node))
         elif isinstance(node, ast.Call) and isinstance(
@@ -233,6 +251,12 @@ def _changed(unit):
         ):
             if node.func.attr in _CHANGES:
                 found.add(_base(node.func))
+    return found
+
+
+def _changed(unit):
+    """Names whose objects a statement changes, or is handed to at import."""
+    found = changed_names(unit.node)
     handed: list = []
     if isinstance(unit.node, ast.Expr) and not unit.under_main:
         handed = [unit.node]

@@ -30,6 +30,7 @@ from speechbrain_merge.records.parsed_module import (
     FUNCTIONS,
     NAMED,
     Unit,
+    changed_names,
     imports_of,
     names_of,
     parsed_module,
@@ -46,11 +47,15 @@ class Slice:
     statements : list
         Of each module, the texts of the trees of its statements, in order.
     bound : set
-        Module and name of all that these bind.
+        Module and name of all that these bind, but for what functions bind
+        while they run.
+    attributes : set
+        Names of attributes that functions and methods write.
     """
 
     statements: list = field(default_factory=list)
     bound: set = field(default_factory=set)
+    attributes: set = field(default_factory=set)
 
 
 def slice_of(
@@ -121,6 +126,28 @@ def name_at(module: str, line: int) -> Optional[str]:
         if end is not None and unit.node.lineno <= line <= end and unit.binds:
             return min(unit.binds)
     return None
+
+
+def changed_by(module: str, name: str) -> set:
+    """Names of variables that the text of a module's name changes.
+
+    Arguments
+    ---------
+    module, name : str
+        The module, and what it binds: a function, say.
+
+    Returns
+    -------
+    set of str
+    """
+    parsed = parsed_module(module)
+    if parsed is None:
+        return set()
+    return {
+        each
+        for place in parsed.bindings.get(name, ())
+        for each in changed_names(parsed.units[place].node)
+    }
 
 
 class _Walk:
@@ -202,9 +229,15 @@ class _Walk:
             parsed = parsed_module(module)
             units = [parsed.units[place] for place in sorted(places)]
             result.statements.append([_dump(self._short(u)) for u in units])
+            counted: set = set()
+            for unit in units:
+                if isinstance(unit.node, NAMED):
+                    counted |= unit.binds - {unit.node.name}
+                    result.attributes |= _written_attributes(unit.node)
             for unit in units:
                 if unit.imports is None:
-                    result.bound |= {(module, name) for name in unit.binds}
+                    names = unit.binds - counted
+                    result.bound |= {(module, name) for name in names}
         result.statements.sort()
         return result
 
@@ -240,6 +273,16 @@ def _chains(nodes) -> Iterator[tuple]:
             yield node.id, tuple(rest)
         else:
             waiting += ast.iter_child_nodes(node)
+
+
+def _written_attributes(node):
+    """Attributes that a function or class writes: counters, what it found."""
+    return {
+        each.attr
+        for each in ast.walk(node)
+        if isinstance(each, ast.Attribute)
+        and isinstance(each.ctx, (ast.Store, ast.Del))
+    }
 
 
 def _dump(unit):

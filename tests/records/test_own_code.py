@@ -1,5 +1,6 @@
 """The hash of a recipe's code: what changes it, and what does not."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -74,3 +75,56 @@ def test_processes_and_folders_make_no_difference(before, tmp_path):
 def test_what_counts(before, tmp_path, change):
     after = hash_of(tmp_path / "b", RECIPE.replace(*CHANGES[change]), 3)
     assert (after == before) == (change in ("a comment", "training"))
+
+
+COUNTING = """
+seen = 0
+BEAM = int("8")
+
+
+class Recogniser:
+    width = 4
+    visits = 0
+
+    def decode(self):
+        global seen
+        seen += 1
+        type(self).visits += 1
+        return BEAM * self.width
+
+
+def counted(limit):
+    calls, found = [], 0
+
+    def call():
+        nonlocal found
+        found += 1
+        calls.append(found)
+        return limit
+
+    return call
+"""
+
+
+def test_a_counter_is_no_setting(tmp_path, monkeypatch):
+    """A search that was stopped found other code, and scored all again."""
+    (tmp_path / "counting_recipe.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from speechbrain_merge.records.own_code import own_code
+
+    recipe = importlib.import_module("counting_recipe")
+    try:
+        before = own_code([recipe.Recogniser])
+        recipe.Recogniser().decode()
+        assert (recipe.seen, recipe.Recogniser.visits) == (1, 1)
+        assert own_code([recipe.Recogniser]) == before
+        recipe.Recogniser.width = 5
+        assert own_code([recipe.Recogniser]) != before
+        recipe.Recogniser.width, recipe.BEAM = 4, 9
+        assert own_code([recipe.Recogniser]) != before
+        call = recipe.counted(3)
+        before = own_code([call])
+        assert call() == 3 and own_code([call]) == before
+        assert own_code([recipe.counted(4)]) != before
+    finally:
+        sys.modules.pop("counting_recipe")
