@@ -16,7 +16,7 @@ Weights of all others count: a language model for shallow fusion, say. So do the
 statistics of a normaliser, which has no weights and is not merged, what a
 recipe gives its Brain besides (a tokenizer, a language model, the size of a
 beam), and the code of the recipe's Brain, but for the methods that only train.
-What the Brain's own methods write is its state, and does not count.
+What the Brain's own methods write or add to is its state, and does not count.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -37,6 +37,7 @@ from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import check_candidates
 from speechbrain_merge.records.fingerprint import fingerprint, settings_of
 from speechbrain_merge.records.own_code import own_code
+from speechbrain_merge.records.source_slice import kept_notes
 from speechbrain_merge.weights import digest
 
 TRAINING_SETTINGS = (
@@ -110,6 +111,7 @@ TRAINING_METHODS = (
 _OF_EVERY_BRAIN = {
     *RunOptions().as_dict(),
     *sb.Brain.__init__.__code__.co_names,
+    "test_name",
 }
 """Attributes of a Brain that a recipe does not give it, or that are looked at by
 themselves: the hyperparameters, the modules."""
@@ -187,8 +189,9 @@ def decisive_settings(
         home = f"{getattr(value, '__module__', None) or ''}."
         return home.startswith(_dotted(skipped))
 
+    no_settings = _OF_EVERY_BRAIN | kept_notes(type(brain))
     for name, value in settings_of(brain).items():
-        if name not in _OF_EVERY_BRAIN and not skip(value):
+        if name not in no_settings and not skip(value):
             hparams[f"brain.{name}"] = value
     return fingerprint(hparams, [] if output is None else [output], skip)
 

@@ -254,6 +254,43 @@ def changed_names(tree: ast.AST) -> set:
     return found
 
 
+def changed_attributes(tree: ast.AST) -> set:
+    """Names of attributes of ``self`` whose objects some code changes.
+
+    Arguments
+    ---------
+    tree : ast.AST
+        The code of a class.
+
+    Returns
+    -------
+    set of str
+
+    Example
+    -------
+    >>> code = "def f(self):\\n self.seen.append(1)\\n self.d[1] = self.beam"
+    >>> sorted(changed_attributes(ast.parse(code)))
+    ['d', 'seen']
+    """
+    found = set()
+    for node in ast.walk(tree):
+        place = None
+        if isinstance(node, ast.Subscript):
+            if isinstance(node.ctx, (ast.Store, ast.Del)):
+                place = node.value
+        elif isinstance(node, ast.Call) and isinstance(
+            node.func, ast.Attribute
+        ):
+            if node.func.attr in _CHANGES:
+                place = node.func.value
+        if isinstance(place, ast.Attribute) and isinstance(
+            place.value, ast.Name
+        ):
+            if place.value.id == "self":
+                found.add(place.attr)
+    return found
+
+
 def _changed(unit):
     """Names whose objects a statement changes, or is handed to at import."""
     found = changed_names(unit.node)

@@ -30,6 +30,7 @@ from speechbrain_merge.records.parsed_module import (
     FUNCTIONS,
     NAMED,
     Unit,
+    changed_attributes,
     changed_names,
     imports_of,
     names_of,
@@ -148,6 +149,35 @@ def changed_by(module: str, name: str) -> set:
         for place in parsed.bindings.get(name, ())
         for each in changed_names(parsed.units[place].node)
     }
+
+
+def kept_notes(kind: type) -> set:
+    """Names of attributes of which the methods of a recipe's class keep notes.
+
+    Arguments
+    ---------
+    kind : type
+        A class, whose bases count as well.
+
+    Returns
+    -------
+    set of str
+        Of ``self.heard.append(…)`` and ``self.heard[…] = …``: ``heard``.
+    """
+    found: set = set()
+    for each in kind.__mro__:
+        parsed = parsed_module(each.__module__)
+        if parsed is None:
+            continue
+        name = each.__qualname__.partition(".")[0]
+        for place in parsed.bindings.get(name, ()):
+            for node in ast.walk(parsed.units[place].node):
+                if (
+                    isinstance(node, ast.ClassDef)
+                    and node.name == each.__name__
+                ):
+                    found |= changed_attributes(node)
+    return found
 
 
 class _Walk:

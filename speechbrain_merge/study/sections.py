@@ -98,7 +98,14 @@ _model = fields(
     },
 )
 
-_compared = fields({"models": _names}, {"sets": _one_or_more}, "refuse")
+_on_sets = fields({"models": _names}, {"sets": _one_or_more}, "refuse")
+
+
+def _pair(value, where):
+    """Two models, perhaps with the sets that they are compared on."""
+    check = _on_sets if isinstance(value, Mapping) else _names
+    return check(value, where)
+
 
 _sections = fields(
     {},
@@ -126,7 +133,7 @@ _sections = fields(
         "retention": optional(_names),
         "measures": optional(_settings),
         "continual": optional(_settings),
-        "compare": listed(either(_names, _compared)),
+        "compare": listed(_pair),
         "reference": optional(_name),
         "landscapes": optional(mapped(_settings)),
         "exports": _one_or_more,

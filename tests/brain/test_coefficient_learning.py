@@ -358,7 +358,11 @@ def test_an_interrupted_learning_goes_on_to_the_bit(trained, tmp_path):
     assert torch.equal(resumed.coefficients, whole.coefficients)
     # a finished one is found, not repeated
     brain = fresh_brain(tmp_path / "d")
-    brain.compute_forward = None
+
+    def refuse(module, batch):
+        raise AssertionError("it is learned again")
+
+    brain.modules.model.register_forward_pre_hook(refuse)
     method = AdaMerging(by="tensor")
     again = learn_coefficients(
         brain,

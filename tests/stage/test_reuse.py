@@ -126,6 +126,24 @@ def test_what_a_brain_does_or_holds_by_the_way_does_not_count(brain, tmp_path):
     assert decisive_settings(brain) == before
 
 
+def test_notes_that_a_brain_keeps_do_not_count(brain):
+    """A Brain that lists what it heard scored all again in the next process."""
+
+    class Noting(type(brain)):
+        def evaluate_batch(self, batch, stage):
+            self.heard.append(batch.id)
+            self.times[len(self.heard)] = stage
+            return super().evaluate_batch(batch, stage)
+
+    brain.__class__ = Noting
+    before = decisive_settings(brain)
+    brain.heard, brain.times = ["one"], {1: "valid"}
+    brain.test_name = "read"
+    assert decisive_settings(brain) == before
+    brain.words = ["one"]  # nothing writes it: a setting
+    assert decisive_settings(brain) != before
+
+
 def test_a_file_that_changed_is_another_question(brain, tmp_path):
     model = tmp_path / "lm.arpa"
     model.write_text("one")

@@ -204,7 +204,7 @@ def test_sets_are_named_by_what_they_are(entry, expected):
 
 
 def test_an_unknown_set_is_named():
-    with pytest.raises(ValueError, match="`sets` of `compare`.*'raed'.*read"):
+    with pytest.raises(ValueError, match="`sets` of `compare`.*'rea'.*read"):
         read_compared(
-            {"models": ["a", "b"], "sets": "raed"}, "ab", {"read": ["read"]}
+            {"models": ["a", "b"], "sets": "rea"}, "ab", {"read": ["read"]}
         )

@@ -150,6 +150,7 @@ def test_counts_that_contradict_one_another_are_refused(folder):
     for key in ("errors", "wer"):
         known = json.loads(before)
         known["outcome"][key] += 1
+        del known["check"]  # as of a version that wrote none
         record.write_text(json.dumps(known))
         with pytest.raises(ValueError, match="key 'wer': expected") as raised:
             run(only=["a"])
