@@ -26,7 +26,8 @@ What happens when:
   not there. Remains of a half-written one are removed at the next start; what
   a lost manifest does not name is recovered, see `pool/recovery.py`.
 - **Resuming.** Candidates newer than the restored checkpoint stay. When
-  training gets to the same epoch and step again, equal weights are not stored
+  training gets to the same epoch and step again, or saves as often as then,
+  equal weights are not stored
   twice; different ones (nothing guarantees determinism) take the place of the
   abandoned ones. Those that were saved before, in the same epoch, stay.
   Restoring an older checkpoint to evaluate it removes nothing.

@@ -137,6 +137,8 @@ def names_to_keep(
     ---------
     records : list of dict
         Candidates as the manifest has them, in the order as collected.
+        The later of two with one slot, or one number of saves in one
+        training, was trained again.
     last : int, optional
         Keep so many of the newest.
     best : int, optional
@@ -154,9 +156,13 @@ def names_to_keep(
         Names of those that were trained again, later in the list.
     """
     newest = {
-        record.get("slot", record["name"]): record["name"] for record in records
+        key: record["name"] for record in records for key in _places(record)
     }
-    current = [each for each in records if each["name"] in newest.values()]
+    current = [
+        record
+        for record in records
+        if all(newest[key] == record["name"] for key in _places(record))
+    ]
     kept = {record["name"] for record in current}
     replaced = {record["name"] for record in records} - kept
     if last is not None or best is not None:
@@ -168,6 +174,15 @@ def names_to_keep(
         latest = candidates[-last:] if last else []
         kept = {candidate.name for candidate in [*ranked, *latest]}
     return kept, replaced
+
+
+def _places(record):
+    """What tells that a candidate was trained again: its epoch and step, and
+    which save of its training it was. With other batches, steps are others."""
+    places = [record.get("slot", record["name"])]
+    if record.get("lineage") and record.get("saves") is not None:
+        places.append((record["lineage"], record["saves"]))
+    return places
 
 
 class RunFolder:

@@ -2,6 +2,7 @@
 
 import shutil
 
+import killed_stages
 import pytest
 import torch
 from filled_pool import (
@@ -14,7 +15,8 @@ from filled_pool import (
 )
 from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_network
 
-from speechbrain_merge.pool import CheckpointPool
+from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool.meta import read_meta
 from speechbrain_merge.weights import digest, open_weights
 
 
@@ -172,3 +174,32 @@ def test_no_base_unless_wanted(tmp_path):
     pool = CheckpointPool(tmp_path, {"m": torch.nn.Linear(2, 2)}, base=False)
     pool.store_base()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bounds", [{}, {"keep_last": 3}])
+def test_gone_back_and_on_with_other_batches(tmp_path, bounds):
+    """Epochs of other steps stood beside those of the abandoned training; a
+    bounded pool deleted a good candidate for one of them."""
+
+    def trained(batch_size):
+        brain = killed_stages.brain_of(tmp_path, "run", epochs=4, **bounds)
+        brain.fit(
+            brain.hparams.epoch_counter,
+            tiny_ctc_data(12, seed=1),
+            tiny_ctc_data(6, seed=50),
+            train_loader_kwargs={"batch_size": batch_size},
+            valid_loader_kwargs=dict(killed_stages.VALID),
+        )
+        return {
+            candidate.epoch: candidate.step
+            for candidate in read_pool([tmp_path / "pool"])
+        }
+
+    before = trained(4)
+    assert before[4] == 12
+    for folder in (tmp_path / "run/save").glob("CKPT*"):
+        if read_meta(folder)["epoch"] > 2:
+            shutil.rmtree(folder)
+    after = trained(6)
+    assert after == {**before, 3: 8, 4: 10}
+    assert len(read_pool([tmp_path / "pool"])) == len(after)
