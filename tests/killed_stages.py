@@ -408,6 +408,36 @@ def run_study(folder):
     study.run(build, {})
 
 
+def study_of_loaded_weights(folder):
+    """Makes a study of one model that is loaded and tested on one set.
+
+    Arguments
+    ---------
+    folder : Path
+        The working directory.
+
+    Returns
+    -------
+    callable
+        Runs it, and gives the counts of the model.
+    """
+    study_yaml(folder)
+    state = tiny_network(0).state_dict()
+    weights = {f"model.{name}": state[name] for name in state}
+    write_weights(folder / "a.safetensors", weights)
+
+    def run():
+        results = Study(
+            "results",
+            {"loaded": {"load": "a.safetensors"}},
+            {"expert": {"hparams": "train.yaml"}},
+            domains=["a"],
+        ).run(build, {"noprogressbar": True})
+        return results["rows"][0]["sets"]["0"]["usual"]["a"]
+
+    return run
+
+
 def nothing(folder):
     """A stage that begins with an empty folder."""
     del folder

@@ -11,13 +11,10 @@ from pathlib import Path
 import killed_stages
 import pytest
 from counted_scorings import ask, trained
-from tiny_models import tiny_network
 
 from speechbrain_merge.brain.evaluated import described
 from speechbrain_merge.records.once import once
-from speechbrain_merge.study import Study
 from speechbrain_merge.study.results import read_results
-from speechbrain_merge.weights import write_weights
 
 
 def edit(path, change):
@@ -50,20 +47,7 @@ def test_the_value_of_a_stage(tmp_path, caplog):
 def study(tmp_path, monkeypatch):
     """A study of one model that is loaded and tested on one set."""
     monkeypatch.chdir(tmp_path)
-    killed_stages.study_yaml(tmp_path)
-    state = tiny_network(0).state_dict()
-    write_weights("a.safetensors", {f"model.{n}": state[n] for n in state})
-
-    def run():
-        results = Study(
-            "results",
-            {"loaded": {"load": "a.safetensors"}},
-            {"expert": {"hparams": "train.yaml"}},
-            domains=["a"],
-        ).run(killed_stages.build, {"noprogressbar": True})
-        return results["rows"][0]["sets"]["0"]["usual"]["a"]
-
-    return run
+    return killed_stages.study_of_loaded_weights(tmp_path)
 
 
 def test_the_counts_of_a_study(study):

@@ -18,8 +18,7 @@ from speechbrain_merge.export.ggml import export_ggml
 from speechbrain_merge.methods import create
 from speechbrain_merge.report.comparison_page import write_comparison
 from speechbrain_merge.search import GreedySearch
-from speechbrain_merge.study import Study
-from speechbrain_merge.weights import open_weights, write_weights
+from speechbrain_merge.weights import open_weights
 
 
 def test_candidates_of_one_epoch_without_steps_all_stay(tmp_path):
@@ -141,19 +140,7 @@ def test_data_that_are_read_in_another_way_are_scored_again(brain):
 
 def test_a_study_whose_recipe_was_edited_tests_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    killed_stages.study_yaml(tmp_path)
-    state = tiny_network(0).state_dict()
-    write_weights("a.safetensors", {f"model.{n}": state[n] for n in state})
-
-    def study():
-        results = Study(
-            "results",
-            {"loaded": {"load": "a.safetensors"}},
-            {"expert": {"hparams": "train.yaml"}},
-            domains=["a"],
-        ).run(killed_stages.build, {"noprogressbar": True})
-        return results["rows"][0]["sets"]["0"]["usual"]["a"]
-
+    study = killed_stages.study_of_loaded_weights(tmp_path)
     before = study()
     assert study()["scores"] == before["scores"]
     monkeypatch.setattr(killed_stages.ASR, "compute_forward", deaf)

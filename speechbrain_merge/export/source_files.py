@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Optional
 
+from speechbrain_merge.records.contents import file_state
+
 _begun: ContextVar[Optional[dict]] = ContextVar("_begun", default=None)
 
 
@@ -89,7 +91,5 @@ def _files(source):
 
 def _state(path):
     """What changes when another file takes the place, or it is written."""
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    state = file_state(path)
+    return state and state[:4]  # the last time is of a new link to it, too

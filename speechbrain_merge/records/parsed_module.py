@@ -239,18 +239,13 @@ def changed_names(tree: ast.AST) -> set:
     >>> sorted(changed_names(ast.parse(code)))
     ['d', 'n', 'seen']
     """
-    found = set()
+    found = {_base(place) for place in _filled(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Nonlocal):
             found |= set(node.names)
-        elif isinstance(node, (ast.Subscript, ast.Attribute)):
+        elif isinstance(node, ast.Attribute):
             if isinstance(node.ctx, (ast.Store, ast.Del)):
                 found.add(_base(node))
-        elif isinstance(node, ast.Call) and isinstance(
-            node.func, ast.Attribute
-        ):
-            if node.func.attr in _CHANGES:
-                found.add(_base(node.func))
     return found
 
 
@@ -272,23 +267,26 @@ def changed_attributes(tree: ast.AST) -> set:
     >>> sorted(changed_attributes(ast.parse(code)))
     ['d', 'seen']
     """
-    found = set()
+    return {
+        place.attr
+        for place in _filled(tree)
+        if isinstance(place, ast.Attribute)
+        and isinstance(place.value, ast.Name)
+        and place.value.id == "self"
+    }
+
+
+def _filled(tree) -> Iterator[ast.expr]:
+    """What some code puts things in, or takes them out of."""
     for node in ast.walk(tree):
-        place = None
         if isinstance(node, ast.Subscript):
             if isinstance(node.ctx, (ast.Store, ast.Del)):
-                place = node.value
+                yield node.value
         elif isinstance(node, ast.Call) and isinstance(
             node.func, ast.Attribute
         ):
             if node.func.attr in _CHANGES:
-                place = node.func.value
-        if isinstance(place, ast.Attribute) and isinstance(
-            place.value, ast.Name
-        ):
-            if place.value.id == "self":
-                found.add(place.attr)
-    return found
+                yield node.func.value
 
 
 def _changed(unit):
