@@ -15,7 +15,6 @@ Authors
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -31,6 +30,7 @@ from speechbrain_merge.evaluation import (
     write_scores,
 )
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import read_json
 
 
@@ -233,26 +233,23 @@ def evaluate_domains(
 def _refuse_foreign(folder, metric, names):
     """Refuses to replace files that hold no scores, such as data."""
     for file in (f"{metric}.json", *(f"{name}.jsonl" for name in names)):
-        path = folder / file
-        if not os.path.lexists(path):
-            continue
-        try:
-            if path.suffix == ".jsonl":
-                read_scores(path)
-                continue
-            sets = read_json(path)
-            ours = isinstance(sets, dict) and all(
-                isinstance(one, dict) and "errors" in one
-                for one in sets.values()
-            )
-        except (ValueError, OSError):
-            ours = False
-        if not ours:
-            raise FileExistsError(
-                f"{path} holds no scores that were written here, or damaged "
-                "ones. Nothing was changed. Move it away, or choose another "
-                "folder."
-            )
+        refuse_other(
+            folder / file,
+            _are_scores,
+            "no scores that were written here, or damaged ones",
+            "choose another folder",
+        )
+
+
+def _are_scores(path):
+    """Whether a file has scores of utterances, or the counts of sets."""
+    if path.suffix == ".jsonl":
+        read_scores(path)  # raises for anything else
+        return True
+    sets = read_json(path)
+    return isinstance(sets, dict) and all(
+        isinstance(one, dict) and "errors" in one for one in sets.values()
+    )
 
 
 def write_alignments(path, metric) -> None:

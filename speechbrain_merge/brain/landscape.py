@@ -50,6 +50,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.evaluation.barrier import barrier
 from speechbrain_merge.methods import Average
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.search import Journal
 from speechbrain_merge.weights import digest, open_weights
@@ -307,7 +308,15 @@ class Landscape:
                 f"'{name}' has no folder to be written to: give the "
                 "Landscape a `folder`"
             )
-        run_on_main(_refuse_foreign, args=[self.folder / f"{name}.json"])
+        run_on_main(
+            refuse_other,
+            args=[
+                self.folder / f"{name}.json",
+                _is_landscape,
+                "no landscape",
+                "give the landscape another `name` or `folder`",
+            ],
+        )
 
     def _kept(self, result, name):
         """Writes a result if it has a name."""
@@ -317,19 +326,10 @@ class Landscape:
         return result
 
 
-def _refuse_foreign(path):
-    """Refuses to replace a file that is no result of a landscape."""
-    if not os.path.lexists(path):
-        return
-    try:
-        found = read_json(path)
-    except (ValueError, OSError):
-        found = None
-    if not isinstance(found, dict) or found.get("kind") not in KINDS:
-        raise FileExistsError(
-            f"{path} holds no landscape. Nothing was changed. Move it away, "
-            "or give the landscape another `name` or `folder`."
-        )
+def _is_landscape(path):
+    """Whether a file is a result of a landscape."""
+    found = read_json(path)
+    return isinstance(found, dict) and found.get("kind") in KINDS
 
 
 def _still(source):

@@ -25,7 +25,7 @@ Authors
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -178,6 +178,44 @@ def what_to_do(faults: list[str], folder) -> str:
         "now, remove merge.json and README.md as well, which tell what they "
         "were merged from."
     )
+
+
+def refuse_other(path, is_ours: Callable[[Path], bool], what: str, advice: str):
+    """Refuses to replace a file that we did not write.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to be. Nothing may be there.
+    is_ours : callable
+        Tells, of what is there, whether we wrote it. Where it raises ValueError
+        or OSError, the file is of another kind, or damaged: a person's in any
+        case.
+    what : str
+        What the error says that the other file holds.
+    advice : str
+        What to do, other than to move it away.
+
+    Raises
+    ------
+    FileExistsError
+        Where anything else is there.
+
+    Example
+    -------
+    >>> refuse_other("new.json", Path.is_file, "no scores", "choose another")
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        ours = is_ours(Path(path))
+    except (ValueError, OSError):
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f"{path} holds {what}. Nothing was changed. Move it away, or "
+            f"{advice}."
+        )
 
 
 def describe_files(folder) -> dict:

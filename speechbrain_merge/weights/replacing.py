@@ -19,10 +19,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import os
 from pathlib import Path
 from typing import Union
 
+from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.weights.source import open_weights
 
 
@@ -46,20 +46,15 @@ def refuse_foreign(path: Union[str, Path], key: str, what: str) -> None:
         Where there is a folder.
     """
     path = Path(path)
-    if not os.path.lexists(path):
-        return
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file in it")
-    if path.is_file():
+
+    def is_ours(path):
+        if not path.is_file():
+            return False
         if path.stat().st_size == 0:
-            return
-        try:
-            with open_weights(path) as weights:
-                if key in weights.metadata:
-                    return
-        except (ValueError, OSError):
-            pass  # of another kind, or damaged: a person's in any case
-    raise FileExistsError(
-        f"{path} holds {what}. Nothing was changed. Move it away, or choose "
-        "another output."
-    )
+            return True
+        with open_weights(path) as weights:
+            return key in weights.metadata
+
+    refuse_other(path, is_ours, what, "choose another output")
