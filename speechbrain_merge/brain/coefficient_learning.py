@@ -57,7 +57,7 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
-from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.decisive import decisive_settings, while_running
 from speechbrain_merge.brain.entropy import entropy, scores_of
 from speechbrain_merge.brain.without_training import without_training
 from speechbrain_merge.methods.adamerging import AdaMerging
@@ -97,6 +97,7 @@ _history = some(
 )
 
 
+@while_running
 def learn_coefficients(
     brain,
     method,

@@ -16,7 +16,10 @@ Weights of all others count: a language model for shallow fusion, say. So do the
 statistics of a normaliser, which has no weights and is not merged, what a
 recipe gives its Brain besides (a tokenizer, a language model, the size of a
 beam), and the code of the recipe's Brain, but for the methods that only train.
-What the Brain's own methods write or add to is its state, and does not count.
+What methods write (of the Brain, a decoder, …) counts as it was given to the
+Brain, and not as it is after a run (see ``speechbrain_merge.records.given_state``).
+Folders count by their files where a decoder holds them, or where the code of the
+Brain reads the hyperparameter that names them.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -24,6 +27,7 @@ Authors
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -35,9 +39,17 @@ import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import check_candidates
-from speechbrain_merge.records.fingerprint import fingerprint, settings_of
-from speechbrain_merge.records.own_code import own_code
-from speechbrain_merge.records.source_slice import kept_notes
+from speechbrain_merge.records.file_hashes import is_folder
+from speechbrain_merge.records.fingerprint import (
+    Attributes,
+    Folder,
+    OwnCode,
+    fingerprint,
+    look_at,
+)
+from speechbrain_merge.records.given_state import GivenState
+from speechbrain_merge.records.object_settings import written_by
+from speechbrain_merge.records.own_code import is_own, names_read
 from speechbrain_merge.weights import digest
 
 TRAINING_SETTINGS = (
@@ -157,6 +169,67 @@ def decisive_settings(
     >>> settings(beams=[8, 4]) == settings(beams=[8, 8])
     False
     """
+    state = _state_of(brain)
+    state.look(functools.partial(_look, brain, state))
+    settings, folders, skip = _settings(brain, names, leave_out, stage)
+    return fingerprint(settings, folders, skip, state)
+
+
+def running(brain):
+    """While a Brain trains or decodes: what it writes is not given to it.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        The Brain.
+
+    Returns
+    -------
+    context manager
+        May be entered within itself.
+    """
+    state = _state_of(brain)
+    return state.running(functools.partial(_look, brain, state))
+
+
+def while_running(function: Callable) -> Callable:
+    """A function over a Brain's data, as one run of it (see ``running``).
+
+    Arguments
+    ---------
+    function : callable
+        Takes the Brain first.
+
+    Returns
+    -------
+    callable
+    """
+
+    @functools.wraps(function)
+    def run(brain, *arguments, **keywords):
+        with running(brain):
+            return function(brain, *arguments, **keywords)
+
+    return run
+
+
+_STATES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _state_of(brain):
+    if brain not in _STATES:
+        _STATES[brain] = GivenState()
+    return _STATES[brain]
+
+
+def _look(brain, state):
+    """Reads all that any fingerprint of a Brain may read."""
+    settings, folders, skip = _settings(brain, (), None, sb.Stage.TRAIN)
+    return look_at(settings, folders, skip, state)
+
+
+def _settings(brain, names, leave_out, stage):
+    """What decides, folders that may be moved, and what does not count in it."""
     given = vars(getattr(brain, "hparams", SimpleNamespace()))
     hparams = {
         name: value
@@ -164,7 +237,8 @@ def decisive_settings(
         if not _is_for_training(name, stage)
         and not (leave_out is not None and leave_out(name, value))
     }
-    hparams["brain.code"] = own_code([type(brain)], TRAINING_METHODS)
+    kinds = (type(brain),)
+    hparams["brain.code"] = OwnCode(kinds, TRAINING_METHODS)
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
     # Normalisers, features and language models that the YAML does not name,
     # whatever several processes wrap them in
@@ -173,6 +247,12 @@ def decisive_settings(
         if isinstance(module, DistributedDataParallel)
         else module
         for name, module in getattr(brain, "modules", {}).items()
+    }
+    read = names_read(kinds, TRAINING_METHODS)
+    hparams["brain.folders"] = {
+        name: Folder(value)
+        for name, value in given.items()
+        if name in read and name != "output_folder" and is_folder(value)
     }
     skipped: tuple = TRAINING_MODULES
     if stage == sb.Stage.TRAIN:
@@ -189,11 +269,19 @@ def decisive_settings(
         home = f"{getattr(value, '__module__', None) or ''}."
         return home.startswith(_dotted(skipped))
 
-    no_settings = _OF_EVERY_BRAIN | kept_notes(type(brain))
-    for name, value in settings_of(brain).items():
-        if name not in no_settings and not skip(value):
-            hparams[f"brain.{name}"] = value
-    return fingerprint(hparams, [] if output is None else [output], skip)
+    by_others = written_by(
+        kind for kind in type(brain).__mro__ if not is_own(kind)
+    )
+    own = {
+        name
+        for name, value in vars(brain).items()
+        if name not in _OF_EVERY_BRAIN
+        and name not in by_others
+        and not skip(value)
+    }
+    hparams["brain"] = Attributes(brain, frozenset(own))
+    hparams = SimpleNamespace(**hparams)  # in any order
+    return hparams, [] if output is None else [output], skip
 
 
 def scored_with(brain, title: str, partial: bool, names) -> dict:

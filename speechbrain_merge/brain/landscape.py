@@ -39,7 +39,7 @@ from tqdm import tqdm
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_merge.brain.batches import FixedBatches
-from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.decisive import decisive_settings, running
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.brain.weight_plane import (
     WeightPlane,
@@ -296,7 +296,7 @@ class Landscape:
                 progress=False,
                 same_base=False,  # the way between any two models
             )
-        with self.brain.borrowed_weights(weights):
+        with running(self.brain), self.brain.borrowed_weights(weights):
             return self.scorer.score()
 
     def _check_name(self, name):

@@ -37,7 +37,7 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import WeightsInModules
-from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.decisive import decisive_settings, while_running
 from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
@@ -88,6 +88,7 @@ _history = listed(
 )
 
 
+@while_running
 def learn_matching(
     brain,
     source,

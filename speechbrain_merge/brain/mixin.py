@@ -27,7 +27,7 @@ from pathlib import Path
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
-from speechbrain_merge.brain.decisive import scored_with
+from speechbrain_merge.brain.decisive import scored_with, while_running
 from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights
 from speechbrain_merge.brain.promised_weights import file_of
 from speechbrain_merge.brain.ranks import sent_by_main
@@ -147,6 +147,7 @@ class MergeMixin(RecipeHooks):
         """
         return borrowed_weights(self, source)
 
+    @while_running
     def merge(self, stage, valid_set=None, valid_loader_kwargs=None):
         """Runs a merge stage and evaluates its outcome from then on.
 
@@ -202,6 +203,7 @@ class MergeMixin(RecipeHooks):
             run_on_main(stage.sign.sign, args=[result.path])
         return result
 
+    @while_running
     def score_weights(
         self,
         source,

@@ -13,6 +13,7 @@ from speechbrain_merge.brain.before_training import (
     check_before_training,
     check_trackers,
 )
+from speechbrain_merge.brain.decisive import running
 from speechbrain_merge.brain.evaluated import log_evaluated
 from speechbrain_merge.brain.promised_weights import (
     Guard,
@@ -67,22 +68,23 @@ class RecipeHooks:
         valid_loader_kwargs : dict
             As for ``Brain.fit``. ``merge`` loads its selection set by these.
         """
-        self.validation_loader.remember(valid_set, valid_loader_kwargs)
-        limit = getattr(epoch_counter, "limit", None)
-        check_before_training(self, limit)
-        self._let_pools_collect(True)
-        self._training = True
-        try:
-            super().fit(
-                epoch_counter,
-                train_set,
-                valid_set,
-                progressbar,
-                train_loader_kwargs,
-                valid_loader_kwargs,
-            )
-        finally:
-            self._training = False
+        with running(self):
+            self.validation_loader.remember(valid_set, valid_loader_kwargs)
+            limit = getattr(epoch_counter, "limit", None)
+            check_before_training(self, limit)
+            self._let_pools_collect(True)
+            self._training = True
+            try:
+                super().fit(
+                    epoch_counter,
+                    train_set,
+                    valid_set,
+                    progressbar,
+                    train_loader_kwargs,
+                    valid_loader_kwargs,
+                )
+            finally:
+                self._training = False
 
     def on_fit_start(self):
         """Lets the pools keep what training starts from, then starts it."""
@@ -170,7 +172,7 @@ class RecipeHooks:
         RuntimeError
             Where other weights than the promised ones would be evaluated.
         """
-        with self._evaluation():
+        with running(self), self._evaluation():
             return super().evaluate(
                 test_set, max_key, min_key, progressbar, test_loader_kwargs
             )

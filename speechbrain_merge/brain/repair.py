@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import speechbrain as sb
 from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.brain.decisive import while_running
 from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
@@ -39,6 +40,7 @@ LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 UTTERANCES = 64
 
 
+@while_running
 def repair(
     brain,
     merged,

@@ -50,7 +50,7 @@ from speechbrain_merge.brain.collectors import (
     FisherCollector,
     GramCollector,
 )
-from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.brain.decisive import decisive_settings, while_running
 from speechbrain_merge.brain.matching import learn_matching
 from speechbrain_merge.brain.without_training import (
     same_draws,
@@ -76,6 +76,7 @@ COLLECTORS = {
 }
 
 
+@while_running
 def collect_statistics(
     brain,
     stage,
@@ -205,6 +206,7 @@ def _learn_maps(brain, stage, method, data, train, loader_kwargs, folder):
     return files
 
 
+@while_running
 def collect_fisher(
     brain,
     source,
@@ -256,6 +258,7 @@ def collect_fisher(
     return _collect("fisher", brain, source, *passage)
 
 
+@while_running
 def collect_grams(
     brain,
     source,

@@ -6,7 +6,9 @@ takes such a coefficient, it takes any of these, which nest:
 =====================================  ========================================
 ``0.5``                                the same for every expert and tensor
 ``[0.5, 0.2]``                         one for each expert, in their order
-``{"experts": {"digits": 0.5, …}}``    one for each expert, by its label
+``{"experts": {"digits": 0.5, …}}``    one for each expert, by its label, or by
+                                       the end of it where that is one expert's
+                                       (``a`` or ``a.pt`` for ``runs/a``)
 ``{"parts": {"encoder": 0.5, …}}``     by part of the model: the first pattern
                                        that matches the tensor (see
                                        ``speechbrain_merge.weights.matches``);
@@ -31,10 +33,12 @@ Authors
 """
 
 from numbers import Real
+from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain_merge.records.checked import is_finite
 from speechbrain_merge.weights import matches, part
+from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 
 LARGEST = 1e30
 """Of a coefficient, without its sign."""
@@ -215,13 +219,19 @@ def check_covers(
 
 def _by_label(value, name, labels, depths):
     """Coefficients given by the experts' labels."""
-    inner = value["experts"]
+    given = value["experts"]
+    inner = {_label_of(key, labels): each for key, each in given.items()}
     unknown = [label for label in inner if label not in labels]
     missing = [label for label in labels if label not in inner]
-    if unknown or (missing and "default" not in value):
+    if len(inner) < len(given) or unknown:
         raise ValueError(
-            "Coefficients by expert must name the experts: "
-            f"unknown {unknown}, missing {missing}, experts {labels}."
+            "Coefficients by expert must name each expert once: "
+            f"{list(given)} were given for {labels}."
+        )
+    if missing and "default" not in value:
+        raise ValueError(
+            f"Coefficients by expert must name all experts: {missing} of {labels} "
+            "are missing. Add them or a 'default'."
         )
     return [
         resolve(
@@ -229,3 +239,18 @@ def _by_label(value, name, labels, depths):
         )[0]
         for label in labels
     ]
+
+
+def _label_of(key, labels):
+    """The label that a name stands for: its last words, or the file's name."""
+    if key in labels:
+        return key
+    path = Path(str(key))
+    if path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
+        path = path.with_suffix("")
+    found = [
+        label
+        for label in labels
+        if path.parts and Path(label).parts[-len(path.parts) :] == path.parts
+    ]
+    return found[0] if len(found) == 1 else key

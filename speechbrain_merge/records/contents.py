@@ -29,7 +29,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from speechbrain_merge.records.fingerprint import file_fingerprint, plain
+from speechbrain_merge.records.file_hashes import file_fingerprint
+from speechbrain_merge.records.fingerprint import plain
 
 _SETTLED = 2 * 10**9  # ns: file systems tell times no finer than two seconds
 _known: dict[tuple, str] = {}

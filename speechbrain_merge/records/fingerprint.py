@@ -7,14 +7,15 @@ and the files that these point to. The text of the YAML alone would not do. It
 does not know what was overridden on the command line or set by the script, and
 a Brain never sees it. So the objects themselves are read.
 
-An object is its class and its settings; a class of the recipe, rather than of
-an installed package, also by what its code does. A setting is an attribute that the
-constructor takes or sets, that a ``set_…`` method or ``load`` changes, or that
-was set from outside. What other methods write is state (an epoch counter, a cache of keys
-and values, statistics that a normalizer gathers) and does not count. Tensors and arrays count by value,
-wherever they are; a file by its content; a folder or a missing file that is
-named by an absolute path does not count. So the fingerprint is the same in a
-new process, on another device, and after the results were moved.
+An object is its class and its settings (see
+``speechbrain_merge.records.object_settings``); a class of the recipe, rather than
+of an installed package, also by what its code does. The state that its methods
+write does not count, but as a recipe gave it where that is known (see
+``speechbrain_merge.records.given_state``). Tensors and arrays count by value,
+wherever they are; a file by its content; so does a folder that an object of the
+recipe holds. Other folders, and a missing file that is named by an absolute path,
+do not count. So the fingerprint is the same in a new process, on another device,
+and after the results were moved.
 
 Example
 -------
@@ -27,7 +28,7 @@ Example
 >>> decoder = Decoder(8)
 >>> before = fingerprint({"decoder": decoder, "words": ["one", "two"]})
 >>> decoder.decode()
->>> before == fingerprint({"words": ["one", "two"], "decoder": decoder})
+>>> before == fingerprint({"decoder": decoder, "words": ["one", "two"]})
 True
 >>> decoder.beam = 16
 >>> before == fingerprint({"decoder": decoder, "words": ["one", "two"]})
@@ -37,37 +38,35 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import dis
 import enum
 import functools
 import hashlib
-import inspect
-import io
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy
 import torch
 
-from speechbrain_merge.records.own_code import functions_of, is_own, own_code
-
-_BLOCK = 1 << 20
-_MODULE_STATE = {*vars(torch.nn.Module()), "training"} - {"_modules"}
-# Written by transformers with a warning, and by torch.amp.custom_fwd at a call
-_NOTES = {"deprecation_warnings", "_fwd_used_autocast"}
-# SpeechBrain's encoders of labels load what they are, with `load`
-_CONSTRUCTORS = ("__new__", "__post_init__", "__setstate__", "load")
+from speechbrain_merge.records.file_hashes import (
+    file_fingerprint,
+    folder_content,
+    is_folder,
+)
+from speechbrain_merge.records.given_state import GivenState
+from speechbrain_merge.records.object_settings import attributes_of, slots_of
+from speechbrain_merge.records.own_code import is_own, own_code
 
 
 def fingerprint(
     value: Any,
     folders: Iterable = (),
     skip: Optional[Callable] = None,
+    state: Optional[GivenState] = None,
 ) -> str:
     """The fingerprint of any object.
 
@@ -81,6 +80,8 @@ def fingerprint(
     skip : callable, optional
         ``skip(object) -> bool``: True for what does not count, wherever it is
         found.
+    state : GivenState, optional
+        What is known of the state that objects were given.
 
     Returns
     -------
@@ -95,7 +96,30 @@ def fingerprint(
     False
     """
     roots = [os.path.abspath(folder) for folder in folders]
-    return _Reader(roots, skip).digest(value)
+    return _Reader(roots, skip, state).digest(value)
+
+
+def look_at(
+    value: Any, folders: Iterable, skip: Optional[Callable], state: GivenState
+) -> list:
+    """Tells a state of everything that objects hold.
+
+    Arguments
+    ---------
+    value, folders, skip
+        As for ``fingerprint``.
+    state : GivenState
+        Which is looking.
+
+    Returns
+    -------
+    list
+        What was read.
+    """
+    roots = [os.path.abspath(folder) for folder in folders]
+    reader = _Reader(roots, skip, state)
+    reader.digest(value)
+    return reader.alive
 
 
 def plain(value: Any) -> Any:
@@ -124,62 +148,59 @@ def plain(value: Any) -> Any:
     return value
 
 
-def file_fingerprint(path) -> str:
-    """The sha256 of a file's content.
+@dataclass(frozen=True)
+class OwnCode:
+    """What functions and classes of a recipe do, as a part of a fingerprint.
+
+    Arguments
+    ---------
+    things : tuple of object
+        As for ``own_code``.
+    leave_out : tuple of str
+        Names of methods that do not count.
+    """
+
+    things: tuple
+    leave_out: tuple = ()
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Some attributes of an object, without its class, as a part of a fingerprint.
+
+    Arguments
+    ---------
+    owner : object
+        The object.
+    names : frozenset of str
+        Those that count.
+    """
+
+    owner: Any
+    names: frozenset
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that counts by what it holds, as a part of a fingerprint.
 
     Arguments
     ---------
     path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits, as `sha256sum` prints them.
+        The folder.
     """
-    with open(path, "rb", buffering=0) as file:
-        return stream_fingerprint(file)
 
-
-def stream_fingerprint(file: io.RawIOBase, before: bytes = b"") -> str:
-    """The sha256 of an open file, from where it stands to its end.
-
-    Arguments
-    ---------
-    file : io.RawIOBase
-        Opened with ``buffering=0``. Afterwards it stands at its end.
-    before : bytes
-        What is hashed before it.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "words.txt"
-    >>> _ = path.write_bytes(b"one two")
-    >>> with open(path, "rb", buffering=0) as file:
-    ...     before = file.read(3)
-    ...     stream_fingerprint(file, before) == file_fingerprint(path)
-    True
-    """
-    result = hashlib.sha256(before)
-    block = memoryview(bytearray(_BLOCK))
-    while count := file.readinto(block):
-        result.update(block[:count])
-    return result.hexdigest()
+    path: Union[str, Path]
 
 
 class _Reader:
     """Reads objects; each of them once."""
 
-    def __init__(self, folders, skip):
-        self.folders, self.skip = folders, skip
+    def __init__(self, folders, skip, state):
+        self.folders, self.skip, self.state = folders, skip, state
         self._digests = {}  # id of an object: digest, or None while it is read
         self._codes = {}  # class: what its code does
-        self._alive = []  # ids are only unique while their objects live
+        self.alive = []  # ids are only unique while their objects live
 
     def digest(self, value):
         """The digest of a value: of its kind and its content."""
@@ -191,7 +212,7 @@ class _Reader:
             return _hash(f"within itself: {_class_name(type(value))}")
         if known:
             return known
-        self._alive.append(value)
+        self.alive.append(value)
         self._digests[id(value)] = None
         if self.skip is not None and self.skip(value):
             found = _hash("skipped")
@@ -203,7 +224,7 @@ class _Reader:
     def _plain(self, value):
         """Words for a value without parts; None for all others."""
         if isinstance(value, enum.Enum):
-            return f"{_class_name(type(value))}.{value.name}"
+            return None
         if value is None or isinstance(value, (bool, torch.dtype)):
             return f"constant {value}"
         if isinstance(value, (str, os.PathLike)):
@@ -239,6 +260,19 @@ class _Reader:
 
     def _content(self, value):
         """Digests of the parts of a value, after a word for its kind."""
+        if isinstance(value, enum.Enum):
+            kind = f"{_class_name(type(value))}.{value.name}"
+            return "one of", kind, self.digest(value.value)
+        if isinstance(value, OwnCode):
+            return "code", own_code(value.things, value.leave_out, self._held)
+        if isinstance(value, Attributes):
+            found = self._attributes(value.owner, value.names)
+            return "attributes", str(sorted(found.items()))
+        if isinstance(value, Folder):
+            whole = os.path.abspath(value.path) + os.sep
+            if any(folder.startswith(whole) for folder in self.folders):
+                return ("a folder with the results",)
+            return "folder", folder_content(whole, self.folders)
         if isinstance(value, (bytes, bytearray)):
             return "bytes", bytes(value)
         if isinstance(value, torch.Tensor):
@@ -283,10 +317,12 @@ class _Reader:
         return "tensor", str(plain.dtype), str(tuple(plain.shape)), content
 
     def _mapping(self, kind, mapping):
-        rows = sorted(
+        rows = [
             (self.digest(key), self.digest(entry))
             for key, entry in mapping.items()
-        )
+        ]
+        if kind != "dict":  # attributes have no order
+            rows.sort()
         return kind, *(word for row in rows for word in row)
 
     def _function(self, function):
@@ -296,7 +332,7 @@ class _Reader:
             if not _is_empty(cell)
         ]
         if is_own(function):
-            code = own_code([function])
+            code = own_code([function], text_of=self._held)
         else:
             code = function.__code__
         parts = (
@@ -316,11 +352,37 @@ class _Reader:
             *map(self.digest, code.co_consts),
         )
 
+    def _attributes(self, value, names=None):
+        """Names of an object's attributes, and the digests of those that count."""
+        self.alive.append(value)
+        folders = is_own(type(value))
+        found = {}
+        for name, entry, is_state in attributes_of(
+            value, notes=self.state is not None
+        ):
+            if names is not None and name not in names:
+                continue
+            if folders and is_folder(entry):
+                entry = Folder(entry)
+            digest = self._held((id(value), name), entry, is_state)
+            if digest is not None:
+                found[name] = digest
+        return found
+
     def _code_of(self, kind):
         """What the code of a recipe's class does; read once."""
         if kind not in self._codes:
-            self._codes[kind] = own_code([kind])
+            self._codes[kind] = "within itself"
+            self._codes[kind] = own_code([kind], text_of=self._held)
         return self._codes[kind]
+
+    def _held(self, key, value, is_state):
+        """The digest of a value, as it was given where it is state."""
+        if not is_state:
+            return self.digest(value)
+        if self.state is None:
+            return None
+        return self.state.digest_of(key, lambda: self.digest(value))
 
     def _object(self, value):
         """The class of an object, and its settings."""
@@ -332,11 +394,11 @@ class _Reader:
             parts["items"] = dict(value)
         elif isinstance(value, (list, tuple, set)):
             parts["items"] = list(value)
-        if not hasattr(value, "__dict__") and not _slots(type(value)):
+        if not hasattr(value, "__dict__") and not slots_of(type(value)):
             # of an extension: what it would be pickled as, where that is said
             return "object", kind, self.digest(_pickled(value))
         parts.update(_pickled_besides(value))
-        parts.update(settings_of(value))
+        parts.update(self._attributes(value))
         if isinstance(value, torch.nn.Module):
             parts.update(value.named_parameters(recurse=False))
             parts.update(value.named_buffers(recurse=False))
@@ -347,105 +409,6 @@ class _Reader:
 def _is_file_name(text):
     """Whether a text without a folder is a file with an ending, here."""
     return os.path.splitext(text)[1] != "" and os.path.isfile(text)
-
-
-def settings_of(value: Any) -> dict[str, Any]:
-    """The attributes of an object that say what it is, not what it has done.
-
-    Arguments
-    ---------
-    value : object
-        An object with attributes.
-
-    Returns
-    -------
-    dict
-        Name to value, see the module.
-
-    Example
-    -------
-    >>> class Decoder:
-    ...     def __init__(self, beam):
-    ...         self.beam, self.decoded = beam, 0
-    ...
-    ...     def decode(self):
-    ...         self.decoded += 1
-    >>> decoder = Decoder(8)
-    >>> decoder.words = ["one"]
-    >>> settings_of(decoder)
-    {'beam': 8, 'words': ['one']}
-    """
-    attributes = dict(getattr(value, "__dict__", {}))
-    for name in _slots(type(value)):
-        if hasattr(value, name):
-            attributes[name] = getattr(value, name)
-    given, written = _attributes_of(value.__class__)
-    left_out = written - given
-    if isinstance(value, torch.nn.Module):
-        left_out = left_out | _MODULE_STATE | {"_modules"}
-    if "_fwd_used_autocast" in attributes:
-        left_out = left_out | {"_dtype"}  # is written with it
-    return {
-        name: entry
-        for name, entry in attributes.items()
-        if name not in left_out and name not in _NOTES
-    }
-
-
-@lru_cache(maxsize=4096)
-def _attributes_of(kind):
-    """Names that the constructors of a class take, and those that its other
-    methods write."""
-    given, written = set(), set()
-    for each in kind.__mro__:
-        if each in (object, torch.nn.Module):
-            continue
-        for name, member in vars(each).items():
-            if isinstance(member, functools.cached_property):
-                written.add(name)
-            for function in functions_of(member):
-                if name == "__init__":
-                    given.update(inspect.signature(function).parameters)
-                elif name not in _CONSTRUCTORS and not name.startswith("set_"):
-                    written.update(_written(function.__code__))
-        given.update(getattr(each, "__dataclass_fields__", ()))
-    if issubclass(kind, torch.nn.Module):
-        given.update(_restored(kind))
-    return given, written
-
-
-def _restored(kind):
-    """Names of the attributes of a module that SpeechBrain's Checkpointer loads.
-
-    They are what the module has learned and computes with, as the statistics of
-    an ``InputNormalization``, although other methods write them.
-    """
-    for name in dir(kind):
-        loader = getattr(kind, name, None)
-        if getattr(loader, "_speechbrain_loader", False):
-            code = inspect.unwrap(loader).__code__
-            yield from _written(code)
-            for called in code.co_names:
-                for function in functions_of(getattr(kind, called, None)):
-                    yield from _written(function.__code__)
-
-
-def _written(code):
-    """Names of the attributes that some code assigns."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "STORE_ATTR":
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _written(constant)
-
-
-def _slots(kind):
-    names = []
-    for each in kind.__mro__:
-        slots = each.__dict__.get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else list(slots)
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def _pickled_besides(value):

@@ -5,9 +5,10 @@ normalises text in another way counts other errors. The code of installed
 packages goes by their versions; that of a recipe has none, and is edited
 between two runs. So it counts by what its text comes to (see
 ``speechbrain_merge.records.source_slice``): the class or function, all that it
-reads of its module and of the recipe's other modules, and the plain values that
-the names there have when the recipe runs, but for those that its functions write.
-Comments, docstrings, layout, and what nothing reaches do not count.
+reads of its module and of the recipe's other modules, and the values that the
+names there have when the recipe runs, but for those that its functions write.
+Variables of the environment that it reads count, and files beside it that it
+names. Comments, docstrings, layout, and what nothing reaches do not count.
 
 Code without a text (of a notebook, or of ``exec``) counts by what Python
 compiled of it, with the functions, classes and plain values that it names.
@@ -37,12 +38,15 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, Optional
 
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 from speechbrain_merge.records.source_slice import (
+    Slice,
     binds,
     changed_by,
+    kept_notes,
     name_at,
     slice_of,
 )
@@ -52,7 +56,31 @@ _CONTAINERS = (tuple, list, set, frozenset, dict)
 _NOTES = ("__module__", "__doc__", "__qualname__", "__firstlineno__")
 
 
-def own_code(things: Iterable, leave_out: Iterable[str] = ()) -> str:
+def plain_value(key: tuple, value: Any, is_state: bool) -> Optional[str]:
+    """The text of a plain value of a module or class, where nothing writes it.
+
+    Arguments
+    ---------
+    key : tuple of str
+        Where it is found.
+    value : object
+        The value.
+    is_state : bool
+        Whether functions write or change it.
+
+    Returns
+    -------
+    str or None
+        None where the value does not count.
+    """
+    return _constant(value) if _is_constant(value) and not is_state else None
+
+
+def own_code(
+    things: Iterable,
+    leave_out: Iterable[str] = (),
+    text_of: Callable[[tuple, Any, bool], Optional[str]] = plain_value,
+) -> str:
     """A hash of what functions, classes and objects of a recipe do.
 
     Arguments
@@ -63,17 +91,40 @@ def own_code(things: Iterable, leave_out: Iterable[str] = ()) -> str:
         of the recipe; of an object, its class.
     leave_out : list of str
         Names of methods that do not count.
+    text_of : callable
+        ``text_of(key, value, is_state) -> str or None``: what tells the value of a
+        name from others, see ``plain_value``.
 
     Returns
     -------
     str
         64 hexadecimal digits.
     """
-    walk = _Walk(set(leave_out))
+    walk = _Walk(set(leave_out), text_of)
     for thing in things:
         walk.follow(thing)
     words = walk.finish()
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def names_read(things: Iterable, leave_out: Iterable[str] = ()) -> set:
+    """Names of attributes and texts that the code of a recipe reads.
+
+    Arguments
+    ---------
+    things, leave_out
+        As for ``own_code``.
+
+    Returns
+    -------
+    set of str
+        Names of hyperparameters are among them.
+    """
+    walk = _Walk(set(leave_out), plain_value)
+    for thing in things:
+        walk.follow(thing)
+    walk.finish()
+    return walk.sliced.reads
 
 
 def functions_of(member) -> list:
@@ -118,38 +169,78 @@ def is_own(thing) -> bool:
 class _Walk:
     """Follows live functions and classes; their texts where they have them."""
 
-    def __init__(self, leave_out):
-        self.leave_out = leave_out
+    def __init__(self, leave_out, text_of):
+        self.leave_out, self.text_of = leave_out, text_of
         self.waiting: list = []
         self.seen: dict = {}  # by id, with what keeps it alive
         self.read: dict = {}
         self.found: list = []
-        self.attributes: list = []  # of classes: name and text
+        self.attributes: list = []  # of classes: class, name and value
         self.starts: list = []
         self.shortened: set = set()
+        self.sliced = Slice()
 
     def finish(self):
         """All that counts, in an order that processes share."""
+        values: dict = {}
         while self.waiting:
-            thing = self.waiting.pop(0)
-            if isinstance(thing, type):
-                self._class(thing)
-            else:
-                self._function(thing)
-        sliced = slice_of(self.starts, self.shortened, self.leave_out)
-        values = []
-        for module, name in sliced.bound:
-            known = vars(sys.modules.get(module, types.ModuleType("")))
-            if name in known and _is_constant(known[name]):
-                values.append(f"{name} = {_constant(known[name])}")
-        # A counter goes by the code that counts: a run that is started again
-        # has not counted yet.
-        values += [
-            f"{kind}.{name} = {_constant(value)}"
-            for kind, name, value in self.attributes
-            if name not in sliced.attributes
+            while self.waiting:
+                thing = self.waiting.pop(0)
+                if isinstance(thing, type):
+                    self._class(thing)
+                else:
+                    self._function(thing)
+            self.sliced = slice_of(self.starts, self.shortened, self.leave_out)
+            for (module, name), is_state in self.sliced.bound.items():
+                known = vars(sys.modules.get(module, types.ModuleType("")))
+                if name in known and (module, name) not in values:
+                    values[module, name] = self._held(
+                        (module, name), known[name], is_state
+                    )
+        for kind, name, value in self.attributes:
+            # A counter goes by the code that counts: a run that is started
+            # again has not counted yet.
+            is_state = name in self.sliced.attributes | kept_notes(kind)
+            key = kind.__module__, f"{kind.__qualname__}.{name}"
+            values[key] = self._held(key, value, is_state)
+        return [
+            self.found,
+            self.sliced.statements,
+            sorted(
+                f"{key[1]} = {text}"
+                for key, text in values.items()
+                if text is not None
+            ),
+            [
+                (name, os.environ.get(name))
+                for name in sorted(self.sliced.environment)
+            ],
+            self._files(),
         ]
-        return [self.found, sliced.statements, sorted(values)]
+
+    def _held(self, key, value, is_state):
+        """The text of a value; the code of functions and classes is followed."""
+        if isinstance(value, (type, types.ModuleType)) or functions_of(value):
+            self.follow(value)
+            if not isinstance(value, types.MethodType):
+                return None
+            value = value.__self__
+        return self.text_of(key, value, is_state)
+
+    def _files(self):
+        """The content of files that the code names and that lie beside it."""
+        folders = {
+            os.path.dirname(os.path.abspath(file))
+            for module, _ in (*self.starts, *self.sliced.bound)
+            if (file := getattr(sys.modules.get(module), "__file__", None))
+        }
+        texts = {
+            self.text_of((path,), path, False)
+            for folder in folders
+            for name in self.sliced.reads
+            if (path := _file_in(folder, name)) is not None
+        }
+        return sorted(text for text in texts if text is not None)
 
     def follow(self, thing):
         """Functions and classes of a value count from now on."""
@@ -182,8 +273,8 @@ class _Walk:
                 continue
             if functions := functions_of(member):
                 self.waiting += functions
-            elif _is_constant(member):
-                self.attributes.append((kind.__qualname__, name, member))
+            elif _is_constant(member) or (written and not _is_special(name)):
+                self.attributes.append((kind, name, member))
             elif not written:
                 self.found.append(f"{name} = {self._value(member)}")
 
@@ -196,13 +287,13 @@ class _Walk:
         cells = dict(zip(code.co_freevars, function.__closure__ or ()))
         counted = set() if start is None else changed_by(*start)
         for name, cell in cells.items():
-            if name in counted:
-                continue
             try:
-                value = self._value(cell.cell_contents)
+                value = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
-            self.found.append(f"{name} = {value}")
+            text = self._value(value, (function, name), name in counted)
+            if text is not None:
+                self.found.append(f"{name} = {text}")
         self.found.append(_compiled(code))
         if start is not None:
             self.starts.append(start)
@@ -221,11 +312,12 @@ class _Walk:
         self.read[id(thing)] = thing
         return new
 
-    def _value(self, value):
-        """A text for plain values; functions, classes and objects in them are
-        followed."""
+    def _value(self, value, key=(), is_state=False):
+        """A text for values; functions, classes and objects are followed."""
+        if is_state:
+            return self.text_of(key, value, True)
         if _is_constant(value):
-            return _constant(value)
+            return self.text_of(key, value, False)
         if isinstance(value, dict) and _is_plain(value):
             rows = [
                 f"{self._value(key)}: {self._value(each)}"
@@ -240,7 +332,11 @@ class _Walk:
             return value.__name__
         if not isinstance(value, _CONTAINERS):
             self.follow(value)
-        return getattr(value, "__qualname__", "")
+        if isinstance(value, types.MethodType):
+            value = value.__self__
+        if hasattr(value, "__qualname__"):
+            return value.__qualname__
+        return self.text_of(key, value, False)
 
 
 def _start_of(function):
@@ -279,6 +375,18 @@ def _names(code):
         if isinstance(constant, types.CodeType):
             names += _names(constant)
     return names
+
+
+def _is_special(name):
+    return name.startswith("__") and name.endswith("__")
+
+
+def _file_in(folder, name):
+    """A file in a folder, where a text is the name of one."""
+    if not name or len(name) > 255 or "\n" in name or "\0" in name:
+        return None
+    path = os.path.join(folder, name)
+    return path if os.path.isfile(path) else None
 
 
 def _is_constant(value):

@@ -47,16 +47,23 @@ class Slice:
     ---------
     statements : list
         Of each module, the texts of the trees of its statements, in order.
-    bound : set
-        Module and name of all that these bind, but for what functions bind
-        while they run.
+    bound : dict
+        Module and name of all that these bind, and whether functions bind or
+        change it while they run.
     attributes : set
         Names of attributes that functions and methods write.
+    reads : set
+        Names of attributes that are read, and texts: names of hyperparameters and
+        files are among them.
+    environment : set
+        Names of the variables of the environment that are read.
     """
 
     statements: list = field(default_factory=list)
-    bound: set = field(default_factory=set)
+    bound: dict = field(default_factory=dict)
     attributes: set = field(default_factory=set)
+    reads: set = field(default_factory=set)
+    environment: set = field(default_factory=set)
 
 
 def slice_of(
@@ -258,16 +265,22 @@ class _Walk:
         for module, places in self.seen.items():
             parsed = parsed_module(module)
             units = [parsed.units[place] for place in sorted(places)]
-            result.statements.append([_dump(self._short(u)) for u in units])
-            counted: set = set()
+            short = [self._short(unit) for unit in units]
+            result.statements.append([_dump(unit) for unit in short])
+            for unit in short:
+                for node in (unit.node, *unit.guards):
+                    _collect_reads(node, result)
             for unit in units:
+                names = unit.binds
                 if isinstance(unit.node, NAMED):
-                    counted |= unit.binds - {unit.node.name}
+                    names = names - {unit.node.name}
                     result.attributes |= _written_attributes(unit.node)
-            for unit in units:
-                if unit.imports is None:
-                    names = unit.binds - counted
-                    result.bound |= {(module, name) for name in names}
+                for name in () if unit.imports is not None else names:
+                    key = module, name
+                    by_a_function = isinstance(unit.node, NAMED)
+                    result.bound[key] = by_a_function or result.bound.get(
+                        key, False
+                    )
         result.statements.sort()
         return result
 
@@ -303,6 +316,34 @@ def _chains(nodes) -> Iterator[tuple]:
             yield node.id, tuple(rest)
         else:
             waiting += ast.iter_child_nodes(node)
+
+
+def _collect_reads(tree, result):
+    """Adds the attributes, texts and variables of the environment of a tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            result.reads.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            result.reads.add(node.value)
+        asked = None
+        if isinstance(node, ast.Subscript):
+            asked = node.value, node.slice
+        elif isinstance(node, ast.Call) and node.args:
+            asked = node.func, node.args[0]
+        if asked is not None and isinstance(asked[1], ast.Constant):
+            if "environ" in _words(asked[0]) or "getenv" in _words(asked[0]):
+                result.environment.add(str(asked[1].value))
+
+
+def _words(node):
+    """The names in ``os.environ.get``."""
+    found = set()
+    while isinstance(node, ast.Attribute):
+        found.add(node.attr)
+        node = node.value
+    if isinstance(node, ast.Name):
+        found.add(node.id)
+    return found
 
 
 def _written_attributes(node):

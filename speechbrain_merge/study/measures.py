@@ -30,8 +30,8 @@ from speechbrain_merge.evaluation import measured
 from speechbrain_merge.evaluation.error_rates import UtteranceScore
 from speechbrain_merge.records.checked import fields, mapped, number
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.file_hashes import file_fingerprint
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.fingerprint import file_fingerprint
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.written_check import with_check
 from speechbrain_merge.study.counted import ADVICE

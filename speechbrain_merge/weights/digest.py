@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_merge.records.fingerprint import (
+from speechbrain_merge.records.file_hashes import (
     file_fingerprint,
     stream_fingerprint,
 )

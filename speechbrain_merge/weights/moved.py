@@ -26,7 +26,6 @@ from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX, TORCH_SUFFIXES
 MAP_SUFFIXES = (".yaml", ".yml")
 """Of files that say which units of a model go together."""
 
-# Of an absolute path
 _MOST_NAMES = 8
 
 
@@ -49,8 +48,8 @@ def places_of(path, beside) -> Iterator[tuple[Path, bool]]:
     said : bool
         Whether the record says this place, seen from the working folder or
         from ``beside``. Others are where it would be if all of it had been
-        moved: below a folder above ``beside``; of an absolute path the last
-        names, below any of these folders. Their content has to be compared.
+        moved: the last names of the path, below the working folder, ``beside``
+        or a folder above it. Their content has to be compared.
     """
     if not str(path):
         return
@@ -65,17 +64,15 @@ def places_of(path, beside) -> Iterator[tuple[Path, bool]]:
 
 def _possible(path, beside):
     yield path, True
-    above = [beside, *beside.absolute().parents]
-    tails = [path]
+    names = path.parts
     if path.is_absolute():
-        names = path.parts[1:][-_MOST_NAMES:]
-        tails = [Path(*names[start:]) for start in range(len(names))]
-        above.insert(0, Path())
+        names = names[1:]
     else:
         yield beside / path, True
-    for tail in tails:
-        for folder in above:
-            yield folder / tail, False
+    names = names[-_MOST_NAMES:]
+    for start in range(len(names)):
+        for folder in (Path(), beside, *beside.absolute().parents):
+            yield folder / Path(*names[start:]), False
 
 
 def _has_weights(place):

@@ -10,6 +10,7 @@ from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 import speechbrain as sb
 from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_merge import Landscape, MergeMixin, barrier
+from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.brain.weight_plane import WeightPlane, squared_distances
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.weights import IncompatibleWeights, write_weights
@@ -29,19 +30,11 @@ class Place(torch.nn.Module):
         return self.at
 
 
-LAST_VISIT = [None]  # before this one, it is interrupted
-
-
 class Country(MergeMixin, sb.Brain):
     """A Brain whose loss is the height of the place that its weights are."""
 
-    visits = 0
-
     def compute_forward(self, batch, stage):
         """Goes there."""
-        type(self).visits += 1
-        if self.visits == LAST_VISIT[0]:
-            raise KeyboardInterrupt
         assert not self.modules.model.training
         return self.modules.model()
 
@@ -204,21 +197,37 @@ def test_what_is_no_line_and_no_plane_is_refused():
         landscape.line({"A": place(0, 0), "B": place(1, 0)}, 2, name="x")
 
 
-def test_a_stopped_landscape_goes_on_and_shares_its_points(tmp_path):
-    data = tiny_ctc_data(2)  # one batch, so that a visit is a point
+def test_a_stopped_landscape_goes_on_and_shares_its_points(
+    tmp_path, monkeypatch
+):
+    data = tiny_ctc_data(2)
     models = {
         name: write_weights(tmp_path / f"{name}.safetensors", place(*at))
         for name, at in (("A", (-1, 0)), ("B", (1, 0)), ("C", (0, 2)))
     }
     line = {name: models[name] for name in "AB"}
 
+    score, visited = Scorer.score, []
+
+    def visit(scorer, **arguments):
+        visited.append(scorer)
+        if len(visited) == interrupted_at[0]:
+            raise KeyboardInterrupt
+        return score(scorer, **arguments)
+
+    interrupted_at = [None]
+    monkeypatch.setattr(Scorer, "score", visit)
+
     def visits(work, last=None, **context):
-        brain = country(double_well)
-        Country.visits, LAST_VISIT[0] = 0, last
         landscape = Landscape(
-            brain, data, folder=tmp_path / "points", context=context
+            country(double_well),
+            data,
+            folder=tmp_path / "points",
+            context=context,
         )
-        return work(landscape), Country.visits
+        visited.clear()
+        interrupted_at[0] = last
+        return work(landscape), len(visited)
 
     with pytest.raises(KeyboardInterrupt):
         visits(lambda landscape: landscape.line(line, 5), last=4)

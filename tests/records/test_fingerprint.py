@@ -22,7 +22,8 @@ from tiny_models import tiny_whisper
 from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain.lobes.features import Fbank
 from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain_merge.records.fingerprint import file_fingerprint, fingerprint
+from speechbrain_merge.records.file_hashes import file_fingerprint
+from speechbrain_merge.records.fingerprint import fingerprint
 
 
 class Decoder(torch.nn.Module):
@@ -156,7 +157,8 @@ def test_nothing_is_taken_for_anything_else():
     found = [fingerprint(value) for value in DIFFERENT]
     assert len(set(found)) == len(DIFFERENT)
     assert [fingerprint(value) for value in DIFFERENT] == found
-    assert fingerprint(OrderedDict(a=1, b=2)) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint(OrderedDict(a=1, b=2)) == fingerprint({"a": 1, "b": 2})
+    assert fingerprint({"a": 1, "b": 2}) != fingerprint({"b": 2, "a": 1})
     assert fingerprint(numpy.float64(0.5)) == fingerprint(0.5)
     assert fingerprint(torch.device("cpu")) == fingerprint(torch.device("meta"))
 

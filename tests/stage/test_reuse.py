@@ -136,9 +136,11 @@ def test_notes_that_a_brain_keeps_do_not_count(brain):
             return super().evaluate_batch(batch, stage)
 
     brain.__class__ = Noting
+    brain.heard, brain.times = [], {}
     before = decisive_settings(brain)
-    brain.heard, brain.times = ["one"], {1: "valid"}
+    ask(brain)
     brain.test_name = "read"
+    assert brain.heard and brain.times
     assert decisive_settings(brain) == before
     brain.words = ["one"]  # nothing writes it: a setting
     assert decisive_settings(brain) != before

@@ -1,0 +1,133 @@
+"""Hashes of files and folders.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+_READ_OF_A_FOLDER = 256 << 20
+
+
+def file_fingerprint(path) -> str:
+    """The sha256 of a file's content.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, as `sha256sum` prints them.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return stream_fingerprint(file)
+
+
+def stream_fingerprint(file: io.RawIOBase, before: bytes = b"") -> str:
+    """The sha256 of an open file, from where it stands to its end.
+
+    Arguments
+    ---------
+    file : io.RawIOBase
+        Opened with ``buffering=0``. Afterwards it stands at its end.
+    before : bytes
+        What is hashed before it.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "words.txt"
+    >>> _ = path.write_bytes(b"one two")
+    >>> with open(path, "rb", buffering=0) as file:
+    ...     before = file.read(3)
+    ...     stream_fingerprint(file, before) == file_fingerprint(path)
+    True
+    """
+    result = hashlib.sha256(before)
+    block = memoryview(bytearray(_BLOCK))
+    while count := file.readinto(block):
+        result.update(block[:count])
+    return result.hexdigest()
+
+
+def is_folder(value: Any) -> bool:
+    """Whether a value names a folder that is there.
+
+    Arguments
+    ---------
+    value : object
+        A text, a Path or anything else.
+
+    Returns
+    -------
+    bool
+    """
+    if not isinstance(value, (str, Path)):
+        return False
+    text = str(value)
+    return bool(text) and "\0" not in text and os.path.isdir(text)
+
+
+def folder_content(path, leave_out: Iterable[str] = ()) -> str:
+    """A text for the files of a folder and of those in it.
+
+    Files count by their content, but for those that would make more than
+    256 MiB: these count by size and time of change. Hidden files and compiled
+    Python do not count.
+
+    Arguments
+    ---------
+    path : str or Path
+        The folder. Links to folders are not followed.
+    leave_out : list of str
+        Folders whose files do not count, nor do the files of a folder in them.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path") / "lexicon"
+    >>> folder.mkdir()
+    >>> before = folder_content(folder)
+    >>> _ = (folder / "words.txt").write_text("one two")
+    >>> folder_content(folder) == before
+    False
+    """
+    whole = os.path.abspath(path)
+    skipped = {os.path.abspath(each) for each in leave_out}
+    rows, left = [], _READ_OF_A_FOLDER
+    for folder, folders, files in os.walk(whole):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith((".", "__pycache__"))
+            and os.path.join(folder, name) not in skipped
+        )
+        for name in sorted(files):
+            file = os.path.join(folder, name)
+            if name.startswith(".") or not os.path.isfile(file):
+                continue
+            status = os.stat(file)
+            left -= status.st_size
+            content = (
+                file_fingerprint(file)
+                if left >= 0
+                else f"{status.st_size} bytes of {status.st_mtime_ns}"
+            )
+            rows.append(f"{os.path.relpath(file, whole)}: {content}")
+    return "\n".join(rows)

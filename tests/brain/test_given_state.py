@@ -1,0 +1,247 @@
+"""What decides how a recipe decodes, beside its text: values that its modules
+read when they are imported, settings that methods write, folders.
+
+Each was scored again by nobody: the error rate of another decoder was told.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import importlib
+import sys
+
+import counted_scorings
+import pytest
+from counted_scorings import VALID, ask, trained
+from tiny_models import tiny_ctc_data
+
+from speechbrain_merge.brain.decisive import decisive_settings
+from speechbrain_merge.records.given_state import GivenState
+
+HEAD = """
+import dataclasses, enum, functools, json, os, types
+from pathlib import Path
+import speechbrain as sb
+HERE = Path(__file__).parent
+BEAM = int(os.environ["BEAM_OF_TEST"])
+def read(name):
+    return (HERE / name).read_text()
+"""
+BRAIN = """
+class Brain(sb.Brain):
+    def words(self, words):
+        return {expression}
+"""
+BUILD = """
+def build():
+    brain = Brain(run_opts={{"device": "cpu"}})
+    {steps}
+    return brain
+"""
+DECODER = """
+class Decoder:
+    def __init__(self, folder=None):
+        self.beam, self.folder, self.decoded = 1, folder, 0
+    def configure(self, beam):
+        self.beam = beam
+    def words(self):
+        self.decoded += 1
+        return (Path(self.folder) / "words.txt").read_text()
+"""
+VALUES = {
+    "a table from a file": ("TABLE = json.loads(read('t.json'))", "TABLE"),
+    "words of a file": ("WORDS = read('t.json').split()", "WORDS"),
+    "a file that a method reads": ("", "(HERE / 't.json').read_text()"),
+    "a variable in a dict": ("OPTIONS = {'beam': BEAM}", "OPTIONS"),
+    "a variable in a method": ("", "os.environ['BEAM_OF_TEST']"),
+    "a variable with a default": ("", "os.getenv('BEAM_OF_TEST', '1')"),
+    "an object": (
+        "@dataclasses.dataclass\nclass Kind:\n    beam: int = 1\n"
+        "KIND = Kind(BEAM)",
+        "KIND.beam",
+    ),
+    "a namespace": ("ARGS = types.SimpleNamespace(beam=BEAM)", "ARGS.beam"),
+    "a function made of a value": (
+        "def make(n):\n    def beam():\n        return n['beam']\n"
+        "    return beam\nBEAMS = make({'beam': BEAM})",
+        "BEAMS()",
+    ),
+    "a method of an object": (
+        DECODER + "D = Decoder()\nD.configure(BEAM)\nWORDS = D.words",
+        "WORDS()",
+    ),
+    "a member of an Enum": (
+        "class Kind(enum.Enum):\n    ONE = BEAM",
+        "self.kind.value",
+        "brain.kind = Kind.ONE",
+    ),
+    "an item of a class": (
+        "",
+        "self.beams['b']",
+        "Brain.beams = {}; Brain.beams['b'] = BEAM",
+    ),
+    "an object of a class": (
+        "",
+        "self.beam.b",
+        "Brain.beam = types.SimpleNamespace(b=BEAM)",
+    ),
+    "a dict that a function fills": (
+        "OPTIONS = {}\ndef main():\n    OPTIONS['beam'] = BEAM",
+        "OPTIONS['beam']",
+        "main()",
+    ),
+    "a global that a function sets": (
+        "OPTIONS = None\ndef main():\n    global OPTIONS\n"
+        "    OPTIONS = {'beam': BEAM}",
+        "OPTIONS['beam']",
+        "main()",
+    ),
+    "a class within a function": (
+        "def make(n):\n    class Brain(sb.Brain):\n"
+        "        def words(self, words):\n            return n.beam\n"
+        "    return Brain",
+        "0",
+        "brain = make(types.SimpleNamespace(beam=BEAM))({}, run_opts={})",
+    ),
+    "a decoder's method": (
+        DECODER,
+        "self.decoder.beam",
+        "brain.decoder = Decoder(); brain.decoder.configure(BEAM)",
+    ),
+    "a decoder's folder": (
+        DECODER,
+        "self.decoder.words()",
+        "brain.decoder = Decoder(str(HERE / 'lexicon'))",
+    ),
+    "a folder among the hyperparameters": (
+        "",
+        "self.hparams.lexicon",
+        "brain.hparams = types.SimpleNamespace(lexicon=str(HERE / 'lexicon'))",
+    ),
+    "the order of labels": (
+        "",
+        "list(self.labels)",
+        "brain.labels = dict(sorted([('a', BEAM), ('b', 2)], "
+        "key=lambda row: row[1])); brain.labels.update(a=0, b=0)",
+    ),
+}
+
+
+@pytest.fixture
+def settings_with(tmp_path, monkeypatch):
+    """The settings of a recipe where the world around its text has a number."""
+    monkeypatch.setattr(GivenState, "_of_modules", {})  # as in a new process
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lexicon").mkdir()
+
+    def settings(text, number):
+        monkeypatch.setenv("BEAM_OF_TEST", str(number))
+        (tmp_path / "t.json").write_text(f'{{"beam": {number}}}')
+        (tmp_path / "lexicon" / "words.txt").write_text(str(number))
+        (tmp_path / "train_values.py").write_text(text)
+        sys.modules.pop("train_values", None)
+        importlib.invalidate_caches()
+        recipe = importlib.import_module("train_values")
+        return decisive_settings(recipe.build())
+
+    yield settings
+    sys.modules.pop("train_values", None)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_that_the_text_does_not_say(settings_with, name):
+    above, expression, *steps = VALUES[name]
+    text = HEAD + above + BRAIN.format(expression=expression)
+    text += BUILD.format(steps="; ".join(steps) or "pass")
+    before = settings_with(text, 1)
+    assert settings_with(text, 1) == before  # all objects are new ones
+    assert settings_with(text, 3) != before
+
+
+RECIPE = """
+from pathlib import Path
+import torch
+from counted_scorings import MergingCTC
+
+class Search:
+    def __init__(self, folder=None):
+        self.bonus, self.folder, self.decoded, self.seen = 0.0, folder, 0, []
+    def configure(self, bonus):
+        self.bonus = bonus
+    def __call__(self, log_probabilities):
+        self.decoded += 1
+        self.seen.append(self.decoded)
+        self.last = {"bonus": self.bonus, "at": self.decoded}
+        bonus = self.bonus
+        if self.folder is not None:
+            bonus = float((Path(self.folder) / "bonus.txt").read_text())
+        blank = torch.zeros(log_probabilities.shape[-1])
+        blank[0] = bonus
+        return log_probabilities + blank
+
+class Brain(MergingCTC):
+    heard = 0
+    def compute_forward(self, batch, stage):
+        self.last_batch = batch.id
+        type(self).heard += 1
+        return super().compute_forward(batch, stage)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A module of a recipe."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "searching_recipe.py").write_text(RECIPE)
+    importlib.invalidate_caches()
+    module = importlib.import_module("searching_recipe")
+    monkeypatch.setattr(counted_scorings, "MergingCTC", module.Brain)
+    yield module
+    sys.modules.pop("searching_recipe")
+
+
+def test_a_search_that_a_method_configures(recipe, tmp_path):
+    def brain(bonus):
+        search = recipe.Search()
+        search.configure(bonus)
+        return trained(tmp_path / "results", decoder=search)
+
+    first, scored = ask(brain(0.0))
+    assert scored > 0
+    other = brain(1e6)
+    second, scored = ask(other)
+    assert scored > 0 and second.value == 100.0 != first.value
+    # what it did by the way is no setting: of this Brain, and of a new one
+    assert other.hparams.decoder.decoded and recipe.Brain.heard
+    for again in (other, brain(1e6)):
+        result, scored = ask(again)
+        assert result.reused and result.value == second.value and scored == 0
+    # between two runs
+    other.hparams.decoder.configure(-1e6)
+    third, scored = ask(other)
+    assert scored > 0 and third.value not in (first.value, second.value)
+    other.hparams.decoder.configure(0.0)
+    assert ask(other)[0].value == first.value
+
+
+def test_a_folder_that_a_search_reads(recipe, tmp_path):
+    def told(bonus):
+        folder = tmp_path / f"lexicon{bonus}"
+        folder.mkdir(exist_ok=True)
+        (folder / "bonus.txt").write_text(str(bonus))
+        search = recipe.Search(str(folder))
+        brain = trained(tmp_path / "results", decoder=search)
+        result, scored = ask(brain)
+        tally = brain.score_weights(
+            result.path, tiny_ctc_data(10, seed=50), VALID
+        )
+        return result.value == tally.value, scored > 0
+
+    assert told(0.0) == (True, True)
+    assert told(1e6) == (True, True)
+    assert told(1e6) == (True, False)
+    (tmp_path / "lexicon1000000.0" / "bonus.txt").write_text("0.0")
+    (tmp_path / "lexicon1000000.0").rename(tmp_path / "lexicon2")
+    assert told(2.0) == (True, True)
