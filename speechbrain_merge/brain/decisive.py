@@ -27,7 +27,6 @@ Authors
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -123,6 +122,7 @@ TRAINING_METHODS = (
 _OF_EVERY_BRAIN = {
     *RunOptions().as_dict(),
     *sb.Brain.__init__.__code__.co_names,
+    "given_state",
     "test_name",
 }
 """Attributes of a Brain that a recipe does not give it, or that are looked at by
@@ -213,19 +213,18 @@ def while_running(function: Callable) -> Callable:
     return run
 
 
-_STATES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
 def _state_of(brain):
-    if brain not in _STATES:
-        _STATES[brain] = GivenState()
-    return _STATES[brain]
+    """What a Brain was given; kept with it, as it ends with it."""
+    if not hasattr(brain, "given_state"):
+        brain.given_state = GivenState()
+    return brain.given_state
 
 
 def _look(brain, state):
     """Reads all that any fingerprint of a Brain may read."""
     settings, folders, skip = _settings(brain, (), None, sb.Stage.TRAIN)
-    return look_at(settings, folders, skip, state)
+    owners = look_at(settings, folders, skip, state)
+    return [owner for owner in owners if owner is not brain]
 
 
 def _settings(brain, names, leave_out, stage):

@@ -114,12 +114,13 @@ def look_at(
     Returns
     -------
     list
-        What was read.
+        The objects by whose ids the state is known: while they live, these are
+        unique.
     """
     roots = [os.path.abspath(folder) for folder in folders]
     reader = _Reader(roots, skip, state)
     reader.digest(value)
-    return reader.alive
+    return reader.owners
 
 
 def plain(value: Any) -> Any:
@@ -199,8 +200,9 @@ class _Reader:
     def __init__(self, folders, skip, state):
         self.folders, self.skip, self.state = folders, skip, state
         self._digests = {}  # id of an object: digest, or None while it is read
+        self.owners = []  # of state
         self._codes = {}  # class: what its code does
-        self.alive = []  # ids are only unique while their objects live
+        self._alive = []  # ids are only unique while their objects live
 
     def digest(self, value):
         """The digest of a value: of its kind and its content."""
@@ -212,7 +214,7 @@ class _Reader:
             return _hash(f"within itself: {_class_name(type(value))}")
         if known:
             return known
-        self.alive.append(value)
+        self._alive.append(value)
         self._digests[id(value)] = None
         if self.skip is not None and self.skip(value):
             found = _hash("skipped")
@@ -354,7 +356,6 @@ class _Reader:
 
     def _attributes(self, value, names=None):
         """Names of an object's attributes, and the digests of those that count."""
-        self.alive.append(value)
         folders = is_own(type(value))
         found = {}
         for name, entry, is_state in attributes_of(
@@ -364,6 +365,8 @@ class _Reader:
                 continue
             if folders and is_folder(entry):
                 entry = Folder(entry)
+            if is_state:
+                self.owners.append(value)
             digest = self._held((id(value), name), entry, is_state)
             if digest is not None:
                 found[name] = digest

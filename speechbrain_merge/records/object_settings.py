@@ -117,17 +117,21 @@ def written_by(kinds: Iterable[type]) -> set[str]:
     >>> written_by([Decoder])
     {'decoded'}
     """
+    return {name for kind in kinds for name in _written_by(kind)}
+
+
+@lru_cache(maxsize=4096)
+def _written_by(kind):
     written: set = set()
-    for kind in kinds:
-        if kind in (object, torch.nn.Module):
+    if kind in (object, torch.nn.Module):
+        return written
+    for name, member in vars(kind).items():
+        if isinstance(member, functools.cached_property):
+            written.add(name)
+        elif name in ("__init__", *_CONSTRUCTORS) or name[:4] == "set_":
             continue
-        for name, member in vars(kind).items():
-            if isinstance(member, functools.cached_property):
-                written.add(name)
-            elif name in ("__init__", *_CONSTRUCTORS) or name[:4] == "set_":
-                continue
-            for function in functions_of(member):
-                written.update(_written(function.__code__))
+        for function in functions_of(member):
+            written.update(_written(function.__code__))
     return written
 
 

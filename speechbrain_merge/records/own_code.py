@@ -197,12 +197,11 @@ class _Walk:
                     values[module, name] = self._held(
                         (module, name), known[name], is_state
                     )
-        for kind, name, value in self.attributes:
-            # A counter goes by the code that counts: a run that is started
-            # again has not counted yet.
-            is_state = name in self.sliced.attributes | kept_notes(kind)
-            key = kind.__module__, f"{kind.__qualname__}.{name}"
-            values[key] = self._held(key, value, is_state)
+            for kind, name, value in self.attributes:
+                is_state = name in self.sliced.attributes | kept_notes(kind)
+                key = kind.__module__, f"{kind.__qualname__}.{name}"
+                if key not in values:
+                    values[key] = self._held(key, value, is_state)
         return [
             self.found,
             self.sliced.statements,
@@ -352,6 +351,7 @@ def _start_of(function):
     return None if outermost is None else (module, outermost)
 
 
+@functools.lru_cache(maxsize=4096)
 def _compiled(code):
     """A text for what was compiled, whatever file and line it is from.
 

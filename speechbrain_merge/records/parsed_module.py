@@ -27,7 +27,7 @@ _CHANGES = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Unit:
     """A statement without others around it; one name of an import.
 

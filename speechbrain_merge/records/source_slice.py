@@ -20,23 +20,19 @@ Authors
 
 import ast
 import builtins
-import copy
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Optional
 
 from speechbrain_merge.records.parsed_module import (
-    FUNCTIONS,
     NAMED,
-    Unit,
     changed_attributes,
     changed_names,
-    imports_of,
-    names_of,
     parsed_module,
 )
 from speechbrain_merge.records.recipe_modules import is_package
+from speechbrain_merge.records.statement import statement
 
 
 @dataclass
@@ -191,7 +187,8 @@ class _Walk:
     """Follows names through modules."""
 
     def __init__(self, shortened, leave_out):
-        self.shortened, self.leave_out = shortened, leave_out
+        self.shortened = frozenset(shortened)
+        self.leave_out = frozenset(leave_out)
         self.seen: dict = {}  # module: places of its statements
         self.waiting: list = []
         self.done: set = set()
@@ -244,19 +241,11 @@ class _Walk:
             parsed, unit = self.waiting.pop()
             if unit.imports is not None:
                 continue
-            short = self._short(unit)
-            reads = unit.reads
-            if short is not unit:
-                reads, _ = names_of(short)
-            local: dict = {}
-            for node in ast.walk(short.node):
-                for each in imports_of(node):
-                    (bound,) = each.binds
-                    local.setdefault(bound, []).append(each.imports)
-            for name, rest in _chains([short.node, *short.guards]):
-                if name in reads:
+            about = statement(unit, self.shortened, self.leave_out)
+            for name, rest in about.chains:
+                if name in about.reads:
                     self.name(parsed.name, name, rest)
-                for imports in local.get(name, ()):
+                for imports in about.imports.get(name, ()):
                     self.imported(parsed, imports, rest)
 
     def found(self):
@@ -265,101 +254,20 @@ class _Walk:
         for module, places in self.seen.items():
             parsed = parsed_module(module)
             units = [parsed.units[place] for place in sorted(places)]
-            short = [self._short(unit) for unit in units]
-            result.statements.append([_dump(unit) for unit in short])
-            for unit in short:
-                for node in (unit.node, *unit.guards):
-                    _collect_reads(node, result)
-            for unit in units:
-                names = unit.binds
-                if isinstance(unit.node, NAMED):
+            about = [
+                statement(unit, self.shortened, self.leave_out)
+                for unit in units
+            ]
+            result.statements.append([each.text for each in about])
+            for unit, each in zip(units, about):
+                result.reads |= each.words
+                result.environment |= each.environment
+                names, in_function = unit.binds, isinstance(unit.node, NAMED)
+                if in_function:
                     names = names - {unit.node.name}
-                    result.attributes |= _written_attributes(unit.node)
+                    result.attributes |= each.written
                 for name in () if unit.imports is not None else names:
-                    key = module, name
-                    by_a_function = isinstance(unit.node, NAMED)
-                    result.bound[key] = by_a_function or result.bound.get(
-                        key, False
-                    )
+                    known = result.bound.get((module, name), False)
+                    result.bound[module, name] = in_function or known
         result.statements.sort()
         return result
-
-    def _short(self, unit):
-        """The statement without the methods that are left out."""
-        if not self.leave_out or not any(
-            isinstance(each, ast.ClassDef) and each.name in self.shortened
-            for each in ast.walk(unit.node)
-        ):
-            return unit
-        node = copy.deepcopy(unit.node)
-        for each in ast.walk(node):
-            if isinstance(each, ast.ClassDef) and each.name in self.shortened:
-                each.body = [
-                    part
-                    for part in each.body
-                    if not isinstance(part, FUNCTIONS)
-                    or part.name not in self.leave_out
-                ] or [ast.copy_location(ast.Pass(), each)]
-        return Unit(node, unit.guards, unit.under_main)
-
-
-def _chains(nodes) -> Iterator[tuple]:
-    """Each name with the attributes that are taken of it."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        rest: list = []
-        while isinstance(node, ast.Attribute):
-            rest.insert(0, node.attr)
-            node = node.value
-        if isinstance(node, ast.Name):
-            yield node.id, tuple(rest)
-        else:
-            waiting += ast.iter_child_nodes(node)
-
-
-def _collect_reads(tree, result):
-    """Adds the attributes, texts and variables of the environment of a tree."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            result.reads.add(node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            result.reads.add(node.value)
-        asked = None
-        if isinstance(node, ast.Subscript):
-            asked = node.value, node.slice
-        elif isinstance(node, ast.Call) and node.args:
-            asked = node.func, node.args[0]
-        if asked is not None and isinstance(asked[1], ast.Constant):
-            if "environ" in _words(asked[0]) or "getenv" in _words(asked[0]):
-                result.environment.add(str(asked[1].value))
-
-
-def _words(node):
-    """The names in ``os.environ.get``."""
-    found = set()
-    while isinstance(node, ast.Attribute):
-        found.add(node.attr)
-        node = node.value
-    if isinstance(node, ast.Name):
-        found.add(node.id)
-    return found
-
-
-def _written_attributes(node):
-    """Attributes that a function or class writes: counters, what it found."""
-    return {
-        each.attr
-        for each in ast.walk(node)
-        if isinstance(each, ast.Attribute)
-        and isinstance(each.ctx, (ast.Store, ast.Del))
-    }
-
-
-def _dump(unit):
-    """The text of a statement's tree, and of the conditions above it."""
-    node = copy.deepcopy(unit.node)
-    for each in ast.walk(node):
-        if isinstance(each, NAMED) and ast.get_docstring(each, False):
-            each.body = each.body[1:]
-    return "\n".join(map(ast.dump, [node, *unit.guards]))

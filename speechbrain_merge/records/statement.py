@@ -1,0 +1,167 @@
+"""What one statement of a recipe's module says: its text, and what it reads.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import ast
+import copy
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from speechbrain_merge.records.parsed_module import (
+    FUNCTIONS,
+    NAMED,
+    Unit,
+    imports_of,
+    names_of,
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a statement says.
+
+    Arguments
+    ---------
+    text : str
+        Its syntax tree and the conditions above it, without docstrings.
+    reads : set of str
+        Names of the module.
+    chains : list of tuple
+        Each name, with the attributes that are taken of it.
+    imports : dict
+        Name to what imports within it give that name.
+    words : set of str
+        Names of attributes that are read, and texts.
+    environment : set of str
+        Names of the variables of the environment that are read.
+    written : set of str
+        Names of attributes that are written: counters, what was found.
+    """
+
+    text: str
+    reads: set
+    chains: list
+    imports: dict
+    words: set
+    environment: set
+    written: set
+
+
+@functools.lru_cache(maxsize=8192)
+def statement(
+    unit: Unit,
+    shortened: frozenset = frozenset(),
+    leave_out: frozenset = frozenset(),
+) -> Statement:
+    """What a statement of a module says.
+
+    Arguments
+    ---------
+    unit : Unit
+        The statement.
+    shortened : frozenset of str
+        Names of classes that count without some of their methods.
+    leave_out : frozenset of str
+        These methods.
+
+    Returns
+    -------
+    Statement
+
+    Example
+    -------
+    >>> unit = Unit(ast.parse("beam = options.beam").body[0], [], False)
+    >>> sorted(statement(unit).words)
+    ['beam']
+    """
+    short = _without(unit, shortened, leave_out)
+    trees = [short.node, *short.guards]
+    imports: dict = {}
+    for node in ast.walk(short.node):
+        for each in imports_of(node):
+            (bound,) = each.binds
+            imports.setdefault(bound, []).append(each.imports)
+    words, environment = set(), set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Attribute):
+            words.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)
+        environment |= _asked_of_environment(node)
+    written = {
+        node.attr
+        for node in ast.walk(unit.node)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, (ast.Store, ast.Del))
+    }
+    return Statement(
+        _text(short),
+        unit.reads if short is unit else names_of(short)[0],
+        list(_chains(trees)),
+        imports,
+        words,
+        environment,
+        written,
+    )
+
+
+def _asked_of_environment(node):
+    """``BEAM`` of ``os.environ["BEAM"]``, ``os.environ.get("BEAM")``, …"""
+    asked = None
+    if isinstance(node, ast.Subscript):
+        asked, of = node.slice, node.value
+    elif isinstance(node, ast.Call) and node.args:
+        asked, of = node.args[0], node.func
+    if not isinstance(asked, ast.Constant):
+        return set()
+    words = {
+        each.attr if isinstance(each, ast.Attribute) else each.id
+        for each in ast.walk(of)
+        if isinstance(each, (ast.Attribute, ast.Name))
+    }
+    return {str(asked.value)} if words & {"environ", "getenv"} else set()
+
+
+def _without(unit, shortened, leave_out):
+    """The statement without the methods that are left out."""
+    if not leave_out or not any(
+        isinstance(each, ast.ClassDef) and each.name in shortened
+        for each in ast.walk(unit.node)
+    ):
+        return unit
+    node = copy.deepcopy(unit.node)
+    for each in ast.walk(node):
+        if isinstance(each, ast.ClassDef) and each.name in shortened:
+            each.body = [
+                part
+                for part in each.body
+                if not isinstance(part, FUNCTIONS) or part.name not in leave_out
+            ] or [ast.copy_location(ast.Pass(), each)]
+    return Unit(node, unit.guards, unit.under_main)
+
+
+def _chains(nodes) -> Iterator[tuple]:
+    """Each name with the attributes that are taken of it."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        rest: list = []
+        while isinstance(node, ast.Attribute):
+            rest.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            yield node.id, tuple(rest)
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _text(unit):
+    """The text of a statement's tree, and of the conditions above it."""
+    node = copy.deepcopy(unit.node)
+    for each in ast.walk(node):
+        if isinstance(each, NAMED) and ast.get_docstring(each, False):
+            each.body = each.body[1:]
+    return "\n".join(map(ast.dump, [node, *unit.guards]))
