@@ -72,6 +72,7 @@ TRAINING_MODULES = (
     "speechbrain.dataio.sampler",
     "speechbrain.utils.checkpoints",
     "speechbrain.utils.epoch_loop",
+    "speechbrain.utils.logger",
     "speechbrain.utils.parameter_transfer",
     "speechbrain.utils.train_logger",
     "speechbrain_merge.brain",
@@ -94,6 +95,10 @@ TRAINING_MODULES = (
     "speechbrain_merge.training.schedules",
     "speechbrain_merge.training.slanted_triangular",
     "logging",
+    "threading",
+    "torch.utils.tensorboard",
+    "tqdm",
+    "wandb",
 )
 """Where the classes are from whose objects decide nothing about decoding."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from ranks.launch import RUN_OPTS
-from ranks.study import EVENTS, MergingCTC, Network, run_study, write_yaml
+from ranks.study import MergingCTC, Network, count_events, run_study, write_yaml
 from tiny_recipe import tiny_ctc_brain, tiny_ctc_data
 
 import speechbrain as sb
@@ -88,7 +88,7 @@ def make_brain(folder, epochs, run_opts=None, events=None):
         run_opts=run_opts,
         output_folder=str(folder),
     )
-    EVENTS[:] = filter(None, [events])
+    count_events(events)
     # A setting that decides nothing, and is other on each rank
     brain.hparams.place = f"cuda:{os.environ.get('RANK', 0)}"
     return brain

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from tiny_recipe import FEATURES, WORDS, TinyCTC, tiny_ctc_data
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import speechbrain as sb
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -67,20 +68,36 @@ class Network(torch.nn.Module):
         return logits / self.temperature
 
 
-EVENTS = []
-"""What counts the events of this process: no setting of a Brain."""
+_COUNTING = []
+
+
+def count_events(events) -> None:
+    """Has the forward passes of networks counted from now on.
+
+    Arguments
+    ---------
+    events : Events or None
+        What counts. It is called by torch, and is no setting of a Brain.
+    """
+    while _COUNTING:
+        _COUNTING.pop().remove()
+    if events is not None:
+
+        def count(module, _):
+            if isinstance(module, Network):
+                events.count()
+
+        _COUNTING.append(register_module_forward_pre_hook(count))
 
 
 class MergingCTC(MergeMixin, TinyCTC):
-    """Counts its forward passes and the utterances that it decodes."""
+    """Counts the utterances that it decodes."""
 
     decoded = 0
     posteriors = None
 
     def compute_forward(self, batch, stage):
-        """Counts, then computes; keeps what is to be combined."""
-        for events in EVENTS:
-            events.count()
+        """Computes; keeps what is to be combined."""
         if stage != sb.Stage.TRAIN:
             # as a decoder that takes a step a word: ranks with other
             # utterances take other numbers of forward passes
@@ -145,7 +162,7 @@ def build(hparams_file, overrides, run_opts, events=None):
         run_opts={"device": "cpu", "noprogressbar": True, **run_opts},
         checkpointer=checkpointer,
     )
-    EVENTS[:] = filter(None, [events])
+    count_events(events)
     train = _data(hparams["domains"], 16, 10 * hparams["seed"])
     sets = {domain: _data([domain], 5, 500) for domain in DOMAINS}
     tests = {domain: _data([domain], 7, 900) for domain in DOMAINS}
