@@ -122,10 +122,15 @@ def export_ctranslate2(
     if quantization in _HALF:
         stored(loaded.state_dict(), torch.float16, str(whisper))
     with export_folder(folder, str(whisper), texts, sign) as target:
+        # it removes what is there, and with it the marks of an unfinished export
+        converted = target / ".converted"
         TransformersConverter(
             str(whisper),
             copy_files=list(_COPIED),
-        ).convert(str(target), quantization=quantization, force=True)
+        ).convert(str(converted), quantization=quantization)
+        for path in sorted(converted.iterdir()):
+            path.rename(target / path.name)
+        converted.rmdir()
         exact = loaded if quantization == "float32" else None
         _check(target, whisper, exact, config)
     logger.info(f"Merged model exported to {folder}, for CTranslate2.")

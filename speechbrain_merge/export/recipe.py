@@ -340,7 +340,24 @@ def _serialized(nodes):
         for key, node in nodes.items()
     ]
     root = yaml.MappingNode("tag:yaml.org,2002:map", pairs, flow_style=False)
+    _in_blocks(root)
     return yaml.serialize(root, Dumper=yaml.SafeDumper, width=1 << 20)
+
+
+def _in_blocks(node):
+    """Has all of a tree written in lines of their own.
+
+    HyperPyYAML does not read a mapping with a tag and one key within brackets.
+    """
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        node.flow_style = False
+        for each in node.value:
+            waiting += each if isinstance(each, tuple) else [each]
 
 
 def _class(nodes, key):

@@ -245,12 +245,16 @@ def _label_of(key, labels):
     """The label that a name stands for: its last words, or the file's name."""
     if key in labels:
         return key
-    path = Path(str(key))
+    words = _words_of(key)
+    found = [
+        label for label in labels if _words_of(label)[-len(words) :] == words
+    ]
+    return found[0] if len(found) == 1 and words else key
+
+
+def _words_of(label):
+    """The parts of a path, without the ending of a file of weights."""
+    path = Path(str(label))
     if path.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
         path = path.with_suffix("")
-    found = [
-        label
-        for label in labels
-        if path.parts and Path(label).parts[-len(path.parts) :] == path.parts
-    ]
-    return found[0] if len(found) == 1 else key
+    return path.parts

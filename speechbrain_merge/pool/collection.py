@@ -74,6 +74,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.candidate import Candidate
+from speechbrain_merge.pool.copied_training import checkpoints_of, is_of_a_copy
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.feature_statistics import (
     check_statistics,
@@ -325,6 +326,7 @@ class CheckpointPool:
             "saves": self._saves,
             "candidate": name,
             "note": note,
+            "checkpoints": str(checkpoints_of(path)),
         }
         if self._brain is not None:
             pointer["statistics"] = statistics_of(
@@ -351,10 +353,12 @@ class CheckpointPool:
                 f"{error}. Was this checkpoint not written to its end? Delete "
                 f"the folder {Path(path).parent} to resume from the one before."
             ) from None
-        self._lineage = pointer["lineage"]
         self._begun = True
         self._saves = pointer["saves"]
         self._statistics = pointer.get("statistics", {})
+        if is_of_a_copy(pointer, path, self.folder):
+            return  # it is collected as another training
+        self._lineage = pointer["lineage"]
         if pointer["asked_run"] == self.run and self._claimed is None:
             self._own_run = pointer["run"]
 
@@ -378,8 +382,10 @@ class CheckpointPool:
         content = digest(tensors)
         if content in contents.digests:
             known = contents.digests[content]
-            # Trained again after resuming, or saved again after a test
-            self._saves = known.get("saves", self._saves)
+            # Trained again after resuming, saved again after a test, or put
+            # back from earlier, in a training that goes on
+            saves = known.get("saves", self._saves)
+            self._saves = saves if saves >= self._saves else self._saves + 1
             self._prune(run)  # A kill may have come between store and prune
             name = known["name"] if known["event"] == "candidate" else None
             return name, f"knows the weights of {checkpoint.name}"

@@ -107,11 +107,24 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     last = note.get("last")
     if last is not None and last not in [path.stem for path in files]:
         return note["lineage"]
-    whole = any(_points_to(path, note["lineage"]) for path in files)
+    whole = any(points_to(path, note["lineage"]) for path in files)
     return None if whole else note["lineage"]
 
 
-def _points_to(path, lineage):
+def points_to(path, lineage: str) -> bool:
+    """Whether a file of a checkpoint points to candidates of a training.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file of a checkpoint, `pool.ckpt` or another.
+    lineage : str
+        Identity of the training.
+
+    Returns
+    -------
+    bool
+    """
     try:
         pointer = pointer_record(read_json(path, limit=1 << 20), str(path))
     except RecordError:

@@ -145,6 +145,7 @@ pointer_record = fields(
         "pool": text(),
         "candidate": optional(file_name),
         "note": text(),
+        "checkpoints": text(),
         "statistics": statistics_record,
     },
 )

@@ -38,7 +38,8 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain_merge.records.recipe_modules import is_of_recipe
@@ -178,6 +179,7 @@ class _Walk:
         self.attributes: list = []  # of classes: class, name and value
         self.starts: list = []
         self.shortened: set = set()
+        self.held: list = []  # by functions: paths, dicts
         self.sliced = Slice()
 
     def finish(self):
@@ -227,17 +229,37 @@ class _Walk:
         return self.text_of(key, value, is_state)
 
     def _files(self):
-        """The content of files that the code names and that lie beside it."""
-        folders = {
-            os.path.dirname(os.path.abspath(file))
-            for module, _ in (*self.starts, *self.sliced.bound)
-            if (file := getattr(sys.modules.get(module), "__file__", None))
+        """The content of files that the code names: beside it, in the working
+        folder, beside a file that a function holds, in a dict that it holds."""
+        reads = self.sliced.reads
+        held = [
+            value
+            for each in self.held
+            for value in (
+                [each[name] for name in reads.intersection(each)]
+                if isinstance(each, Mapping)
+                else [each]
+            )
+            if isinstance(value, (str, Path)) and os.path.isfile(value)
+        ]
+        beside = [
+            *held,
+            *(
+                file
+                for module, _ in (*self.starts, *self.sliced.bound)
+                if (file := getattr(sys.modules.get(module), "__file__", None))
+            ),
+        ]
+        folders = {os.path.dirname(os.path.abspath(file)) for file in beside}
+        paths = {
+            path
+            for folder in (*folders, os.getcwd())
+            for name in reads
+            if (path := _file_in(folder, name)) is not None
         }
         texts = {
             self.text_of((path,), path, False)
-            for folder in folders
-            for name in self.sliced.reads
-            if (path := _file_in(folder, name)) is not None
+            for path in paths.union(map(os.path.abspath, held))
         }
         return sorted(text for text in texts if text is not None)
 
@@ -290,6 +312,8 @@ class _Walk:
                 value = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
+            if isinstance(value, (str, Path, Mapping)):
+                self.held.append(value)
             text = self._value(value, (function, name), name in counted)
             if text is not None:
                 self.found.append(f"{name} = {text}")

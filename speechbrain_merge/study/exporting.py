@@ -9,6 +9,8 @@ what the Hub wants to know::
         license: apache-2.0
         base_model: openai/whisper-tiny.en
 
+A model is exported again where its weights, the code of ``export``, a file that
+this names, or what the recipe decodes with have changed.
 A card follows the results: with another test set, the model is exported again.
 A card that a person edited stays, and a warning says so.
 
@@ -16,6 +18,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,9 +28,10 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.evaluation.bootstrap import confidence_interval
 from speechbrain_merge.export.publishing import published
 from speechbrain_merge.lineage import CARD
-from speechbrain_merge.records.contents import contents_of
+from speechbrain_merge.records.contents import content_of, contents_of
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.records.once import known_record, once
+from speechbrain_merge.records.own_code import own_code, plain_value
 from speechbrain_merge.records.ownership import ChangedFolder, changed_files
 from speechbrain_merge.report import merge_card
 from speechbrain_merge.report.leaderboard import (
@@ -76,7 +80,12 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
         folder = study.folder / "exported" / name
         record = study.folder / "exported" / f"{name}.json"
         texts = _card(study, maker, name, results, folder)
-        decides = {"weights": made.digest, "texts": fingerprint(texts)}
+        decides = {
+            "weights": made.digest,
+            "texts": fingerprint(texts),
+            "decoding": maker.decoding,
+            "export": own_code([export], text_of=_value_or_file),
+        }
         known = run_on_main(known_record, args=[record])
         if known and run_on_main(changed_files, args=[folder, [CARD]]):
             before = known["settings"].get("texts")
@@ -85,7 +94,7 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
                     f"{folder / CARD} was edited since it was written: it "
                     "stays, and does not tell what the results are now."
                 )
-            decides = {**known["settings"], "weights": made.digest}
+            decides["texts"] = before
 
         def work():
             # in one step: an export with other files in it is not replaced
@@ -108,6 +117,13 @@ def export_models(study, makers: Mapping, results: Mapping) -> None:
             return True
 
         once(record, decides, work, again=True, is_there=is_there)
+
+
+def _value_or_file(key, value, is_state):
+    """What tells a value of the run's `export`: that of a file is its content."""
+    if isinstance(value, (str, Path)) and os.path.isfile(value):
+        return content_of(value)
+    return plain_value(key, value, is_state)
 
 
 def _files_of(folder):

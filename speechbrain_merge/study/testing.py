@@ -137,7 +137,7 @@ class Tester:
         about = {**before, "decoding": self.maker.decoding}
         stem = _stem(test, about)
         record = self.folder / f"{stem}.json"
-        known = run_on_main(_known_scores, args=[record])
+        known = run_on_main(_known_scores, args=[record, about])
         if known is None:
             earlier = self.folder / f"{_stem(test, before)}.json"
             if run_on_main(earlier.is_file):
@@ -256,16 +256,22 @@ class Tester:
         return self._sets[None]
 
 
-def _known_scores(record):
+def _known_scores(record, about):
     """The record of a test, where there is one with the errors it stands for.
 
-    Raises where one of its files was changed since it was written.
+    Raises where one of its files was changed since it was written, or has
+    another's place.
     """
     path = record.with_suffix(".jsonl")
     delete = f"Delete it and {path.name} beside it to decode the set again."
     known = known_record(record, delete)
     if known is None or not path.is_file():
         return None
+    if known["settings"] != about:
+        raise RecordError(
+            f"{record} is the record of another test: its weights, set or "
+            f"settings are not those that its name stands for. {delete}"
+        )
     if known.get(UTTERANCES) not in (None, content_of(path)):
         raise RecordError(
             f"{path} is not as it was written: it does not have the hash that "
