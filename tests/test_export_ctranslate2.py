@@ -7,10 +7,12 @@ speech under ``../shared/speech``, real clips are transcribed too.
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+import warm_python
 from tiny_models import make_speech, tiny_whisper
 from transformers import WhisperForConditionalGeneration
 
@@ -189,3 +191,36 @@ def test_real_clips(tmp_path):
         found = decode(target, asr.mods.whisper, features, 200)
         text = asr.tokenizer.decode(found, skip_special_tokens=True).strip()
         assert text == segment.words != "", path
+
+
+ENDED = """
+import os, sys
+from ctranslate2 import converters
+from speechbrain_merge.export import export_ctranslate2
+
+convert = converters.TransformersConverter.convert
+
+def ended(*arguments, **options):
+    convert(*arguments, **options)
+    os._exit(9)  # as a kill: nothing is cleaned up
+
+converters.TransformersConverter.convert = ended
+export_ctranslate2(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_conversion_that_was_ended_leaves_nothing(tmp_path):
+    """The converter removed the mark by which remains are known."""
+    whisper = Whisper(
+        tiny_whisper(tmp_path / "hub", layers=1), str(tmp_path / "c")
+    )
+    source = exported(whisper, tmp_path)
+    folder = tmp_path / "fast" / "model"
+    folder.parent.mkdir()
+    (tmp_path / "ended.py").write_text(ENDED)
+    command = [warm_python.python(), tmp_path / "ended.py", source, folder]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert [path.name for path in folder.parent.iterdir()] != ["model"]
+    export_ctranslate2(source, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert not [path for path in folder.iterdir() if "converted" in path.name]

@@ -32,7 +32,7 @@ from speechbrain_merge.evaluation import BestReferenceStats, TextNormalizer
 from speechbrain_merge.export import NotLoadable
 from speechbrain_merge.methods import OptimalTransport
 from speechbrain_merge.records.signing import WrongSignature
-from speechbrain_merge.stage.content import files_of
+from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.weights import heads_metadata, write_weights
 
 assert pieces  # a fixture
@@ -137,11 +137,11 @@ def test_a_map_whose_yaml_was_edited_is_learned_again(brain, tmp_path):
         )
 
     method = OptimalTransport(architecture=str(own))
-    before, content = learned(), files_of(method)
+    before, content = learned(), decided_by(method)
     shutil.copytree(tmp_path, tmp_path / "moved")
     assert learned(tmp_path / "moved" / "map.yaml") == before
     body.write_text(BODY + "  'model.other': [fixed]\n")
-    assert learned() != before and files_of(method) != content
+    assert learned() != before and decided_by(method) != content
     there = sorted((tmp_path / "maps").iterdir())
     body.write_text(BODY)
     own.write_text(MAP + PINNED)

@@ -27,9 +27,9 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
+from speechbrain_merge.brain.decisive import data_settings
 from speechbrain_merge.brain.ranks import require_same
 from speechbrain_merge.records.contents import by_content
-from speechbrain_merge.records.own_code import own_code
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -75,7 +75,7 @@ class FixedBatches:
         loader_kwargs: Optional[dict] = None,
         stage: sb.Stage = sb.Stage.VALID,
     ):
-        self.stage = stage
+        self.brain, self.stage = brain, stage
         self.modules = list(getattr(brain, "modules", {}).values())
         domains = data if isinstance(data, dict) else {None: data}
         self.loaders = {
@@ -161,7 +161,10 @@ class FixedBatches:
         content = []
         for domain, loader in self.loaders.items():
             ids, rows = _content(loader.dataset)
-            content.append([domain, ids, rows, pipeline_code(loader.dataset)])
+            code = data_settings(
+                self.brain, loader.dataset, collate_fn=loader.collate_fn
+            )
+            content.append([domain, ids, rows, code])
         content.append([self.stage.name, *settings])
         content.append([batch for _, batch in self.places])
         text = json.dumps(content, default=str)
@@ -275,25 +278,6 @@ def _content(dataset):
 def _row(row):
     """A row of a dataset as text."""
     return str(sorted(by_content(row).items()))
-
-
-def pipeline_code(dataset) -> list:
-    """What a dataset makes of its rows, as far as the recipe's code says it.
-
-    Arguments
-    ---------
-    dataset : Dataset
-        A DynamicItemDataset; others make nothing that is known.
-
-    Returns
-    -------
-    list
-        A hash of the functions of its pipeline, and the names of what it gives.
-    """
-    pipeline = getattr(dataset, "pipeline", None)
-    items = getattr(pipeline, "dynamic_items", [])
-    given = getattr(pipeline, "output_mapping", {})
-    return [own_code([item.func for item in items]), sorted(given.items())]
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

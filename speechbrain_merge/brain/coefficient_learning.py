@@ -57,7 +57,11 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
-from speechbrain_merge.brain.decisive import decisive_settings, while_running
+from speechbrain_merge.brain.decisive import (
+    beside,
+    decisive_settings,
+    while_running,
+)
 from speechbrain_merge.brain.entropy import entropy, scores_of
 from speechbrain_merge.brain.without_training import without_training
 from speechbrain_merge.methods.adamerging import AdaMerging
@@ -75,7 +79,8 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.stage.content import files_of
+from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.weights import digest
 from speechbrain_merge.weights.compatibility import is_like
 from speechbrain_merge.weights.files import load_torch
@@ -189,7 +194,7 @@ def learn_coefficients(
         about |= {
             "objective": objective,
             "learning_rate": learning_rate,
-            "outputs": getattr(outputs, "__qualname__", outputs),
+            "outputs": fingerprint(outputs),
             "skip_blank": skip_blank,
             "seed": seed,
             "stage": stage.name,
@@ -294,7 +299,7 @@ def _row(step, total, method, labels):
 def _about(brain, method, experts, base, batches, stage):
     """Everything that decides the outcome, except the number of steps."""
     return {
-        **files_of(method),
+        **decided_by(method),
         "method": method.configuration(),
         "experts": [
             getattr(expert, "digest", None) or digest(expert)
@@ -303,6 +308,7 @@ def _about(brain, method, experts, base, batches, stage):
         "base": digest(base),
         "data": batches.key(),
         "hparams": decisive_settings(brain, stage=stage),
+        "beside": beside(brain, base),
     }
 
 

@@ -37,19 +37,19 @@ from torch.nn.parallel import DistributedDataParallel
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.coverage import check_candidates
-from speechbrain_merge.records.file_hashes import is_folder
+from speechbrain_merge.pool.coverage import check_candidates, missing_modules
 from speechbrain_merge.records.fingerprint import (
     Attributes,
-    Folder,
+    GivenTo,
     OwnCode,
     fingerprint,
     look_at,
+    with_folders,
 )
 from speechbrain_merge.records.given_state import GivenState
-from speechbrain_merge.records.object_settings import written_by
+from speechbrain_merge.records.object_settings import written_by, written_in
 from speechbrain_merge.records.own_code import is_own, names_read
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, open_weights
 
 TRAINING_SETTINGS = (
     "seed",
@@ -102,6 +102,9 @@ TRAINING_MODULES = (
 )
 """Where the classes are from whose objects decide nothing about decoding."""
 
+_READ_TO_TRAIN = ("number_of_epochs",)
+"""Those that code of decoding reads as well, to tell how far training is."""
+
 LOSS_MODULES = (
     "speechbrain.augment",
     "speechbrain_merge.training.distillation",
@@ -126,7 +129,7 @@ TRAINING_METHODS = (
 
 _OF_EVERY_BRAIN = {
     *RunOptions().as_dict(),
-    *sb.Brain.__init__.__code__.co_names,
+    *written_in(sb.Brain.__init__),
     "given_state",
     "test_name",
 }
@@ -178,6 +181,67 @@ def decisive_settings(
     state.look(functools.partial(_look, brain, state))
     settings, folders, skip = _settings(brain, names, leave_out, stage)
     return fingerprint(settings, folders, skip, state)
+
+
+def data_settings(brain, data, **loading) -> str:
+    """A fingerprint of what is made of the rows of a set.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        That hears it.
+    data : Dataset
+        Of a DynamicItemDataset count the functions of its pipeline, what they
+        take and give, and what is given of it; of another its settings and code.
+    **loading : object
+        How it is loaded: the function that makes batches, for instance.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits. The rows themselves do not count.
+    """
+    pipeline = getattr(data, "pipeline", None)
+    if pipeline is None:
+        about = {"dataset": data if is_own(type(data)) else None}
+    else:
+        about = {
+            "items": [
+                (item.func, list(item.takes), list(item.provides))
+                for item in pipeline.dynamic_items
+            ],
+            "given": dict(sorted(pipeline.output_mapping.items())),
+        }
+    _, folders, skip = _settings(brain, (), None, sb.Stage.VALID)
+    return fingerprint({**about, **loading}, folders, skip, _state_of(brain))
+
+
+def beside(brain, source) -> dict:
+    """What is trained in a Brain beside the weights that it computes with.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        The Brain.
+    source : object
+        Anything that ``open_weights`` opens, with names
+        ``<module>.<parameter>``; or a list of such names.
+
+    Returns
+    -------
+    dict
+        Name of a module to the digest of its weights.
+    """
+    names = source
+    if not isinstance(source, list):
+        with open_weights(source) as weights:
+            names = weights.names()
+    held = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    try:
+        missing = missing_modules(brain, [brain.module_named(n) for n in held])
+    except ValueError:
+        return {}  # of another Brain: loading them here will say so
+    return {name: digest(missing[name]) for name in sorted(missing)}
 
 
 def running(brain):
@@ -235,13 +299,17 @@ def _look(brain, state):
 def _settings(brain, names, leave_out, stage):
     """What decides, folders that may be moved, and what does not count in it."""
     given = vars(getattr(brain, "hparams", SimpleNamespace()))
+    kinds = (type(brain),)
+    read = names_read(kinds, TRAINING_METHODS)
+    of_recipe = [kind for kind in type(brain).__mro__ if is_own(kind)]
+    written = written_by(of_recipe)
+    namespace = getattr(brain, "hparams", None)
     hparams = {
-        name: value
-        for name, value in given.items()
-        if not _is_for_training(name, stage)
+        name: GivenTo(namespace, name, value) if name in written else value
+        for name, value in {**dict.fromkeys(written), **given}.items()
+        if not _is_for_training(name, stage, read)
         and not (leave_out is not None and leave_out(name, value))
     }
-    kinds = (type(brain),)
     hparams["brain.code"] = OwnCode(kinds, TRAINING_METHODS)
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
     # Normalisers, features and language models that the YAML does not name,
@@ -252,11 +320,10 @@ def _settings(brain, names, leave_out, stage):
         else module
         for name, module in getattr(brain, "modules", {}).items()
     }
-    read = names_read(kinds, TRAINING_METHODS)
     hparams["brain.folders"] = {
-        name: Folder(value)
+        name: with_folders(value)
         for name, value in given.items()
-        if name in read and name != "output_folder" and is_folder(value)
+        if name in read and _has_folders(value)
     }
     skipped: tuple = TRAINING_MODULES
     if stage == sb.Stage.TRAIN:
@@ -313,10 +380,10 @@ def scored_with(brain, title: str, partial: bool, names) -> dict:
     ValueError
         Where a part alone is merged, and nothing says that it is meant.
     """
-    beside = check_candidates(brain, names, title, partial)
+    check_candidates(brain, names, title, partial)
     return {
         "hparams": decisive_settings(brain, names),
-        "beside": {name: digest(beside[name]) for name in sorted(beside)},
+        "beside": beside(brain, list(names)),
     }
 
 
@@ -324,7 +391,14 @@ def _dotted(modules):
     return tuple(f"{module}." for module in modules)
 
 
-def _is_for_training(name, stage):
+def _has_folders(value):
+    return repr(with_folders(value)) != repr(value)
+
+
+def _is_for_training(name, stage, read):
+    """Whether a hyperparameter only trains; not where decoding may read it."""
+    if name in read and name not in _READ_TO_TRAIN:
+        return False
     return any(
         name.startswith(each) if each.endswith("_") else name == each
         for each in TRAINING_SETTINGS

@@ -39,7 +39,7 @@ from tqdm import tqdm
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_merge.brain.batches import FixedBatches
-from speechbrain_merge.brain.decisive import decisive_settings, running
+from speechbrain_merge.brain.decisive import beside, decisive_settings, running
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.brain.weight_plane import (
     WeightPlane,
@@ -265,7 +265,10 @@ class Landscape:
         ]
         codes = [code for _, code, _ in used]
         shares = [weight for _, _, weight in used]
-        key = tuple(sorted(zip(codes, shares)))
+        others = beside(self.brain, used[0][0])
+        # they score with it, and are no part of what is between the models
+        codes += others.values()
+        key = (*sorted(zip(codes, shares)), *others.items())
         if key not in self._scored:
             self._scored[key] = self._remembered(used, codes, shares)
         return {"weights": list(weights), **self._scored[key]}

@@ -37,7 +37,11 @@ from speechbrain.utils.distributed import ddp_barrier, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.coefficient_gradients import WeightsInModules
-from speechbrain_merge.brain.decisive import decisive_settings, while_running
+from speechbrain_merge.brain.decisive import (
+    beside,
+    decisive_settings,
+    while_running,
+)
 from speechbrain_merge.brain.without_training import (
     same_draws,
     without_training,
@@ -164,6 +168,7 @@ def learn_matching(
         "data": batches.key(),
         "valid": chosen_on.key(),
         "hparams": decisive_settings(brain, stage=sb.Stage.TRAIN),
+        "beside": beside(brain, anchor),
     }
     # Settings may differ by rank, such as the name of a device
     text = run_on_main(_text_of, args=[about])

@@ -50,7 +50,11 @@ from speechbrain_merge.brain.collectors import (
     FisherCollector,
     GramCollector,
 )
-from speechbrain_merge.brain.decisive import decisive_settings, while_running
+from speechbrain_merge.brain.decisive import (
+    beside,
+    decisive_settings,
+    while_running,
+)
 from speechbrain_merge.brain.matching import learn_matching
 from speechbrain_merge.brain.without_training import (
     same_draws,
@@ -349,6 +353,7 @@ def _collect(
         "stage": stage.name,
         **options,
         "hparams": decisive_settings(brain, stage=stage),
+        "beside": beside(brain, source),
     }
     if hasattr(collector, "reading"):
         about["reading"] = collector.reading

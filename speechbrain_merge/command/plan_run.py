@@ -3,7 +3,7 @@
 Example
 -------
 >>> import torch
->>> from speechbrain_merge.command.plan import Plan
+from speechbrain_merge.command.plan import Plan
 >>> from speechbrain_merge.weights import open_weights
 >>> folder = getfixture("tmp_path")
 >>> for value in (1.0, 3.0):
@@ -53,6 +53,7 @@ from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.source_hashes import NO_HASH
+from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.weights import (
     ChangedContent,
     check_compatible,
@@ -307,6 +308,7 @@ class PlanRun:
                 base = self._digest(base) if known else digest(place)
             content = {
                 "method": [method.name, method.configuration()],
+                **decided_by(method),
                 "experts": [
                     [each, self._digest(each)]
                     if isinstance(each, str)
@@ -315,9 +317,6 @@ class PlanRun:
                 ],
                 "base": base,
             }
-            files = method.files()
-            if files:  # statistics, for instance, known by content
-                content["files"] = list(files.values())
             if "dtype" in self.plan.stages[name]:
                 content["dtype"] = self.plan.stages[name]["dtype"]
             text = json.dumps(content, sort_keys=True, default=str)

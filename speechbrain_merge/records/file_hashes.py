@@ -91,7 +91,7 @@ def folder_content(path, leave_out: Iterable[str] = ()) -> str:
     Arguments
     ---------
     path : str or Path
-        The folder. Links to folders are not followed.
+        The folder.
     leave_out : list of str
         Folders whose files do not count, nor do the files of a folder in them.
 
@@ -111,7 +111,13 @@ def folder_content(path, leave_out: Iterable[str] = ()) -> str:
     whole = os.path.abspath(path)
     skipped = {os.path.abspath(each) for each in leave_out}
     rows, left = [], _READ_OF_A_FOLDER
-    for folder, folders, files in os.walk(whole):
+    seen = set()
+    for folder, folders, files in os.walk(whole, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # links that go round
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted(
             name
             for name in folders

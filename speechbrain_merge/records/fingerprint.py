@@ -41,6 +41,7 @@ Authors
 import enum
 import functools
 import hashlib
+import io
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -121,6 +122,48 @@ def look_at(
     reader = _Reader(roots, skip, state)
     reader.digest(value)
     return reader.owners
+
+
+@dataclass(frozen=True)
+class GivenTo:
+    """A value that methods write, as it was given; a part of a fingerprint.
+
+    Arguments
+    ---------
+    owner : object
+        Whose attribute it is.
+    name : str
+        Of the attribute.
+    value : object
+        The value that is there now.
+    """
+
+    owner: Any
+    name: str
+    value: Any
+
+
+def with_folders(value: Any) -> Any:
+    """A value in which texts that name folders are ``Folder``.
+
+    Arguments
+    ---------
+    value : object
+        A text, or plain containers and namespaces of texts; others stay.
+
+    Returns
+    -------
+    object
+    """
+    if is_folder(value):
+        return Folder(value)
+    if type(value) in (list, tuple):
+        return [with_folders(each) for each in value]
+    if type(value) is dict:
+        return {key: with_folders(each) for key, each in value.items()}
+    if type(value) is types.SimpleNamespace:
+        return types.SimpleNamespace(**with_folders(vars(value)))
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -266,17 +309,29 @@ class _Reader:
             kind = f"{_class_name(type(value))}.{value.name}"
             return "one of", kind, self.digest(value.value)
         if isinstance(value, OwnCode):
-            return "code", own_code(value.things, value.leave_out, self._held)
+            return "code", own_code(
+                value.things, value.leave_out, self._of_code
+            )
         if isinstance(value, Attributes):
             found = self._attributes(value.owner, value.names)
             return "attributes", str(sorted(found.items()))
         if isinstance(value, Folder):
-            whole = os.path.abspath(value.path) + os.sep
+            whole = os.path.join(os.path.abspath(value.path), "")
             if any(folder.startswith(whole) for folder in self.folders):
                 return ("a folder with the results",)
+            if any(
+                whole.startswith(f"{each}{os.sep}") for each in self.folders
+            ):
+                return ("a folder in the results",)
             return "folder", folder_content(whole, self.folders)
-        if isinstance(value, (bytes, bytearray)):
+        if isinstance(value, GivenTo):
+            key = id(value.owner), value.name
+            self.owners.append(value.owner)
+            return "given", self._held(key, value.value, True) or ""
+        if isinstance(value, (bytes, bytearray, memoryview)):
             return "bytes", bytes(value)
+        if isinstance(value, (io.StringIO, io.BytesIO)):
+            return "file in memory", str(value.tell()), str(value.getvalue())
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, numpy.ndarray):
@@ -316,7 +371,9 @@ class _Reader:
         if plain.is_sparse or plain.is_quantized or plain.is_meta:
             return "tensor", str(plain)
         content = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return "tensor", str(plain.dtype), str(tuple(plain.shape)), content
+        notes = self.digest(vars(tensor)) if vars(tensor) else ""
+        shape = str(tuple(plain.shape))
+        return "tensor", str(plain.dtype), shape, content, notes
 
     def _mapping(self, kind, mapping):
         rows = [
@@ -333,10 +390,10 @@ class _Reader:
             for cell in function.__closure__ or ()
             if not _is_empty(cell)
         ]
+        code = function.__code__
         if is_own(function):
-            code = own_code([function], text_of=self._held)
-        else:
-            code = function.__code__
+            code = own_code([function], text_of=self._of_code)
+            cells = []  # what it holds is among its code
         parts = (
             code,
             list(function.__defaults__ or ()),
@@ -363,8 +420,8 @@ class _Reader:
         ):
             if names is not None and name not in names:
                 continue
-            if folders and is_folder(entry):
-                entry = Folder(entry)
+            if folders:
+                entry = with_folders(entry)
             if is_state:
                 self.owners.append(value)
             digest = self._held((id(value), name), entry, is_state)
@@ -376,8 +433,12 @@ class _Reader:
         """What the code of a recipe's class does; read once."""
         if kind not in self._codes:
             self._codes[kind] = "within itself"
-            self._codes[kind] = own_code([kind], text_of=self._held)
+            self._codes[kind] = own_code([kind], text_of=self._of_code)
         return self._codes[kind]
+
+    def _of_code(self, key, value, is_state):
+        """The digest of a value that code of a recipe holds."""
+        return self._held(key, with_folders(value), is_state)
 
     def _held(self, key, value, is_state):
         """The digest of a value, as it was given where it is state."""
@@ -403,10 +464,20 @@ class _Reader:
         parts.update(_pickled_besides(value))
         parts.update(self._attributes(value))
         if isinstance(value, torch.nn.Module):
+            parts["hooks"] = _own_hooks(value)
             parts.update(value.named_parameters(recurse=False))
             parts.update(value.named_buffers(recurse=False))
             parts.update(value.named_children())
         return "object", kind, *self._mapping("settings", parts)
+
+
+def _own_hooks(module):
+    """What a recipe hooked to a module's passes."""
+    hooks = (
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+    )
+    return [hook for hook in hooks if is_own(hook) or is_own(type(hook))]
 
 
 def _is_file_name(text):
@@ -445,7 +516,8 @@ def _pickled(value):
         return None
     if isinstance(reduced, str):
         return reduced
-    return list(reduced[1:3])
+    items = [list(each) for each in reduced[3:5] if each is not None]
+    return [*reduced[1:3], *items]
 
 
 def _class_name(kind):

@@ -96,6 +96,21 @@ def _written_and_given(kind):
     return given, written_by(kind.__mro__)
 
 
+def written_in(function: types.FunctionType) -> set[str]:
+    """Names of the attributes that a function assigns.
+
+    Arguments
+    ---------
+    function : function
+        A constructor, for instance.
+
+    Returns
+    -------
+    set of str
+    """
+    return set(_written(function.__code__))
+
+
 def written_by(kinds: Iterable[type]) -> set[str]:
     """Names of the attributes that methods of classes write.
 

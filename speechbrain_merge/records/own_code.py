@@ -180,6 +180,7 @@ class _Walk:
         self.starts: list = []
         self.shortened: set = set()
         self.held: list = []  # by functions: paths, dicts
+        self.dicts: list = []  # hyperparameters: function, name and dict
         self.sliced = Slice()
 
     def finish(self):
@@ -199,6 +200,11 @@ class _Walk:
                     values[module, name] = self._held(
                         (module, name), known[name], is_state
                     )
+            for function, name, entries in self.dicts:
+                for each in sorted(self.sliced.reads.intersection(entries)):
+                    key = function, f"{name}[{each!r}]"
+                    if key not in values:
+                        values[key] = self._held(key, entries[each], False)
             for kind, name, value in self.attributes:
                 is_state = name in self.sliced.attributes | kept_notes(kind)
                 key = kind.__module__, f"{kind.__qualname__}.{name}"
@@ -213,8 +219,9 @@ class _Walk:
                 if text is not None
             ),
             [
-                (name, os.environ.get(name))
-                for name in sorted(self.sliced.environment)
+                (name, os.environ[name])
+                for name in sorted(self.sliced.reads)
+                if name in os.environ
             ],
             self._files(),
         ]
@@ -314,6 +321,9 @@ class _Walk:
                 continue
             if isinstance(value, (str, Path, Mapping)):
                 self.held.append(value)
+            if isinstance(value, dict) and not _is_plain(value):
+                self.dicts.append((function, name, value))
+                continue
             text = self._value(value, (function, name), name in counted)
             if text is not None:
                 self.found.append(f"{name} = {text}")

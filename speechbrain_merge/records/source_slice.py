@@ -51,15 +51,12 @@ class Slice:
     reads : set
         Names of attributes that are read, and texts: names of hyperparameters and
         files are among them.
-    environment : set
-        Names of the variables of the environment that are read.
     """
 
     statements: list = field(default_factory=list)
     bound: dict = field(default_factory=dict)
     attributes: set = field(default_factory=set)
     reads: set = field(default_factory=set)
-    environment: set = field(default_factory=set)
 
 
 def slice_of(
@@ -261,7 +258,6 @@ class _Walk:
             result.statements.append([each.text for each in about])
             for unit, each in zip(units, about):
                 result.reads |= each.words
-                result.environment |= each.environment
                 names, in_function = unit.binds, isinstance(unit.node, NAMED)
                 if in_function:
                     names = names - {unit.node.name}

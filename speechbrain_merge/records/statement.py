@@ -35,8 +35,6 @@ class Statement:
         Name to what imports within it give that name.
     words : set of str
         Names of attributes that are read, and texts.
-    environment : set of str
-        Names of the variables of the environment that are read.
     written : set of str
         Names of attributes that are written: counters, what was found.
     """
@@ -46,7 +44,6 @@ class Statement:
     chains: list
     imports: dict
     words: set
-    environment: set
     written: set
 
 
@@ -84,13 +81,12 @@ def statement(
         for each in imports_of(node):
             (bound,) = each.binds
             imports.setdefault(bound, []).append(each.imports)
-    words, environment = set(), set()
+    words = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Attribute):
             words.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             words.add(node.value)
-        environment |= _asked_of_environment(node)
     written = {
         node.attr
         for node in ast.walk(unit.node)
@@ -103,26 +99,8 @@ def statement(
         list(_chains(trees)),
         imports,
         words,
-        environment,
         written,
     )
-
-
-def _asked_of_environment(node):
-    """``BEAM`` of ``os.environ["BEAM"]``, ``os.environ.get("BEAM")``, …"""
-    asked = None
-    if isinstance(node, ast.Subscript):
-        asked, of = node.slice, node.value
-    elif isinstance(node, ast.Call) and node.args:
-        asked, of = node.args[0], node.func
-    if not isinstance(asked, ast.Constant):
-        return set()
-    words = {
-        each.attr if isinstance(each, ast.Attribute) else each.id
-        for each in ast.walk(of)
-        if isinstance(each, (ast.Attribute, ast.Name))
-    }
-    return {str(asked.value)} if words & {"environ", "getenv"} else set()
 
 
 def _without(unit, shortened, leave_out):

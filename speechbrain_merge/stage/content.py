@@ -8,7 +8,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.fingerprint import OwnCode, fingerprint
+from speechbrain_merge.records.own_code import is_own
 
 
 def merge_content(method, members) -> dict:
@@ -56,15 +57,15 @@ def merge_content(method, members) -> dict:
         if not _has_list(method.weights):
             digests.sort()  # it sums in float64, in any order
     return {
-        **files_of(method),
+        **decided_by(method),
         "members": digests,
         "method": method.name,
         "parameters": fingerprint(settings),
     }
 
 
-def files_of(method) -> dict:
-    """The content of the files that a method reads.
+def decided_by(method) -> dict:
+    """What decides what a method does, besides its name and parameters.
 
     Arguments
     ---------
@@ -74,11 +75,17 @@ def files_of(method) -> dict:
     Returns
     -------
     dict
-        ``files``: the hashes of statistics, maps, and what these include.
-        Empty where there are none.
+        ``files``: the hashes of statistics, maps, and what these include;
+        ``code``: that of a method of the recipe, or of one within another. Empty
+        for methods of packages that read no files.
     """
-    codes = list(method.files().values())
-    return {"files": codes} if codes else {}
+    found: dict = {}
+    if codes := list(method.files().values()):
+        found["files"] = codes
+    kinds = dict.fromkeys(type(part) for part in method.modules())
+    if own := tuple(kind for kind in kinds if is_own(kind)):
+        found["code"] = fingerprint(OwnCode(own))
+    return found
 
 
 def _by_digest(value, known):

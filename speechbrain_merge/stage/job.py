@@ -30,7 +30,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.search import Journal
-from speechbrain_merge.stage.content import files_of, merge_content
+from speechbrain_merge.stage.content import decided_by, merge_content
 from speechbrain_merge.stage.members import base_of, weighted, weights_of
 from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.result import MERGED, MergeResult
@@ -369,7 +369,7 @@ def resolve(
     if stage.same_base:
         check_belonging(method, members, base)
     about = {
-        **files_of(method),
+        **decided_by(method),
         "method": [method.name, fingerprint(method.configuration())],
         "candidates": [member.digest for member in members],
         "base": None if base is None else digest(base),

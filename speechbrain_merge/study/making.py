@@ -22,6 +22,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.normalisers import without_statistics
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.decoding import decoding_of
 from speechbrain_merge.study.made import Made, digest_of, digest_of_rows
@@ -180,7 +181,7 @@ class Maker:
     def _make_similarity(self, node):
         """Measures how alike layers are."""
         path = self.folder / "similarity" / f"{node.name}.json"
-        measure = node.measure
+        measure, run = node.measure, self.run
         settings = {
             "of": self.made[node.of].digest,
             "domain": node.domain,
@@ -188,10 +189,12 @@ class Maker:
                 "function": getattr(measure, "func", measure).__name__,
                 **getattr(measure, "keywords", {}),
             },
+            "code": fingerprint(measure),
+            "decoding": self.decoding,
         }
         # a study may be moved
         settings = without_folder(settings, self.study.folder)
-        sets = {"train": self.run.train_set, **self.run.valid_sets}
+        sets = {"train": run.train_set, **run.valid_sets}
         settings["data"] = {
             name: digest_of_rows(sets[name], self.study.folder, node.domain)
             for name in ("train", node.domain)
@@ -200,8 +203,8 @@ class Maker:
 
         def work():
             weights = self.made[node.of].verified(node.of)
-            with self.run.brain.borrowed_weights(weights):
-                found = measure(self.run, node.domain)
+            with run.brain.borrowed_weights(weights):
+                found = measure(run, node.domain)
             return [distance.to_dict() for distance in found]
 
         record = once(path, settings, work, again=True)

@@ -23,6 +23,7 @@ from speechbrain_merge.methods.transport.learning import check_learning
 from speechbrain_merge.pool import Candidate, select
 from speechbrain_merge.records.once import once
 from speechbrain_merge.search import GridSearch, LayerDistances
+from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.stage.merge_stage import MergeStage
 from speechbrain_merge.study.made import Made, relative_to
 from speechbrain_merge.study.nodes import ORIGINAL, SCRATCH
@@ -88,8 +89,7 @@ def make_aligned(maker, node):
         "anchor": anchor.digest,
         "method": node.method.configuration(),
     }
-    if node.method.files():
-        settings["files"] = list(node.method.files().values())
+    settings |= decided_by(node.method)
     cost = node.method.cost
     if cost in ("activations", "learned"):
         stage = MergeStage(

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.brain.batches import pipeline_code
 from speechbrain_merge.brain.combinations import collect_posteriors, combine
+from speechbrain_merge.brain.decisive import data_settings
 from speechbrain_merge.brain.domains import (
     evaluate_set,
     rates_of,
@@ -230,7 +230,16 @@ class Tester:
                     f"The test set '{test}' has no rows to be known by: "
                     "expected a DynamicItemDataset."
                 )
-            self._sets[test] = digest_of([found, pipeline_code(data)])
+            self._sets[test] = digest_of(
+                [
+                    found,
+                    data_settings(
+                        self.maker.run.brain,
+                        data,
+                        **self.maker.run.loader_kwargs("test"),
+                    ),
+                ]
+            )
         return self._sets[test]
 
     def _yaml_digest(self):

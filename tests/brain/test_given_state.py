@@ -55,6 +55,16 @@ VALUES = {
     "a variable in a dict": ("OPTIONS = {'beam': BEAM}", "OPTIONS"),
     "a variable in a method": ("", "os.environ['BEAM_OF_TEST']"),
     "a variable with a default": ("", "os.getenv('BEAM_OF_TEST', '1')"),
+    "whether a variable is there": ("", "'BEAM_IS_3' in os.environ"),
+    "a variable by the name of a constant": (
+        "NAME = 'BEAM_OF_TEST'\nfrom os import environ as e",
+        "e.get(NAME)",
+    ),
+    "folders in a list": (
+        "",
+        "self.folders",
+        "brain.folders = [str(HERE / 'lexicon')]",
+    ),
     "an object": (
         "@dataclasses.dataclass\nclass Kind:\n    beam: int = 1\n"
         "KIND = Kind(BEAM)",
@@ -137,6 +147,7 @@ def settings_with(tmp_path, monkeypatch):
 
     def settings(text, number):
         monkeypatch.setenv("BEAM_OF_TEST", str(number))
+        monkeypatch.setenv(f"BEAM_IS_{number}", "")
         (tmp_path / "t.json").write_text(f'{{"beam": {number}}}')
         (tmp_path / "lexicon" / "words.txt").write_text(str(number))
         (tmp_path / "train_values.py").write_text(text)
