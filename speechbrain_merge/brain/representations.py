@@ -61,7 +61,6 @@ from typing import Callable, Optional
 import torch
 from tqdm import tqdm
 
-from speechbrain_merge.brain.decisive import while_running
 from speechbrain_merge.weights import part
 
 CAPTURES = ("layer", "attention")
@@ -86,7 +85,6 @@ class Representations:
     label: str
 
 
-@while_running
 def layer_representations(
     model: torch.nn.Module,
     batches,
@@ -147,7 +145,6 @@ def layer_representations(
     )[0]
 
 
-@while_running
 def paired_representations(
     target: torch.nn.Module,
     source: torch.nn.Module,

@@ -3,7 +3,7 @@
 Example
 -------
 >>> import torch
-from speechbrain_merge.command.plan import Plan
+>>> from speechbrain_merge.command.plan import Plan
 >>> from speechbrain_merge.weights import open_weights
 >>> folder = getfixture("tmp_path")
 >>> for value in (1.0, 3.0):

@@ -143,24 +143,28 @@ class GivenTo:
     value: Any
 
 
-def with_folders(value: Any) -> Any:
+def with_folders(value: Any, bare: bool = True) -> Any:
     """A value in which texts that name folders are ``Folder``.
 
     Arguments
     ---------
     value : object
         A text, or plain containers and namespaces of texts; others stay.
+    bare : bool
+        Whether a text that is a single word may name a folder. In containers it
+        does not, as words that are said may be called like one.
 
     Returns
     -------
     object
     """
-    if is_folder(value):
-        return Folder(value)
+    if isinstance(value, (str, Path)):
+        named = bare or isinstance(value, Path) or os.sep in value
+        return Folder(value) if named and is_folder(value) else value
     if type(value) in (list, tuple):
-        return [with_folders(each) for each in value]
+        return [with_folders(each, False) for each in value]
     if type(value) is dict:
-        return {key: with_folders(each) for key, each in value.items()}
+        return {key: with_folders(each, False) for key, each in value.items()}
     if type(value) is types.SimpleNamespace:
         return types.SimpleNamespace(**with_folders(vars(value)))
     return value
@@ -237,6 +241,24 @@ class Folder:
     path: Union[str, Path]
 
 
+# What their methods write decides nothing
+_WITHOUT_STATE = (
+    "speechbrain",
+    "speechbrain_merge",
+    "tokenizers",
+    "torch",
+    "torchaudio",
+    "transformers",
+)
+# They hold no objects of a recipe but modules
+_DEEP = ("tokenizers", "torch", "torchaudio", "transformers")
+_LEAVES = (
+    *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
+    *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
+    *(torch.Generator, types.ModuleType, enum.Enum, Folder),
+)
+
+
 class _Reader:
     """Reads objects; each of them once."""
 
@@ -244,11 +266,16 @@ class _Reader:
         self.folders, self.skip, self.state = folders, skip, state
         self._digests = {}  # id of an object: digest, or None while it is read
         self.owners = []  # of state
+        self._walked = {}  # by id
+        self._within = 0  # whether state is read that is looked at
         self._codes = {}  # class: what its code does
         self._alive = []  # ids are only unique while their objects live
 
     def digest(self, value):
         """The digest of a value: of its kind and its content."""
+        if self.state is not None and self.state.looks and not self._within:
+            self._walk(value)
+            return ""
         plain = self._plain(value)
         if plain is not None:
             return _hash(plain)
@@ -265,6 +292,43 @@ class _Reader:
             found = _hash(*self._content(value))
         self._digests[id(value)] = found
         return found
+
+    def _walk(self, value):
+        """Looks for state in a value, and reads nothing else."""
+        if id(value) in self._walked or isinstance(value, _LEAVES):
+            return
+        self._walked[id(value)] = value
+        if self.skip is not None and self.skip(value):
+            return
+        if _package(type(value)) in _DEEP:
+            inside = (
+                value.modules() if isinstance(value, torch.nn.Module) else ()
+            )
+            for each in inside:
+                if _package(type(each)) not in _DEEP:
+                    self._walk(each)
+        elif isinstance(value, types.FunctionType):
+            if is_own(value):
+                self._function(value)
+        elif isinstance(value, types.SimpleNamespace):
+            self._walk(vars(value))
+        elif isinstance(value, (OwnCode, Attributes, GivenTo)):
+            self._content(value)
+        elif isinstance(value, (functools.partial, types.MethodType)):
+            self._content(value)
+        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            rows = value.values() if isinstance(value, Mapping) else value
+            for each in list(rows):
+                self._walk(each)
+            if hasattr(value, "__dict__"):
+                self._attributes(value)
+        else:
+            if is_own(type(value)):
+                self._code_of(type(value))
+            self._attributes(value)
+            if isinstance(value, torch.nn.Module):
+                for each in value.children():
+                    self._walk(each)
 
     def _plain(self, value):
         """Words for a value without parts; None for all others."""
@@ -420,6 +484,8 @@ class _Reader:
         ):
             if names is not None and name not in names:
                 continue
+            if is_state and _package(type(value)) in _WITHOUT_STATE:
+                continue
             if folders:
                 entry = with_folders(entry)
             if is_state:
@@ -438,7 +504,7 @@ class _Reader:
 
     def _of_code(self, key, value, is_state):
         """The digest of a value that code of a recipe holds."""
-        return self._held(key, with_folders(value), is_state)
+        return self._held(key, with_folders(value, bare=False), is_state)
 
     def _held(self, key, value, is_state):
         """The digest of a value, as it was given where it is state."""
@@ -446,7 +512,11 @@ class _Reader:
             return self.digest(value)
         if self.state is None:
             return None
-        return self.state.digest_of(key, lambda: self.digest(value))
+        self._within += 1
+        try:
+            return self.state.digest_of(key, lambda: self.digest(value))
+        finally:
+            self._within -= 1
 
     def _object(self, value):
         """The class of an object, and its settings."""
@@ -518,6 +588,10 @@ def _pickled(value):
         return reduced
     items = [list(each) for each in reduced[3:5] if each is not None]
     return [*reduced[1:3], *items]
+
+
+def _package(kind):
+    return kind.__module__.partition(".")[0]
 
 
 def _class_name(kind):

@@ -46,6 +46,11 @@ class GivenState:
         self._alive: Any = None  # ids are only unique while objects live
         self._runs = 0
 
+    @property
+    def looks(self) -> bool:
+        """Whether all that there is is told just now."""
+        return self._now is not None
+
     def digest_of(
         self, key: Hashable, digest: Callable[[], str]
     ) -> Optional[str]:
