@@ -20,6 +20,7 @@ Authors
 
 from collections.abc import Callable, Mapping, Sequence
 
+from speechbrain_merge.brain.decisive import while_running
 from speechbrain_merge.evaluation import (
     ensemble_log_probs,
     mean_confidence,
@@ -29,6 +30,7 @@ from speechbrain_merge.evaluation import (
 )
 
 
+@while_running
 def collect_posteriors(brain, evaluate: Callable) -> dict:
     """The posteriors of the weights in use for each utterance of a set.
 

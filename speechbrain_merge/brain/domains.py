@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain_merge.brain.decisive import while_running
 from speechbrain_merge.evaluation import (
     UtteranceScore,
     from_tracker,
@@ -34,6 +35,7 @@ from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import read_json
 
 
+@while_running
 def evaluate_set(
     brain,
     test_set,
@@ -93,6 +95,7 @@ def evaluate_set(
     return from_tracker(found, durations_of(test_set))
 
 
+@while_running
 def prepare(brain, settings: Mapping) -> None:
     """Tells a Brain how its next set is tested.
 

@@ -266,18 +266,16 @@ class Landscape:
         codes = [code for _, code, _ in used]
         shares = [weight for _, _, weight in used]
         others = beside(self.brain, used[0][0])
-        # they score with it, and are no part of what is between the models
-        codes += others.values()
         key = (*sorted(zip(codes, shares)), *others.items())
         if key not in self._scored:
-            self._scored[key] = self._remembered(used, codes, shares)
+            self._scored[key] = self._remembered(used, codes, shares, others)
         return {"weights": list(weights), **self._scored[key]}
 
-    def _remembered(self, used, codes, shares):
+    def _remembered(self, used, codes, shares, others):
         """Loss and errors, from the journal if they are there."""
         if self._journal is None:
             return _measured(self._score(used))
-        key = self._journal.key(codes, shares)
+        key = self._journal.key(codes, shares, others)
         tally = self._journal.find(key)
         if tally is None:
             tally = self._score(used)
