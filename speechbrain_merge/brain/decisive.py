@@ -38,12 +38,11 @@ import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import check_candidates, missing_modules
-from speechbrain_merge.records.fingerprint import (
+from speechbrain_merge.records.fingerprint import fingerprint, look_at
+from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
     GivenTo,
     OwnCode,
-    fingerprint,
-    look_at,
     with_folders,
 )
 from speechbrain_merge.records.given_state import GivenState

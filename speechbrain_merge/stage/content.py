@@ -8,7 +8,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from speechbrain_merge.records.fingerprint import OwnCode, fingerprint
+from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.fingerprint_parts import OwnCode
 from speechbrain_merge.records.own_code import is_own
 
 

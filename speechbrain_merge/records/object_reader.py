@@ -1,0 +1,423 @@
+"""Reads live objects into digests, and looks for their state.
+
+See ``speechbrain_merge.records.fingerprint``.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import enum
+import functools
+import hashlib
+import io
+import os
+import types
+from collections.abc import Mapping
+from numbers import Number
+from pathlib import Path
+
+import numpy
+import torch
+
+from speechbrain_merge.records.file_hashes import (
+    file_fingerprint,
+    folder_content,
+)
+from speechbrain_merge.records.fingerprint_parts import (
+    Attributes,
+    Folder,
+    GivenTo,
+    OwnCode,
+    with_folders,
+)
+from speechbrain_merge.records.object_settings import attributes_of, slots_of
+from speechbrain_merge.records.own_code import is_own, own_code
+
+# What their methods write decides nothing
+_WITHOUT_STATE = (
+    "speechbrain",
+    "speechbrain_merge",
+    "tokenizers",
+    "torch",
+    "torchaudio",
+    "transformers",
+)
+# They hold no objects of a recipe but modules
+_DEEP = ("tokenizers", "torch", "torchaudio", "transformers")
+_LEAVES = (
+    *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
+    *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
+    *(torch.Generator, types.ModuleType, enum.Enum, Folder),
+)
+
+
+class ObjectReader:
+    """Reads objects; each of them once.
+
+    Arguments
+    ---------
+    folders : list of str
+        Absolute: folders that may be moved.
+    skip : callable, optional
+        ``skip(object) -> bool``: True for what does not count.
+    state : GivenState, optional
+        What is known of the state that objects were given.
+    """
+
+    def __init__(self, folders, skip, state):
+        self.folders, self.skip, self.state = folders, skip, state
+        self._digests = {}  # id of an object: digest, or None while it is read
+        self.owners = []  # of state
+        self._walked = {}  # by id
+        self._within = 0  # whether state is read that is looked at
+        self._codes = {}  # class: what its code does
+        self._alive = []  # ids are only unique while their objects live
+
+    def digest(self, value):
+        """The digest of a value: of its kind and its content."""
+        if self.state is not None and self.state.looks and not self._within:
+            self._walk(value)
+            return ""
+        plain = self._plain(value)
+        if plain is not None:
+            return _hash(plain)
+        known = self._digests.get(id(value), "")
+        if known is None:
+            return _hash(f"within itself: {_class_name(type(value))}")
+        if known:
+            return known
+        self._alive.append(value)
+        self._digests[id(value)] = None
+        if self.skip is not None and self.skip(value):
+            found = _hash("skipped")
+        else:
+            found = _hash(*self._content(value))
+        self._digests[id(value)] = found
+        return found
+
+    def _walk(self, value):
+        """Looks for state in a value, and reads nothing else."""
+        if id(value) in self._walked or isinstance(value, _LEAVES):
+            return
+        self._walked[id(value)] = value
+        if self.skip is not None and self.skip(value):
+            return
+        if _package(type(value)) in _DEEP:
+            inside = (
+                value.modules() if isinstance(value, torch.nn.Module) else ()
+            )
+            for each in inside:
+                if _package(type(each)) not in _DEEP:
+                    self._walk(each)
+        elif isinstance(value, types.FunctionType):
+            if is_own(value):
+                self._function(value)
+        elif isinstance(value, types.SimpleNamespace):
+            self._walk(vars(value))
+        elif isinstance(value, (OwnCode, Attributes, GivenTo)):
+            self._content(value)
+        elif isinstance(value, (functools.partial, types.MethodType)):
+            self._content(value)
+        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+            rows = value.values() if isinstance(value, Mapping) else value
+            for each in list(rows):
+                self._walk(each)
+            if hasattr(value, "__dict__"):
+                self._attributes(value)
+        else:
+            if is_own(type(value)):
+                self._code_of(type(value))
+            self._attributes(value)
+            if isinstance(value, torch.nn.Module):
+                for each in value.children():
+                    self._walk(each)
+
+    def _plain(self, value):
+        """Words for a value without parts; None for all others."""
+        if isinstance(value, enum.Enum):
+            return None
+        if value is None or isinstance(value, (bool, torch.dtype)):
+            return f"constant {value}"
+        if isinstance(value, (str, os.PathLike)):
+            return self._text(os.fspath(value))
+        if isinstance(value, numpy.generic):
+            return self._plain(value.item())
+        if isinstance(value, Number):
+            return f"number {value!r}"
+        if isinstance(value, (torch.device, torch.Generator)):
+            return "a device or generator"
+        if isinstance(value, types.ModuleType):
+            return f"module {value.__name__}"
+        if isinstance(value, type):
+            return f"class {_class_name(value)}"
+        return None
+
+    def _text(self, text):
+        if isinstance(text, bytes):
+            return f"bytes {text!r}"
+        if len(text) > 4096 or "\n" in text:
+            return f"text {text}"
+        if os.sep not in text and not _is_file_name(text):
+            return f"text {text}"
+        whole = os.path.abspath(text)
+        for folder in self.folders:
+            if whole == folder or whole.startswith(folder + os.sep):
+                return f"in the results: {os.path.relpath(whole, folder)}"
+        if Path(text).is_file():
+            return f"file {file_fingerprint(text)}"
+        if os.path.isabs(text) or Path(text).is_dir():
+            return "a path"
+        return f"text {text}"  # a name on the hub, or a word with a slash
+
+    def _content(self, value):
+        """Digests of the parts of a value, after a word for its kind."""
+        if isinstance(value, enum.Enum):
+            kind = f"{_class_name(type(value))}.{value.name}"
+            return "one of", kind, self.digest(value.value)
+        if isinstance(value, OwnCode):
+            return "code", own_code(
+                value.things, value.leave_out, self._of_code
+            )
+        if isinstance(value, Attributes):
+            found = self._attributes(value.owner, value.names)
+            return "attributes", str(sorted(found.items()))
+        if isinstance(value, Folder):
+            whole = os.path.join(os.path.abspath(value.path), "")
+            if any(folder.startswith(whole) for folder in self.folders):
+                return ("a folder with the results",)
+            if any(
+                whole.startswith(f"{each}{os.sep}") for each in self.folders
+            ):
+                return ("a folder in the results",)
+            return "folder", folder_content(whole, self.folders)
+        if isinstance(value, GivenTo):
+            key = id(value.owner), value.name
+            self.owners.append(value.owner)
+            return "given", self._held(key, value.value, True) or ""
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return "bytes", bytes(value)
+        if isinstance(value, (io.StringIO, io.BytesIO)):
+            return "file in memory", str(value.tell()), str(value.getvalue())
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value)
+        if isinstance(value, numpy.ndarray):
+            if value.dtype.hasobject:
+                return "list", *map(self.digest, value.ravel().tolist())
+            whole = numpy.ascontiguousarray(value)
+            return "array", str(value.dtype), str(value.shape), whole.tobytes()
+        if isinstance(value, types.SimpleNamespace):
+            return self._mapping("namespace", vars(value))
+        if isinstance(value, Mapping) and not hasattr(value, "__dict__"):
+            return self._mapping("dict", value)
+        if isinstance(value, dict) and type(value).__module__ in (
+            "builtins",
+            "collections",
+        ):
+            return self._mapping("dict", value)
+        if type(value) in (list, tuple):
+            return "list", *map(self.digest, value)
+        if isinstance(value, (set, frozenset)):
+            return "set", *sorted(map(self.digest, value))
+        if isinstance(value, functools.partial):
+            parts = (value.func, list(value.args), value.keywords)
+            return "partial", *map(self.digest, parts)
+        if isinstance(value, types.MethodType):
+            return "method", *map(self.digest, (value.__func__, value.__self__))
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, types.CodeType):
+            return self._code(value)
+        if callable(value) and hasattr(value, "__qualname__"):
+            return "built-in", f"{_module_name(value)}.{value.__qualname__}"
+        return self._object(value)
+
+    def _tensor(self, tensor):
+        # as bytes, since NumPy knows no bfloat16
+        plain = tensor.detach().cpu().contiguous()
+        if plain.is_sparse or plain.is_quantized or plain.is_meta:
+            return "tensor", str(plain)
+        content = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+        notes = self.digest(vars(tensor)) if vars(tensor) else ""
+        shape = str(tuple(plain.shape))
+        return "tensor", str(plain.dtype), shape, content, notes
+
+    def _mapping(self, kind, mapping):
+        rows = [
+            (self.digest(key), self.digest(entry))
+            for key, entry in mapping.items()
+        ]
+        if kind != "dict":  # attributes have no order
+            rows.sort()
+        return kind, *(word for row in rows for word in row)
+
+    def _function(self, function):
+        cells = [
+            cell.cell_contents
+            for cell in function.__closure__ or ()
+            if not _is_empty(cell)
+        ]
+        code = function.__code__
+        if is_own(function):
+            code = own_code([function], text_of=self._of_code)
+            cells = []  # what it holds is among its code
+        parts = (
+            code,
+            list(function.__defaults__ or ()),
+            function.__kwdefaults__ or {},
+            cells,
+        )
+        name = f"{_module_name(function)}.{function.__qualname__}"
+        return "function", name, *map(self.digest, parts)
+
+    def _code(self, code):
+        return (
+            "code",
+            code.co_code,
+            str(code.co_names),
+            *map(self.digest, code.co_consts),
+        )
+
+    def _attributes(self, value, names=None):
+        """Names of an object's attributes, and the digests of those that count."""
+        folders = is_own(type(value))
+        found = {}
+        for name, entry, is_state in attributes_of(
+            value, notes=self.state is not None
+        ):
+            if names is not None and name not in names:
+                continue
+            if is_state and _package(type(value)) in _WITHOUT_STATE:
+                continue
+            if folders:
+                entry = with_folders(entry)
+            if is_state:
+                self.owners.append(value)
+            digest = self._held((id(value), name), entry, is_state)
+            if digest is not None:
+                found[name] = digest
+        return found
+
+    def _code_of(self, kind):
+        """What the code of a recipe's class does; read once."""
+        if kind not in self._codes:
+            self._codes[kind] = "within itself"
+            self._codes[kind] = own_code([kind], text_of=self._of_code)
+        return self._codes[kind]
+
+    def _of_code(self, key, value, is_state):
+        """The digest of a value that code of a recipe holds."""
+        return self._held(key, with_folders(value, bare=False), is_state)
+
+    def _held(self, key, value, is_state):
+        """The digest of a value, as it was given where it is state."""
+        if not is_state:
+            return self.digest(value)
+        if self.state is None:
+            return None
+        self._within += 1
+        try:
+            return self.state.digest_of(key, lambda: self.digest(value))
+        finally:
+            self._within -= 1
+
+    def _object(self, value):
+        """The class of an object, and its settings."""
+        kind = _class_name(type(value))
+        parts = {}
+        if is_own(type(value)):
+            parts["code of its class"] = self._code_of(type(value))
+        if isinstance(value, Mapping):
+            parts["items"] = dict(value)
+        elif isinstance(value, (list, tuple, set)):
+            parts["items"] = list(value)
+        if not hasattr(value, "__dict__") and not slots_of(type(value)):
+            # of an extension: what it would be pickled as, where that is said
+            return "object", kind, self.digest(_pickled(value))
+        parts.update(_pickled_besides(value))
+        parts.update(self._attributes(value))
+        if isinstance(value, torch.nn.Module):
+            parts["hooks"] = _own_hooks(value)
+            parts.update(value.named_parameters(recurse=False))
+            parts.update(value.named_buffers(recurse=False))
+            parts.update(value.named_children())
+        return "object", kind, *self._mapping("settings", parts)
+
+
+def _own_hooks(module):
+    """What a recipe hooked to a module's passes."""
+    hooks = (
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+    )
+    return [hook for hook in hooks if is_own(hook) or is_own(type(hook))]
+
+
+def _is_file_name(text):
+    """Whether a text without a folder is a file with an ending, here."""
+    return os.path.splitext(text)[1] != "" and os.path.isfile(text)
+
+
+def _pickled_besides(value):
+    """The pickled state of an object besides its attributes.
+
+    SentencePiece's processor, which holds an object of C++, gives its model.
+    """
+    own = getattr(type(value), "__getstate__", None)
+    if own is getattr(object, "__getstate__", None):
+        return {}
+    try:
+        state = own(value)
+    except Exception:  # whatever a foreign class does not like
+        return {}
+    if isinstance(state, (bytes, str)):
+        return {"pickled": state}
+    if isinstance(state, dict):
+        known = getattr(value, "__dict__", {})
+        return {key: state[key] for key in state if key not in known}
+    return {}
+
+
+def _pickled(value):
+    """The pickled content of an object without attributes."""
+    if hasattr(value, "get_vocab"):
+        # a tokenizer in Rust: what it was last asked to pad is no setting
+        return value.get_vocab()
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception:  # locks, files, generators
+        return None
+    if isinstance(reduced, str):
+        return reduced
+    items = [list(each) for each in reduced[3:5] if each is not None]
+    return [*reduced[1:3], *items]
+
+
+def _package(kind):
+    return kind.__module__.partition(".")[0]
+
+
+def _class_name(kind):
+    return f"{_module_name(kind)}.{kind.__qualname__}"
+
+
+def _module_name(value):
+    """Where a class or function is from; scripts are run under any name."""
+    name = getattr(value, "__module__", None) or ""
+    return "" if name == "__main__" else name
+
+
+def _is_empty(cell):
+    try:
+        return cell.cell_contents is cell  # raises where there is none
+    except ValueError:
+        return True
+
+
+def _hash(*words):
+    result = hashlib.sha256()
+    for word in words:
+        word = word if isinstance(word, bytes) else str(word).encode()
+        # with its length, so that no two lists of words run together
+        result.update(f"{len(word)}:".encode())
+        result.update(word)
+    return result.hexdigest()
