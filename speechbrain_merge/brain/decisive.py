@@ -43,6 +43,7 @@ from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
     GivenTo,
     OwnCode,
+    has_folders,
     with_folders,
 )
 from speechbrain_merge.records.given_state import GivenState
@@ -211,7 +212,7 @@ def data_settings(brain, data, **loading) -> str:
             ],
             "given": dict(sorted(pipeline.output_mapping.items())),
         }
-    _, folders, skip = _settings(brain, (), None, sb.Stage.VALID)
+    folders, skip = _left_out(brain, (), sb.Stage.VALID)
     return fingerprint({**about, **loading}, folders, skip, _state_of(brain))
 
 
@@ -320,25 +321,11 @@ def _settings(brain, names, leave_out, stage):
         for name, module in getattr(brain, "modules", {}).items()
     }
     hparams["brain.folders"] = {
-        name: with_folders(value)
+        name: found
         for name, value in given.items()
-        if name in read and _has_folders(value)
+        if name in read and has_folders(found := with_folders(value))
     }
-    skipped: tuple = TRAINING_MODULES
-    if stage == sb.Stage.TRAIN:
-        skipped = tuple(set(skipped).difference(LOSS_MODULES))
-    varying = _varying_tensors(brain, names)
-    output = given.get("output_folder")
-
-    def skip(value):
-        if id(value) in varying:
-            return True
-        if isinstance(value, functools.partial):
-            value = value.func  # of `!name:`
-        # an object's is its class's; plain data has none
-        home = f"{getattr(value, '__module__', None) or ''}."
-        return home.startswith(_dotted(skipped))
-
+    folders, skip = _left_out(brain, names, stage)
     by_others = written_by(
         kind for kind in type(brain).__mro__ if not is_own(kind)
     )
@@ -351,7 +338,27 @@ def _settings(brain, names, leave_out, stage):
     }
     hparams["brain"] = Attributes(brain, frozenset(own))
     hparams = SimpleNamespace(**hparams)  # in any order
-    return hparams, [] if output is None else [output], skip
+    return hparams, folders, skip
+
+
+def _left_out(brain, names, stage):
+    """Folders that may be moved, and whether an object decides nothing."""
+    skipped: tuple = TRAINING_MODULES
+    if stage == sb.Stage.TRAIN:
+        skipped = tuple(set(skipped).difference(LOSS_MODULES))
+    varying = _varying_tensors(brain, names)
+    output = getattr(getattr(brain, "hparams", None), "output_folder", None)
+
+    def skip(value):
+        if id(value) in varying:
+            return True
+        if isinstance(value, functools.partial):
+            value = value.func  # of `!name:`
+        # an object's is its class's; plain data has none
+        home = f"{getattr(value, '__module__', None) or ''}."
+        return home.startswith(_dotted(skipped))
+
+    return [] if output is None else [output], skip
 
 
 def scored_with(brain, title: str, partial: bool, names) -> dict:
@@ -388,10 +395,6 @@ def scored_with(brain, title: str, partial: bool, names) -> dict:
 
 def _dotted(modules):
     return tuple(f"{module}." for module in modules)
-
-
-def _has_folders(value):
-    return repr(with_folders(value)) != repr(value)
 
 
 def _is_for_training(name, stage, read):

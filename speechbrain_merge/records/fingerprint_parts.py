@@ -77,6 +77,27 @@ class GivenTo:
     value: Any
 
 
+def has_folders(value: Any) -> bool:
+    """Whether ``with_folders`` found a folder.
+
+    Arguments
+    ---------
+    value : object
+        What it gave.
+
+    Returns
+    -------
+    bool
+    """
+    if type(value) is types.SimpleNamespace:
+        value = vars(value)
+    if type(value) is dict:
+        value = list(value.values())
+    if type(value) is list:
+        return any(map(has_folders, value))
+    return isinstance(value, Folder)
+
+
 def with_folders(value: Any, bare: bool = True) -> Any:
     """A value in which texts that name folders are ``Folder``.
 

@@ -1,11 +1,10 @@
-"""The state that a recipe gave its objects, told from what they came to.
+"""The attributes that methods write, as they were before a Brain ran.
 
-What the methods of an object write is its state: a decoder counts what it has
-decoded, and keeps what it has seen. That decides nothing about how it decodes,
-and is another in each run. But ``decoder.configure(beam=16)`` writes as well, and
-decides. Both are told apart by the time of writing: what changes while a Brain
-trains or decodes is what it came to; what it held before, or was changed
-between, is what it was given.
+A method may write a counter, as a decoder that counts what it has decoded, or a
+setting, as ``decoder.configure(beam=16)`` does. A counter decides nothing about
+decoding and differs between runs; a setting decides. They are told apart by the
+time of writing: what changes while a Brain trains or decodes is a counter. The
+value that was there before, or that was changed between two runs, is a setting.
 
 Example
 -------

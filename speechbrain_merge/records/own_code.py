@@ -42,6 +42,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from speechbrain_merge.records.parsed_module import is_special
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 from speechbrain_merge.records.source_slice import (
     Slice,
@@ -301,7 +302,7 @@ class _Walk:
                 continue
             if functions := functions_of(member):
                 self.waiting += functions
-            elif _is_constant(member) or (written and not _is_special(name)):
+            elif _is_constant(member) or (written and not is_special(name)):
                 self.attributes.append((kind, name, member))
             elif not written:
                 self.found.append(f"{name} = {self._value(member)}")
@@ -409,10 +410,6 @@ def _names(code):
         if isinstance(constant, types.CodeType):
             names += _names(constant)
     return names
-
-
-def _is_special(name):
-    return name.startswith("__") and name.endswith("__")
 
 
 def _file_in(folder, name):

@@ -218,7 +218,7 @@ def names_of(unit: Unit) -> tuple[set, set]:
                 for part in each.co_consts
                 if isinstance(part, types.CodeType)
             ]
-    return {n for n in reads if not _is_special(n)}, binds
+    return {n for n in reads if not is_special(n)}, binds
 
 
 def changed_names(tree: ast.AST) -> set:
@@ -308,8 +308,18 @@ def _base(node):
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _is_special(name):
-    """``__name__``, ``__file__``: where it lies, and who runs it."""
+def is_special(name: str) -> bool:
+    """Whether a name is Python's own: ``__name__``, ``__file__``.
+
+    Arguments
+    ---------
+    name : str
+        Of a variable or an attribute.
+
+    Returns
+    -------
+    bool
+    """
     return name.startswith("__") and name.endswith("__")
 
 

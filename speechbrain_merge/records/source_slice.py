@@ -20,6 +20,7 @@ Authors
 
 import ast
 import builtins
+import functools
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -151,6 +152,7 @@ def changed_by(module: str, name: str) -> set:
     }
 
 
+@functools.lru_cache(maxsize=4096)
 def kept_notes(kind: type) -> set:
     """Names of attributes of which the methods of a recipe's class keep notes.
 
