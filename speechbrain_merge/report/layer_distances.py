@@ -59,7 +59,8 @@ def plot_layer_distances(distances, path, chosen=None, title=None):
         colour, mark = style(number)
         values = _scaled(found) if several else list(found.values)
         stars = found.closest(chosen) if chosen else []
-        name = TITLES[found.distance]
+        # a measure of one's own has a name of its own
+        name = TITLES.get(found.distance, found.distance)
         if stars:
             name += f", most similar: {', '.join(map(str, stars))}"
         axes.plot(

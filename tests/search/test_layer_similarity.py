@@ -186,3 +186,9 @@ def test_pictures(tmp_path):
     stars = ", ".join(map(str, listed[2].closest(3)))
     # text is drawn as shapes, with a comment that says what it reads
     assert f"inner product, most similar: {stars}" in three.read_text()
+
+
+def test_a_measure_of_ones_own_is_drawn_under_its_name(tmp_path):
+    found = LayerDistances("cka_loss", (2.0, 1.0))
+    drawn = plot_layer_distances(found, tmp_path / "own.svg")
+    assert "cka_loss" in drawn.read_text()
