@@ -66,6 +66,7 @@ from speechbrain_merge.weights import (
     differing_integers,
     float_dtype,
     narrowed,
+    on_record,
     open_weights,
     own_hash,
     promoted,
@@ -256,7 +257,8 @@ def merge(
         whole = [*opened] if anchor is None else [*opened, anchor]
         pool = stack.enter_context(_threads(workers))
         hashing = stack.enter_context(SourceHashes(pool))
-        for claim in _on_record(experts, opened, base, anchor):
+        sources = [*experts] if base is None else [*experts, base]
+        for claim in _on_record(sources, whole, experts, stack):
             hashing.verify(*claim)
         run = partial(_run, merged, names, method, workers, progress)
         if output is None:
@@ -274,7 +276,6 @@ def merge(
         if tied:
             notes["tied"] = ties_to_text(tied)
         known = list(hashes or [])
-        sources = [*experts] if base is None else [*experts, base]
         for source, weights in list(zip(sources, whole))[len(known) :]:
             hashing.record(source, weights)
         blank = placeholders(known, len(sources))
@@ -430,21 +431,15 @@ def _describe(method, experts, base, labels, hashes):
     }
 
 
-def _on_record(experts, opened, base, anchor):
+def _on_record(sources, opened, experts, stack):
     """Open weights with the digest that a pool has of them, name and file."""
     known = []
-    for expert, weights in zip(experts, opened):
-        if getattr(expert, "known_digest", None) is not None:
-            known.append(
-                (weights, expert.known_digest, expert.name, expert.path)
-            )
-    if isinstance(base, (str, Path)):
-        codes = {
-            expert.base_digest
-            for expert in experts
-            if getattr(expert, "base", None) == base
-        } - {None}
-        known += [(anchor, code, str(base), base) for code in codes]
+    for source, weights in zip(sources, opened):
+        for found in on_record(source, experts):
+            if isinstance(source, Weights):
+                # may go by other names than those in its file
+                weights = stack.enter_context(open_weights(found.path))
+            known.append((weights, *found))
     return known
 
 

@@ -26,7 +26,12 @@ from contextlib import ExitStack
 import torch
 
 from speechbrain_merge.methods.task_vectors import merged_names
-from speechbrain_merge.weights import fold, has_adapters, open_weights, release
+from speechbrain_merge.weights import (
+    fold,
+    has_adapters,
+    open_on_record,
+    release,
+)
 from speechbrain_merge.weights.parametrized import is_computed
 from speechbrain_merge.weights.weight_norm import weight_norm_pairs
 
@@ -186,15 +191,18 @@ class MergeInModules(WeightsInModules):
     ------
     ValueError
         Where the weights do not fit the modules, or a module has adapters.
+    ChangedContent
+        Where an expert or the base is not what a pool has on record of it.
     """
 
     def __init__(self, brain, method, experts, base, labels):
         self.method = method
         with ExitStack() as stack:
             opened = [
-                stack.enter_context(open_weights(expert)) for expert in experts
+                stack.enter_context(open_on_record(expert, experts))
+                for expert in experts
             ]
-            anchor = stack.enter_context(open_weights(base))
+            anchor = stack.enter_context(open_on_record(base, experts))
             self.experts = [fold(expert) for expert in opened]
             self.base = fold(anchor)
             method.make_coefficients(self.experts, self.base, labels)

@@ -27,13 +27,12 @@ from speechbrain_merge.brain.normalisers import without_statistics
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
-from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.coverage import check_tested
+from speechbrain_merge.pool.reading import known_candidate
 from speechbrain_merge.records.reading import read_text
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights
-from speechbrain_merge.weights.files import SAFETENSORS_SUFFIX
 from speechbrain_merge.weights.hub import local_source
 
 ADD_BUILD = (
@@ -65,7 +64,7 @@ def run(options) -> dict:
         _check_run(prepared, script, options.set)
         check_tested(prepared.brain, names, str(options.weights))
         _check_statistics(prepared.brain, names, hparams_file)
-        prepared.brain.use_weights(_on_record(weights))
+        prepared.brain.use_weights(known_candidate(weights))
     brain, sets, found = prepared.brain, prepared.test_sets, {}
     for name in options.set or sets:
         scores = evaluate_set(
@@ -93,15 +92,6 @@ def run(options) -> dict:
         "metric": options.metric,
         "sets": found,
     }
-
-
-def _on_record(weights):
-    """A file of a pool as the candidate that the pool has on record."""
-    path = Path(weights)
-    if not path.is_file() or path.suffix != SAFETENSORS_SUFFIX:
-        return weights
-    [found] = read_pool(path)
-    return weights if found.known_digest is None else found
 
 
 def _check_statistics(brain, names, hparams_file):

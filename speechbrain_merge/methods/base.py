@@ -80,7 +80,7 @@ from speechbrain_merge.weights import (
     entry_of_pieces,
     joined,
     narrowed,
-    open_weights,
+    open_on_record,
     refold,
     widened,
 )
@@ -266,16 +266,19 @@ class MergeMethod(torch.nn.Module):
         ValueError
             When the method's demands (number of experts, a base) are not met,
             or a tensor has a NaN or an infinity.
+        ChangedContent
+            When a candidate, or the base of one, is not what its pool has on
+            record.
         """
         state_dicts = list_of_experts(state_dicts, self.name)
         with ExitStack() as stack:
             experts = [
-                stack.enter_context(open_weights(expert))
+                stack.enter_context(open_on_record(expert, state_dicts))
                 for expert in state_dicts
             ]
             anchor = None
             if base is not None:
-                anchor = stack.enter_context(open_weights(base))
+                anchor = stack.enter_context(open_on_record(base, state_dicts))
             merged = self.merged(experts, anchor)
             merged = narrowed(merged, self.deciding(experts, anchor))
             made = {

@@ -21,7 +21,13 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_merge import MergeMixin, MergeStage, learn_coefficients, merge
 from speechbrain_merge.brain.coefficient_gradients import MergeInModules
 from speechbrain_merge.methods import AdaMerging, Average, parametrize_attention
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.pool import Candidate
+from speechbrain_merge.weights import (
+    ChangedContent,
+    open_weights,
+    tree_hash,
+    write_weights,
+)
 
 REFERENCE = (
     Path(__file__).parents[1] / "methods/references/adamerging.safetensors"
@@ -446,6 +452,29 @@ def test_the_merge_stage_merges_what_was_learned(trained, tmp_path):
     )
     for name, tensor in method(experts, base).items():
         assert torch.equal(remade[name], tensor), name
+
+
+@pytest.mark.parametrize("which", ["expert", "base"])
+def test_nothing_is_learned_on_what_was_exchanged(trained, tmp_path, which):
+    base, (expert, other) = trained
+    place = write_weights(tmp_path / "base.safetensors", base)
+    path = write_weights(tmp_path / "expert.safetensors", expert)
+    experts = [
+        Candidate(
+            f"run/{number}",
+            path,
+            "run",
+            base=place,
+            base_digest=tree_hash(place),
+            known_digest=tree_hash(path),
+        )
+        for number in range(2)
+    ]
+    write_weights(path if which == "expert" else place, other)
+    folder = tmp_path / "learned"
+    with pytest.raises(ChangedContent, match="is on record"):
+        learn((place, experts), tmp_path, 1, folder=folder)
+    assert not list(folder.glob("*.json"))
 
 
 def test_what_cannot_be_learned(trained, tmp_path):

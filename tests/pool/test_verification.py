@@ -1,7 +1,9 @@
 """A candidate that is not what its pool recorded is merged by no one."""
 
 import dataclasses
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
+from speechbrain_merge.export.folder import export_folder
+from speechbrain_merge.methods import create
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.weights import ChangedContent, fold, open_weights
 
 
 def flip_a_bit(path):
@@ -60,6 +65,60 @@ def test_a_changed_base_is_refused(tmp_path):
     ]
     with pytest.raises(ValueError, match="base.safetensors: its content"):
         merge("task_arithmetic", candidates, base, progress=False)
+
+
+def with_a_base(folder):
+    """A pool with a base, of whose file the last bit was flipped."""
+    CheckpointPool(
+        folder / "pool", {"model": torch.nn.Linear(2, 2)}
+    ).store_base()
+    collect(folder, [{"WER": 3.0}] * 2)
+    base = folder / "pool" / "run" / "base.safetensors"
+    candidates = read_pool(folder / "pool")
+    assert {each.base for each in candidates} == {base}
+    flip_a_bit(base)
+    return base, candidates
+
+
+@pytest.mark.parametrize(
+    "given",
+    [str, Path, os.path.relpath, open_weights, lambda base: fold(str(base))],
+)
+def test_a_base_on_record_is_known_however_it_is_given(
+    tmp_path, given, monkeypatch
+):
+    base, candidates = with_a_base(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    method = create("task_arithmetic")
+    with pytest.raises(ChangedContent, match="base.safetensors: its content"):
+        merge(method, candidates, given(base), progress=False)
+    with pytest.raises(ChangedContent, match="base.safetensors: its content"):
+        method(candidates, given(base))
+
+
+@pytest.mark.parametrize("more", [[], ["--base", "pool/run/base.safetensors"]])
+def test_a_changed_base_is_refused_by_the_command_line(
+    tmp_path, more, capsys, monkeypatch
+):
+    base, candidates = with_a_base(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    merging = ["merge", "ties", "pool", *more, "-o", "out.safetensors"]
+    assert main(merging) == 2
+    assert "base.safetensors: its content has" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+    flip_a_bit(base)
+    assert main(merging) == 0
+
+
+def test_a_changed_candidate_is_not_exported(tmp_path):
+    collect(tmp_path, [{"WER": 3.0}])
+    path = tmp_path / "pool" / "run" / "epoch-0001.safetensors"
+    flip_a_bit(path)
+    for source in (path, str(path), *read_pool(tmp_path / "pool")):
+        with pytest.raises(ChangedContent, match="run/epoch-0001"):
+            with export_folder(tmp_path / "out", source, None, None):
+                pass
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pool_is_verified_from_the_command_line(tmp_path, capsys):

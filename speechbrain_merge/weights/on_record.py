@@ -1,0 +1,134 @@
+"""Weights, compared with what a pool has on record of them.
+
+A pool knows the hash of each candidate, and of the model that it was
+fine-tuned from. Whoever computes with a candidate, or with such a base, looks
+at that first: a damaged or exchanged file gives weights that nobody has chosen.
+
+Example
+-------
+>>> from types import SimpleNamespace
+>>> import torch
+>>> from speechbrain_merge.weights import tree_hash, write_weights
+>>> folder = getfixture("tmp_path")
+>>> base = write_weights(folder / "base.safetensors", {"w": torch.ones(1)})
+>>> expert = SimpleNamespace(base=base, base_digest=tree_hash(base))
+>>> _ = write_weights(base, {"w": torch.zeros(1)})
+>>> open_on_record(str(base), [expert])
+Traceback (most recent call last):
+...
+speechbrain_merge.weights.verification.ChangedContent: .../base.safetensors: its content has the hash blake3:..., and blake3:... is on record. ...
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from speechbrain_merge.weights.mapping import Weights
+from speechbrain_merge.weights.source import open_weights
+from speechbrain_merge.weights.verification import verify
+
+
+class OnRecord(NamedTuple):
+    """What a pool has on record of weights.
+
+    Arguments
+    ---------
+    digest : str
+        The hash of their content.
+    label : str
+        What an error calls them.
+    path : Path
+        The file that they are in.
+    """
+
+    digest: str
+    label: str
+    path: Path
+
+
+def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
+    """What pools have on record of weights.
+
+    Arguments
+    ---------
+    source : any source of `open_weights`
+        A candidate has its own hash. The base of experts has one in their
+        pools, whether it is given as a path, as text or as open weights.
+    experts : iterable of objects
+        Candidates, whose pools may have kept the source as their base.
+
+    Returns
+    -------
+    list of OnRecord
+        Empty where nothing is known of them.
+    """
+    path = _place(source)
+    if path is None:
+        return []
+    found = {}
+    known = getattr(source, "known_digest", None)
+    if known is not None:
+        found[known] = OnRecord(known, source.name, path)
+    for expert in experts:
+        code = getattr(expert, "base_digest", None)
+        base = getattr(expert, "base", None)
+        if code is not None and base is not None and _is_same(path, base):
+            found.setdefault(code, OnRecord(code, str(path), path))
+    return list(found.values())
+
+
+def open_on_record(source: Any, experts: Iterable = ()) -> Weights:
+    """Opens weights that are as they are on record.
+
+    Arguments
+    ---------
+    source : any source of `open_weights`
+        What to open.
+    experts : iterable of objects
+        See ``on_record``.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    ChangedContent
+        With both hashes, where they are something else. A file is hashed once
+        in a process, unless it is written to.
+    """
+    weights = open_weights(source)
+    try:
+        for known in on_record(source, experts):
+            # open weights may go by other names than those in their file
+            read = known.path if isinstance(source, Weights) else weights
+            verify(read, *known)
+    except BaseException:
+        weights.close()
+        raise
+    return weights
+
+
+def _place(source) -> Optional[Path]:
+    """The file or folder that weights are in."""
+    if isinstance(source, Weights):
+        source = source.label
+    source = getattr(source, "path", source)
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    try:
+        return Path(source) if Path(source).exists() else None
+    except (OSError, ValueError):  # a label that is no path
+        return None
+
+
+def _is_same(one, other):
+    """Whether two paths lead to one file."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
