@@ -37,7 +37,11 @@ from torch.nn.parallel import DistributedDataParallel
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.coverage import check_candidates, missing_modules
+from speechbrain_merge.pool.coverage import (
+    check_candidates,
+    missing_modules,
+    trained_parameters,
+)
 from speechbrain_merge.records.fingerprint import fingerprint, look_at
 from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
@@ -414,11 +418,7 @@ def _has_parameters(module):
 
 def _varying_tensors(brain, names):
     """Ids of the tensors that training or a merge changes."""
-    modules = [
-        module
-        for module in getattr(brain, "modules", {}).values()
-        if any(parameter.requires_grad for parameter in module.parameters())
-    ]
+    modules = []
     checkpointer = getattr(brain, "checkpointer", None)
     if checkpointer is not None:
         for recoverable in checkpointer.recoverables.values():
@@ -431,6 +431,12 @@ def _varying_tensors(brain, names):
     for name in dict.fromkeys(name.partition(".")[0] for name in names):
         with contextlib.suppress(ValueError):  # not a module of this Brain
             modules.append(brain.module_named(name))
+    known = {id(each) for module in modules for each in module.parameters()}
+    trained = trained_parameters(brain, known) | known
+    for module in getattr(brain, "modules", {}).values():
+        moved = [each for each in module.parameters() if each.requires_grad]
+        if moved and all(id(each) in trained for each in moved):
+            modules.append(module)
     return {
         id(tensor)
         for module in modules

@@ -179,18 +179,43 @@ def missing_modules(brain, held) -> dict:
     known = {
         id(parameter) for module in held for parameter in module.parameters()
     }
-    saved = _saved_parameters(brain)
-    if saved is not None and not saved & known:
-        saved = None  # checkpoints of something else
+    trained = trained_parameters(brain, known)
     return {
         name: module
         for name, module in getattr(brain, "modules", {}).items()
         if any(
-            parameter.requires_grad
-            and id(parameter) not in known
-            and (saved is None or id(parameter) in saved)
+            id(parameter) in trained and id(parameter) not in known
             for parameter in module.parameters()
         )
+    }
+
+
+def trained_parameters(brain, known=frozenset()) -> set:
+    """The parameters that training a Brain changes.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        The Brain.
+    known : set of int
+        Ids of parameters that are trained for certain. Where checkpoints keep
+        none of them, they are checkpoints of something else.
+
+    Returns
+    -------
+    set of int
+        Ids of those of its modules that require a gradient and that
+        checkpoints keep: a language model that a search uses may require one,
+        and no checkpoint has it. Without checkpoints a gradient is enough.
+    """
+    saved = _saved_parameters(brain)
+    if saved is not None and not saved & known:
+        saved = None
+    return {
+        id(parameter)
+        for module in getattr(brain, "modules", {}).values()
+        for parameter in module.parameters()
+        if parameter.requires_grad and (saved is None or id(parameter) in saved)
     }
 
 

@@ -58,6 +58,9 @@ BRAIN_CHANGES = {
     "a decoder": lambda b, n: setattr(b, "searcher", Decoder([float(n)])),
     "weights": lambda b, n: setattr(b, "lm", frozen(float(n))),
     "a module": lambda b, n: b.modules.update({"lm": frozen(float(n))}),
+    "a module that nobody has frozen": lambda b, n: b.modules.update(
+        {"lm": frozen(float(n)).requires_grad_()}
+    ),
     "a setting of a module": lambda b, n: b.modules.update(
         {"lm": torch.nn.Dropout(n / 10)}
     ),
