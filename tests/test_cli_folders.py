@@ -1,6 +1,7 @@
 """Hugging Face folders and names on the hub, in a shell."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import (
 from speechbrain.inference.ASR import WhisperASR
 from speechbrain_merge import provenance
 from speechbrain_merge.cli import main
+from speechbrain_merge.records.files import temporary_beside
 from speechbrain_merge.records.ownership import foreign_files
 from speechbrain_merge.weights import open_weights, write_weights
 
@@ -182,6 +184,16 @@ def test_a_plan_with_folders(place, capsys):
     assert AutoModelForSpeechSeq2Seq.from_pretrained("whole") is not None
     assert main(["merge", "plan.yaml", "--quiet"]) == 0
     assert capsys.readouterr().out.count("up to date") == 2
+
+
+def test_what_a_kill_left_of_a_folder_goes(place):
+    line = ["merge", "average", "a", "b", "-o", "mean", "--quiet"]
+    assert main(line) == 0
+    there = sorted(os.listdir())
+    # the folder of before, between its exchange and its removal
+    shutil.copytree("mean", temporary_beside(Path("mean").absolute()))
+    assert main(line) == 0  # up to date
+    assert sorted(os.listdir()) == there
 
 
 def test_the_heads_are_those_of_the_configuration(place, capsys):

@@ -307,6 +307,36 @@ def test_every_output_of_a_plan_is_signed(folder, capsys):
     refused(capsys, line, "a.safetensors: its content has the hash")
 
 
+@pytest.mark.parametrize("sign", ["", " --sign key.pem"])
+def test_a_signed_folder_is_merged_again(folder, capsys, sign):
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        tiny_whisper(folder / f"hub{seed}", layers=1)
+    line = "merge average hub0 hub1 -o mean --quiet --different-bases"
+    assert run(f"{line} --sign key.pem") == 0
+    assert run("verify mean --key key.pub") == 0
+    # up to date, and signed again
+    assert run(f"{line} --sign key.pem") == 0
+    assert run("verify mean --key key.pub") == 0
+    line = line.replace("hub1", "hub2")
+    assert run(line + sign) == 0, capsys.readouterr().err
+    assert (run("verify mean --key key.pub") == 0) == bool(sign)
+
+
+def test_a_signature_elsewhere_covers_what_is_in_the_usual_place(exported):
+    folder, _ = exported
+    shutil.copy(folder / "model.sig", "elsewhere.sig")
+    line = f"verify {folder} --key key.pub --signature elsewhere.sig"
+    assert run(line) == 0  # the signature itself
+    (folder / "model.sig").write_text("import os")
+    assert run(line) == 2
+    (folder / "model.sig").unlink()
+    assert run(line) == 0
+    (folder / "model.sig").mkdir()
+    (folder / "model.sig" / "code.py").write_text("import os")
+    assert run(line) == 2
+
+
 def test_signing_again(folder):
     """A signature is replaced whole; nothing else is left."""
     path = merged()

@@ -21,6 +21,7 @@ from speechbrain_merge.records.folders import whole_folder
 from speechbrain_merge.records.ownership import check_unchanged, foreign_files
 from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.reading import parse_json, read_json
+from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import digest, open_weights
 from speechbrain_merge.weights.folders import HUGGING_FACE_FILES
 
@@ -74,7 +75,12 @@ def check_model_folder(source, output, where: str = "") -> None:
 
 
 @contextmanager
-def model_folder(source, output, dtype: Optional[str] = None):
+def model_folder(
+    source,
+    output,
+    dtype: Optional[str] = None,
+    signer: Optional[Signer] = None,
+):
     """Gives the file of weights to write, in a folder that is otherwise done.
 
     Arguments
@@ -85,6 +91,8 @@ def model_folder(source, output, dtype: Optional[str] = None):
         The folder, which takes its place when it is complete.
     dtype : str, optional
         Of the merged weights, where it is not that of the expert.
+    signer : Signer, optional
+        Signs the folder, before it takes its place.
 
     Yields
     ------
@@ -113,3 +121,5 @@ def model_folder(source, output, dtype: Optional[str] = None):
         record["digest"] = digest(folder / WEIGHTS)
         text = json.dumps(record, indent=2) + "\n"
         write_whole(folder / EXPORT_RECORD, text)
+        if signer is not None:
+            signer.sign(folder)

@@ -49,7 +49,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.records.checked import digest_text, fields
-from speechbrain_merge.records.folders import working_folder
+from speechbrain_merge.records.folders import clear_remains, working_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.source_hashes import NO_HASH
@@ -162,6 +162,8 @@ class PlanRun:
             for stage in self.plan.stages.values()
             if "output" in stage
         ]
+        for output in outputs:
+            clear_remains(Path(output).absolute())
         with ExitStack() as stack:
             kept = stack.enter_context(
                 working_folder(Path(outputs[-1]).absolute())
@@ -179,10 +181,8 @@ class PlanRun:
                 if output is not None and self._is_folder(output):
                     like = self._first_expert(name)
                     dtype = self.plan.stages[name].get("dtype")
-                    with model_folder(like, output, dtype) as inside:
+                    with model_folder(like, output, dtype, sign) as inside:
                         self._merge(name, made, inside, None, how)
-                    if sign is not None:
-                        sign.sign(output)
                 else:
                     self._merge(name, made, target, sign, how)
                 # Open, a file that does not stay has no path to be recorded

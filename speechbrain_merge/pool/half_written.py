@@ -17,9 +17,11 @@ Authors
 
 import contextlib
 import functools
+import re
 
 import yaml
 
+import speechbrain as sb
 from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.meta import finite_number
@@ -30,6 +32,9 @@ from speechbrain_merge.weights.damage import damage_of
 logger = get_logger(__name__)
 
 META_LIMIT = 1 << 20
+
+_LAST_OF_BRAIN = re.compile(r"^step: .*\n\Z", re.MULTILINE)
+"""The last line that ``Brain._save`` writes."""
 
 
 def pass_over_remains(checkpointer):
@@ -228,4 +233,18 @@ def half_written(checkpoint, checkpointer):
     if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
     damaged = map(damage_of, files.values())
-    return next((reason for reason in damaged if reason), "")
+    reason = next((reason for reason in damaged if reason), "")
+    return reason or _torn_brain(files, checkpointer)
+
+
+def _torn_brain(files, checkpointer):
+    """Why the file of a Brain breaks off; its keys are written in order."""
+    brain = checkpointer.recoverables.get("brain")
+    if "brain" not in files or type(brain)._save is not sb.Brain._save:
+        return ""
+    try:
+        text = read_text(files["brain"], META_LIMIT)
+    except RecordError as error:
+        return _short(error)
+    whole = _LAST_OF_BRAIN.search(text) is not None
+    return "" if whole else f"{files['brain'].name} breaks off"

@@ -42,6 +42,7 @@ from typing import Optional
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.files import (
     is_of_this_host,
+    remove_stale,
     sync_folder,
     temporaries,
     temporary_beside,
@@ -87,10 +88,8 @@ def whole_folder(target):
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(target.parent):
-        recover_folder(target)
-        remove_stale_folders(target.parent, target.name)
-        _refuse_foreign(target)
+    clear_remains(target)
+    _refuse_foreign(target)
     building, held = _new_folder(target)
     try:
         write_mark(building, None)
@@ -208,6 +207,26 @@ def working_folder(target):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(held)
+
+
+def clear_remains(target):
+    """Takes away what killed processes left of a file or folder.
+
+    A folder that was put aside by a kill in the midst of an exchange is put
+    back.
+
+    Arguments
+    ---------
+    target : str or Path
+        The file or folder, which need not be there.
+    """
+    target = Path(target)
+    if not target.parent.is_dir():
+        return
+    with _alone_in(target.parent):
+        recover_folder(target)
+        remove_stale_folders(target.parent, target.name)
+        remove_stale(target.parent, target.name)
 
 
 def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:

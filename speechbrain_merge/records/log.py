@@ -30,6 +30,7 @@ from typing import Optional
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import (
+    name_file,
     open_to_append,
     sync_folder,
     write_all,
@@ -134,6 +135,9 @@ class Log:
             # One write: a kill leaves a part of this line or nothing of it
             write_all(descriptor, line + b"\n")
             os.fsync(descriptor)
+        except OSError as error:
+            name_file(error, self.path)
+            raise
         finally:
             os.close(descriptor)
         if new:

@@ -254,6 +254,21 @@ def write_mark(folder, files: Optional[dict]):
     write_whole(Path(folder) / MARK, json.dumps(content, indent=2) + "\n")
 
 
+def note_file(folder, name: str):
+    """Takes a file that was written later into the mark of a finished folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder. Where it has no mark that lists files, nothing is written.
+    name : str
+        The file, relative to it.
+    """
+    files = read_mark(folder)
+    if files is not None:
+        write_mark(folder, {**files, name: _describe(Path(folder) / name)})
+
+
 def read_mark(folder) -> Optional[dict]:
     """The files that the mark of a finished folder lists.
 

@@ -58,7 +58,7 @@ from typing import Any, Optional, Union
 
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.ownership import MARK
+from speechbrain_merge.records.ownership import MARK, note_file
 from speechbrain_merge.records.paths import LONGEST_NAME
 from speechbrain_merge.records.reading import read_bytes, read_json
 
@@ -179,6 +179,8 @@ class Signer:
             content = signed.read_bytes()
         signature = signature_of(path)
         write_whole(signature, content)
+        if path.is_dir():
+            note_file(path, FOLDER_SIGNATURE)
         return signature
 
     def _configuration(self):
@@ -318,6 +320,16 @@ def verify_signature(
             f"{path} is not what was signed: {MARK} is a folder, and its "
             "content is covered by no signature"
         )
+    own = signature_of(path)
+    if path.is_dir() and own.resolve() != place.resolve():
+        # Passed over as well, so that it may hold nothing else
+        try:
+            _check_place(own)
+        except FileExistsError:
+            raise WrongSignature(
+                f"{path} is not what was signed: {own} is no signature, and "
+                "is covered by none"
+            ) from None
     configuration.set_hashing_config(_hashing(path, place))
     try:
         configuration.verify(_real(path), place)

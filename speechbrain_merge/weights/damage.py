@@ -55,7 +55,8 @@ def damage_of(path) -> str:
         return f"{path.name} is empty"
     if not any(start):
         return f"{path.name} is filled with zeros"
-    if start.startswith(ZIP) and not _ends_as_archive(path):
+    # of one byte, a beginning of these two
+    if start[:2] in (ZIP, ZIP[:1]) and not _ends_as_archive(path):
         return f"{path.name} breaks off"
     if not start.startswith(ZIP) and _ends_as_archive(path):
         return f"the beginning of {path.name} is damaged"

@@ -8,11 +8,14 @@ import sys
 import pytest
 import torch
 from filled_pool import collect, names, saver_of, train_a_little
+from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge.pool import CheckpointPool, read_merges, read_pool
+from speechbrain_merge.pool.half_written import whole_checkpoints
 from speechbrain_merge.pool.manifest import hold
 from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights.damage import damage_of
 
 FIRST_SAVE = """
 import sys
@@ -154,12 +157,35 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, what):
     else:
         (broken / "pool.ckpt").write_text('{"pool": ')
     model = torch.nn.Linear(2, 2)
-    from speechbrain_merge.pool.half_written import whole_checkpoints
-
     pool = CheckpointPool(tmp_path / "pool", {"model": model})
     saver = saver_of(tmp_path, model, pool)
     with whole_checkpoints(saver):
         assert saver.recover_if_possible().path == first.path
+
+
+def test_a_cut_file_of_the_brain_is_passed_over(tmp_path):
+    brain = tiny_ctc_brain(tmp_path, tiny_network(0), TinyCTC)
+    saver = brain.checkpointer
+    saver.add_recoverable("brain", brain)
+    first = saver.save_checkpoint(name="first")
+    second = saver.save_checkpoint(name="second")
+    path = second.paramfiles["brain"]
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with whole_checkpoints(saver):
+            assert saver.recover_if_possible().path == first.path, length
+    path.write_bytes(content)
+    with whole_checkpoints(saver):
+        assert saver.recover_if_possible().path == second.path
+
+
+def test_a_torch_file_of_one_byte_breaks_off(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "model.ckpt")
+    content = (tmp_path / "model.ckpt").read_bytes()
+    for length in range(len(content)):
+        (tmp_path / "model.ckpt").write_bytes(content[:length])
+        assert damage_of(tmp_path / "model.ckpt"), length
 
 
 def test_half_a_checkpoint_is_no_smaller_model(tmp_path):

@@ -1,6 +1,8 @@
 """Whatever a file holds, reading it ends soon, and in a clear error."""
 
 import os
+import resource
+import signal
 import time
 
 import pytest
@@ -172,6 +174,22 @@ def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     with open(log.path, "a") as file:
         file.write(torn)
     assert log.records() == [{"a": 1}]
+    log.append({"c": 3})
+    assert log.records() == [{"a": 1}, {"c": 3}]
+
+
+def test_a_file_that_takes_no_more_is_named(tmp_path):
+    log = Log(tmp_path / "log")
+    log.append({"a": 1})
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))
+    try:
+        with pytest.raises(OSError, match="log"):
+            log.append({"b": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
     log.append({"c": 3})
     assert log.records() == [{"a": 1}, {"c": 3}]
 
