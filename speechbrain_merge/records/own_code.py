@@ -48,6 +48,7 @@ from speechbrain_merge.records.source_slice import (
     Slice,
     binds,
     changed_by,
+    given_to_yaml,
     kept_notes,
     name_at,
     slice_of,
@@ -197,7 +198,11 @@ class _Walk:
             self.sliced = slice_of(self.starts, self.shortened, self.leave_out)
             for (module, name), is_state in self.sliced.bound.items():
                 known = vars(sys.modules.get(module, types.ModuleType("")))
-                if name in known and (module, name) not in values:
+                if (
+                    name in known
+                    and (module, name) not in values
+                    and name not in given_to_yaml(module)
+                ):
                     values[module, name] = self._held(
                         (module, name), known[name], is_state
                     )

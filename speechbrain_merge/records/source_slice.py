@@ -35,6 +35,9 @@ from speechbrain_merge.records.parsed_module import (
 from speechbrain_merge.records.recipe_modules import is_package
 from speechbrain_merge.records.statement import statement
 
+_PARSING = "parse_arguments"
+_OF_YAML = {"load_hyperpyyaml", "create_experiment_directory"}
+
 
 @dataclass
 class Slice:
@@ -150,6 +153,44 @@ def changed_by(module: str, name: str) -> set:
         for place in parsed.bindings.get(name, ())
         for each in changed_names(parsed.units[place].node)
     }
+
+
+def given_to_yaml(module: str) -> set:
+    """Names of a script that hold its command line, for its YAML alone.
+
+    Arguments
+    ---------
+    module : str
+        The module.
+
+    Returns
+    -------
+    set of str
+        What ``speechbrain.parse_arguments`` gave, as long as no other statement
+        reads it than those that load the YAML. The hyperparameters say what
+        came of it.
+
+    Example
+    -------
+    >>> given_to_yaml("json")
+    set()
+    """
+    parsed = parsed_module(module)
+    found: set = set()
+    others: set = set()
+    for unit in parsed.units if parsed else ():
+        called = _called(unit.node)
+        if _PARSING in called:
+            found |= unit.binds
+        elif not called & _OF_YAML:
+            others |= unit.reads
+    return found - others
+
+
+def _called(tree):
+    """Names of the functions that are called in a statement."""
+    calls = [each.func for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    return {getattr(each, "attr", getattr(each, "id", None)) for each in calls}
 
 
 @functools.lru_cache(maxsize=4096)

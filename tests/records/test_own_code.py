@@ -128,3 +128,61 @@ def test_a_counter_is_no_setting(tmp_path, monkeypatch):
         assert own_code([recipe.counted(4)]) != before
     finally:
         sys.modules.pop("counting_recipe")
+
+
+SCRIPT = """\
+import sys
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain_merge.records.own_code import own_code
+
+
+class Brain:
+    def words(self, text):
+        return tokenizer(text)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file) as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    sb.create_experiment_directory(
+        hparams["output_folder"], hparams_file, overrides
+    )
+    tokenizer = hparams["tokenizer"]
+    print("hash", own_code([Brain]))
+"""
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_the_command_line_counts_by_what_the_yaml_makes_of_it(tmp_path, read):
+    (tmp_path / "train.yaml").write_text(
+        "output_folder: !PLACEHOLDER\nseed: 1\ntokenizer: !name:str\n"
+    )
+    text = SCRIPT
+    if read:  # by the Brain as well
+        text = text.replace("tokenizer(text)", "tokenizer(text + overrides)")
+    (tmp_path / "train.py").write_text(text)
+    found = []
+    for number in (1, 2):
+        line = [
+            sys.executable,
+            "train.py",
+            "train.yaml",
+            f"--seed={number}",
+            f"--output_folder={tmp_path / 'results' / str(number)}",
+        ]
+        done = subprocess.run(
+            line,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found += [x for x in done.stdout.splitlines() if x.startswith("hash")]
+    assert len(found) == 2 and (len(set(found)) == 2) == read
