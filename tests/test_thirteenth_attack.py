@@ -24,7 +24,7 @@ from tiny_models import tiny_ctc_data
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.checkpoints import Checkpointer
-from speechbrain_merge import CheckpointPool
+from speechbrain_merge import CheckpointPool, merge
 from speechbrain_merge.brain.decisive import (
     beside,
     data_settings,
@@ -83,6 +83,37 @@ def test_a_copied_training_is_another(tmp_path, caplog, moved):
     other = "run" if moved else "run-2"
     assert names[len(before) :] == [f"{other}/epoch-0002"]
     assert ("is a copy of a checkpoint" in caplog.text) != moved
+
+
+def test_a_training_under_another_name_of_its_folder_is_the_same(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "results")
+    model, pool, saver = saver_of(tmp_path, "results/first")
+    train(model, saver, 1, 1.0)
+    del saver, pool
+    model, pool, saver = saver_of(tmp_path, "alias/first")
+    saver.recover_if_possible()
+    train(model, saver, 2, 7.0)
+    names = [candidate.name for candidate in pool.candidates()]
+    assert names == ["run/epoch-0001", "run/epoch-0002"]
+
+
+def test_a_copied_training_has_the_base_of_the_first(tmp_path):
+    model, pool, saver = saver_of(tmp_path, "first")
+    pool.store_base(resuming=False)
+    train(model, saver, 1, 1.0)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    train(model, saver, 2, 2.0)
+    del saver, pool
+    model, pool, saver = saver_of(tmp_path, "second")
+    pool.store_base()
+    saver.recover_if_possible()
+    train(model, saver, 2, 7.0)
+    candidates = pool.candidates()
+    assert candidates[-1].name == "run-2/epoch-0002"
+    assert len({each.base_digest for each in candidates} - {None}) == 1
+    assert candidates[-1].base.samefile(candidates[0].base)
+    merge("ties", candidates, candidates[-1].base, progress=False)
 
 
 # ------------------------------------------------------------------- studies

@@ -197,6 +197,7 @@ class CheckpointPool:
         self._lineage = uuid.uuid4().hex
         self._own_run = self.run  # unless another training has it
         self._begun = False  # Whether a checkpoint tells who this is
+        self._copied_from: Optional[str] = None  # a run, of another training
         self._statistics = {}  # of features, in the checkpoint that was loaded
         self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
@@ -357,6 +358,7 @@ class CheckpointPool:
         self._saves = pointer["saves"]
         self._statistics = pointer.get("statistics", {})
         if is_of_a_copy(pointer, path, self.folder):
+            self._copied_from = pointer["run"]
             return  # it is collected as another training
         self._lineage = pointer["lineage"]
         if pointer["asked_run"] == self.run and self._claimed is None:
@@ -377,6 +379,9 @@ class CheckpointPool:
         else:
             first_save.begin(run.folder, self._lineage, checkpoint, self._last)
         self._begun = True
+        if self._copied_from is not None:
+            run.share_base(RunFolder(self.folder / self._copied_from))
+            self._copied_from = None
         contents = run.read()
         tensors = self._tensors()
         content = digest(tensors)

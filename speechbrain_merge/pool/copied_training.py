@@ -55,9 +55,9 @@ def is_of_a_copy(pointer: Mapping, path, pool) -> bool:
         tells of a copy.
     """
     before = pointer.get("checkpoints")
-    if before is None or before == str(checkpoints_of(path)):
+    if before is None or _is_same(before, checkpoints_of(path)):
         return False
-    if os.path.abspath(pointer.get("pool", "")) != os.path.abspath(pool):
+    if not _is_same(pointer.get("pool", ""), pool):
         return False
     try:
         files = sorted(Path(before).glob(f"*/*{PARAMFILE_EXT}"))
@@ -71,3 +71,8 @@ def is_of_a_copy(pointer: Mapping, path, pool) -> bool:
         "under a name of its own."
     )
     return True
+
+
+def _is_same(one, other):
+    """Whether two paths lead to one place, by links as well."""
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -417,6 +417,22 @@ class RunFolder:
             }
         )
 
+    def share_base(self, other: "RunFolder"):
+        """Takes the base of a run that this one goes on from, if it has one.
+
+        Arguments
+        ---------
+        other : RunFolder
+            The run. A base that is not as it is on record there is not taken.
+        """
+        known = other.read().base
+        if known is None or self.read().base is not None:
+            return
+        path = other.folder / known["file"]
+        if _holds(path, known["digest"]):
+            with open_weights(path) as weights:
+                self.store_base(dict(weights))
+
     def _link_base(self, path, content):
         """Links the same base of a run beside, if there is one."""
         for beside in run_folders(self.folder.parent):
