@@ -71,7 +71,6 @@ TRAINING_MODULES = (
     "torch.optim",
     "torch.utils.data",
     "speechbrain.nnet.schedulers",
-    "speechbrain.augment",
     "speechbrain.dataio.dataset",
     "speechbrain.dataio.sampler",
     "speechbrain.utils.checkpoints",
@@ -110,7 +109,6 @@ _READ_TO_TRAIN = ("number_of_epochs",)
 """Those that code of decoding reads as well, to tell how far training is."""
 
 LOSS_MODULES = (
-    "speechbrain.augment",
     "speechbrain_merge.training.distillation",
     "speechbrain_merge.training.frozen",
     "speechbrain_merge.training.guided_ctc",
