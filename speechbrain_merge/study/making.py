@@ -13,7 +13,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Callable
@@ -31,6 +31,7 @@ from speechbrain_merge.study.merged import (
     make_aligned,
     make_merged,
     make_repaired,
+    selection_sets,
 )
 from speechbrain_merge.study.nodes import ORIGINAL
 from speechbrain_merge.study.trained import make_trained
@@ -86,18 +87,39 @@ class Maker:
             "tests": list(self.study.tests),
         }
         run = self.prepare(training, training.overrides(values, {}))
-        missing = [t for t in self.study.tests if t not in run.test_sets]
-        if missing:
-            raise ValueError(
-                f"`tests` of the study names {', '.join(missing)}, and `build` "
-                f"gives the test sets {', '.join(run.test_sets) or 'none'}."
-            )
         _check_normalisers(run)
         # now, before merges and tests prepare its objects for themselves
         self.decoding = run_on_main(
             decoding_of, args=[run.brain, training.known]
         )
         return run
+
+    def check_sets(self, nodes: Iterable):
+        """Looks, before anything is trained, whether all sets are there.
+
+        Arguments
+        ---------
+        nodes : list of Node
+            What is to be made and tested. Trainings alone need none.
+
+        Raises
+        ------
+        ValueError
+            Where ``build`` does not give a test or selection set that is asked
+            for; names the model and the key.
+        """
+        for node in nodes:
+            if node.kind == "merge":
+                selection_sets(self, node)
+        if not any(node.row and node.tests != () for node in nodes):
+            return
+        known = self.run.test_sets
+        missing = [test for test in self.study.tests if test not in known]
+        if missing:
+            raise ValueError(
+                f"`tests` of the study names {', '.join(missing)}, and `build` "
+                f"gives the test sets {', '.join(known) or 'none'}."
+            )
 
     def make(self, name: str) -> Made:
         """Makes a model, unless it exists; its parents must exist.

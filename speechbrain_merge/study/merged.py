@@ -51,7 +51,7 @@ def make_merged(maker, node):
         name=node.name,
         **{**options, "search": copy.deepcopy(options.get("search"))},
     )
-    valid_sets = _selection(maker, node)
+    valid_sets = selection_sets(maker, node)
     if stage.needs_statistics:
         _collect(maker, stage, node)
     result = maker.run.brain.merge(
@@ -194,10 +194,20 @@ def members_of(maker, node):
         return [_adapter(maker, node, name) for name in node.members]
     if not node.from_runs:
         return [_candidate(maker, name) for name in node.members]
-    candidates = []
     # in the order in which a pool of all of them would list them
-    for name in sorted(node.members):
-        candidates += maker.made[name].candidates
+    found = {name: maker.made[name].candidates for name in sorted(node.members)}
+    candidates = [each for listed in found.values() for each in listed]
+    if len({each.name for each in candidates}) < len(candidates):
+        # their pools call their runs alike, by default
+        candidates = [
+            dataclasses.replace(
+                each,
+                run=name,
+                name=f"{name}/{each.name.removeprefix(f'{each.run}/')}",
+            )
+            for name, listed in found.items()
+            for each in listed
+        ]
     return select(
         candidates,
         metric=maker.study.metric,
@@ -288,16 +298,36 @@ def base_of(maker, node):
     return None if made is None else made.verified(origin)
 
 
-def _selection(maker, node):
-    """The selection sets of a merge's search."""
+def selection_sets(maker, node) -> dict:
+    """The sets that the search of a merge selects on.
+
+    Arguments
+    ---------
+    maker : Maker
+        Of the study.
+    node : Merge
+        The merge.
+
+    Returns
+    -------
+    dict
+        Name of a domain to its set.
+
+    Raises
+    ------
+    ValueError
+        Where the search needs one that ``build`` does not give.
+    """
     wanted = node.select_on or tuple(maker.study.domains)
     valid_sets = maker.run.valid_sets
     missing = [name for name in wanted if name not in valid_sets]
-    if missing and node.options.get("search") is not None:
+    searches = node.layers_of or node.options.get("search") is not None
+    if missing and searches:
         raise ValueError(
             f"Model '{node.name}': there is no selection set for "
             f"{', '.join(missing)}; `build` gives "
-            f"{', '.join(valid_sets) or 'none'}."
+            f"{', '.join(valid_sets) or 'none'}. Name those that the search is "
+            "to select on by `select_on`."
         )
     return {name: valid_sets[name] for name in wanted if name in valid_sets}
 

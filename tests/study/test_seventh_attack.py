@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from speechbrain.dataio.encoder import CTCTextEncoder
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.records.ownership import ChangedFolder
+from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.study import Study
 from speechbrain_merge.study.launch import planned_jobs
 from speechbrain_merge.weights.verification import ChangedContent
@@ -351,3 +352,57 @@ def test_a_card_tells_the_results_as_they_are_now(done, caplog):
         study(exports=["mean"], tests=["b"])
     assert "mean/README.md was edited since it was written" in caplog.text
     assert card.read_text().endswith("Used by us since May.\n")
+
+
+def test_selection_sets_are_asked_for_before_anything_is_trained(
+    made, tmp_path, monkeypatch
+):
+    """So are test sets."""
+
+    def other(*given):
+        run = killed_stages.build(*given)
+        run.valid_sets = {"dev": run.valid_sets["a"]}
+        return run
+
+    models = {
+        **{name: {"train": name} for name in "ab"},
+        "soup": {
+            "merge": "average",
+            "of": ["a", "b"],
+            "search": GreedySearch(),
+        },
+    }
+    shutil.copy(made / "train.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="'soup'.*`build` gives dev.*`select_on`"
+    ):
+        study(models, other)
+    with pytest.raises(ValueError, match="`tests` of the study names c"):
+        study(tests=["c"])
+    assert not list(Path("results").rglob("CKPT+*"))
+
+
+def test_runs_of_one_name_are_told_apart_by_their_models(done):
+    shutil.rmtree("results")
+
+    def build(hparams_file, overrides, run_opts):
+        return killed_stages.build(
+            hparams_file, {**overrides, "run_name": "run"}, run_opts
+        )
+
+    models = {
+        **{name: {"train": name} for name in "ab"},
+        "soup": {
+            "merge": "average",
+            "of": {"runs": ["a", "b"]},
+            "search": GreedySearch(),
+        },
+    }
+    results = study(models, build)
+    [row] = [each for each in results["rows"] if each["name"] == "soup"]
+    [about] = row["about"].values()
+    assert {each.partition("/")[0] for each in about["candidates"]} == {
+        "a",
+        "b",
+    }
