@@ -4,6 +4,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from pathlib import Path
 from typing import Optional
 
 from speechbrain_merge.adapters import merge_adapters
@@ -13,6 +14,10 @@ from speechbrain_merge.command.verification import given_signer
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.methods import create
 from speechbrain_merge.methods.devices import device_of
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.pool.reading import known_candidate
+from speechbrain_merge.pool.run_folder import run_folders
 from speechbrain_merge.weights.adapter_files import WEIGHTS
 
 PLANS = (".yaml", ".yml")
@@ -123,7 +128,7 @@ def _merge_adapters(options):
     parameters = parse_yaml(options.parameters or "{}", "--parameters")
     path = merge_adapters(
         create(options.method, **parameters),
-        options.experts,
+        _adapters(options.experts),
         options.output,
         how=options.adapter,
         rank=options.rank,
@@ -137,6 +142,17 @@ def _merge_adapters(options):
     )
     made = {"stage": options.output, "state": "merged", "output": str(path)}
     return {"stages": [{**made, "left_out": left_out(path)}]}
+
+
+def _adapters(sources):
+    """Adapters as their pools have them on record, those of a pool in order."""
+    found = []
+    for source in sources:
+        if run_folders(source) or (Path(source) / Manifest.FILE).is_file():
+            found += read_pool(source)
+        else:
+            found.append(known_candidate(source))
+    return found
 
 
 def left_out(path) -> Optional[float]:

@@ -101,6 +101,7 @@ from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights import digest, heads_metadata, plain_state
 from speechbrain_merge.weights.low_rank import trained_adapter
+from speechbrain_merge.weights.verification import with_scale
 
 logger = get_logger(__name__)
 
@@ -384,9 +385,11 @@ class CheckpointPool:
             self._copied_from = None
         contents = run.read()
         tensors = self._tensors()
-        content = digest(tensors)
-        if content in contents.digests:
-            known = contents.digests[content]
+        metadata, plain = self._metadata(), digest(tensors)
+        content = with_scale(plain, metadata)
+        # earlier versions recorded the tensors alone
+        known = contents.digests.get(content, contents.digests.get(plain))
+        if known is not None:
             # Trained again after resuming, saved again after a test, or put
             # back from earlier, in a training that goes on
             saves = known.get("saves", self._saves)
@@ -418,7 +421,7 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
         )
-        run.store(record, tensors, self._metadata())
+        run.store(record, tensors, metadata)
         self._prune(run)
         return record["name"], f"stored {record['name']}"
 

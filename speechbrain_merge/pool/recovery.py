@@ -42,6 +42,7 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import remove_stale, sync_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import hash_like, open_weights
+from speechbrain_merge.weights.verification import with_scale
 
 logger = get_logger(__name__)
 
@@ -247,6 +248,8 @@ def _why_not(run, path, record):
     try:
         with open_weights(path) as weights:
             code = hash_like(weights, record["digest"])
+            if code != record["digest"]:
+                code = with_scale(code, weights.metadata)
     except (ValueError, OSError) as error:
         return str(error)
     if code != record["digest"]:

@@ -20,9 +20,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import hashlib
+from collections.abc import Mapping
 from typing import Optional
 
 from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.tree_hash import PREFIX, TreeHash, tree_hash
 
@@ -69,6 +72,9 @@ def verify(
         return
     state = state or file_state(path)
     found = hash_like(weights, known) if tree is None else tree.result()
+    if found != known:
+        # that of an adapter whose scale is on record as well
+        found = with_scale(found, getattr(weights, "metadata", {}))
     if found != known and state is not None and hash_like(path, known) == known:
         found = known  # that of a file's bytes, which earlier versions recorded
     if found != known:
@@ -76,6 +82,27 @@ def verify(
         raise ChangedContent(what_changed(label, found, known))
     if state is not None and state == file_state(path):
         _verified[state] = found
+
+
+def with_scale(code: str, metadata: Mapping) -> str:
+    """The hash of weights together with the scale that they are read with.
+
+    Arguments
+    ---------
+    code : str
+        The hash of their tensors.
+    metadata : dict
+        Of their file. An adapter's says by what ΔW is multiplied.
+
+    Returns
+    -------
+    str
+        The same where nothing is said of a scale.
+    """
+    scale = metadata.get(ADAPTER_KEY)
+    if scale is None:
+        return code
+    return hashlib.sha256(f"{code}\0{scale}".encode()).hexdigest()
 
 
 def is_verified(path, known: str) -> bool:

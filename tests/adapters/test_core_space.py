@@ -1,5 +1,8 @@
 """Adapters merged into their base, and pools that collect adapters."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from filled_pool import saver_of
@@ -7,11 +10,18 @@ from filled_pool import saver_of
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import CheckpointPool, MergeStage, merge, merge_adapters
 from speechbrain_merge.adapters import CoreSpace
+from speechbrain_merge.cli import main
 from speechbrain_merge.methods import TIES, TaskArithmetic
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.stage.job import resolve
 from speechbrain_merge.stage.named_coefficients import with_coefficients
-from speechbrain_merge.weights import fold, open_weights
+from speechbrain_merge.weights import (
+    ChangedContent,
+    digest,
+    fold,
+    open_weights,
+    write_weights,
+)
 
 
 def net():
@@ -134,3 +144,59 @@ def test_a_pool_of_adapters_needs_them(tmp_path):
     saver = saver_of(tmp_path, model, pool)
     with pytest.raises(ValueError, match="of model has no LoRA"):
         saver.save_checkpoint(meta={"WER": 9.0, "epoch": 1})
+
+
+def adapters_of(folder):
+    """The files of a pool's candidates."""
+    return [each.path for each in read_pool(folder)]
+
+
+def test_a_changed_adapter_is_refused_by_the_command_line(pools, capsys):
+    models, adapters = pools
+    line = ["merge", "average", str(adapters), "--adapter", "concatenate"]
+    more = ["--quiet", "-o", str(adapters.parent / "out.safetensors")]
+    assert main([*line, *more]) == 0
+    first, second = adapters_of(adapters)
+    kept = first.read_bytes()
+    shutil.copy(second, first)
+    assert main([*line, *more]) == 2
+    assert "is on record" in capsys.readouterr().err
+    line[2:3] = [str(first), str(second)]
+    assert main([*line, *more]) == 2
+    assert "is on record" in capsys.readouterr().err
+    first.write_bytes(kept)
+    assert main([*line, *more]) == 0
+    capsys.readouterr()
+    whole, _ = adapters_of(models)
+    shutil.copy(adapters_of(models)[1], whole)
+    path = write_weights(adapters.parent / "base.safetensors", base())
+    line = ["extract", str(whole), "--base", str(path), "--rank", "1"]
+    assert main([*line, "-o", str(adapters.parent / "lora"), "--quiet"]) == 2
+    assert "is on record" in capsys.readouterr().err
+
+
+def test_the_scale_of_an_adapter_is_on_record(pools, tmp_path):
+    [first, *_] = adapters_of(pools[1])
+    content = first.read_bytes()
+    key = b'\\"alpha\\": '
+    assert content.count(key) == 1
+    place = content.index(key) + len(key)
+    first.write_bytes(content[:place] + b"8" + content[place + 1 :])
+    with pytest.raises(ChangedContent, match="is on record"):
+        merge_adapters(
+            "average", read_pool(pools[1]), tmp_path / "o.safetensors"
+        )
+    assert main(["inspect", "--verify", str(pools[1])]) == 2
+
+
+def test_an_earlier_record_of_an_adapter_holds(pools, tmp_path):
+    """Of its tensors alone."""
+    for manifest in pools[1].glob("*/manifest.jsonl"):
+        lines = [json.loads(each) for each in manifest.read_text().splitlines()]
+        for line in lines:
+            if line["event"] == "candidate":
+                file = manifest.parent / line["file"]
+                line["digest"] = digest(open_weights(file))
+        manifest.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert main(["inspect", "--verify", str(pools[1])]) == 0
+    merge_adapters("average", read_pool(pools[1]), tmp_path / "o.safetensors")
