@@ -30,6 +30,27 @@ from speechbrain_merge.evaluation import (
 )
 
 
+def check_combines(brain):
+    """Refuses a Brain whose models cannot be combined.
+
+    Arguments
+    ---------
+    brain : speechbrain.Brain
+        See the module.
+
+    Raises
+    ------
+    ValueError
+        Where it has no ``words_of``.
+    """
+    if not hasattr(brain, "words_of"):
+        raise ValueError(
+            "Models can be combined where the Brain keeps `posteriors` and has "
+            f"`words_of`, and {type(brain).__name__} has none: see "
+            "speechbrain_merge/brain/combinations.py."
+        )
+
+
 @while_running
 def collect_posteriors(brain, evaluate: Callable) -> dict:
     """The posteriors of the weights in use for each utterance of a set.
@@ -51,12 +72,7 @@ def collect_posteriors(brain, evaluate: Callable) -> dict:
     ValueError
         When the Brain does not keep them.
     """
-    if not hasattr(brain, "words_of"):
-        raise ValueError(
-            "Models can be combined where the Brain keeps `posteriors` and has "
-            f"`words_of`, and {type(brain).__name__} has none: see "
-            "speechbrain_merge/brain/combinations.py."
-        )
+    check_combines(brain)
     brain.posteriors = {}
     try:
         evaluate()

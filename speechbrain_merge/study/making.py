@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Callable
 
 from speechbrain.utils.distributed import run_on_main
+from speechbrain_merge.brain.combinations import check_combines
 from speechbrain_merge.brain.normalisers import without_statistics
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
@@ -94,8 +95,8 @@ class Maker:
         )
         return run
 
-    def check_sets(self, nodes: Iterable):
-        """Looks, before anything is trained, whether all sets are there.
+    def check(self, nodes: Iterable):
+        """Looks, before anything is trained, whether ``build`` gives it all.
 
         Arguments
         ---------
@@ -105,12 +106,14 @@ class Maker:
         Raises
         ------
         ValueError
-            Where ``build`` does not give a test or selection set that is asked
-            for; names the model and the key.
+            Where it does not give a test or selection set that is asked for, or
+            its Brain cannot combine models; names the model and the key.
         """
         for node in nodes:
             if node.kind == "merge":
                 selection_sets(self, node)
+            elif node.kind == "combine":
+                check_combines(self.run.brain)
         if not any(node.row and node.tests != () for node in nodes):
             return
         known = self.run.test_sets

@@ -332,7 +332,7 @@ class Study:
         found, bar = {}, self._progress()
         for seed, nodes in self.wanted().items():
             tester = Tester(self, makers[seed])
-            makers[seed].check_sets(nodes)
+            makers[seed].check(nodes)
             for node in nodes:
                 bar.set_postfix_str(f"{node.name}, seed {seed}")
                 makers[seed].make(node.name)

@@ -354,10 +354,10 @@ def test_a_card_tells_the_results_as_they_are_now(done, caplog):
     assert card.read_text().endswith("Used by us since May.\n")
 
 
-def test_selection_sets_are_asked_for_before_anything_is_trained(
+def test_what_build_gives_is_looked_at_before_anything_is_trained(
     made, tmp_path, monkeypatch
 ):
-    """So are test sets."""
+    """Selection sets, test sets, and what the Brain can do."""
 
     def other(*given):
         run = killed_stages.build(*given)
@@ -380,6 +380,10 @@ def test_selection_sets_are_asked_for_before_anything_is_trained(
         study(models, other)
     with pytest.raises(ValueError, match="`tests` of the study names c"):
         study(tests=["c"])
+    models["soup"] = {"combine": "ensemble", "of": ["a", "b"]}
+    monkeypatch.delattr(ASR, "words_of", raising=False)
+    with pytest.raises(ValueError, match="Models can be combined where"):
+        study(models)
     assert not list(Path("results").rglob("CKPT+*"))
 
 
