@@ -62,6 +62,7 @@ from speechbrain_merge.brain.without_training import (
 )
 from speechbrain_merge.methods.expert_statistics import KEY
 from speechbrain_merge.methods.transport.learning import check_learning
+from speechbrain_merge.records.files import check_writable
 from speechbrain_merge.weights import (
     digest,
     fold,
@@ -368,6 +369,7 @@ def _collect(
         if run_on_main(_is_there, args=[path, text]):
             logger.info(f"Statistics of {name}: found in {path}.")
             return path
+    run_on_main(check_writable, args=[path])
     with open_weights(source) as weights, fold(weights) as folded:
         names = folded.names()
     modules = {}

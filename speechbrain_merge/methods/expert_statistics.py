@@ -30,9 +30,14 @@ from typing import Any
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import digest_text, fields, text
 from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import Weights, open_weights, verify_own_hash
+from speechbrain_merge.weights import (
+    Weights,
+    digest,
+    open_weights,
+    verify_own_hash,
+)
 from speechbrain_merge.weights.tree_hash import PREFIX
-from speechbrain_merge.weights.verification import hash_like
+from speechbrain_merge.weights.verification import hash_like, with_scale
 
 logger = get_logger(__name__)
 
@@ -154,21 +159,21 @@ def check_models(opened: Sequence[Weights], experts: Sequence[Weights]):
     for place, code in enumerate(wanted):
         if code is None:
             continue
-        # a file has a hash of its bytes, and one of its tensors
-        found = [_digest_of(each.label, code) for each in experts]
-        if found[place] in (None, code):
+        found = _hashes_of(experts[place].label, code)
+        if not found or code in found:
             continue
         label = opened[place].label
-        if code in found:
-            raise ValueError(
-                f"{label} has statistics of {experts[found.index(code)].label},"
-                f" and was given for {experts[place].label}. Give them in the "
-                "order of the experts, or by their labels."
-            )
+        for other in experts:
+            if code in _hashes_of(other.label, code):
+                raise ValueError(
+                    f"{label} has statistics of {other.label}, and was given "
+                    f"for {experts[place].label}. Give them in the order of "
+                    "the experts, or by their labels."
+                )
         logger.warning(
             f"{label} has statistics of weights with the hash {code}, and "
             f"{experts[place].label}, for which they were given, has "
-            f"{found[place]}. Unless these are the same weights, stored in "
+            f"{' or '.join(found)}. Unless these are the same weights, stored in "
             "another way, collect the statistics again."
         )
 
@@ -181,24 +186,31 @@ def _about_of(statistics):
     return _about(parse_json(statistics.metadata[KEY], where), where)
 
 
-def _digest_of(label, like):
-    """The hash of a model's file, of the kind of another; None where it is
-    none."""
+def _hashes_of(label, like):
+    """The hashes of a model's file, of the kind of another; empty without one.
+
+    A SHA-256 is that of the file's bytes, or, as a pool has it, of its tensors.
+    """
     try:
         status = os.stat(label)
     except (OSError, ValueError):
-        return None  # weights in memory
+        return []  # weights in memory
     if not stat.S_ISREG(status.st_mode):
-        return None
+        return []
     kind = PREFIX if like.startswith(PREFIX) else ""
-    return _digest_once(label, kind, status.st_mtime_ns, status.st_size)
+    return _hashes_once(label, kind, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def _digest_once(path, kind, changed, size):
+def _hashes_once(path, kind, changed, size):
     """A search merges the same files many times."""
     del changed, size
-    return hash_like(Path(path), kind)
+    found = [hash_like(Path(path), kind)]
+    if not kind:
+        with open_weights(path) as weights:
+            found.append(digest(weights))
+            found.append(with_scale(found[-1], weights.metadata))
+    return list(dict.fromkeys(found))
 
 
 def check_names(opened: list[Weights], experts: list[Weights]) -> None:

@@ -158,6 +158,34 @@ def name_file(error: BaseException, path):
         error.filename = str(path)
 
 
+def check_writable(path):
+    """Raises, before there is work to lose, where a file cannot be written.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file to be. Its folder is made.
+
+    Raises
+    ------
+    OSError
+        Naming the file, and what to do.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = create_temporary(path)
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"{error.strerror}: nothing can be written there, so nothing was "
+            "begun. Name another file or folder",
+            str(path),
+        ) from error
+    temporary.unlink()
+    os.close(descriptor)
+
+
 def write_all(descriptor: int, data):
     """Writes all of some bytes, where one call may write only a part.
 

@@ -325,6 +325,10 @@ class _Walk:
                 value = cell.cell_contents
             except ValueError:  # not bound yet
                 continue
+            if isinstance(value, dict):
+                read = _entries_read(code, name)
+                if read is not None:
+                    value = {each: value[each] for each in read & set(value)}
             if isinstance(value, (str, Path, Mapping)):
                 self.held.append(value)
             if isinstance(value, dict) and not _is_plain(value):
@@ -389,6 +393,29 @@ def _start_of(function):
     if not binds(module, outermost):
         outermost = name_at(module, function.__code__.co_firstlineno)
     return None if outermost is None else (module, outermost)
+
+
+def _entries_read(code, name):
+    """The keys that some code reads of a dict of the function around it.
+
+    None where it does anything else with the dict, such as to pass it on.
+    """
+    found: set = set()
+    steps = list(dis.get_instructions(code))
+    for place, step in enumerate(steps):
+        if step.argval != name or not step.opname.startswith("LOAD_DEREF"):
+            continue
+        after = steps[place + 1 : place + 3]
+        if [each.opname for each in after] != ["LOAD_CONST", "BINARY_SUBSCR"]:
+            return None
+        found.add(after[0].argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType) and name in inner.co_freevars:
+            read = _entries_read(inner, name)
+            if read is None:
+                return None
+            found |= read
+    return found
 
 
 @functools.lru_cache(maxsize=4096)

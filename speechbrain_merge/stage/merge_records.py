@@ -31,7 +31,8 @@ from speechbrain_merge.pool.merges import (
 )
 from speechbrain_merge.stage.members import BASE
 from speechbrain_merge.stage.selection import Selection
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import ChangedContent, digest
+from speechbrain_merge.weights.verification import what_changed
 
 SO_FAR = "merged so far"
 """The tag of a member that stands for those that it was merged of."""
@@ -94,6 +95,7 @@ def extended(stage):
                 f"merge '{record.name}' had the base {record.base!r}, which is "
                 "not on this machine. Give it to the merge stage as `base`."
             )
+        _check_base(record)
         result.base = record.base
     if record.weights is not None:
         names = {member.name for member in members}
@@ -217,10 +219,25 @@ def remember_merge(job, result):
         str(result.path),
         digest(result.path),
         result.value,
+        base_digest=_content_of(job.base_name),
         time=time_of_merge(pools),
     )
     for pool in pools:
         remember(pool, record)
+
+
+def _content_of(base):
+    """The digest of a base that was given; None where there is none."""
+    there = base is not None and os.path.exists(base)
+    return digest(Path(base)) if there else None
+
+
+def _check_base(record):
+    """Refuses to go on from another base than the merge had."""
+    found = _content_of(record.base)
+    if record.base_digest not in (None, found):
+        label = f"the base {record.base} of merge '{record.name}'"
+        raise ChangedContent(what_changed(label, found, record.base_digest))
 
 
 def _remember_and_keep(job, result, members, pools):

@@ -12,10 +12,12 @@ import sys
 
 import counted_scorings
 import pytest
+import torch
 from counted_scorings import VALID, ask, trained
 from tiny_models import tiny_ctc_data
 
-from speechbrain_merge.brain.decisive import decisive_settings
+import speechbrain as sb
+from speechbrain_merge.brain.decisive import data_settings, decisive_settings
 from speechbrain_merge.records.given_state import GivenState
 
 HEAD = """
@@ -256,3 +258,54 @@ def test_a_folder_that_a_search_reads(recipe, tmp_path):
     (tmp_path / "lexicon1000000.0" / "bonus.txt").write_text("0.0")
     (tmp_path / "lexicon1000000.0").rename(tmp_path / "lexicon2")
     assert told(2.0) == (True, True)
+
+
+DATA = """
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+def dataio_prepare(hparams):
+    data_folder = hparams["data_folder"]
+
+    def audio_pipeline(wav):
+        return {inner}
+
+    data = {{"1": {{"wav": str(data_folder) + "/1.wav"}}}}
+    items = [{{"func": audio_pipeline, "takes": "wav", "provides": "sig"}}]
+    return DynamicItemDataset(data, items, ["id", "sig"])
+
+def other(hparams, wav):
+    return hparams["data_folder"] + wav
+"""
+
+
+@pytest.mark.parametrize(
+    "inner, counts",
+    [
+        ("hparams['rate'] * wav", False),
+        ("other(hparams, wav)", True),  # whatever it reads
+        ("data_folder + wav", True),
+        ("hparams['data_folder'] + wav", True),
+        ("[hparams['rate'] for _ in wav]", False),
+    ],
+)
+def test_a_corpus_counts_by_its_rows(tmp_path, monkeypatch, inner, counts):
+    """A pipeline that does not look into the folder knows nothing of it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "reading_recipe.py").write_text(DATA.format(inner=inner))
+    importlib.invalidate_caches()
+    recipe = importlib.import_module("reading_recipe")
+    brain, found = sb.Brain(run_opts={"device": "cpu"}), []
+    for rate, text in [(2, "one"), (2, "two"), (3, "two")]:
+        (tmp_path / "corpus" / "BOOKS.TXT").write_text(text)
+        hparams = {
+            "data_folder": str(tmp_path / "corpus"),
+            "rate": rate,
+            "model": torch.nn.Linear(1, 1),
+        }
+        data = recipe.dataio_prepare(hparams)
+        found.append(data_settings(brain, data))
+    sys.modules.pop("reading_recipe")
+    assert (found[0] != found[1]) == counts
+    assert (found[1] != found[2]) == ("rate" in inner)

@@ -307,6 +307,35 @@ def test_damaged_or_exchanged_statistics_are_collected_again(tmp_path, caplog):
     assert two.read_bytes() == whole[two]
 
 
+@pytest.mark.parametrize("method", [Fisher, RegMean])
+def test_statistics_of_candidates_are_known_to_be_theirs(
+    tmp_path, method, caplog
+):
+    """In the right order without a warning, in another not at all."""
+    brain = trained(tmp_path)
+    stage = MergeStage(method(), [tmp_path / "pool"])
+    files = collect_statistics(brain, stage, DATA, limit=2)
+    chosen = stage.chosen()
+    caplog.clear()
+    merge(method(list(files.values())), chosen, progress=False)
+    assert "has statistics of" not in caplog.text
+    with pytest.raises(ValueError, match="Give them in the order of"):
+        merge(method(list(files.values())[::-1]), chosen, progress=False)
+
+
+def test_a_place_that_takes_nothing_is_known_before_the_pass(tmp_path):
+    brain = trained(tmp_path)
+    [first, *_] = MergeStage(Fisher(), [tmp_path / "pool"]).chosen()
+    (tmp_path / "file").write_text("in the way")
+    heard = []
+    brain.on_stage_start = lambda *given: heard.append(given)
+    with pytest.raises(OSError, match="nothing was begun"):
+        collect_fisher(
+            brain, first, DATA, output=tmp_path / "file" / "statistics"
+        )
+    assert not heard
+
+
 def _last(files, run):
     """The candidate of a run."""
     return next(name for name in files if name.startswith(run)).split("/")[1]

@@ -14,7 +14,7 @@ from speechbrain_merge.methods import OPCM, Average
 from speechbrain_merge.pool import read_merges, read_pool, select
 from speechbrain_merge.pool.merges import Member, MergeRecord, remember
 from speechbrain_merge.stage.extending import remerge
-from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights import ChangedContent, open_weights
 
 
 class MergingCTC(MergeMixin, TinyCTC):
@@ -344,3 +344,18 @@ def test_a_file_of_that_name_that_is_another_stays(brain, pool, tmp_path):
     brain.merge(continual(pool))
     assert mine.read_bytes() == b"another file"
     assert not (pool / record.kept).exists()
+
+
+def test_another_base_under_the_name_of_the_first_is_refused(pool, tmp_path):
+    base, other = tmp_path / "base.safetensors", tmp_path / "other.safetensors"
+    [first, *_] = read_pool(pool)
+    shutil.copy(first.base, base)
+    settings = {"base": str(base), "with_base": True, "runs": ["child"]}
+    merging_brain(tmp_path).merge(stage(pool, **settings))
+    shutil.copy(first.path, other)
+    kept = base.read_bytes()
+    other.replace(base)
+    with pytest.raises(ChangedContent, match="the base .* of merge 'aode'"):
+        remerge(pool, tmp_path / "out.safetensors", progress=False)
+    base.write_bytes(kept)
+    remerge(pool, tmp_path / "out.safetensors", progress=False)
