@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechbrain_merge.engine import merge, provenance
 from speechbrain_merge.lineage import EXPORT_RECORD, KEY
+from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.folders import (
     refuse_other_kind,
     refuse_own_source,
@@ -63,7 +64,7 @@ def write_adapter(merging, sources: dict, path: Path) -> Path:
             metadata={"format": "pt"},
             **sources,
         )
-        (folder / CONFIG).write_text(merging.config(), encoding="utf-8")
+        write_whole(folder / CONFIG, merging.config())
         record = json.dumps({KEY: provenance(file)}, indent=2) + "\n"
-        (folder / EXPORT_RECORD).write_text(record, encoding="utf-8")
+        write_whole(folder / EXPORT_RECORD, record)
     return path

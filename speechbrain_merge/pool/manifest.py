@@ -38,7 +38,7 @@ from typing import Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.records import event_record
-from speechbrain_merge.records.files import try_lock
+from speechbrain_merge.records.files import open_to_append, try_lock
 from speechbrain_merge.records.log import Log
 
 logger = get_logger(__name__)
@@ -143,9 +143,7 @@ def hold(folder) -> bool:
             return True
         os.close(_held.pop(key))  # the folder was made anew since
     # Never closed in this process: that would give the lock back
-    descriptor = os.open(
-        path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
-    )
+    descriptor = open_to_append(path)
     locked = try_lock(descriptor)
     if locked is False:
         os.close(descriptor)

@@ -187,10 +187,11 @@ def put_aside(path: Path, why: str):
         For the warning.
     """
     folder = path.parent / QUARANTINE
-    if folder.is_symlink():
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         logger.warning(
             f"{path}: stays where it is, and is not used: {why}. It was to be "
-            f"moved to {folder}, which is a link that is not followed."
+            f"moved to {folder}, which is a file, or a link that is not "
+            "followed."
         )
         return
     folder.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ from speechbrain_merge.study.estimate import record_of, state_of
 
 logger = get_logger(__name__)
 
+_LOG_END = 4096
 POLL = 0.5
 """Seconds between two looks at the jobs."""
 
@@ -100,7 +101,7 @@ def _run_all(jobs, runner, title):
             job = running.pop(name)
             bar.update()
             if not job.succeeded():
-                failed[name] = job.log
+                failed[name] = f"{job.log} ({_last_words(job.log)})"
         for name, parents in list(waiting.items()):
             if failed.keys() & set(parents):
                 failed[name] = f"not begun, since it is made from {parents}"
@@ -119,6 +120,17 @@ def _run_all(jobs, runner, title):
         time.sleep(POLL)
     bar.close()
     return failed
+
+
+def _last_words(log):
+    """The last line of a log, which is that of the error."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_END))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return "no log"
+    return next((each.strip() for each in lines[::-1] if each.strip()), "empty")
 
 
 def planned_jobs(study) -> dict:
