@@ -55,6 +55,7 @@ from speechbrain_merge.methods import MergeMethod, create
 from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.methods.one_thread import single_thread
+from speechbrain_merge.pool.on_record import on_record
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.records.versions import versions
@@ -66,7 +67,6 @@ from speechbrain_merge.weights import (
     differing_integers,
     float_dtype,
     narrowed,
-    on_record,
     open_weights,
     own_hash,
     promoted,

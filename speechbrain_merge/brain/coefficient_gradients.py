@@ -26,12 +26,8 @@ from contextlib import ExitStack
 import torch
 
 from speechbrain_merge.methods.task_vectors import merged_names
-from speechbrain_merge.weights import (
-    fold,
-    has_adapters,
-    open_on_record,
-    release,
-)
+from speechbrain_merge.pool.on_record import open_on_record
+from speechbrain_merge.weights import fold, has_adapters, release
 from speechbrain_merge.weights.parametrized import is_computed
 from speechbrain_merge.weights.weight_norm import weight_norm_pairs
 

@@ -52,6 +52,7 @@ from speechbrain_merge.methods.transport.learning import (
     check_learning,
 )
 from speechbrain_merge.methods.transport.symmetry_map import parts_beside
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.checked import (
     fields,
     listed,
@@ -65,7 +66,6 @@ from speechbrain_merge.weights import (
     ChangedContent,
     digest,
     open_weights,
-    verify,
     verify_own_hash,
     write_with_hash,
 )
@@ -155,10 +155,7 @@ def learn_matching(
         for name, model in (("source", source), ("anchor", anchor))
     }
     for model in (source, anchor):
-        known = getattr(model, "known_digest", None)
-        if known is not None:
-            with open_weights(model) as weights:
-                verify(weights, known, model.name, model.path)
+        open_on_record(model).close()
     about = {
         **digests,
         "learning": learning,

@@ -33,6 +33,7 @@ from speechbrain_merge.brain.promised_weights import file_of
 from speechbrain_merge.brain.ranks import sent_by_main
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.alone import alone
 from speechbrain_merge.records.recipe_modules import remember
 from speechbrain_merge.search.trials import error_of
@@ -45,7 +46,7 @@ from speechbrain_merge.stage.result import (
 )
 from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.stage.selection import Scoring
-from speechbrain_merge.weights import has_adapters, open_weights, verify
+from speechbrain_merge.weights import has_adapters
 
 logger = get_logger(__name__)
 
@@ -89,16 +90,13 @@ class MergeMixin(RecipeHooks):
         Raises
         ------
         ValueError
-            When names or shapes do not match the modules, or a candidate is
-            not what is on record of it.
+            When names or shapes do not match the modules, or a candidate, or
+            a file of a pool, is not what is on record of it.
         """
         if not self._evaluating and not self.scoring:
             self._lift_guard()  # these are wanted now, and no others
         states = {}
-        with open_weights(source) as weights:
-            known = getattr(source, "known_digest", None)
-            if known is not None:
-                verify(weights, known, source.name, source.path)
+        with open_on_record(source) as weights:
             for name in weights.names():
                 module, _, parameter = name.partition(".")
                 states.setdefault(module, {})[parameter] = weights[name]

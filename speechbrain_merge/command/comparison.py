@@ -38,6 +38,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.command.tables import number_cell, print_table
 from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.errors import printable
 from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.report.comparison_page import write_comparison
@@ -96,9 +97,9 @@ def compare(first, second, base=None, layers: bool = False) -> list:
         When they are not models of the same kind.
     """
     with ExitStack() as stack:
-        models = [stack.enter_context(fold(first))]
+        models = [stack.enter_context(fold(open_on_record(first)))]
         for source in (second,) if base is None else (second, base):
-            other = stack.enter_context(fold(source))
+            other = stack.enter_context(fold(open_on_record(source)))
             models.append(renamed(other, models[0]))
         check_compatible(models, finite=False, same_dtype=False)
         sums = {}

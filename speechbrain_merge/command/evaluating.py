@@ -28,7 +28,6 @@ from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.pool.coverage import check_tested
-from speechbrain_merge.pool.reading import known_candidate
 from speechbrain_merge.records.reading import read_text
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
@@ -64,7 +63,7 @@ def run(options) -> dict:
         _check_run(prepared, script, options.set)
         check_tested(prepared.brain, names, str(options.weights))
         _check_statistics(prepared.brain, names, hparams_file)
-        prepared.brain.use_weights(known_candidate(weights))
+        prepared.brain.use_weights(weights)
     brain, sets, found = prepared.brain, prepared.test_sets, {}
     for name in options.set or sets:
         scores = evaluate_set(

@@ -6,7 +6,6 @@ Authors
 
 from speechbrain_merge.adapters import extract_lora
 from speechbrain_merge.command.merging import left_out
-from speechbrain_merge.pool.reading import known_candidate
 
 
 def run(options) -> dict:
@@ -16,7 +15,7 @@ def run(options) -> dict:
         is_file = options.output.endswith(".safetensors")
         form = "speechbrain" if is_file else "peft"
     path = extract_lora(
-        known_candidate(options.expert),
+        options.expert,
         options.base,
         options.output,
         options.rank,

@@ -16,7 +16,6 @@ from speechbrain_merge.methods import create
 from speechbrain_merge.methods.devices import device_of
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.manifest import Manifest
-from speechbrain_merge.pool.reading import known_candidate
 from speechbrain_merge.pool.run_folder import run_folders
 from speechbrain_merge.weights.adapter_files import WEIGHTS
 
@@ -145,13 +144,13 @@ def _merge_adapters(options):
 
 
 def _adapters(sources):
-    """Adapters as their pools have them on record, those of a pool in order."""
+    """The adapters, those of a pool in order."""
     found = []
     for source in sources:
         if run_folders(source) or (Path(source) / Manifest.FILE).is_file():
             found += read_pool(source)
         else:
-            found.append(known_candidate(source))
+            found.append(source)
     return found
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from speechbrain_merge.export.publishing import published
 from speechbrain_merge.export.source_files import check_steady
 from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY, check_record
-from speechbrain_merge.pool.reading import known_candidate
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.files import name_file
 from speechbrain_merge.records.folders import refuse_own_source, whole_folder
 from speechbrain_merge.records.ownership import check_unchanged
@@ -34,7 +34,6 @@ from speechbrain_merge.weights import (
     has_adapters,
     heads_at,
     module_settings,
-    open_on_record,
     open_weights,
     part,
 )
@@ -301,7 +300,7 @@ def write_text(path: Path, text: str):
 
 def _record(source, folder):
     """What an export has on record of its making."""
-    with open_on_record(known_candidate(source)) as weights:
+    with open_on_record(source) as weights:
         path, known = Path(weights.label), dict(weights.metadata)
     refuse_own_source(folder, [path])
     home = path.parent if path.name in HUGGING_FACE_FILES else path

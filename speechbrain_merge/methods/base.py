@@ -72,6 +72,7 @@ from speechbrain_merge.methods.first_pass import each
 from speechbrain_merge.methods.list_of_experts import list_of_experts
 from speechbrain_merge.methods.pieces import walk
 from speechbrain_merge.methods.plain_models import plain_models
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.weights import (
     Weights,
     check_compatible,
@@ -80,7 +81,6 @@ from speechbrain_merge.weights import (
     entry_of_pieces,
     joined,
     narrowed,
-    open_on_record,
     refold,
     widened,
 )

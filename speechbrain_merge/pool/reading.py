@@ -118,27 +118,6 @@ def read_pool(
     return candidates
 
 
-def known_candidate(source):
-    """A file of a pool as the candidate that the pool has on record.
-
-    Arguments
-    ---------
-    source : any source of ``open_weights``
-        Weights; anything but a path is given back as it is.
-
-    Returns
-    -------
-    object
-        A Candidate with its ``known_digest``, or what was given.
-    """
-    if not isinstance(source, (str, PathLike)):
-        return source
-    path = Path(source)
-    if not path.is_file() or path.suffix not in WEIGHTS_SUFFIXES:
-        return source
-    return _Reading(False).of_pool(path) or source
-
-
 class _Reading:
     """Gathers candidates over several sources.
 
@@ -256,9 +235,9 @@ class _Reading:
             candidate = dataclasses.replace(whole, name=name, path=path)
             self.add(folder.parent, candidate)
         else:
-            self.add(folder, self.of_pool(path) or _from_file(path))
+            self.add(folder, self._of_pool(path) or _from_file(path))
 
-    def of_pool(self, path):
+    def _of_pool(self, path):
         """A file of a pool with what its manifest knows, the base above all."""
         if not (path.parent / Manifest.FILE).is_file():
             return None

@@ -69,6 +69,7 @@ from tqdm import tqdm
 
 from speechbrain_merge.methods.factorization import decompose
 from speechbrain_merge.methods.rounding import noise_of, stored_type
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.report.comparison_warnings import (
     source_warnings,
     value_warnings,
@@ -130,10 +131,10 @@ def compare_models(
     if len(labels) != len(models):
         raise ValueError(f"{len(labels)} labels for {len(models)} models.")
     with ExitStack() as stack:
-        opened = [stack.enter_context(fold(models[0]))]
+        opened = [stack.enter_context(fold(open_on_record(models[0])))]
         others = models[1:] if base is None else [*models[1:], base]
         for source in others:
-            weights = stack.enter_context(fold(source))
+            weights = stack.enter_context(fold(open_on_record(source)))
             opened.append(_same_names(weights, opened[0]))
         names = _shared(opened)
         if not names:

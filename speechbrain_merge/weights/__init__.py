@@ -40,7 +40,6 @@ from speechbrain_merge.weights.mapping import (
 )
 from speechbrain_merge.weights.module_settings import module_settings
 from speechbrain_merge.weights.moved import places_of
-from speechbrain_merge.weights.on_record import on_record, open_on_record
 from speechbrain_merge.weights.own_hash import (
     own_hash,
     verify_own_hash,

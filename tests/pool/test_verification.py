@@ -15,6 +15,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.weights import ChangedContent, fold, open_weights
 
 
@@ -108,6 +109,31 @@ def test_a_changed_base_is_refused_by_the_command_line(
     assert not (tmp_path / "out.safetensors").exists()
     flip_a_bit(base)
     assert main(merging) == 0
+
+
+@pytest.mark.parametrize("given", [str, Path, os.path.relpath, open_weights])
+def test_a_candidate_is_known_by_its_path(tmp_path, given, monkeypatch):
+    """As an expert, and as the base of others; by a link as well."""
+    collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}, {"WER": 1.0}])
+    monkeypatch.chdir(tmp_path)
+    first, second, third = [each.path for each in read_pool("pool")]
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(first.absolute())
+    damage(first, "swapped", second)
+    for place in (first.absolute(), link):
+        mean, ties = create("average"), create("task_arithmetic")
+        for merging in (
+            lambda: merge(mean, [given(place), third], progress=False),
+            lambda: mean([given(place), third]),
+            lambda: merge(ties, [third], given(place), progress=False),
+            lambda: ties([third], given(place)),
+            lambda: compare_models([given(place), third], progress=False),
+        ):
+            with pytest.raises(ChangedContent, match="is on record"):
+                merging()
+    line = ["merge", "task_arithmetic", str(third), "--base", str(first)]
+    assert main([*line, "-o", "out.safetensors"]) == 2
+    assert main(["compare", str(first), str(third)]) == 2
 
 
 def test_a_changed_candidate_is_not_exported(tmp_path):

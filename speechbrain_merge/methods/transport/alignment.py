@@ -86,6 +86,7 @@ from speechbrain_merge.methods.transport.symmetry import (
     Symmetry,
     symmetry,
 )
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.weights import (
     Weights,
     agreed_heads,
@@ -195,7 +196,7 @@ class Alignment:
         -------
         Alignment
         """
-        with open_weights(source) as first, open_weights(anchor) as second:
+        with open_on_record(source) as first, open_on_record(anchor) as second:
             maps = find_head_maps(
                 self.symmetry, self.apply(first), fold(second), inside
             )
@@ -326,7 +327,7 @@ def find_alignment(
         hard, reg, sweeps, distance, residual, heads_map, exact, inside
     )
     _check_cost(cost)
-    with open_weights(source) as first, open_weights(anchor) as second:
+    with open_on_record(source) as first, open_on_record(anchor) as second:
         folded, target = fold(first), fold(second)
         check_same_outputs(folded, target)
         check_compatible([target, folded])

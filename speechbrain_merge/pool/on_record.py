@@ -3,6 +3,8 @@
 A pool knows the hash of each candidate, and of the model that it was
 fine-tuned from. Whoever computes with a candidate, or with such a base, looks
 at that first: a damaged or exchanged file gives weights that nobody has chosen.
+It makes no difference how they are given: a path into a pool is looked up in
+the manifest beside the file.
 
 Example
 -------
@@ -24,12 +26,13 @@ Authors
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from speechbrain_merge.weights.mapping import Weights
-from speechbrain_merge.weights.source import open_weights
-from speechbrain_merge.weights.verification import verify
+from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.weights import Weights, open_weights, verify
 
 
 class OnRecord(NamedTuple):
@@ -56,10 +59,10 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     Arguments
     ---------
     source : any source of `open_weights`
-        A candidate has its own hash. The base of experts has one in their
-        pools, whether it is given as a path, as text or as open weights.
+        A candidate has its own hash; a file of a pool, as a path, as text or
+        as open weights, that of the pool's manifest.
     experts : iterable of objects
-        Candidates, whose pools may have kept the source as their base.
+        Candidates that have the digest of a base, which may be the source.
 
     Returns
     -------
@@ -73,6 +76,10 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     known = getattr(source, "known_digest", None)
     if known is not None:
         found[known] = OnRecord(known, source.name, path)
+    else:
+        own = _in_manifest(path)
+        if own is not None:
+            found[own.digest] = own
     for expert in experts:
         code = getattr(expert, "base_digest", None)
         base = getattr(expert, "base", None)
@@ -124,6 +131,31 @@ def _place(source) -> Optional[Path]:
         return Path(source) if Path(source).exists() else None
     except (OSError, ValueError):  # a label that is no path
         return None
+
+
+def _in_manifest(path):
+    """What the manifest beside a file says of it, if there is one."""
+    place = Path(os.path.realpath(path))
+    state = file_state(place.parent / Manifest.FILE)
+    if state is None:
+        return None
+    found = _listed(place.parent, state).get(place.name)
+    return None if found is None else OnRecord(*found, path)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder, state):
+    """Digest and label of each file that a manifest lists."""
+    del state  # another one where a line was added
+    contents = Manifest(folder).read()
+    found = {
+        record["file"]: (record["digest"], f"{folder.name}/{name}")
+        for name, record in contents.candidates.items()
+    }
+    if contents.base is not None:
+        file = contents.base["file"]
+        found[file] = (contents.base["digest"], str(folder / file))
+    return found
 
 
 def _is_same(one, other):
