@@ -130,7 +130,12 @@ def test_the_command_does_what_the_function_does(merged, tmp_path):
     assert found == expected
     assert len([name for name in found if name.startswith("model-")]) > 1
     # the labels are in the export, too
-    assert read_labels(tmp_path / "model" / "vocab.json")[1] == 0
+    vocabulary = tmp_path / "model" / "vocab.json"
+    assert read_labels(vocabulary) == (list(LABELS), 0)
+    command[command.index("--labels") + 1] = vocabulary
+    again = tmp_path / "again" / "model"
+    assert main([*map(str, command), "-o", str(again)]) == 0
+    assert (again / "vocab.json").read_bytes() == vocabulary.read_bytes()
 
 
 def test_half_precision_in_shards(tmp_path):

@@ -20,6 +20,7 @@ from speechbrain_merge.export import (
     export_recipe,
     export_whisper,
 )
+from speechbrain_merge.export.ctc import SPACE, WORD_DELIMITER
 from speechbrain_merge.export.folder import CARD, card_texts
 from speechbrain_merge.records.reading import read_json, read_yaml
 from speechbrain_merge.weights import float_dtype
@@ -132,6 +133,12 @@ def read_labels(path) -> tuple[list[str], int]:
     if path.suffix == ".json":
         known = read_json(path)
         blank = "[PAD]" if "[PAD]" in known else "<pad>"
+        if isinstance(known, Mapping) and SPACE not in known:
+            # which transformers hears as a space
+            known = {
+                SPACE if label == WORD_DELIMITER else label: index
+                for label, index in known.items()
+            }
     else:
         encoder = CTCTextEncoder()
         if not path.is_file() or path.read_bytes()[:1] not in (b"'", b'"'):
