@@ -111,9 +111,12 @@ def open_on_record(source: Any, experts: Iterable = ()) -> Weights:
     weights = open_weights(source)
     try:
         for known in on_record(source, experts):
-            # open weights may go by other names than those in their file
-            read = known.path if isinstance(source, Weights) else weights
-            verify(read, *known)
+            if isinstance(source, Weights):
+                # they may go by other names than those in their file
+                with open_weights(known.path) as read:
+                    verify(read, *known)
+            else:
+                verify(weights, *known)
     except BaseException:
         weights.close()
         raise

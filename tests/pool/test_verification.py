@@ -91,6 +91,10 @@ def test_a_base_on_record_is_known_however_it_is_given(
     base, candidates = with_a_base(tmp_path)
     monkeypatch.chdir(tmp_path)
     method = create("task_arithmetic")
+    flip_a_bit(base)  # whole again
+    method(candidates, given(base))
+    merge(method, candidates, given(base), progress=False)
+    flip_a_bit(base)
     with pytest.raises(ChangedContent, match="base.safetensors: its content"):
         merge(method, candidates, given(base), progress=False)
     with pytest.raises(ChangedContent, match="base.safetensors: its content"):
@@ -117,6 +121,8 @@ def test_a_candidate_is_known_by_its_path(tmp_path, given, monkeypatch):
     collect(tmp_path, [{"WER": 3.0}, {"WER": 2.0}, {"WER": 1.0}])
     monkeypatch.chdir(tmp_path)
     first, second, third = [each.path for each in read_pool("pool")]
+    create("average")([given(first), third])
+    merge("average", [given(first), third], progress=False)
     link = tmp_path / "link.safetensors"
     link.symlink_to(first.absolute())
     damage(first, "swapped", second)
