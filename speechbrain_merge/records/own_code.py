@@ -50,6 +50,7 @@ from speechbrain_merge.records.source_slice import (
     changed_by,
     given_to_yaml,
     kept_notes,
+    made_by_yaml,
     name_at,
     slice_of,
 )
@@ -182,7 +183,8 @@ class _Walk:
         self.starts: list = []
         self.shortened: set = set()
         self.held: list = []  # by functions: paths, dicts
-        self.dicts: list = []  # hyperparameters: function, name and dict
+        self.dicts: list = []  # hyperparameters: holder, name and dict
+        self.by_keys: set = set()  # modules and names of those among them
         self.sliced = Slice()
 
     def finish(self):
@@ -199,16 +201,22 @@ class _Walk:
             for (module, name), is_state in self.sliced.bound.items():
                 known = vars(sys.modules.get(module, types.ModuleType("")))
                 if (
-                    name in known
-                    and (module, name) not in values
-                    and name not in given_to_yaml(module)
+                    name not in known
+                    or (module, name) in values
+                    or name in given_to_yaml(module)
                 ):
-                    values[module, name] = self._held(
-                        (module, name), known[name], is_state
-                    )
-            for function, name, entries in self.dicts:
+                    continue
+                if self._is_read_by_keys(module, name, known[name]):
+                    if (module, name) not in self.by_keys:
+                        self.by_keys.add((module, name))
+                        self.dicts.append((module, name, known[name]))
+                    continue
+                values[module, name] = self._held(
+                    (module, name), known[name], is_state
+                )
+            for holder, name, entries in self.dicts:
                 for each in sorted(self.sliced.reads.intersection(entries)):
-                    key = function, f"{name}[{each!r}]"
+                    key = holder, f"{name}[{each!r}]"
                     if key not in values:
                         values[key] = self._held(key, entries[each], False)
             for kind, name, value in self.attributes:
@@ -240,6 +248,14 @@ class _Walk:
                 return None
             value = value.__self__
         return self.text_of(key, value, is_state)
+
+    def _is_read_by_keys(self, module, name, value):
+        """Whether a name holds hyperparameters of which texts say the keys."""
+        return (
+            isinstance(value, dict)
+            and name in made_by_yaml(module)
+            and (module, name) not in self.sliced.whole
+        )
 
     def _files(self):
         """The content of files that the code names: beside it, in the working

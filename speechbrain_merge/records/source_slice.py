@@ -36,7 +36,8 @@ from speechbrain_merge.records.recipe_modules import is_package
 from speechbrain_merge.records.statement import statement
 
 _PARSING = "parse_arguments"
-_OF_YAML = {"load_hyperpyyaml", "create_experiment_directory"}
+_LOADING = "load_hyperpyyaml"
+_OF_YAML = {_LOADING, "create_experiment_directory"}
 
 
 @dataclass
@@ -55,12 +56,15 @@ class Slice:
     reads : set
         Names of attributes that are read, and texts: names of hyperparameters and
         files are among them.
+    whole : set
+        Module and name of what is used otherwise than by keys that a text says.
     """
 
     statements: list = field(default_factory=list)
     bound: dict = field(default_factory=dict)
     attributes: set = field(default_factory=set)
     reads: set = field(default_factory=set)
+    whole: set = field(default_factory=set)
 
 
 def slice_of(
@@ -187,6 +191,42 @@ def given_to_yaml(module: str) -> set:
     return found - others
 
 
+def made_by_yaml(module: str) -> set:
+    """Names of a script that hold what its YAML says: its hyperparameters.
+
+    Arguments
+    ---------
+    module : str
+        The module.
+
+    Returns
+    -------
+    set of str
+        Names that statements with ``load_hyperpyyaml`` bind.
+    """
+    parsed = parsed_module(module)
+    return {
+        name
+        for unit in (parsed.units if parsed else ())
+        if _LOADING in _called(unit.node)
+        for name in unit.binds
+    }
+
+
+def _is_followed(parsed, function):
+    """Whether a function is the recipe's own, so that its text is read."""
+    places = parsed.bindings.get(function, ()) if function else ()
+    units = [parsed.units[place] for place in places]
+    return bool(units) and all(
+        isinstance(unit.node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (
+            unit.imports is not None
+            and parsed_module(parsed.absolute(unit.imports)) is not None
+        )
+        for unit in units
+    )
+
+
 def _called(tree):
     """Names of the functions that are called in a statement."""
     calls = [each.func for each in ast.walk(tree) if isinstance(each, ast.Call)]
@@ -301,6 +341,11 @@ class _Walk:
             result.statements.append([each.text for each in about])
             for unit, each in zip(units, about):
                 result.reads |= each.words
+                result.whole |= {
+                    (module, name)
+                    for name, function in each.whole
+                    if not _is_followed(parsed, function)
+                }
                 names, in_function = unit.binds, isinstance(unit.node, NAMED)
                 if in_function:
                     names = names - {unit.node.name}

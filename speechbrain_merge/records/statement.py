@@ -37,6 +37,9 @@ class Statement:
         Names of attributes that are read, and texts.
     written : set of str
         Names of attributes that are written: counters, what was found.
+    whole : set of tuple
+        Names that are used otherwise than by ``name["key"]``, each with the
+        function that it is passed to, or None.
     """
 
     text: str
@@ -45,6 +48,7 @@ class Statement:
     imports: dict
     words: set
     written: set
+    whole: set
 
 
 @functools.lru_cache(maxsize=8192)
@@ -100,7 +104,28 @@ def statement(
         imports,
         words,
         written,
+        {use for tree in trees for use in _used_whole(tree)},
     )
+
+
+def _used_whole(tree) -> Iterator[tuple]:
+    """Names that are used otherwise than by a key that the text says."""
+    known: dict = {}  # by what is done with a name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript):
+            if isinstance(node.slice, ast.Constant):
+                known[node.value] = False
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            passed = [*node.args, *(each.value for each in node.keywords)]
+            known.update(dict.fromkeys(passed, node.func.id))
+            for each in node.keywords:
+                if each.arg is None:  # **name
+                    known[each.value] = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            use = known.get(node)
+            if use is not False:
+                yield node.id, use
 
 
 def _without(unit, shortened, leave_out):

@@ -135,14 +135,15 @@ import sys
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain_merge.records.own_code import own_code
+from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.fingerprint_parts import OwnCode
 
 
-class Brain:
-    def words(self, text):
-        return tokenizer(text)
+def helper(hparams):
+    return hparams["tokenizer"]
 
 
+BRAINS
 if __name__ == "__main__":
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     with open(hparams_file) as fin:
@@ -151,18 +152,39 @@ if __name__ == "__main__":
         hparams["output_folder"], hparams_file, overrides
     )
     tokenizer = hparams["tokenizer"]
-    print("hash", own_code([Brain]))
+    for number in range(NUMBER):
+        brain = globals()[f"Brain{number}"]
+        print("hash", fingerprint(OwnCode((brain,), ())))
 """
+BRAIN = """\
+class Brain{number}:
+    def words(self, text):
+        return {expression}
 
 
-@pytest.mark.parametrize("read", [False, True])
-def test_the_command_line_counts_by_what_the_yaml_makes_of_it(tmp_path, read):
+"""
+READ = {
+    "tokenizer(text)": False,
+    "helper(hparams)": False,
+    "tokenizer(text, hparams)": True,
+    "tokenizer(text, **hparams)": True,
+    "tokenizer(text + hparams['seed'])": True,
+    "hparams.get(text)": True,
+}
+
+
+@pytest.mark.parametrize("brains", [READ, {"text + overrides": True}])
+def test_the_command_line_counts_by_what_the_yaml_makes_of_it(tmp_path, brains):
+    """But where a Brain reads it, or takes all hyperparameters."""
     (tmp_path / "train.yaml").write_text(
         "output_folder: !PLACEHOLDER\nseed: 1\ntokenizer: !name:str\n"
     )
-    text = SCRIPT
-    if read:  # by the Brain as well
-        text = text.replace("tokenizer(text)", "tokenizer(text + overrides)")
+    classes = "".join(
+        BRAIN.format(number=number, expression=expression)
+        for number, expression in enumerate(brains)
+    )
+    text = SCRIPT.replace("BRAINS\n", classes)
+    text = text.replace("NUMBER", str(len(brains)))
     (tmp_path / "train.py").write_text(text)
     found = []
     for number in (1, 2):
@@ -184,5 +206,7 @@ def test_the_command_line_counts_by_what_the_yaml_makes_of_it(tmp_path, read):
             text=True,
             check=True,
         )
-        found += [x for x in done.stdout.splitlines() if x.startswith("hash")]
-    assert len(found) == 2 and (len(set(found)) == 2) == read
+        lines = done.stdout.splitlines()
+        found.append([each for each in lines if each.startswith("hash")])
+    changed = [one != other for one, other in zip(*found)]
+    assert changed == list(brains.values())
