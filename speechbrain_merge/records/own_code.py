@@ -421,10 +421,13 @@ def _entries_read(code, name):
     for place, step in enumerate(steps):
         if step.argval != name or not step.opname.startswith("LOAD_DEREF"):
             continue
-        after = steps[place + 1 : place + 3]
-        if [each.opname for each in after] != ["LOAD_CONST", "BINARY_SUBSCR"]:
+        names = [each.opname for each in steps[max(0, place - 1) : place + 4]]
+        if names[2:4] == ["LOAD_CONST", "BINARY_SUBSCR"]:  # name["key"]
+            found.add(steps[place + 1].argval)
+        elif names[0] == "LOAD_CONST" and names[2] == "CONTAINS_OP":
+            found.add(steps[place - 1].argval)  # "key" in name
+        else:
             return None
-        found.add(after[0].argval)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType) and name in inner.co_freevars:
             read = _entries_read(inner, name)

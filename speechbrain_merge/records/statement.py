@@ -115,6 +115,10 @@ def _used_whole(tree) -> Iterator[tuple]:
         if isinstance(node, ast.Subscript):
             if isinstance(node.slice, ast.Constant):
                 known[node.value] = False
+        elif isinstance(node, ast.Compare):
+            asked = [type(each) for each in node.ops] in ([ast.In], [ast.NotIn])
+            if asked and isinstance(node.left, ast.Constant):
+                known[node.comparators[0]] = False
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             passed = [*node.args, *(each.value for each in node.keywords)]
             known.update(dict.fromkeys(passed, node.func.id))

@@ -286,6 +286,7 @@ def other(hparams, wav):
         ("data_folder + wav", True),
         ("hparams['data_folder'] + wav", True),
         ("[hparams['rate'] for _ in wav]", False),
+        ("hparams['rate'] if 'rate' in hparams else wav", False),
     ],
 )
 def test_a_corpus_counts_by_its_rows(tmp_path, monkeypatch, inner, counts):

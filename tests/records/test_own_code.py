@@ -166,6 +166,7 @@ class Brain{number}:
 READ = {
     "tokenizer(text)": False,
     "helper(hparams)": False,
+    "'tokenizer' in hparams": False,
     "tokenizer(text, hparams)": True,
     "tokenizer(text, **hparams)": True,
     "tokenizer(text + hparams['seed'])": True,
