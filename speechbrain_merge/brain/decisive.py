@@ -215,7 +215,9 @@ def data_settings(brain, data, **loading) -> str:
             "given": dict(sorted(pipeline.output_mapping.items())),
         }
     folders, skip = _left_out(brain, (), sb.Stage.VALID)
-    return fingerprint({**about, **loading}, folders, skip, _state_of(brain))
+    value, state = {**about, **loading}, _state_of(brain)
+    state.meet(functools.partial(look_at, value, folders, skip, state))
+    return fingerprint(value, folders, skip, state)
 
 
 def beside(brain, source) -> dict:

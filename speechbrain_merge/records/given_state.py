@@ -44,6 +44,7 @@ class GivenState:
         self._now: Optional[dict] = None  # while it is looked at
         self._alive: Any = None  # ids are only unique while objects live
         self._runs = 0
+        self._met: list = []  # what is read beside
 
     @property
     def looks(self) -> bool:
@@ -86,6 +87,28 @@ class GivenState:
             return
         self._read(read, given=True)
 
+    def meet(self, read: Callable[[], Any]) -> None:
+        """Takes what is seen for the first time for given, in a run as well.
+
+        Arguments
+        ---------
+        read : callable
+            As for ``look``, of what a look does not read: a set of data, say. It
+            is read at each look from now on, if it has any state.
+        """
+        self._now = {}
+        try:
+            alive = read()
+        finally:
+            now, self._now = self._now, None
+        new = {key for key in now if key not in self._store(key)}
+        if not new:
+            return
+        for key in new:
+            self._store(key)[key] = (now[key], now[key])
+        self._met.append(read)
+        self._alive = [self._alive, alive]
+
     @contextlib.contextmanager
     def running(self, read: Callable[[], Any]):
         """A run; what changes in it is not given.
@@ -112,7 +135,7 @@ class GivenState:
         """Stores what is there now, as given where it is not what was last."""
         self._now = {}
         try:
-            alive = read()
+            alive = [read(), *(each() for each in self._met)]
         finally:
             now, self._now = self._now, None
         stored = {

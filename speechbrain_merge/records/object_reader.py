@@ -116,6 +116,8 @@ class ObjectReader:
             self._walk(vars(value))
         elif isinstance(value, (OwnCode, Attributes, GivenTo)):
             self._content(value)
+        elif _is_wrapper(value):
+            self._walk(value.__wrapped__)
         elif isinstance(value, (functools.partial, types.MethodType)):
             self._content(value)
         elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
@@ -227,6 +229,12 @@ class ObjectReader:
             return self._function(value)
         if isinstance(value, types.CodeType):
             return self._code(value)
+        if _is_wrapper(value):
+            return (
+                "wrapper",
+                type(value).__name__,
+                self.digest(value.__wrapped__),
+            )
         if callable(value) and hasattr(value, "__qualname__"):
             return "built-in", f"{_module_name(value)}.{value.__qualname__}"
         return self._object(value)
@@ -404,6 +412,15 @@ def _module_name(value):
     """Where a class or function is from; scripts are run under any name."""
     name = getattr(value, "__module__", None) or ""
     return "" if name == "__main__" else name
+
+
+def _is_wrapper(value):
+    """Whether an object stands for a function, as that of ``lru_cache`` does."""
+    return (
+        callable(value)
+        and not isinstance(value, (type, types.FunctionType, types.MethodType))
+        and isinstance(getattr(value, "__wrapped__", None), types.FunctionType)
+    )
 
 
 def _is_empty(cell):

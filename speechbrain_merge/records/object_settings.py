@@ -70,7 +70,9 @@ def attributes_of(
     given, written = _written_and_given(value.__class__)
     state = written - given
     if notes:
-        state = state | kept_notes(value.__class__)
+        # by the time of writing, what a constructor takes as well
+        loaded = _loaded_by(value.__class__)
+        state = (written - loaded) | kept_notes(value.__class__)
     left_out = set(_NOTES)
     if isinstance(value, torch.nn.Module):
         left_out |= _MODULE_STATE
@@ -91,9 +93,15 @@ def _written_and_given(kind):
             if each not in (object, torch.nn.Module):
                 given.update(inspect.signature(function).parameters)
         given.update(getattr(each, "__dataclass_fields__", ()))
-    if issubclass(kind, torch.nn.Module):
-        given.update(_restored(kind))
+    given.update(_loaded_by(kind))
     return given, written_by(kind.__mro__)
+
+
+@lru_cache(maxsize=4096)
+def _loaded_by(kind):
+    """Names of the attributes of a module that are learned, and loaded."""
+    is_module = issubclass(kind, torch.nn.Module)
+    return set(_restored(kind)) if is_module else set()
 
 
 def written_in(function: types.FunctionType) -> set[str]:

@@ -32,7 +32,6 @@ Authors
 import dis
 import functools
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -143,6 +142,7 @@ def functions_of(member) -> list:
     -------
     list of function
     """
+    candidates: list[Any]
     if isinstance(member, property):
         candidates = [member.fget]  # its setter changes a setting
     elif isinstance(member, functools.cached_property):
@@ -151,8 +151,15 @@ def functions_of(member) -> list:
         candidates = [member.func]
     else:
         candidates = [getattr(member, "__func__", member)]
-    found = [inspect.unwrap(each) for each in candidates if callable(each)]
-    return [each for each in found if isinstance(each, types.FunctionType)]
+    found: list = []
+    while candidates:
+        each = candidates.pop()
+        # a wrapper holds values of its own, and what it wraps
+        if hasattr(each, "__wrapped__"):
+            candidates.append(each.__wrapped__)
+        if isinstance(each, types.FunctionType) and each not in found:
+            found.append(each)
+    return found
 
 
 def is_own(thing) -> bool:

@@ -23,6 +23,7 @@ from speechbrain_merge.brain.combinations import check_combines
 from speechbrain_merge.brain.normalisers import without_statistics
 from speechbrain_merge.brain.run import Run
 from speechbrain_merge.pool import read_pool, select
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.decoding import decoding_of
@@ -187,7 +188,7 @@ class Maker:
                 f"Model '{node.name}': `load` is {node.weights}, which is "
                 "neither there nor a name on the Hugging Face hub."
             )
-        with open_weights(path) as weights:
+        with open_on_record(path) as weights:
             return Made(path, digest(weights))
 
     def _make_by_domain(self, node):

@@ -17,7 +17,11 @@ from counted_scorings import VALID, ask, trained
 from tiny_models import tiny_ctc_data
 
 import speechbrain as sb
-from speechbrain_merge.brain.decisive import data_settings, decisive_settings
+from speechbrain_merge.brain.decisive import (
+    data_settings,
+    decisive_settings,
+    running,
+)
 from speechbrain_merge.records.given_state import GivenState
 
 HEAD = """
@@ -310,3 +314,76 @@ def test_a_corpus_counts_by_its_rows(tmp_path, monkeypatch, inner, counts):
     sys.modules.pop("reading_recipe")
     assert (found[0] != found[1]) == counts
     assert (found[1] != found[2]) == ("rate" in inner)
+
+
+WRAPPED = """
+import functools
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+def spelled(table):
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(wrd):
+            return function(table.get(wrd, wrd))
+        return wrapper
+    return decorate
+
+def by_a_wrapper(table):
+    @spelled(table)
+    def text_pipeline(wrd):
+        return wrd.split()
+    return text_pipeline
+
+def by_a_memo(table):
+    def text_pipeline(wrd):
+        if wrd not in table:
+            table[wrd] = wrd
+        return table[wrd]
+    return text_pipeline
+
+def by_setdefault(table):
+    def text_pipeline(wrd):
+        return table.setdefault(wrd, wrd)
+    return text_pipeline
+
+def by_a_cache(table):
+    @functools.lru_cache(maxsize=None)
+    def text_pipeline(wrd):
+        return table.get(wrd, wrd)
+    return text_pipeline
+
+def dataio_prepare(make, table):
+    items = [{"func": make(table), "takes": "wrd", "provides": "words"}]
+    return DynamicItemDataset({"1": {"wrd": "b"}}, items, ["id", "words"])
+"""
+
+
+@pytest.mark.parametrize(
+    "way", ["by_a_wrapper", "by_a_memo", "by_setdefault", "by_a_cache"]
+)
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_table_of_the_data_counts(tmp_path, monkeypatch, way, runs):
+    """Whatever holds it, and though the data write words into it."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "wrapping_recipe.py").write_text(WRAPPED)
+    importlib.invalidate_caches()
+    recipe = importlib.import_module("wrapping_recipe")
+
+    def settings(table):
+        brain = sb.Brain(run_opts={"device": "cpu"})
+        data = recipe.dataio_prepare(getattr(recipe, way), dict(table))
+        found = []
+        if not runs:  # seen first before a run, or in it
+            found.append(data_settings(brain, data))
+        for _ in range(2):
+            with running(brain):
+                found.append(data_settings(brain, data))
+                list(data)  # which writes
+        found.append(data_settings(brain, data))
+        assert len(set(found)) == 1
+        return found[0]
+
+    before = settings({"a": "A"})
+    assert settings({"a": "A"}) == before != settings({"a": "B"})
+    sys.modules.pop("wrapping_recipe")
