@@ -90,6 +90,7 @@ from speechbrain_merge.pool.meta import (
     read_meta,
 )
 from speechbrain_merge.pool.records import pointer_record
+from speechbrain_merge.pool.recovery import clear_up
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
     names_to_keep,
@@ -199,6 +200,7 @@ class CheckpointPool:
         self._own_run = self.run  # unless another training has it
         self._begun = False  # Whether a checkpoint tells who this is
         self._copied_from: Optional[str] = None  # a run, of another training
+        self._stored_base: Optional[str] = None  # digest, where it was just now
         self._statistics = {}  # of features, in the checkpoint that was loaded
         self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
@@ -307,7 +309,11 @@ class CheckpointPool:
             return
         elif not hold(run.folder):
             return
-        run.store_base(self._tensors())
+        else:
+            clear_up(run)  # a base that the manifest lost comes back
+            if run.read().base is not None:
+                return
+        self._stored_base = run.store_base(self._tensors())
 
     @mark_as_saver
     def save(self, path):
@@ -330,6 +336,9 @@ class CheckpointPool:
             "note": note,
             "checkpoints": str(checkpoints_of(path)),
         }
+        base = RunFolder(self.collects_in).read().base
+        if base is not None:
+            pointer["base"] = base["digest"]
         if self._brain is not None:
             pointer["statistics"] = statistics_of(
                 getattr(self._brain, "modules", {})
@@ -364,6 +373,24 @@ class CheckpointPool:
         self._lineage = pointer["lineage"]
         if pointer["asked_run"] == self.run and self._claimed is None:
             self._own_run = pointer["run"]
+        self._check_base(pointer.get("base"))
+
+    @main_process_only
+    def _check_base(self, known):
+        """Takes back a base that was stored just now, and is another one.
+
+        Where the base was lost, the weights of this start take its place; they
+        are another model where nothing draws or loads them alike.
+        """
+        stored, self._stored_base = self._stored_base, None
+        if None in (stored, known) or stored == known:
+            return
+        RunFolder(self.folder / self.run).take_back_base()
+        logger.warning(
+            f"Pool {self.folder}: the base of run '{self.run}' is lost, and the "
+            "modules start with other weights now, so the run has no base. Put "
+            "its base.safetensors back, or give `base` where it is merged."
+        )
 
     def _collect(self, checkpoint):
         """Name of the candidate that holds this checkpoint, and a note."""

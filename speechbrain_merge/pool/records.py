@@ -146,6 +146,7 @@ pointer_record = fields(
         "candidate": optional(file_name),
         "note": text(),
         "checkpoints": text(),
+        "base": digest_text,
         "statistics": statistics_record,
     },
 )

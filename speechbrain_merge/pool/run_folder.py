@@ -382,7 +382,17 @@ class RunFolder:
                 f"{self.manifest.path} has on record"
             )
 
-    def store_base(self, tensors: dict):
+    def take_back_base(self):
+        """Removes the base, which is not what the run started from."""
+        known = self.read().base
+        if known is None:
+            return
+        path = self.folder / known["file"]
+        self.manifest.append({"event": "base removed"})
+        if is_own(path, known["digest"]):
+            path.unlink()
+
+    def store_base(self, tensors: dict) -> Optional[str]:
         """Stores what the run starts from, unless it is there already.
 
         The same weights in a run beside are linked, which takes no space.
@@ -392,11 +402,16 @@ class RunFolder:
         ---------
         tensors : dict
             The weights before training.
+
+        Returns
+        -------
+        str or None
+            Their digest, where they were stored.
         """
         content = digest(tensors)
         known = self.read().base
         if known is not None and known["digest"] == content:
-            return
+            return None
         path = self.folder / BASE_FILE
         if known is not None:
             self.manifest.append({"event": "base removed"})
@@ -416,6 +431,7 @@ class RunFolder:
                 "time": time.time(),
             }
         )
+        return content
 
     def share_base(self, other: "RunFolder"):
         """Takes the base of a run that this one goes on from, if it has one.

@@ -203,3 +203,32 @@ def test_gone_back_and_on_with_other_batches(tmp_path, bounds):
     after = trained(6)
     assert after == {**before, 3: 8, 4: 10}
     assert len(read_pool([tmp_path / "pool"])) == len(after)
+
+
+@pytest.mark.parametrize("lost", ["manifest", "run", "nothing"])
+def test_a_base_is_what_the_run_started_from(tmp_path, lost, caplog):
+    """And not what the modules hold in a later start, drawn anew."""
+
+    def start(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Linear(2, 2)
+        pool = CheckpointPool(tmp_path / "pool", {"model": model})
+        saver = saver_of(tmp_path, model, pool)
+        pool.store_base(resuming=bool(saver.list_checkpoints()))
+        saver.recover_if_possible()
+        train_a_little(model)
+        saver.save_checkpoint(meta={"WER": 9.0})
+        return pool
+
+    pool = start(0)
+    before = {each.base_digest for each in pool.candidates()}
+    folder = tmp_path / "pool" / "run"
+    if lost == "manifest":
+        (folder / "manifest.jsonl").unlink()
+    elif lost == "run":
+        shutil.rmtree(folder)
+    del pool
+    found = {each.base_digest for each in start(1).candidates()}
+    assert found == ({None} if lost == "run" else before)
+    assert ("is lost" in caplog.text) == (lost == "run")
+    assert (folder / "base.safetensors").exists() == (lost != "run")
