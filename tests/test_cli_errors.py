@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_wav2vec2
 
 from speechbrain_merge.cli import main
+from speechbrain_merge.command.plan import Plan
 
 
 @pytest.fixture
@@ -220,3 +221,16 @@ def test_a_damaged_index_names_what_is_wrong(folder, capsys):
         path.write_text(json.dumps(content))
         assert main(["inspect", "index"]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stage, words",
+    [
+        ({"output": ["a", "b"]}, "`output` is a file or folder"),
+        ({"experts": ["a.pt"] * 2000}, "2000 experts are listed"),
+    ],
+)
+def test_a_plan_says_what_is_wrong_in_a_stage(stage, words):
+    whole = {"method": "average", "experts": ["a.pt"], "output": "m"}
+    with pytest.raises(ValueError, match=words):
+        Plan({"mean": {**whole, **stage}})

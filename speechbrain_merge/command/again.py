@@ -128,7 +128,10 @@ def merge_again(
     here = {**record, "parameters": parameters}
     arguments = load_hyperpyyaml(merge_yaml(here))
     # a candidate of a pool goes by its name, and not by its path
-    arguments["labels"] = [source["label"] for source in record["sources"]]
+    arguments["labels"] = [
+        str(source.get("label") or source.get("path") or number)
+        for number, source in enumerate(record["sources"])
+    ]
     arguments["experts"] = places[: len(record["sources"])]
     if "base" in arguments:
         arguments["base"] = places[-1]

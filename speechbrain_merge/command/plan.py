@@ -60,6 +60,7 @@ import difflib
 import glob
 import os
 import re
+from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -74,6 +75,7 @@ from speechbrain_merge.weights.hub import local_source
 PLAIN_SUFFIXES = (".yaml", ".yml", ".json", ".txt")
 
 MOST_STAGES = 250
+MOST_EXPERTS = 1000
 
 KEYS = (
     "method",
@@ -261,7 +263,16 @@ class Plan:
                 f"{where}`experts` are a list of files, folders and stages, "
                 f"got {stage['experts']!r}."
             )
+        if len(stage["experts"]) > MOST_EXPERTS:
+            raise ValueError(
+                f"{where}{len(stage['experts'])} experts are listed; a stage "
+                f"lists {MOST_EXPERTS} at most. Name their pool or folder."
+            )
         output = stage.get("output")
+        if output is not None and not isinstance(output, (str, Path)):
+            raise ValueError(
+                f"{where}`output` is a file or folder, got {output!r}."
+            )
         other = {*WEIGHTS_SUFFIXES, *PLAIN_SUFFIXES} - {".safetensors"}
         if output is not None and str(output).endswith(tuple(other)):
             raise ValueError(
