@@ -62,7 +62,8 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
         A candidate has its own hash; a file of a pool, as a path, as text or
         as open weights, that of the pool's manifest.
     experts : iterable of objects
-        Candidates that have the digest of a base, which may be the source.
+        Candidates that have the digest of a base, which may be the source,
+        where that has no record of its own.
 
     Returns
     -------
@@ -72,20 +73,20 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     path = _place(source)
     if path is None:
         return []
-    found = {}
     known = getattr(source, "known_digest", None)
     if known is not None:
-        found[known] = OnRecord(known, source.name, path)
-    else:
-        own = _in_manifest(path)
-        if own is not None:
-            found[own.digest] = own
-    for expert in experts:
-        code = getattr(expert, "base_digest", None)
-        base = getattr(expert, "base", None)
-        if code is not None and base is not None and _is_same(path, base):
-            found.setdefault(code, OnRecord(code, str(path), path))
-    return list(found.values())
+        return [OnRecord(known, source.name, path)]
+    own = _in_manifest(path)
+    if own is not None:
+        return [own]
+    codes = {
+        expert.base_digest
+        for expert in experts
+        if getattr(expert, "base_digest", None) is not None
+        and getattr(expert, "base", None) is not None
+        and _is_same(path, expert.base)
+    }
+    return [OnRecord(code, str(path), path) for code in codes]
 
 
 def open_on_record(source: Any, experts: Iterable = ()) -> Weights:

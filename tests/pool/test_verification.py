@@ -55,11 +55,11 @@ def test_a_changed_candidate_is_refused_with_both_digests(tmp_path, how):
 
 
 def test_a_changed_base_is_refused(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    CheckpointPool(tmp_path / "pool", {"model": model}).store_base()
+    """One that candidates name, and no manifest."""
     collect(tmp_path, [{"WER": 3.0}] * 2)
     candidates = read_pool(tmp_path / "pool")
-    base = tmp_path / "pool" / "run" / "base.safetensors"
+    base = tmp_path / "base.safetensors"
+    shutil.copy(candidates[0].path, base)
     candidates = [
         dataclasses.replace(each, base=base, base_digest="0" * 64)
         for each in candidates
