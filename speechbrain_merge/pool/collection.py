@@ -375,12 +375,12 @@ class CheckpointPool:
             self._own_run = pointer["run"]
         self._check_base(pointer.get("base"))
 
-    @main_process_only
     def _check_base(self, known):
         """Takes back a base that was stored just now, and is another one.
 
         Where the base was lost, the weights of this start take its place; they
-        are another model where nothing draws or loads them alike.
+        are another model where nothing draws or loads them alike. Only the main
+        process has stored it; it may load by itself, so nothing is waited for.
         """
         stored, self._stored_base = self._stored_base, None
         if None in (stored, known) or stored == known:

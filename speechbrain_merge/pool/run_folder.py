@@ -8,7 +8,7 @@ Example
 -------
 >>> import torch
 >>> run, _ = RunFolder.claim(getfixture("tmp_path"), "seed-1")
->>> run.store_base({"model.weight": torch.zeros(2)})
+>>> _ = run.store_base({"model.weight": torch.zeros(2)})
 >>> name = run.new_name("epoch-0001", run.read())
 >>> record = {"name": name, "epoch": 1, "meta": {"WER": 9.5}}
 >>> run.store(record, {"model.weight": torch.ones(2)})
