@@ -88,8 +88,9 @@ def whole_folder(target):
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    clear_remains(target)
-    _refuse_foreign(target)
+    with _alone_in(target.parent):
+        _clear(target)
+        _refuse_foreign(target)
     building, held = _new_folder(target)
     try:
         write_mark(building, None)
@@ -224,9 +225,14 @@ def clear_remains(target):
     if not target.parent.is_dir():
         return
     with _alone_in(target.parent):
-        recover_folder(target)
-        remove_stale_folders(target.parent, target.name)
-        remove_stale(target.parent, target.name)
+        _clear(target)
+
+
+def _clear(target):
+    """The same, by whoever is alone in the folder above."""
+    recover_folder(target)
+    remove_stale_folders(target.parent, target.name)
+    remove_stale(target.parent, target.name)
 
 
 def remove_stale_folders(parent, name: Optional[str] = None) -> list[Path]:
