@@ -36,6 +36,7 @@ from speechbrain_merge.weights import (
     open_weights,
     verify_own_hash,
 )
+from speechbrain_merge.weights.tied import common_ties
 from speechbrain_merge.weights.tree_hash import PREFIX
 from speechbrain_merge.weights.verification import hash_like, with_scale
 
@@ -214,7 +215,7 @@ def _hashes_once(path, kind, changed, size):
 
 
 def check_names(opened: list[Weights], experts: list[Weights]) -> None:
-    """Raises a ValueError unless the statistics are those of these models.
+    """Refuses statistics that are not those of these models.
 
     Arguments
     ---------
@@ -222,17 +223,38 @@ def check_names(opened: list[Weights], experts: list[Weights]) -> None:
         The statistics.
     experts : list of Weights
         The models.
+
+    Raises
+    ------
+    ValueError
+        When none of their names is one of the experts', when they are not of
+        the same tensors, or have a tied tensor under its second name only.
     """
+    names, ties = set(experts[0].names()), common_ties(experts)
     for statistics in opened:
-        if not set(statistics.names()) & set(experts[0].names()):
+        found = set(statistics.names())
+        if not found & names:
             raise ValueError(
                 f"{statistics.label} has statistics of none of the experts' "
                 f"tensors. It has {statistics.names()[:3]}, the experts have "
                 f"{experts[0].names()[:3]}."
             )
-        if set(statistics.names()) != set(opened[0].names()):
-            odd = set(statistics.names()) ^ set(opened[0].names())
+        if found != set(opened[0].names()):
+            odd = found ^ set(opened[0].names())
             raise ValueError(
                 f"{statistics.label} and {opened[0].label} have statistics of "
                 f"different tensors, e.g. {sorted(odd)[:3]}."
             )
+        for alias, kept in ties.items():
+            if alias in found and kept not in found:
+                raise ValueError(
+                    f"{statistics.label} has statistics of '{alias}', which is "
+                    f"one tensor with '{kept}' in the experts: give them under "
+                    f"'{kept}', or leave them out, so that it is averaged."
+                )
+    unused = sorted(set(opened[0].names()) - names)
+    if unused:
+        logger.warning(
+            f"{opened[0].label} has statistics of {len(unused)} tensors that "
+            f"the experts do not have, e.g. {unused[:3]}: they are not used."
+        )

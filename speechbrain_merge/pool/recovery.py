@@ -41,8 +41,8 @@ from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import remove_stale, sync_folder
 from speechbrain_merge.records.reading import parse_json
-from speechbrain_merge.weights import hash_like, open_weights
-from speechbrain_merge.weights.verification import with_scale
+from speechbrain_merge.weights import open_weights
+from speechbrain_merge.weights.verification import verify
 
 logger = get_logger(__name__)
 
@@ -248,16 +248,9 @@ def _why_not(run, path, record):
         return f"the manifest had another '{record['name']}'"
     try:
         with open_weights(path) as weights:
-            code = hash_like(weights, record["digest"])
-            if code != record["digest"]:
-                code = with_scale(code, weights.metadata)
+            verify(weights, record["digest"])
     except (ValueError, OSError) as error:
-        return str(error)
-    if code != record["digest"]:
-        return (
-            f"its content has the hash {code}, and its record says "
-            f"{record['digest']}"
-        )
+        return str(error).rstrip(".")
     return ""
 
 

@@ -72,6 +72,26 @@ def test_tensors_without_a_fisher_are_averaged():
     assert Fisher([one(3.0, 1.0)] * 2)(experts)["v"].tolist() == [1.0, 1.0]
 
 
+def test_statistics_under_the_second_name_of_a_tied_tensor_are_refused():
+    experts = []
+    for value in (1.0, 5.0):
+        shared = torch.tensor([value])
+        experts.append({"embedding": shared, "output": shared})
+    second = [{"output": torch.tensor([each])} for each in (3.0, 1.0)]
+    with pytest.raises(ValueError, match="give them under 'embedding'"):
+        Fisher(second)(experts)
+    both = [dict(each, embedding=each["output"]) for each in second]
+    merged = Fisher(both)(experts)
+    assert merged["embedding"] == 2.0
+    assert merged["output"] is merged["embedding"]
+
+
+def test_statistics_of_tensors_that_no_expert_has_are_told(caplog):
+    more = one(1.0) | {"other.weight": torch.ones(1)}
+    assert Fisher([more, more])([one(1.0), one(3.0)])["w"] == 2.0
+    assert "that the experts do not have, e.g. ['other.weight']" in caplog.text
+
+
 def test_files_by_label_and_by_order_are_the_same(tmp_path):
     values = {"a": (0.0, 3.0), "b": (4.0, 1.0)}
     for label, (weight, fisher) in values.items():
