@@ -69,6 +69,22 @@ def test_wrong_input(tmp_path):
             read_ggml(tmp_path / "wrong.bin")
 
 
+def test_damage_beside_the_weights_names_the_file(tmp_path):
+    hub = Path(tiny_whisper(tmp_path / "hub", layers=1))
+    names = sorted(path.name for path in hub.glob("*.json"))
+    assert {"preprocessor_config.json", "tokenizer_config.json"} <= set(names)
+    for name in names:
+        text = (hub / name).read_text()
+        (hub / name).write_text(text[: len(text) // 2])
+        with pytest.raises(ValueError, match=name):
+            export_ggml(hub, tmp_path / "exported")
+        (hub / name).write_text(text)
+    (hub / "preprocessor_config.json").write_text('{"feature_size": "many"}')
+    with pytest.raises(ValueError, match=f"^{hub} has no feature extractor"):
+        export_ggml(hub, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
 @pytest.mark.skipif(
     not REAL or not SPEECH.is_dir(),
     reason="needs MERGE_REAL_WHISPER and ../shared/speech",

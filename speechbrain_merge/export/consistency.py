@@ -19,6 +19,56 @@ START = "<|startoftranscript|>"
 END = "<|endoftext|>"
 
 _GENERATION = "generation_config.json"
+_BESIDE = (
+    _GENERATION,
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "normalizer.json",
+)
+"""What transformers may read beside the weights and their configuration."""
+
+
+def open_beside(folder) -> tuple[Any, Any]:
+    """The feature extractor and the tokenizer of a Whisper's folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder of ``transformers``.
+
+    Returns
+    -------
+    extractor : transformers.WhisperFeatureExtractor
+    tokenizer : transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    RecordError
+        When one of their files is no JSON; with the file.
+    ValueError
+        When transformers cannot make them of the files; with the folder.
+    """
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    for path in (Path(folder) / name for name in _BESIDE):
+        if path.is_file():
+            read_json(path)
+    try:
+        return (
+            WhisperFeatureExtractor.from_pretrained(folder),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        )
+    except Exception as error:
+        # transformers raises whatever comes of a broken file
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"{folder} has no feature extractor and tokenizer that "
+            f"transformers can open: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def check_together(

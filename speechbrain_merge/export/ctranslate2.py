@@ -21,7 +21,7 @@ import torch
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.consistency import check_together
+from speechbrain_merge.export.consistency import check_together, open_beside
 from speechbrain_merge.export.folder import export_folder, stored
 from speechbrain_merge.export.loading import door, load_whisper, noise
 from speechbrain_merge.export.source_files import steady
@@ -110,15 +110,9 @@ def export_ctranslate2(
             "pip install 'speechbrain_merge[ctranslate2]'"
         )
     from ctranslate2.converters import TransformersConverter
-    from transformers import AutoTokenizer, WhisperFeatureExtractor
 
     loaded, config = load_whisper(whisper)
-    check_together(
-        whisper,
-        config,
-        WhisperFeatureExtractor.from_pretrained(whisper),
-        AutoTokenizer.from_pretrained(whisper, trust_remote_code=False),
-    )
+    check_together(whisper, config, *open_beside(whisper))
     if quantization in _HALF:
         stored(loaded.state_dict(), torch.float16, str(whisper))
     with export_folder(folder, str(whisper), texts, sign) as target:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.export.consistency import check_together
+from speechbrain_merge.export.consistency import check_together, open_beside
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.loading import NotLoadable, load_whisper
 from speechbrain_merge.export.source_files import steady
@@ -126,8 +126,6 @@ def export_ggml(
     NotLoadable
         When what was written does not read back as it was.
     """
-    from transformers import AutoTokenizer, WhisperFeatureExtractor
-
     whisper, folder = Path(whisper), Path(folder).resolve()
     loaded, config = load_whisper(whisper)
     embedding = loaded.model.decoder.embed_tokens.weight
@@ -140,9 +138,8 @@ def export_ggml(
         ggml_name(name): _array(name, tensor)
         for name, tensor in loaded.model.state_dict().items()
     }
-    extractor = WhisperFeatureExtractor.from_pretrained(whisper)
+    extractor, tokenizer = open_beside(whisper)
     filters = extractor.mel_filters
-    tokenizer = AutoTokenizer.from_pretrained(whisper, trust_remote_code=False)
     check_together(whisper, config, extractor, tokenizer, _BUILT_IN)
     tokens = _tokens(tokenizer)
     with export_folder(folder, str(whisper), texts, sign) as target:
