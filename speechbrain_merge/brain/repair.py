@@ -34,7 +34,8 @@ from speechbrain_merge.methods.transport.repair import (
     RunningMoments,
     repaired,
 )
-from speechbrain_merge.weights import open_weights, part
+from speechbrain_merge.pool.on_record import open_on_record
+from speechbrain_merge.weights import part
 
 LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
 UTTERANCES = 64
@@ -91,7 +92,7 @@ def repair(
     number = len(utterances)
     count = number if limit is None else min(limit, number)
     chosen = [place * number // count for place in range(count)]
-    with open_weights(merged) as opened:
+    with open_on_record(merged) as opened:
         state = {name: opened[name].clone() for name in opened}
         layers = _layers(brain, opened)
     if not layers:

@@ -38,6 +38,7 @@ from contextlib import ExitStack
 
 from tqdm import tqdm
 
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.weights import check_compatible, fold
 
 # Of three models that lie this close to a line, as a part of their distances,
@@ -78,7 +79,9 @@ def squared_distances(models: Sequence, progress: bool = False) -> list:
     pairs = [(i, j) for i in range(number) for j in range(i)]
     sums = dict.fromkeys(pairs, 0.0)
     with ExitStack() as stack:
-        opened = [stack.enter_context(fold(model)) for model in models]
+        opened = [
+            stack.enter_context(fold(open_on_record(model))) for model in models
+        ]
         check_compatible(opened, finite=False)
         first = opened[0]
         names = [

@@ -66,6 +66,7 @@ from speechbrain_merge.methods.attention.ratios import ratio_of
 from speechbrain_merge.methods.bounds import BOUNDS, bounded, value_of
 from speechbrain_merge.methods.coefficients import check_coefficient
 from speechbrain_merge.methods.parameters import check_choice
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.weights import (
     depth,
     digest,
@@ -232,7 +233,7 @@ def parametrize_attention(
     check_choice(lambda_param, "lambda_param", BOUNDS)
     check_coefficient(ratio, "ratio")
     _check_target(target)
-    with open_weights(target) as taking, open_weights(source) as whole:
+    with open_weights(target) as taking, open_on_record(source) as whole:
         # LoRA is folded; weight norm is of no concern to attention
         giving = fold(whole) if any(map(factor_of, whole)) else whole
         pairs = pair_attention(

@@ -37,7 +37,8 @@ import torch
 
 from speechbrain_merge.methods import Average, MergeMethod
 from speechbrain_merge.methods.entries import is_finite
-from speechbrain_merge.weights import fold, open_weights, release, verify
+from speechbrain_merge.pool.on_record import open_on_record
+from speechbrain_merge.weights import fold, release
 
 SHARE = 8
 """The sum may take this part of the machine's memory: 8 bytes a parameter."""
@@ -100,10 +101,7 @@ class RunningMean:
 
     def _read(self, member, use):
         """Hands each tensor of a model to a function."""
-        with open_weights(member) as stored, fold(stored) as weights:
-            known = getattr(member, "known_digest", None)
-            if known is not None:
-                verify(stored, known, member.name, member.path)
+        with open_on_record(member) as stored, fold(stored) as weights:
             form = (
                 [
                     (name, weights.dtype(name), tuple(weights.shape(name)))

@@ -29,7 +29,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from speechbrain_merge.weights import load_plain, open_weights
+from speechbrain_merge.pool.on_record import open_on_record
+from speechbrain_merge.weights import load_plain
 
 
 class FrozenModels:
@@ -47,7 +48,7 @@ class FrozenModels:
     ------
     ValueError
         Where weights name a module that there is not, lack one, or do not
-        fit.
+        fit. A candidate that is not as its pool has it on record.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ def _with_weights(modules, source):
     # at once, so that what is shared stays shared
     model = torch.nn.ModuleDict(copy.deepcopy(dict(modules)))
     states = {}
-    with open_weights(source) as weights:
+    with open_on_record(source) as weights:
         for name in weights:
             module, _, parameter = name.partition(".")
             if module not in modules:

@@ -10,12 +10,17 @@ import torch
 from filled_pool import collect
 from safetensors.torch import load_file, save_file
 
+from speechbrain.nnet.attention import MultiheadAttention
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain_merge.brain.weight_plane import squared_distances
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.methods import create
+from speechbrain_merge.methods.parametrization import parametrize_attention
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.report.comparison import compare_models
+from speechbrain_merge.training import FrozenModels
 from speechbrain_merge.weights import ChangedContent, fold, open_weights
 
 
@@ -140,6 +145,30 @@ def test_a_candidate_is_known_by_its_path(tmp_path, given, monkeypatch):
     line = ["merge", "task_arithmetic", str(third), "--base", str(first)]
     assert main([*line, "-o", "out.safetensors"]) == 2
     assert main(["compare", str(first), str(third)]) == 2
+
+
+@pytest.mark.parametrize("given", [str, lambda path: read_pool("pool")[0]])
+def test_a_changed_teacher_or_source_of_attention_is_refused(
+    tmp_path, given, monkeypatch
+):
+    """What computes beside a model in training, or mixes into it."""
+    monkeypatch.chdir(tmp_path)
+    attention = torch.nn.ModuleDict(
+        {"layers": torch.nn.ModuleList([MultiheadAttention(2, 8)])}
+    )
+    pool = CheckpointPool("pool", {"model": attention})
+    Checkpointer("save", {"pool": pool}).save_checkpoint(meta={"epoch": 1})
+    (path,) = (each.path for each in read_pool("pool"))
+    FrozenModels({"model": attention}, [given(path)])
+    squared_distances([given(path), given(path)])
+    flip_a_bit(path)
+    for using in (
+        lambda: FrozenModels({"model": attention}, [given(path)]),
+        lambda: parametrize_attention(attention, given(path)),
+        lambda: squared_distances([given(path), given(path)]),
+    ):
+        with pytest.raises(ChangedContent, match="run/epoch-0001"):
+            using()
 
 
 def test_a_changed_candidate_is_not_exported(tmp_path):

@@ -5,9 +5,10 @@ import torch
 from torch.nn.utils.parametrizations import weight_norm
 
 from speechbrain_merge.methods import Average
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.stage import running_mean
 from speechbrain_merge.stage.running_mean import RunningMean
-from speechbrain_merge.weights import open_weights, write_weights
+from speechbrain_merge.weights import write_weights
 
 
 def model(seed, dtype=torch.float32):
@@ -29,9 +30,9 @@ def opened(monkeypatch):
 
     def noted(source):
         seen.append(source)
-        return open_weights(source)
+        return open_on_record(source)
 
-    monkeypatch.setattr(running_mean, "open_weights", noted)
+    monkeypatch.setattr(running_mean, "open_on_record", noted)
     return seen
 
 
