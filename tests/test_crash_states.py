@@ -28,7 +28,7 @@ from speechbrain_merge import engine
 from speechbrain_merge.engine import merge
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.pool import CheckpointPool, verify_pool
-from speechbrain_merge.pool.half_written import whole_checkpoints
+from speechbrain_merge.pool.half_written import pass_over_remains
 from speechbrain_merge.pool.merges import (
     Member,
     MergeRecord,
@@ -158,8 +158,8 @@ def train(folder):
 
     pool.begin(Brain())
     pool._brain = None
-    with whole_checkpoints(saver):
-        saver.recover_if_possible()
+    pass_over_remains(saver)
+    saver.recover_if_possible()
     for epoch in counter:
         torch.nn.init.constant_(model.weight, float(epoch))
         saver.save_and_keep_only(meta={"WER": float(-epoch)})

@@ -22,7 +22,7 @@ from speechbrain_merge.brain.promised_weights import (
 )
 from speechbrain_merge.brain.validation_loader import ValidationLoader
 from speechbrain_merge.pool import CheckpointPool
-from speechbrain_merge.pool.half_written import whole_checkpoints
+from speechbrain_merge.pool.half_written import pass_over_remains
 from speechbrain_merge.training.moving_average import MovingAverage
 
 
@@ -93,8 +93,8 @@ class RecipeHooks:
         self._restored = True
         for pool in self.pools():
             pool.begin(self)
-        with whole_checkpoints(self.checkpointer):
-            super().on_fit_start()
+        pass_over_remains(self.checkpointer)
+        super().on_fit_start()
         for pool in self.pools():
             pool.check_features(self)
 
@@ -182,8 +182,8 @@ class RecipeHooks:
         self._restore()
         self._restored = True
         self._let_pools_collect(self._training and not self._evaluating)
-        with whole_checkpoints(self.checkpointer):
-            super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        pass_over_remains(self.checkpointer)
+        super().on_evaluate_start(max_key=max_key, min_key=min_key)
         # The checkpoint brings the step counter of its training along, by
         # which evaluate() would then divide the test loss.
         self.step = 0
@@ -220,6 +220,7 @@ class RecipeHooks:
     @contextlib.contextmanager
     def _evaluation(self):
         """The context of ``evaluate``: checked weights, kept checkpoints."""
+        pass_over_remains(self.checkpointer)
         self._restore()
         self._restored = True
         self._let_pools_collect(False)
@@ -271,8 +272,8 @@ class RecipeHooks:
         if not self._restored and self.checkpointer is not None:
             # With --test_only, fit() has restored no normaliser
             self._restored = True
-            with whole_checkpoints(self.checkpointer):
-                self.checkpointer.recover_if_possible()
+            pass_over_remains(self.checkpointer)
+            self.checkpointer.recover_if_possible()
             self.step = 0
 
     def _restore(self):

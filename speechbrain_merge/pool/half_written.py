@@ -15,7 +15,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import contextlib
 import functools
 import re
 
@@ -38,38 +37,66 @@ _LAST_OF_BRAIN = re.compile(r"^step: .*\n\Z", re.MULTILINE)
 
 
 def pass_over_remains(checkpointer):
-    """From now on a checkpointer lists only checkpoints whose meta is whole.
+    """From now on a checkpointer lists only checkpoints that are whole.
 
-    Otherwise one empty ``CKPT.yaml`` ends every resumption, and every later
-    saving that has to choose which checkpoints to keep. It also writes the
+    It recovers from these alone, averages them alone, and counts them alone
+    where it keeps so many. Others stay where they are. It also writes the
     Brain last, so that remains can be told.
 
     Arguments
     ---------
     checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
-        Of a Brain. Done once for each.
+        Of a Brain. Done once for each. A checkpoint that lacks what is not
+        written last, such as one of another YAML, counts as whole; loading it
+        fails as usual.
+
+    Example
+    -------
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from speechbrain.utils.checkpoints import Checkpointer
+    >>> modules = {
+    ...     "model": torch.nn.Linear(1, 1),
+    ...     "last": torch.nn.Linear(1, 1),
+    ... }
+    >>> with TemporaryDirectory() as folder:
+    ...     checkpointer = Checkpointer(folder, modules)
+    ...     first = checkpointer.save_checkpoint(name="first")
+    ...     second = checkpointer.save_checkpoint(name="second")
+    ...     second.paramfiles["last"].write_bytes(b"")
+    ...     pass_over_remains(checkpointer)
+    ...     found = checkpointer.recover_if_possible()
+    0
+    >>> found.path.name
+    'CKPT+first'
     """
     if checkpointer is None or hasattr(checkpointer, "passed_over"):
         return
     checkpointer.passed_over = set()
     _write_brain_last(checkpointer)
-    listing = checkpointer._list_checkpoint_dirs
+    folders, checkpoints = (
+        checkpointer._list_checkpoint_dirs,
+        checkpointer.list_checkpoints,
+    )
 
-    def list_whole():
-        whole = []
-        for folder in listing():
-            reason = torn_meta(folder)
-            if not reason:
-                whole.append(folder)
-            elif folder not in checkpointer.passed_over:
-                checkpointer.passed_over.add(folder)
-                logger.warning(
-                    f"{folder} is passed over: {reason}. A kill came while it "
-                    "was written; it may be deleted."
-                )
-        return whole
+    def is_whole(folder, reason):
+        if reason and folder not in checkpointer.passed_over:
+            checkpointer.passed_over.add(folder)
+            logger.warning(
+                f"{folder} is passed over: {reason}. A kill came while it was "
+                "written; it may be deleted."
+            )
+        return not reason
 
-    checkpointer._list_checkpoint_dirs = list_whole
+    # one empty CKPT.yaml would end the listing of all
+    checkpointer._list_checkpoint_dirs = lambda: [
+        folder for folder in folders() if is_whole(folder, torn_meta(folder))
+    ]
+    checkpointer.list_checkpoints = lambda: [
+        each
+        for each in checkpoints()
+        if is_whole(each.path, half_written(each, checkpointer))
+    ]
 
 
 def _write_brain_last(checkpointer):
@@ -103,10 +130,7 @@ def has_whole_checkpoint(checkpointer) -> bool:
     bool
     """
     pass_over_remains(checkpointer)
-    return any(
-        not half_written(each, checkpointer)
-        for each in checkpointer.list_checkpoints()
-    )
+    return bool(checkpointer.list_checkpoints())
 
 
 def written_last(checkpointer) -> str:
@@ -157,60 +181,6 @@ def torn_meta(folder) -> str:
 
 def _short(error):
     return " ".join(str(error).split())[:200]
-
-
-@contextlib.contextmanager
-def whole_checkpoints(checkpointer):
-    """In this context a checkpointer recovers from whole checkpoints alone.
-
-    Arguments
-    ---------
-    checkpointer : speechbrain.utils.checkpoints.Checkpointer or None
-        Of a Brain. A checkpoint that lacks what is not written last, such as
-        one of another YAML, counts as complete; loading it fails as usual.
-
-    Example
-    -------
-    >>> from tempfile import TemporaryDirectory
-    >>> import torch
-    >>> from speechbrain.utils.checkpoints import Checkpointer
-    >>> modules = {
-    ...     "model": torch.nn.Linear(1, 1),
-    ...     "last": torch.nn.Linear(1, 1),
-    ... }
-    >>> with TemporaryDirectory() as folder:
-    ...     checkpointer = Checkpointer(folder, modules)
-    ...     first = checkpointer.save_checkpoint(name="first")
-    ...     second = checkpointer.save_checkpoint(name="second")
-    ...     second.paramfiles["last"].write_bytes(b"")
-    ...     with whole_checkpoints(checkpointer):
-    ...         found = checkpointer.recover_if_possible()
-    0
-    >>> found.path.name
-    'CKPT+first'
-    """
-    if checkpointer is None:
-        yield
-        return
-    pass_over_remains(checkpointer)
-
-    def is_whole(checkpoint):
-        reason = half_written(checkpoint, checkpointer)
-        if reason:
-            logger.warning(
-                f"{checkpoint.path} is passed over: {reason}. A kill came "
-                "while it was written; it may be deleted."
-            )
-        return not reason
-
-    recover = checkpointer.recover_if_possible
-    checkpointer.recover_if_possible = functools.partial(
-        recover, ckpt_predicate=is_whole
-    )
-    try:
-        yield
-    finally:
-        checkpointer.recover_if_possible = recover
 
 
 def half_written(checkpoint, checkpointer):

@@ -189,6 +189,21 @@ def test_weights_in_another_form_than_the_modules_hold(tmp_path):
     assert_evaluated(brain, first)
 
 
+@pytest.mark.parametrize("torn", ["model.ckpt", "CKPT.yaml"])
+def test_a_torn_checkpoint_is_not_averaged(tmp_path, torn):
+    """The one a kill left: recipes average whatever they find."""
+    brain = trained(tmp_path, Averaging)
+    newest = brain.checkpointer.find_checkpoint()
+    path = newest.path / torn
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = trained(tmp_path, Averaging, epochs=0)
+    again.use_weights(None)
+    found = again.checkpointer.find_checkpoints
+    evaluate(again)
+    assert newest.path.exists()
+    assert newest.path not in [each.path for each in found()]
+
+
 def test_without_promise_the_recipe_does_as_ever(tmp_path):
     """Evaluates its average, saves it, deletes the rest: the pool stays."""
     brain = trained(tmp_path, Averaging)
