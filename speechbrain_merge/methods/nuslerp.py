@@ -130,9 +130,15 @@ def along_arcs(
         lengths = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
         return vectors / torch.where(lengths > 0, lengths, 1.0)
 
-    cosine = (unit(first) * unit(second)).sum(dim, keepdim=True)
+    # half of the angle by its two sides: near 0 and π a cosine tells it to
+    # eight digits only, which are those of the threshold
+    ends = unit(first), unit(second)
+    opposite, adjacent = (
+        torch.linalg.vector_norm(side, dim=dim, keepdim=True)
+        for side in (ends[1] - ends[0], ends[1] + ends[0])
+    )
     empty = [~vectors.any(dim=dim, keepdim=True) for vectors in (first, second)]
-    angle = torch.acos(cosine.clamp(-1.0, 1.0))
+    angle = 2 * torch.atan2(opposite, adjacent)
     sine = torch.sin(angle)
     straight = (sine.abs() < COLLINEAR) | empty[0] | empty[1]
     safe = torch.where(straight, 1.0, sine)

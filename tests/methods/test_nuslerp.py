@@ -60,3 +60,14 @@ def test_wrong_parameters():
     with pytest.raises(ValueError, match="needs the model that the experts"):
         one = {"w": torch.ones(2)}
         NuSlerp(reference="base")([one, one])
+
+
+@pytest.mark.parametrize("by", ["tensor", "output", "input"])
+def test_opposite_vectors_are_interpolated_along_the_line(by):
+    """Rounding leaves some of their cosines a little above -1."""
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn(8, 4, generator=generator)
+        second = -2 * first
+        merged = NuSlerp(t=0.3, by=by)([{"w": first}, {"w": second}])["w"]
+        torch.testing.assert_close(merged, 0.7 * first + 0.3 * second)
