@@ -150,7 +150,7 @@ class IsoCTS(MatrixMethod):
             )
         own = []
         if of_each:
-            outside = OutsideOf(common.left, vectors.shape[1])
+            outside = OutsideOf(common, vectors.shape[1])
             own = spread(
                 # the common directions are as noisy as the sum: what they
                 # miss of an expert's by that is left over outside of them
@@ -208,16 +208,17 @@ class OutsideOf:
 
     Arguments
     ---------
-    directions : torch.Tensor
-        ``[m, k]``, orthonormal columns.
+    common : Singular
+        The directions ``[m, k]``, orthonormal columns, are those of its left.
     columns : int
         ``n`` of the ``[m, n]`` matrices.
     """
 
-    def __init__(self, directions, columns):
-        self.directions = directions.to(torch.float64)
+    def __init__(self, common, columns):
+        self.directions = common.left.to(torch.float64)
+        self.error = _error_of(common, max(len(common.left), columns))
         self.rest = None
-        rows, number = directions.shape
+        rows, number = self.directions.shape
         # In the coordinates of the remaining directions a matrix has m - k
         # rows. Where these are few, it is cheap to decompose.
         if 0 < number and rows - number < columns:
@@ -227,6 +228,8 @@ class OutsideOf:
 
     def strongest(self, matrix, count, ladder, noise=0.0):
         """The strongest singular vectors of a matrix there."""
+        # a matrix within the directions would leave nothing but their error
+        noise += self.error * float(matrix.norm())
         if self.rest is None:
             outside = matrix - self.directions @ (self.directions.T @ matrix)
             return strongest(outside, count, ladder, noise)
@@ -237,3 +240,13 @@ class OutsideOf:
             singular.right,
             singular.spectrum,
         )
+
+
+def _error_of(singular, size):
+    """How far singular vectors are off: those of the smallest value are by the
+    rounding of the largest one. No more than half of the digits."""
+    if len(singular.values) == 0:
+        return 0.0
+    spread = float(singular.values[0]) / float(singular.values[-1])
+    epsilon = torch.finfo(torch.float64).eps
+    return min(size * epsilon * spread, epsilon**0.5)

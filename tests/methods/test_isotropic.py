@@ -129,3 +129,28 @@ def test_wrong_parameters():
         IsoCTS(common_fraction=-0.1)
     with pytest.raises(ValueError, match="'svd', 'eigh', 'newton_schulz'"):
         IsoCTS(orthogonalizer="procrustes")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(32, 32), (64, 48), (48, 96)])
+def test_changes_of_low_rank_have_no_directions_of_noise(shape, dtype):
+    """Folded LoRA: all singular values of what is added are one."""
+    rows, columns = shape
+    rank, number = 3, 3
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*size, generator=generator):
+            return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+        base = draw(rows, columns) / columns**0.5
+        changes = [
+            draw(rows, rank) @ draw(rank, columns) / columns**0.5
+            for _ in range(number)
+        ]
+        experts = [{"w": (base + each).to(dtype)} for each in changes]
+        merged = IsoCTS()(experts, {"w": base.to(dtype)})["w"]
+        values = torch.linalg.svdvals(merged.double() - base.to(dtype))
+        strongest = values[: rank * number]
+        assert strongest[-1] > 0.99 * strongest[0], values
+        assert values[rank * number] < 1e-3 * strongest[0], values
