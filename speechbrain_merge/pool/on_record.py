@@ -59,8 +59,8 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     Arguments
     ---------
     source : any source of `open_weights`
-        A candidate has its own hash; a file of a pool, as a path, as text or
-        as open weights, that of the pool's manifest.
+        A candidate has its own hash; a file of a pool, however it is given,
+        that of the pool's manifest.
     experts : iterable of objects
         Candidates that have the digest of a base, which may be the source,
         where that has no record of its own.
@@ -73,12 +73,13 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     path = _place(source)
     if path is None:
         return []
-    known = getattr(source, "known_digest", None)
-    if known is not None:
-        return [OnRecord(known, source.name, path)]
     own = _in_manifest(path)
-    if own is not None:
-        return [own]
+    found = [] if own is None else [own]
+    known = getattr(source, "known_digest", None)
+    if known is not None and (own is None or own.digest != known):
+        found.append(OnRecord(known, source.name, path))
+    if found:
+        return found
     codes = {
         expert.base_digest
         for expert in experts

@@ -235,16 +235,13 @@ class _Reading:
             candidate = dataclasses.replace(whole, name=name, path=path)
             self.add(folder.parent, candidate)
         else:
-            self.add(folder, self._of_pool(path) or _from_file(path))
-
-    def _of_pool(self, path):
-        """A file of a pool with what its manifest knows, the base above all."""
-        if not (path.parent / Manifest.FILE).is_file():
-            return None
-        for candidate in RunFolder(path.parent).candidates():
-            if candidate.path.name == path.name:
-                return candidate
-        return None
+            # a link to a candidate, wherever it is, is that candidate
+            real = Path(os.path.realpath(path)) if path.is_symlink() else path
+            candidate = _of_pool(real)
+            if candidate is None:
+                self.add(folder, _from_file(path))
+            else:
+                self.add(real.absolute().parent, candidate)
 
     def add(self, folder, candidate):
         path = Path(candidate.path)
@@ -310,6 +307,16 @@ def matching(pattern: str) -> list[str]:
             inside = after or "*"
             found |= set(glob.glob(os.path.join(glob.escape(above), inside)))
     return sorted(each.removeprefix("./") for each in found)
+
+
+def _of_pool(path):
+    """A file of a pool with what its manifest knows, the base above all."""
+    if not (path.parent / Manifest.FILE).is_file():
+        return None
+    for candidate in RunFolder(path.parent).candidates():
+        if candidate.path.name == path.name:
+            return candidate
+    return None
 
 
 def _checkpoints(folder):

@@ -241,15 +241,15 @@ class RunFolder:
                 why = "is a link, through which nothing is written"
             elif not hold(claimed.folder):
                 why = "is being written by another process"
-            elif not begun and claimed.lineages() == {
-                first_save.killed_in_it(claimed.folder, saves_at)
-            }:
-                (lineage,) = claimed.lineages()
-                break
-            elif claimed.lineages() - {lineage}:
-                why = "holds a training that this one does not continue"
             else:
-                break
+                others = claimed.lineages() - {lineage}
+                if others and not begun:
+                    killed = first_save.killed_in_it(claimed.folder, saves_at)
+                    if killed is not None and others == {killed}:
+                        lineage, others = killed, set()
+                if not others:
+                    break
+                why = "holds a training that this one does not continue"
             logger.warning(
                 f"Pool {pool}: run '{name}' {why}, so this training is "
                 "collected under another name. Give each training its own "
@@ -293,7 +293,9 @@ class RunFolder:
         """
         strays = [own_record(path, self.run) for path in strays_of(self)]
         return self.read().lineages | {
-            record.get("lineage") for record in strays if record is not None
+            record.get("lineage")
+            for record in strays
+            if record is not None and record["event"] == "candidate"
         }
 
     def new_name(self, slot: str, contents: Contents) -> str:

@@ -158,6 +158,36 @@ def test_a_new_attempt_replaces_the_base_of_one_that_got_nowhere(tmp_path):
         assert candidate.base_digest == digest(base)
 
 
+def test_a_kill_between_a_base_and_its_line_costs_no_identity(tmp_path):
+    """The training is known when it is resumed, and others are told apart."""
+    model = torch.nn.Linear(2, 2)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    pool.store_base(resuming=False)
+    (tmp_path / "pool" / "run" / "manifest.jsonl").unlink()
+    del pool
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    pool.store_base(resuming=False)
+    saver = saver_of(tmp_path, model, pool)
+    for epoch in (1, 2):
+        train_a_little(model, float(epoch))
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+    del pool, saver
+    pool, saver = resume(tmp_path, model)
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 1.0, "epoch": 3})
+    own = [f"run/epoch-000{epoch}" for epoch in (1, 2, 3)]
+    assert names(pool) == own
+    del pool, saver
+
+    other = CheckpointPool(tmp_path / "pool", {"model": model})
+    other.store_base(resuming=False)
+    train_a_little(model, 4.0)
+    saver_of(tmp_path / "other", model, other).save_checkpoint(
+        meta={"WER": 1.0, "epoch": 1}
+    )
+    assert names(other) == [*own, "run-2/epoch-0001"]
+
+
 def test_runs_from_one_base_share_its_file(tmp_path):
     model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     for run, module in (("a", model), ("b", model), ("c", other)):

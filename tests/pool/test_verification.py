@@ -21,7 +21,7 @@ from speechbrain_merge.methods.parametrization import parametrize_attention
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.training import FrozenModels
-from speechbrain_merge.weights import ChangedContent, fold, open_weights
+from speechbrain_merge.weights import ChangedContent, digest, fold, open_weights
 
 
 def flip_a_bit(path):
@@ -130,7 +130,18 @@ def test_a_candidate_is_known_by_its_path(tmp_path, given, monkeypatch):
     merge("average", [given(first), third], progress=False)
     link = tmp_path / "link.safetensors"
     link.symlink_to(first.absolute())
+    (candidate,) = read_pool(link)
+    assert candidate.name == "run/epoch-0001"
     damage(first, "swapped", second)
+    for source in (candidate, *read_pool(["link*"])):
+        with pytest.raises(ChangedContent, match="run/epoch-0001"):
+            merge("average", [source, third], progress=False)
+    copied = dataclasses.replace(candidate, known_digest=digest(second))
+    with pytest.raises(ChangedContent, match="run/epoch-0001"):
+        merge("average", [copied, third], progress=False)
+    for place in ("link.safetensors", "link*.safetensors"):
+        line = ["merge", "average", place, str(third), "-o", "out.safetensors"]
+        assert main(line) == 2
     for place in (first.absolute(), link):
         mean, ties = create("average"), create("task_arithmetic")
         for merging in (
