@@ -6,19 +6,26 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import collections
+import copyreg
 import enum
 import functools
 import hashlib
 import io
+import json
 import os
+import random
+import re
 import types
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Set, ValuesView
 from numbers import Number
 from pathlib import Path
 
 import numpy
 import torch
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.file_hashes import (
     file_fingerprint,
     folder_content,
@@ -30,8 +37,15 @@ from speechbrain_merge.records.fingerprint_parts import (
     OwnCode,
     with_folders,
 )
-from speechbrain_merge.records.object_settings import attributes_of, slots_of
+from speechbrain_merge.records.object_settings import (
+    attributes_of,
+    set_at_first,
+    slots_of,
+)
 from speechbrain_merge.records.own_code import is_own, own_code
+from speechbrain_merge.records.recipe_modules import is_of_recipe
+
+logger = get_logger(__name__)
 
 # What their methods write decides nothing
 _WITHOUT_STATE = (
@@ -44,10 +58,23 @@ _WITHOUT_STATE = (
 )
 # They hold no objects of a recipe but modules
 _DEEP = ("tokenizers", "torch", "torchaudio", "transformers")
+# Locks, queues, sockets, generators, handles of what torch computes
+_WITHOUT_CONTENT = (
+    *("_asyncio", "_contextvars", "_multiprocessing", "_queue", "_socket"),
+    *("_ssl", "_thread", "_weakref", "builtins", "select", "torch", "weakref"),
+)
 _LEAVES = (
     *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
     *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
     *(torch.Generator, types.ModuleType, enum.Enum, Folder),
+)
+_VALUES = (
+    *(str, bytes, Number, tuple, list, set, frozenset, dict, re.Pattern),
+    *(torch.Tensor, numpy.ndarray),
+)
+_RANDOM = (
+    *(random.Random, numpy.random.BitGenerator, numpy.random.Generator),
+    numpy.random.RandomState,
 )
 
 
@@ -97,9 +124,14 @@ class ObjectReader:
 
     def _walk(self, value):
         """Looks for state in a value, and reads nothing else."""
-        if id(value) in self._walked or isinstance(value, _LEAVES):
+        if id(value) in self._walked:
+            return
+        if isinstance(value, _LEAVES) and not _is_code(value):
             return
         self._walked[id(value)] = value
+        if _is_code(value):
+            self._content(value)
+            return
         if self.skip is not None and self.skip(value):
             return
         if _package(type(value)) in _DEEP:
@@ -114,7 +146,7 @@ class ObjectReader:
                 self._function(value)
         elif isinstance(value, types.SimpleNamespace):
             self._walk(vars(value))
-        elif isinstance(value, (OwnCode, Attributes, GivenTo)):
+        elif isinstance(value, (OwnCode, Attributes, GivenTo, *_RANDOM)):
             self._content(value)
         elif _is_wrapper(value):
             self._walk(value.__wrapped__)
@@ -136,7 +168,7 @@ class ObjectReader:
 
     def _plain(self, value):
         """Words for a value without parts; None for all others."""
-        if isinstance(value, enum.Enum):
+        if _is_code(value):
             return None
         if value is None or isinstance(value, (bool, torch.dtype)):
             return f"constant {value}"
@@ -173,9 +205,19 @@ class ObjectReader:
 
     def _content(self, value):
         """Digests of the parts of a value, after a word for its kind."""
+        if isinstance(value, type):
+            return "class", _class_name(value), self._code_of(value)
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
         if isinstance(value, enum.Enum):
             kind = f"{_class_name(type(value))}.{value.name}"
-            return "one of", kind, self.digest(value.value)
+            return "one of", kind, *map(self.digest, (value.value, type(value)))
+        if isinstance(value, _RANDOM):
+            # what it came to while a Brain ran decides nothing
+            self.owners.append(value)
+            key = id(value), "random state"
+            found = self._held(key, _random_state(value), True)
+            return "random numbers", _class_name(type(value)), found or ""
         if isinstance(value, OwnCode):
             return "code", own_code(
                 value.things, value.leave_out, self._of_code
@@ -200,15 +242,23 @@ class ObjectReader:
             return "bytes", bytes(value)
         if isinstance(value, (io.StringIO, io.BytesIO)):
             return "file in memory", str(value.tell()), str(value.getvalue())
+        if isinstance(value, io.IOBase):
+            return "open file", self.digest(_read_from(value))
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, numpy.ndarray):
             if value.dtype.hasobject:
                 return "list", *map(self.digest, value.ravel().tolist())
-            whole = numpy.ascontiguousarray(value)
-            return "array", str(value.dtype), str(value.shape), whole.tobytes()
+            masked = isinstance(value, numpy.ma.MaskedArray)
+            whole = numpy.ascontiguousarray(value.data if masked else value)
+            mask = self.digest(numpy.ma.getmaskarray(value)) if masked else ""
+            shape = str(value.shape)
+            return "array", str(value.dtype), shape, whole.tobytes(), mask
         if isinstance(value, types.SimpleNamespace):
             return self._mapping("namespace", vars(value))
+        if isinstance(value, collections.defaultdict):
+            factory = self.digest(value.default_factory)
+            return *self._mapping("dict", value), "otherwise", factory
         if isinstance(value, Mapping) and not hasattr(value, "__dict__"):
             return self._mapping("dict", value)
         if isinstance(value, dict) and type(value).__module__ in (
@@ -216,9 +266,11 @@ class ObjectReader:
             "collections",
         ):
             return self._mapping("dict", value)
+        if isinstance(value, ValuesView):
+            return "list", *map(self.digest, value)
         if type(value) in (list, tuple):
             return "list", *map(self.digest, value)
-        if isinstance(value, (set, frozenset)):
+        if isinstance(value, Set) and not hasattr(value, "__dict__"):
             return "set", *sorted(map(self.digest, value))
         if isinstance(value, functools.partial):
             parts = (value.func, list(value.args), value.keywords)
@@ -236,14 +288,26 @@ class ObjectReader:
                 self.digest(value.__wrapped__),
             )
         if callable(value) and hasattr(value, "__qualname__"):
-            return "built-in", f"{_module_name(value)}.{value.__qualname__}"
+            name = f"{_module_name(value)}.{value.__qualname__}"
+            owner = getattr(value, "__self__", None)
+            if owner is None or isinstance(owner, (types.ModuleType, type)):
+                return "built-in", name
+            # as the `sub` of a regular expression, or the `get` of a table
+            return "built-in of", name, self.digest(owner)
         return self._object(value)
 
     def _tensor(self, tensor):
-        # as bytes, since NumPy knows no bfloat16
-        plain = tensor.detach().cpu().contiguous()
-        if plain.is_sparse or plain.is_quantized or plain.is_meta:
+        plain = tensor.detach().cpu()
+        if plain.is_nested:
+            return "nested", *map(self.digest, plain.unbind())
+        if plain.layout != torch.strided:
+            parts = _parts_of_sparse(plain)
+            shape = str(tuple(plain.shape))
+            return str(plain.layout), shape, *map(self.digest, parts)
+        if plain.is_quantized or plain.is_meta:
             return "tensor", str(plain)
+        # as bytes, since NumPy knows no bfloat16
+        plain = plain.resolve_conj().resolve_neg().contiguous()
         content = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
         notes = self.digest(vars(tensor)) if vars(tensor) else ""
         shape = str(tuple(plain.shape))
@@ -285,8 +349,23 @@ class ObjectReader:
             *map(self.digest, code.co_consts),
         )
 
-    def _attributes(self, value, names=None):
-        """Names of an object's attributes, and the digests of those that count."""
+    def _module(self, module):
+        """What the functions and classes of a recipe's module do, and its values."""
+        things, values = [], []
+        for name, each in sorted(vars(module).items()):
+            if isinstance(each, (type, types.FunctionType)) and is_own(each):
+                things.append(each)
+            elif isinstance(each, _VALUES) and name[:2] != "__":
+                key = module.__name__, f"value {name}"
+                values += [name, self._held(key, each, True) or ""]
+        code = own_code(things, text_of=self._of_code)
+        return "module", module.__name__, code, *values
+
+    def _attributes(self, value, names=None, told=False):
+        """Names of an object's attributes, and the digests of those that count.
+
+        What cannot be read does not where the object has told it by itself.
+        """
         folders = is_own(type(value))
         found = {}
         for name, entry, is_state in attributes_of(
@@ -294,8 +373,12 @@ class ObjectReader:
         ):
             if names is not None and name not in names:
                 continue
-            if is_state and _package(type(value)) in _WITHOUT_STATE:
+            if told and _has_no_attributes(entry) and not _is_readable(entry):
                 continue
+            if is_state and _package(type(value)) in _WITHOUT_STATE:
+                if not _is_foreign_setting(value, name):
+                    continue
+                is_state = False
             if folders:
                 entry = with_folders(entry)
             if is_state:
@@ -331,6 +414,8 @@ class ObjectReader:
     def _object(self, value):
         """The class of an object, and its settings."""
         kind = _class_name(type(value))
+        if hasattr(value, "get_vocab") and hasattr(value, "to_str"):
+            return "object", kind, self.digest(_rust_tokenizer(value))
         parts = {}
         if is_own(type(value)):
             parts["code of its class"] = self._code_of(type(value))
@@ -338,16 +423,23 @@ class ObjectReader:
             parts["items"] = dict(value)
         elif isinstance(value, (list, tuple, set)):
             parts["items"] = list(value)
-        if not hasattr(value, "__dict__") and not slots_of(type(value)):
+        if _has_no_attributes(value):
             # of an extension: what it would be pickled as, where that is said
-            return "object", kind, self.digest(_pickled(value))
-        parts.update(_pickled_besides(value))
-        parts.update(self._attributes(value))
+            found = _pickled(value)
+            if found is _UNREADABLE:
+                _warn_of(kind)
+                return _UNREADABLE, kind, str(id(value))
+            return "object", kind, self.digest(found)
+        besides = _pickled_besides(value)
+        parts.update(besides)
+        parts.update(self._attributes(value, told=bool(besides)))
         if isinstance(value, torch.nn.Module):
             parts["hooks"] = _own_hooks(value)
             parts.update(value.named_parameters(recurse=False))
             parts.update(value.named_buffers(recurse=False))
             parts.update(value.named_children())
+            if isinstance(value, torch.jit.ScriptModule):
+                parts["script"] = getattr(value, "code", None)
         return "object", kind, *self._mapping("settings", parts)
 
 
@@ -385,19 +477,98 @@ def _pickled_besides(value):
     return {}
 
 
+_UNREADABLE = f"unreadable {uuid.uuid4().hex}"
+"""Another one in each process: what is not known is the same for no other."""
+
+
 def _pickled(value):
     """The pickled content of an object without attributes."""
-    if hasattr(value, "get_vocab"):
-        # a tokenizer in Rust: what it was last asked to pad is no setting
-        return value.get_vocab()
+    reducer = copyreg.dispatch_table.get(type(value))
     try:
-        reduced = value.__reduce_ex__(4)
-    except Exception:  # locks, files, generators
-        return None
+        reduced = reducer(value) if reducer else value.__reduce_ex__(4)
+    except Exception:  # whatever a foreign class does not like
+        known = _package(type(value)) in _WITHOUT_CONTENT
+        return getattr(value, "code", None) if known else _UNREADABLE
     if isinstance(reduced, str):
         return reduced
     items = [list(each) for each in reduced[3:5] if each is not None]
     return [*reduced[1:3], *items]
+
+
+def _parts_of_sparse(tensor):
+    """The dense tensors that a sparse one is made of."""
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor.coalesce()
+        return whole.indices(), whole.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor.to_dense(),)
+
+
+def _has_no_attributes(value):
+    return not hasattr(value, "__dict__") and not slots_of(type(value))
+
+
+def _is_readable(value):
+    return _pickled(value) is not _UNREADABLE
+
+
+def _rust_tokenizer(value):
+    """All of a tokenizer but what it was last asked to pad, which is no setting."""
+    whole = json.loads(value.to_str())
+    kept = set(whole) - {"padding", "truncation"}
+    return json.dumps({key: whole[key] for key in kept}, sort_keys=True)
+
+
+def _random_state(value):
+    """The state of a generator of random numbers, as plain values."""
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, numpy.random.RandomState):
+        return value.get_state(legacy=False)
+    return getattr(value, "bit_generator", value).state
+
+
+def _is_code(value):
+    """Whether a value is a class or a module of a recipe, or one of the values
+    that such a class has."""
+    if isinstance(value, enum.Enum):
+        return True
+    if isinstance(value, types.ModuleType):
+        return is_of_recipe(value.__name__)
+    return isinstance(value, type) and is_own(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_of(kind):
+    """Says once why nothing is found again."""
+    logger.warning(
+        f"An object of {kind} does not tell what it holds. So scores and "
+        "statistics that were computed with it are not used again by another "
+        "process. A `__reduce__` of its class would tell."
+    )
+
+
+def _is_foreign_setting(value, name):
+    """Whether an attribute that methods of an installed class write as well is a
+    setting: one that its constructor sets, as the tokenizer that another holds."""
+    kind = type(value)
+    return (
+        _package(kind) in _DEEP
+        and not isinstance(value, torch.nn.Module)
+        and name in set_at_first(kind)
+    )
+
+
+def _read_from(file):
+    """The path of an open file that is read; None of one that is written."""
+    try:
+        name = file.name
+        return name if file.readable() and not file.writable() else None
+    except (AttributeError, ValueError):  # without a name, or closed
+        return None
 
 
 def _package(kind):

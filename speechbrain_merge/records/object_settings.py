@@ -104,6 +104,27 @@ def _loaded_by(kind):
     return set(_restored(kind)) if is_module else set()
 
 
+@lru_cache(maxsize=4096)
+def set_at_first(kind: type) -> frozenset[str]:
+    """Names of the attributes that the constructors of a class assign.
+
+    Arguments
+    ---------
+    kind : type
+        The class, whose bases count as well.
+
+    Returns
+    -------
+    frozenset of str
+    """
+    return frozenset(
+        name
+        for each in kind.__mro__
+        for function in functions_of(vars(each).get("__init__"))
+        for name in _written(function.__code__)
+    )
+
+
 def written_in(function: types.FunctionType) -> set[str]:
     """Names of the attributes that a function assigns.
 

@@ -7,9 +7,13 @@ Authors
 import dataclasses
 import functools
 import os
+import random
+import re
+import sqlite3
 import subprocess
 import sys
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy
@@ -18,12 +22,15 @@ import sentencepiece
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from tiny_models import tiny_whisper
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain.lobes.features import Fbank
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain_merge.records.file_hashes import file_fingerprint
-from speechbrain_merge.records.fingerprint import fingerprint
+from speechbrain_merge.records.fingerprint import fingerprint, look_at
+from speechbrain_merge.records.given_state import GivenState
 
 
 class Decoder(torch.nn.Module):
@@ -150,6 +157,27 @@ DIFFERENT = [
     numpy.ones(2),
     numpy.ones(2, dtype="f4"),
     torch,
+    re.compile("a"),
+    re.compile("b"),
+    re.compile("a", re.IGNORECASE),
+    re.compile("a").sub,
+    re.compile("b").sub,
+    {"a": 1}.get,
+    {"a": 2}.get,
+    {"a": 2}.values(),
+    {"a": 2}.keys(),
+    defaultdict(int, a=1),
+    defaultdict(list, a=1),
+    torch.eye(2).to_sparse(),
+    2 * torch.eye(2).to_sparse(),
+    torch.eye(2).to_sparse_csr(),
+    torch.tensor([1j]),
+    torch.tensor([1j]).conj(),
+    torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    numpy.ma.masked_array([1, 2], mask=[True, False]),
+    numpy.ma.masked_array([1, 2], mask=[False, True]),
+    " ".join,
+    "".join,
 ]
 
 
@@ -261,6 +289,93 @@ def test_tokenizers_and_whisper(tmp_path):
     assert fingerprint(again) != before
     german = Whisper(hub, hub + "/cache", language="german")
     assert fingerprint(german) != before
+
+
+def fast_tokenizer(decoder=None, normalizer=None, merges=(("a", "b"),)):
+    """One of transformers, over one of Rust."""
+    vocabulary = {"a": 0, "b": 1, "ab": 2, "ba": 3, "[PAD]": 4}
+    model = models.BPE(vocab=vocabulary, merges=list(merges))
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoder or decoders.Fuse()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]"
+    )
+
+
+def test_all_of_a_fast_tokenizer_counts():
+    changes = [
+        {},
+        {"decoder": decoders.WordPiece()},
+        {"normalizer": normalizers.Lowercase()},
+        {"merges": [("b", "a")]},
+    ]
+    found = {fingerprint(fast_tokenizer(**each)) for each in changes}
+    assert len(found) == len(changes)
+    tokenizer = fast_tokenizer()
+    before = fingerprint(tokenizer)
+    tokenizer(["ab", "a"], padding=True, truncation=True, max_length=1)
+    assert fingerprint(tokenizer) == before
+
+
+def of_what_says_nothing():
+    """The fingerprints of a data base, which cannot be read, and of a lock."""
+    base = sqlite3.connect(":memory:")
+    assert fingerprint([base]) == fingerprint([base])
+    return f"{fingerprint([base])} {fingerprint([threading.Lock()])}"
+
+
+def test_what_cannot_be_read_is_the_same_for_no_other_process(caplog):
+    tests = Path(__file__).parents[1]
+    code = (
+        "from records.test_fingerprint import of_what_says_nothing\n"
+        "print(of_what_says_nothing())"
+    )
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here, there = of_what_says_nothing().split(), done.stdout.split()
+    assert here[0] != there[0]
+    assert here[1] == there[1]
+    assert "sqlite3.Connection does not tell what it holds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [random.Random, numpy.random.default_rng, numpy.random.RandomState],
+)
+def test_random_numbers_count_by_what_they_begin_with(make):
+    def of(seed):
+        given, state = {"given": make(seed)}, GivenState()
+
+        def look():
+            return look_at(given, [], None, state)
+
+        with state.running(look):
+            before = fingerprint(given, state=state)
+            given["given"].random()
+        state.look(look)
+        assert fingerprint(given, state=state) == before
+        return before
+
+    assert of(1) == of(1) != of(2)
+
+
+def test_an_open_file_counts_by_what_is_read(tmp_path):
+    found = []
+    for text in ("one", "two"):
+        (tmp_path / "words.txt").write_text(text)
+        with open(tmp_path / "words.txt") as file:
+            found.append(fingerprint(file))
+        with open(tmp_path / f"{text}.log", "w") as file:
+            found.append(fingerprint(file))
+    assert found[0] != found[2] and found[1] == found[3]
 
 
 def test_features_that_were_computed_are_the_same_settings():

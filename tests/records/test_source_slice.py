@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from speechbrain_merge.records.fingerprint import fingerprint, look_at
+from speechbrain_merge.records.given_state import GivenState
 from speechbrain_merge.records.own_code import own_code
 from speechbrain_merge.records.recipe_modules import remember
 
@@ -211,6 +213,66 @@ def test_all_of_a_module_that_is_handed_on_counts(recipe):
     text = text_of("import helper", "getattr(helper, 'f')(w)")
     before = recipe(text, {"helper.py": "def f(w): return w\n"})
     assert recipe(text, {"helper.py": "def f(w): return w[:1]\n"}) != before
+
+
+GIVEN = """\
+import enum
+import helper
+
+class Cleaner:
+    table = {'a': 'b'}
+    def __call__(self, w):
+        return w[:1]
+
+class Rule(enum.Enum):
+    first = 1
+    def of(self, w):
+        return w[:1]
+
+def clean(w):
+    return helper.f(w)
+
+RULES = {'a': 'b'}
+"""
+
+
+@pytest.mark.parametrize(
+    "given, edit, counts",
+    [
+        ("Cleaner", ("w[:1]", "w[:2]"), True),
+        ("Cleaner", ("'b'}\n    def", "'c'}\n    def"), True),
+        ("Cleaner", ("RULES = {'a'", "RULES = {'b'"), False),
+        (
+            "Rule.first",
+            (
+                "of(self, w):\n        return w[:1]",
+                "of(self, w):\n        return w",
+            ),
+            True,
+        ),
+        ("MODULE", ("RULES = {'a'", "RULES = {'b'"), True),
+        ("MODULE", ("helper.f(w)", "helper.f(w) + w"), True),
+        ("MODULE", ("import helper\n", "import helper  # for clean\n"), False),
+    ],
+)
+def test_a_class_or_module_that_is_handed_on(recipe, given, edit, counts):
+    """As `!name:` in a YAML, or an attribute of the Brain."""
+    assert edit[0] in GIVEN
+
+    def found(text, helper="def f(w): return w\n"):
+        recipe(text + "class Brain:\n    pass\n", {"helper.py": helper})
+        module = sys.modules["train_tenth"]
+        value = module if given == "MODULE" else eval(given, vars(module))
+        state = GivenState()
+        settings = {"given": value}
+        state.look(lambda: look_at(settings, [], None, state))
+        return fingerprint(settings, state=state)
+
+    before = found(GIVEN)
+    assert found(GIVEN) == before
+    assert (found(GIVEN.replace(*edit, 1)) != before) == counts
+    if given == "MODULE":
+        assert found(GIVEN, "def f(w): return w[:3]\n") != before
 
 
 PIPELINE = """\
