@@ -260,6 +260,8 @@ def merge(
         sources = [*experts] if base is None else [*experts, base]
         for claim in _on_record(sources, whole, experts, stack):
             hashing.verify(*claim)
+        for source, weights in zip(sources, whole):
+            hashing.verify_own(source, weights)
         run = partial(_run, merged, names, method, workers, progress)
         if output is None:
             made: dict = {}

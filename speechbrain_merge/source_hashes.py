@@ -18,7 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from speechbrain_merge.weights import TreeHash, Weights, tree_hash
+from speechbrain_merge.weights import (
+    TreeHash,
+    Weights,
+    tree_hash,
+    verify_own_hash,
+)
+from speechbrain_merge.weights.own_hash import (
+    KEY as OWN_HASH,
+    verify_file,
+)
 from speechbrain_merge.weights.tree_hash import PREFIX
 from speechbrain_merge.weights.verification import (
     file_state,
@@ -65,6 +74,26 @@ class SourceHashes:
             tree, state = self._tree(weights), file_state(path)
             check = partial(verify, weights, known, label, path, tree, state)
             self._checks.append(check)
+
+    def verify_own(self, source: Any, weights: Weights):
+        """Has a file compared with the hash that it says it has.
+
+        Arguments
+        ---------
+        source : object
+            What was asked to be merged.
+        weights : Weights
+            The same, opened. Without such a hash nothing is known of them.
+        """
+        if OWN_HASH not in weights.metadata:
+            return
+        if isinstance(source, Weights):
+            # they may go by other names than those in their file
+            if Path(source.label).exists():
+                job = self._pool.submit(verify_file, source.label)
+                self._jobs.append(job)
+        else:
+            self._jobs.append(self._pool.submit(verify_own_hash, weights))
 
     def record(self, source: Any, weights: Weights):
         """Has the hash of a model computed.

@@ -86,8 +86,9 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     Returns
     -------
     str or None
-        Its identity. None where there is no note, or the checkpoint was whole
-        after all, so that its training can be resumed.
+        Its identity. None where there is no note, where the training that asks
+        saves elsewhere, so that it is another, or where the checkpoint was
+        whole after all, so that its training can be resumed.
     """
     if not (run / NOTE).is_file():
         return None
@@ -96,8 +97,9 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     except RecordError:
         return None
     checkpoint = Path(note["checkpoint"])
-    if saves_at is not None and checkpoint.parent == Path(saves_at).absolute():
-        return note["lineage"]
+    if saves_at is not None:
+        same = checkpoint.parent == Path(saves_at).absolute()
+        return note["lineage"] if same else None
     try:
         files = sorted(checkpoint.glob(f"*{PARAMFILE_EXT}"))
     except OSError:  # no path that a checkpoint could have

@@ -32,7 +32,13 @@ from typing import Any, NamedTuple, Optional
 
 from speechbrain_merge.pool.manifest import Manifest
 from speechbrain_merge.records.contents import file_state
-from speechbrain_merge.weights import Weights, open_weights, verify
+from speechbrain_merge.weights import (
+    Weights,
+    open_weights,
+    verify,
+    verify_own_hash,
+)
+from speechbrain_merge.weights.own_hash import verify_file
 
 
 class OnRecord(NamedTuple):
@@ -107,11 +113,17 @@ def open_on_record(source: Any, experts: Iterable = ()) -> Weights:
     Raises
     ------
     ChangedContent
-        With both hashes, where they are something else. A file is hashed once
-        in a process, unless it is written to.
+        With both hashes, where they are something else. So is a file that
+        says its own hash, such as the merge of a stage. A file is hashed once in
+        a process, unless it is written to.
     """
     weights = open_weights(source)
     try:
+        if isinstance(source, Weights):
+            if _place(source) is not None:
+                verify_file(source.label)
+        else:
+            verify_own_hash(weights)
         for known in on_record(source, experts):
             if isinstance(source, Weights):
                 # they may go by other names than those in their file

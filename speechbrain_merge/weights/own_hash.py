@@ -32,6 +32,7 @@ from pathlib import Path
 
 from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.weights.mapping import Weights
+from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tree_hash import tree_hash
 from speechbrain_merge.weights.verification import verify
 from speechbrain_merge.weights.writer import write_weights
@@ -107,3 +108,25 @@ def verify_own_hash(weights: Weights) -> bool:
     digest_text(known, f"{weights.label}, metadata '{KEY}'")
     verify(_bare(weights), known, weights.label, weights.label)
     return True
+
+
+def verify_file(path) -> bool:
+    """Refuses a file whose tensors are not those that were written.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, or the folder of a model.
+
+    Returns
+    -------
+    bool
+        Whether it has a hash.
+
+    Raises
+    ------
+    ChangedContent
+        With both hashes.
+    """
+    with open_weights(path) as weights:
+        return verify_own_hash(weights)

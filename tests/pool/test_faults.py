@@ -1,5 +1,6 @@
 """Kills, full disks, clocks and locks: training and merging go on."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ folder, full = Path(sys.argv[1]), sys.argv[2] == "full"
 model = torch.nn.Linear(2, 2)
 for parameter in model.parameters():
     torch.nn.init.ones_(parameter)
-pool = CheckpointPool(folder / "pool", {"model": model})
+pool = CheckpointPool((sys.argv[3:] or [folder / "pool"])[0], {"model": model})
 
 class Last(torch.nn.Linear):
     def state_dict(self, *arguments, **settings):
@@ -57,6 +58,29 @@ def test_a_first_save_that_failed_is_known_again(tmp_path):
     assert run("free").returncode == 0
     found = read_pool(tmp_path / "pool")
     assert [each.run for each in found] == ["run", "run-2"]
+
+
+def test_a_first_save_that_failed_is_no_other_trainings(tmp_path):
+    """One that saves elsewhere keeps away from its run and its base."""
+
+    def run(name, word):
+        (tmp_path / name).mkdir(exist_ok=True)
+        places = str(tmp_path / name), word, str(tmp_path / "pool")
+        command = [sys.executable, "-c", FIRST_SAVE, *places]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert "No space left" in run("one", "full").stderr
+    assert run("two", "free").returncode == 0
+    first, second = read_pool(tmp_path / "pool")
+    assert [first.run, second.run] == ["run", "run-2"]
+    assert run("one", "free").returncode == 0
+    again = read_pool(tmp_path / "pool")
+    assert [each.name for each in again] == [first.name, second.name]
+    pointers = [
+        json.loads(path.read_text())["run"]
+        for path in sorted(tmp_path.glob("*/save/*/pool.ckpt"))
+    ]
+    assert pointers[-1] == "run-2" and set(pointers[:-1]) == {"run"}
 
 
 def test_the_lock_stays_when_the_process_copies_its_pool(tmp_path):
