@@ -75,7 +75,9 @@ def test_the_command_does_what_the_function_does(models, method, how, more):
     plain = net()
     with fold("merged.safetensors", base=net()) as weights:
         plain.load_state_dict(dict(weights))
-    torch.testing.assert_close(loaded(inputs), plain(inputs))
+    # float32, and not the same order of sums
+    close = {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(loaded(inputs), plain(inputs), **close)
 
 
 def test_what_the_rank_leaves_out_is_said(models, capsys):

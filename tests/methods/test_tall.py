@@ -52,7 +52,7 @@ def test_gram_and_product_of_a_task_vector(size):
     exact = (expert.double() - base.double()) / size
     tall = Tall(TaskVector(expert, base))
     right = torch.randn(SHAPE[1], 3, dtype=torch.float64)
-    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
         gram, scale = tall.gram(dtype)
         assert gram.dtype == dtype and (scale == 1) == (size == 1)
         gram = gram.double() * (scale / size) ** 2
