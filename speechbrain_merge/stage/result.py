@@ -12,6 +12,7 @@ Authors
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Optional
 
@@ -38,7 +39,7 @@ from speechbrain_merge.records.written_check import (
     with_check,
     without_check,
 )
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
 
@@ -188,9 +189,23 @@ def known_result(job) -> Optional[MergeResult]:
     if not {*result.selected} <= {member.name for member in job.members}:
         return None  # the same weights, under other names
     if digest(path) != stored["digest"]:
-        logger.warning(f"{path} is not what was merged: it is made again.")
+        logger.warning(
+            f"{path} is not what was merged: it is made again{_aside(path)}."
+        )
         return None
     return result
+
+
+def _aside(path):
+    """Moves what cannot be opened out of the way, as nothing says whose it is."""
+    try:
+        open_weights(path).close()
+    except (ValueError, OSError):
+        other = path.with_name(f"{path.stem}.damaged{path.suffix}")
+        if not os.path.lexists(other):
+            os.rename(path, other)
+            return f", and what is there is moved to {other.name}"
+    return ""
 
 
 def store_result(job, result: MergeResult):

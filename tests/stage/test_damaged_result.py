@@ -10,7 +10,7 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.report.comparison import compare_models
 from speechbrain_merge.stage.result import RESULT
-from speechbrain_merge.weights import ChangedContent, open_weights
+from speechbrain_merge.weights import ChangedContent, digest, open_weights
 
 
 def brain_with_pool(folder):
@@ -67,3 +67,21 @@ def test_a_damaged_merge_is_neither_evaluated_nor_merged_on(tmp_path):
     again = brain.merge(stage)
     assert not again.reused
     brain.load_weights(again.path)
+
+
+@pytest.mark.parametrize("length", [0, 8, 300, -1])
+def test_a_cut_merge_is_put_aside_and_made_again(tmp_path, caplog, length):
+    brain, stage = brain_with_pool(tmp_path)
+    path = brain.merge(stage).path
+    content = path.read_bytes()
+    path.write_bytes(content[:length])
+    again = brain.merge(stage)
+    assert not again.reused
+    assert (
+        digest(again.path)
+        == json.loads((path.parent / RESULT).read_text())["digest"]
+    )
+    aside = path.with_name("merged.damaged.safetensors")
+    assert aside.read_bytes() == content[:length]
+    assert aside.name in caplog.text
+    assert brain.merge(stage).reused
