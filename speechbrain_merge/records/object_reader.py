@@ -376,7 +376,7 @@ class ObjectReader:
             if told and _has_no_attributes(entry) and not _is_readable(entry):
                 continue
             if is_state and _package(type(value)) in _WITHOUT_STATE:
-                if not _is_foreign_setting(value, name):
+                if not _is_foreign_setting(value, name, entry):
                     continue
                 is_state = False
             if folders:
@@ -551,15 +551,15 @@ def _warn_of(kind):
     )
 
 
-def _is_foreign_setting(value, name):
+def _is_foreign_setting(value, name, entry):
     """Whether an attribute that methods of an installed class write as well is a
-    setting: one that its constructor sets, as the tokenizer that another holds."""
+    setting: one that its constructor sets, as the tokenizer that another holds.
+    Of SpeechBrain's, whose objects count epochs and batches, objects alone."""
     kind = type(value)
-    return (
-        _package(kind) in _DEEP
-        and not isinstance(value, torch.nn.Module)
-        and name in set_at_first(kind)
-    )
+    if _package(kind) not in _DEEP:
+        plain = (*_LEAVES, Mapping, Set, list, tuple)
+        return not isinstance(entry, plain)
+    return not isinstance(value, torch.nn.Module) and name in set_at_first(kind)
 
 
 def _read_from(file):

@@ -289,6 +289,9 @@ def test_tokenizers_and_whisper(tmp_path):
     assert fingerprint(again) != before
     german = Whisper(hub, hub + "/cache", language="german")
     assert fingerprint(german) != before
+    before = fingerprint(german, state=GivenState())
+    german.tokenizer.add_tokens(["<|more|>"])
+    assert fingerprint(german, state=GivenState()) != before
 
 
 def fast_tokenizer(decoder=None, normalizer=None, merges=(("a", "b"),)):
