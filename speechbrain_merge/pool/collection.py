@@ -74,7 +74,11 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.pool.copied_training import checkpoints_of, is_of_a_copy
+from speechbrain_merge.pool.copied_training import (
+    checkpoints_of,
+    is_of_a_copy,
+    place_of,
+)
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.feature_statistics import (
     check_statistics,
@@ -367,7 +371,8 @@ class CheckpointPool:
         self._begun = True
         self._saves = pointer["saves"]
         self._statistics = pointer.get("statistics", {})
-        if is_of_a_copy(pointer, path, self.folder):
+        run = RunFolder(self.folder / pointer["run"]).read()
+        if is_of_a_copy(pointer, path, self.folder, run.candidates.values()):
             self._copied_from = pointer["run"]
             return  # it is collected as another training
         self._lineage = pointer["lineage"]
@@ -416,9 +421,13 @@ class CheckpointPool:
         content = with_scale(plain, metadata)
         # earlier versions recorded the tensors alone
         known = contents.digests.get(content, contents.digests.get(plain))
-        if known is not None:
+        if known is not None and (
+            contents.candidates.get(known.get("name")) is known
+            or known.get("saves", 0) <= self._saves
+        ):
             # Trained again after resuming, saved again after a test, or put
-            # back from earlier, in a training that goes on
+            # back from earlier, in a training that goes on. What is not there
+            # any more counts anew where the training has gone back before it.
             saves = known.get("saves", self._saves)
             self._saves = saves if saves >= self._saves else self._saves + 1
             self._prune(run)  # A kill may have come between store and prune
@@ -447,6 +456,7 @@ class CheckpointPool:
             tags=self.tags,
             lineage=self._lineage,
             checkpoint=checkpoint.name,
+            place=place_of(checkpoint.parent),
         )
         run.store(record, tensors, metadata)
         self._prune(run)

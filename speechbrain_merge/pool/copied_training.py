@@ -4,13 +4,17 @@ Whoever copies a results folder to try something from its checkpoint has two
 trainings of one identity. Where they collect into the same pool, the copy would
 replace what the first has collected since. So each checkpoint says where it was
 saved: while checkpoints of its training are still there, another place is a copy.
+So it is where later candidates of its training were saved elsewhere. Each
+candidate says where, by the folder's path and its number in the file system,
+which stays when it is moved.
 
 Authors
  * The speechbrain_merge authors 2026
 """
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import PARAMFILE_EXT
@@ -36,7 +40,26 @@ def checkpoints_of(pointer) -> Path:
     return Path(os.path.abspath(pointer)).parent.parent
 
 
-def is_of_a_copy(pointer: Mapping, path, pool) -> bool:
+def place_of(checkpoints) -> str:
+    """What tells the folder of a training's checkpoints from a copy of it.
+
+    Arguments
+    ---------
+    checkpoints : str or Path
+        The folder.
+
+    Returns
+    -------
+    str
+        Of its path and of its number in the file system. The path itself is
+        not told.
+    """
+    path = os.path.realpath(checkpoints)
+    code = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return f"{code} {os.stat(path).st_ino}"
+
+
+def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:
     """Whether a checkpoint is a copy, and its training collects here still.
 
     Arguments
@@ -47,6 +70,8 @@ def is_of_a_copy(pointer: Mapping, path, pool) -> bool:
         Where it was read.
     pool : str or Path
         The folder that is collected into.
+    known : iterable of dict
+        Records of the candidates of its run there.
 
     Returns
     -------
@@ -54,23 +79,45 @@ def is_of_a_copy(pointer: Mapping, path, pool) -> bool:
         False for a training that was moved, or copied with its pool. A warning
         tells of a copy.
     """
-    before = pointer.get("checkpoints")
-    if before is None or _is_same(before, checkpoints_of(path)):
-        return False
+    here, before = checkpoints_of(path), pointer.get("checkpoints")
     if not _is_same(pointer.get("pool", ""), pool):
         return False
+    if before is not None and not _is_same(before, here):
+        if _is_still_at(before, pointer["lineage"]):
+            logger.warning(
+                f"Pool {pool}: {Path(path).parent} is a copy of a checkpoint of "
+                f"{before}, where that training still is. What is trained from "
+                "here is collected under a name of its own."
+            )
+            return True
+    if any(_is_from_elsewhere(each, pointer, here) for each in known):
+        logger.warning(
+            f"Pool {pool}: the training of {Path(path).parent} went on in "
+            "another folder, of which this one is a copy, or the other way "
+            "round. What is trained from here is collected under a name of its "
+            "own."
+        )
+        return True
+    return False
+
+
+def _is_still_at(checkpoints, lineage):
+    """Whether a folder has checkpoints of a training."""
     try:
-        files = sorted(Path(before).glob(f"*/*{PARAMFILE_EXT}"))
+        files = sorted(Path(checkpoints).glob(f"*/*{PARAMFILE_EXT}"))
     except OSError:
         return False
-    if not any(points_to(each, pointer["lineage"]) for each in files):
+    return any(points_to(each, lineage) for each in files)
+
+
+def _is_from_elsewhere(record, pointer, checkpoints):
+    """Whether a candidate was saved later than a checkpoint, in another folder."""
+    place = record.get("place")
+    if place is None or record.get("lineage") != pointer["lineage"]:
         return False
-    logger.warning(
-        f"Pool {pool}: {Path(path).parent} is a copy of a checkpoint of {before}, "
-        "where that training still is. What is trained from here is collected "
-        "under a name of its own."
-    )
-    return True
+    if record.get("saves", 0) <= pointer["saves"]:
+        return False
+    return not set(place.split()) & set(place_of(checkpoints).split())
 
 
 def _is_same(one, other):

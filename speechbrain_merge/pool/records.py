@@ -98,6 +98,7 @@ candidate_record = fields(
         "tags": listed(text()),
         "lineage": optional(text(100)),
         "checkpoint": text(),
+        "place": text(200),
     },
 )
 """A candidate, in the manifest and in the metadata of its file."""

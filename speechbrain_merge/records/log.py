@@ -23,6 +23,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Optional
@@ -34,6 +35,7 @@ from speechbrain_merge.records.files import (
     open_to_append,
     sync_folder,
     write_all,
+    write_whole,
 )
 from speechbrain_merge.records.reading import parse_json, read_bytes
 
@@ -126,6 +128,7 @@ class Log:
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
+        self._part()
         descriptor = open_to_append(self.path)
         try:
             # What another process is just writing is not torn
@@ -142,6 +145,19 @@ class Log:
             os.close(descriptor)
         if new:
             sync_folder(self.path.parent)
+
+    def _part(self):
+        """Parts the file from others that share its content by hard links.
+
+        A folder may have been copied so; lines that are added here are no
+        lines of the copy.
+        """
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            write_whole(self.path, read_bytes(self.path, LOG_LIMIT))
 
     def _mend(self, descriptor):
         """Cuts off a torn last line; ends one that lacks only its end."""

@@ -1,5 +1,6 @@
 """Resuming a training with a pool, and the base that it started from."""
 
+import os
 import shutil
 
 import killed_stages
@@ -16,6 +17,7 @@ from filled_pool import (
 from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool.manifest import _let_go
 from speechbrain_merge.pool.meta import read_meta
 from speechbrain_merge.weights import digest, open_weights
 
@@ -186,6 +188,96 @@ def test_a_kill_between_a_base_and_its_line_costs_no_identity(tmp_path):
         meta={"WER": 1.0, "epoch": 1}
     )
     assert names(other) == [*own, "run-2/epoch-0001"]
+
+
+def go_on(folder, epochs, pool, value=0.0, **bounds):
+    """A training that is resumed, with its pool elsewhere."""
+    model = torch.nn.Linear(2, 2)
+    pool = CheckpointPool(pool, {"model": model}, **bounds)
+    saver = saver_of(folder, model, pool)
+    saver.recover_if_possible()
+    for epoch in epochs:
+        train_a_little(model, epoch + value)
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+    return pool
+
+
+def weights_of(pool):
+    """The first weight of each candidate, by name."""
+    found = {}
+    for candidate in pool.candidates():
+        with open_weights(candidate) as weights:
+            found[candidate.name] = weights["model.weight"][0, 0].item()
+    return found
+
+
+@pytest.mark.parametrize(
+    "how", ["moved and copied", "copied", "copied, saves gone"]
+)
+def test_two_copies_of_a_training_that_both_go_on(tmp_path, how, caplog):
+    shared = tmp_path / "pool"
+    go_on(tmp_path / "one", [1, 2], shared)
+    first = "one"
+    if how == "moved and copied":
+        (tmp_path / "one").rename(tmp_path / "lr1")
+        first = "lr1"
+    shutil.copytree(tmp_path / first, tmp_path / "lr2")
+    before = weights_of(go_on(tmp_path / first, [3, 4], shared))
+    assert list(before) == [f"run/epoch-000{epoch}" for epoch in range(1, 5)]
+    if how == "copied":
+        (tmp_path / "one").rename(tmp_path / "archive")
+    elif how == "copied, saves gone":
+        shutil.rmtree(tmp_path / "one" / "save")
+    found = weights_of(go_on(tmp_path / "lr2", [3, 4], shared, value=0.5))
+    own = {f"run-2/epoch-000{epoch}": epoch + 0.5 for epoch in (3, 4)}
+    assert found == {**before, **own}
+    assert "under a name of its own" in caplog.text
+    # and one that was only moved is the same
+    (tmp_path / "lr2").rename(tmp_path / "lr3")
+    found = weights_of(go_on(tmp_path / "lr3", [5], shared))
+    assert found == {**before, **own, "run-2/epoch-0005": 5.0}
+
+
+def back_to(folder, epoch):
+    """Deletes what was saved later."""
+    for path in (folder / "save").iterdir():
+        if read_meta(path)["epoch"] > epoch:
+            shutil.rmtree(path)
+
+
+def test_a_training_that_goes_back_to_what_it_was_before(tmp_path):
+    """With the same weights again, the abandoned ones go."""
+    for value in (0.0, 0.5, 0.0):
+        if (tmp_path / "save").exists():
+            back_to(tmp_path, 2)
+            epochs = [3, 4]
+        else:
+            epochs = [1, 2, 3, 4]
+        pool = go_on(tmp_path, epochs, tmp_path / "pool", value)
+        found = sorted(weights_of(pool).values())
+        assert found == [1.0, 2.0, 3 + value, 4 + value]
+
+
+@pytest.mark.parametrize("bound", [{"keep_last": 1}, {"every": 2}])
+def test_a_looser_bound_holds_for_what_is_trained_again(tmp_path, bound):
+    go_on(tmp_path, [1, 2, 3], tmp_path / "pool", **bound)
+    back_to(tmp_path, 1)
+    found = weights_of(go_on(tmp_path, [2, 3], tmp_path / "pool"))
+    assert sorted(found.values())[-2:] == [2.0, 3.0]
+
+
+def test_a_copy_by_hard_links_leaves_the_first_as_it_was(tmp_path):
+    go_on(tmp_path / "one", [1, 2], tmp_path / "one" / "pool")
+    copy = tmp_path / "two"
+    shutil.copytree(tmp_path / "one", copy, copy_function=os.link)
+    before = (tmp_path / "one/pool/run/manifest.jsonl").read_bytes()
+    _let_go()  # as the end of the first process does
+    go_on(copy, [3, 4], copy / "pool", keep_last=2)
+    assert (tmp_path / "one/pool/run/manifest.jsonl").read_bytes() == before
+    found = [each.name for each in read_pool(tmp_path / "one" / "pool")]
+    assert found == ["run/epoch-0001", "run/epoch-0002"]
+    found = [each.name for each in read_pool(copy / "pool")]
+    assert found == ["run/epoch-0003", "run/epoch-0004"]
 
 
 def test_runs_from_one_base_share_its_file(tmp_path):
