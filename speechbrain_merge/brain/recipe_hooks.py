@@ -104,10 +104,16 @@ class RecipeHooks:
         The recipe's ``on_stage_end``, which saves checkpoints, finds the
         modules' own weights again.
         """
+        self._validate(*arguments, **keywords)
+        for pool in self.pools():
+            pool.saved()
+        check_trackers(self)
+
+    def _validate(self, *arguments, **keywords):
         with contextlib.ExitStack() as averages:
             if not self._enter_averages(averages):
                 super()._fit_valid(*arguments, **keywords)
-                return check_trackers(self)
+                return
             on_stage_end = self.on_stage_end
 
             def with_own_weights(*stage, **more):
@@ -119,7 +125,6 @@ class RecipeHooks:
                 super()._fit_valid(*arguments, **keywords)
             finally:
                 del self.on_stage_end
-        check_trackers(self)
 
     def _enter_averages(self, stack) -> bool:
         """Puts the moving averages into the modules until a stack is closed."""

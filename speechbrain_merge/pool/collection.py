@@ -380,6 +380,15 @@ class CheckpointPool:
             self._own_run = pointer["run"]
         self._check_base(pointer.get("base"))
 
+    def saved(self):
+        """Tells the pool that a checkpoint is there whole. `MergeMixin` calls it.
+
+        From now on the training is known by that checkpoint, and no other one
+        takes its place where it ends before another save.
+        """
+        if self._begun and self._claimed is not None:
+            first_save.end(self._claimed.folder)
+
     def _check_base(self, known):
         """Takes back a base that was stored just now, and is another one.
 

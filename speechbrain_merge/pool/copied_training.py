@@ -20,6 +20,7 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import PARAMFILE_EXT
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.first_save import points_to
+from speechbrain_merge.pool.manifest import Manifest
 
 logger = get_logger(__name__)
 
@@ -76,12 +77,13 @@ def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:
     Returns
     -------
     bool
-        False for a training that was moved, or copied with its pool. A warning
-        tells of a copy.
+        False for a training that was moved, or copied with its pool, which is
+        where it was. A warning tells of a copy.
     """
     here, before = checkpoints_of(path), pointer.get("checkpoints")
-    if not _is_same(pointer.get("pool", ""), pool):
-        return False
+    if not _is_same(pointer["pool"], pool):
+        if any(Path(pointer["pool"]).glob(f"*/{Manifest.FILE}")):
+            return False  # copied with its pool
     if before is not None and not _is_same(before, here):
         if _is_still_at(before, pointer["lineage"]):
             logger.warning(

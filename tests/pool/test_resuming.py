@@ -17,6 +17,7 @@ from filled_pool import (
 from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool.first_save import NOTE
 from speechbrain_merge.pool.manifest import _let_go
 from speechbrain_merge.pool.meta import read_meta
 from speechbrain_merge.weights import digest, open_weights
@@ -212,7 +213,8 @@ def weights_of(pool):
 
 
 @pytest.mark.parametrize(
-    "how", ["moved and copied", "copied", "copied, saves gone"]
+    "how",
+    ["moved and copied", "copied", "copied, saves gone", "copied, pool moved"],
 )
 def test_two_copies_of_a_training_that_both_go_on(tmp_path, how, caplog):
     shared = tmp_path / "pool"
@@ -228,6 +230,8 @@ def test_two_copies_of_a_training_that_both_go_on(tmp_path, how, caplog):
         (tmp_path / "one").rename(tmp_path / "archive")
     elif how == "copied, saves gone":
         shutil.rmtree(tmp_path / "one" / "save")
+    elif how == "copied, pool moved":
+        shared = shared.rename(tmp_path / "moved")
     found = weights_of(go_on(tmp_path / "lr2", [3, 4], shared, value=0.5))
     own = {f"run-2/epoch-000{epoch}": epoch + 0.5 for epoch in (3, 4)}
     assert found == {**before, **own}
@@ -278,6 +282,31 @@ def test_a_copy_by_hard_links_leaves_the_first_as_it_was(tmp_path):
     assert found == ["run/epoch-0001", "run/epoch-0002"]
     found = [each.name for each in read_pool(copy / "pool")]
     assert found == ["run/epoch-0003", "run/epoch-0004"]
+
+
+def test_a_training_whose_save_is_whole_keeps_its_run(tmp_path):
+    """Though it ends by a signal after its only epoch, and its saves are gone."""
+
+    def train(seed):
+        network = tiny_network(seed)
+        pool = CheckpointPool(tmp_path / "pool", {"model": network})
+        brain = tiny_ctc_brain(
+            tmp_path,
+            network,
+            killed_stages.ASR,
+            epochs=1,
+            recoverables={"pool": pool},
+        )
+        data = tiny_ctc_data(4)
+        brain.fit(brain.hparams.epoch_counter, data, data)
+        return pool
+
+    pool = train(0)
+    assert not (tmp_path / "pool" / "run" / NOTE).exists()
+    (first,) = pool.candidates()
+    shutil.rmtree(tmp_path / "save")
+    found = train(1).candidates()
+    assert found[0] == first and found[1].run == "run-2"
 
 
 def test_runs_from_one_base_share_its_file(tmp_path):
