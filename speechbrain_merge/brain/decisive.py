@@ -441,4 +441,10 @@ def _varying_tensors(brain, names):
         id(tensor)
         for module in modules
         for tensor in (*module.parameters(), *module.buffers())
+    } - {
+        # in no checkpoint, and made from settings
+        id(part._buffers[name])
+        for module in modules
+        for part in module.modules()
+        for name in part._non_persistent_buffers_set
     }

@@ -163,6 +163,7 @@ class ObjectReader:
                 self._code_of(type(value))
             self._attributes(value)
             if isinstance(value, torch.nn.Module):
+                self._buffers(value)
                 for each in value.children():
                     self._walk(each)
 
@@ -388,6 +389,18 @@ class ObjectReader:
                 found[name] = digest
         return found
 
+    def _buffers(self, module):
+        """The buffers of a module; those in no checkpoint as they were given."""
+        found = {}
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                found[name] = buffer
+                continue
+            self.owners.append(module)
+            key = id(module), f"buffer {name}"
+            found[name] = self._held(key, buffer, True) or ""
+        return found
+
     def _code_of(self, kind):
         """What the code of a recipe's class does; read once."""
         if kind not in self._codes:
@@ -436,7 +449,7 @@ class ObjectReader:
         if isinstance(value, torch.nn.Module):
             parts["hooks"] = _own_hooks(value)
             parts.update(value.named_parameters(recurse=False))
-            parts.update(value.named_buffers(recurse=False))
+            parts.update(self._buffers(value))
             parts.update(value.named_children())
             if isinstance(value, torch.jit.ScriptModule):
                 parts["script"] = getattr(value, "code", None)
@@ -449,7 +462,12 @@ def _own_hooks(module):
         *module._forward_pre_hooks.values(),
         *module._forward_hooks.values(),
     )
-    return [hook for hook in hooks if is_own(hook) or is_own(type(hook))]
+    return [
+        hook
+        for hook in hooks
+        for function in [getattr(hook, "func", hook)]  # of a partial call
+        if is_own(function) or is_own(type(function))
+    ]
 
 
 def _is_file_name(text):
@@ -559,7 +577,9 @@ def _is_foreign_setting(value, name, entry):
     if _package(kind) not in _DEEP:
         plain = (*_LEAVES, Mapping, Set, list, tuple)
         return not isinstance(entry, plain)
-    return not isinstance(value, torch.nn.Module) and name in set_at_first(kind)
+    if isinstance(value, torch.nn.Module):
+        return name == "generation_config"
+    return name in set_at_first(kind)
 
 
 def _read_from(file):

@@ -23,7 +23,10 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from tiny_models import tiny_whisper
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    PreTrainedTokenizerFast,
+    WhisperForConditionalGeneration,
+)
 
 from speechbrain.integrations.huggingface.whisper import Whisper
 from speechbrain.lobes.features import Fbank
@@ -289,6 +292,10 @@ def test_tokenizers_and_whisper(tmp_path):
     assert fingerprint(again) != before
     german = Whisper(hub, hub + "/cache", language="german")
     assert fingerprint(german) != before
+    model = WhisperForConditionalGeneration.from_pretrained(hub)
+    before = fingerprint(model, state=GivenState())
+    model.generation_config.num_beams = 3
+    assert fingerprint(model, state=GivenState()) != before
     before = fingerprint(german, state=GivenState())
     german.tokenizer.add_tokens(["<|more|>"])
     assert fingerprint(german, state=GivenState()) != before
@@ -368,6 +375,38 @@ def test_random_numbers_count_by_what_they_begin_with(make):
         return before
 
     assert of(1) == of(1) != of(2)
+
+
+def shift(module, inputs, outputs, by):
+    """A hook."""
+    return outputs + by
+
+
+class Masked(torch.nn.Module):
+    """With a buffer that is in no checkpoint, and one that it caches."""
+
+    def __init__(self, suppress):
+        super().__init__()
+        mask = torch.tensor(suppress)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+
+
+def test_buffers_and_hooks_count():
+    def of(suppress=(0,), by=1, run=False):
+        module, state = Masked(list(suppress)), GivenState()
+        module.register_forward_hook(functools.partial(shift, by=by))
+        given = {"module": module}
+
+        def look():
+            return look_at(given, [], None, state)
+
+        with state.running(look):
+            module.cache += run
+        return fingerprint(given, state=state)
+
+    assert of() == of(run=True)
+    assert len({of(), of([0, 1]), of(by=2)}) == 3
 
 
 def test_an_open_file_counts_by_what_is_read(tmp_path):
