@@ -79,10 +79,9 @@ def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
     path = _place(source)
     if path is None:
         return []
-    own = _in_manifest(path)
-    found = [] if own is None else [own]
+    found = _in_manifests(path)
     known = getattr(source, "known_digest", None)
-    if known is not None and (own is None or own.digest != known):
+    if known is not None and known not in [own.digest for own in found]:
         found.append(OnRecord(known, source.name, path))
     if found:
         return found
@@ -150,14 +149,21 @@ def _place(source) -> Optional[Path]:
         return None
 
 
-def _in_manifest(path):
-    """What the manifest beside a file says of it, if there is one."""
-    place = Path(os.path.realpath(path))
-    state = file_state(place.parent / Manifest.FILE)
-    if state is None:
-        return None
-    found = _listed(place.parent, state).get(place.name)
-    return None if found is None else OnRecord(*found, path)
+def _in_manifests(path):
+    """What the manifest beside a file says of it; of a link, also that beside
+    the file that it leads to."""
+    places = [
+        Path(os.path.realpath(path.parent), path.name),
+        Path(os.path.realpath(path)),
+    ]
+    found = {}
+    for place in places:
+        state = file_state(place.parent / Manifest.FILE)
+        if state is not None:
+            known = _listed(place.parent, state).get(place.name)
+            if known is not None:
+                found.setdefault(known[0], OnRecord(*known, path))
+    return list(found.values())
 
 
 @lru_cache(maxsize=64)

@@ -235,8 +235,10 @@ class _Reading:
             candidate = dataclasses.replace(whole, name=name, path=path)
             self.add(folder.parent, candidate)
         else:
-            # a link to a candidate, wherever it is, is that candidate
-            real = Path(os.path.realpath(path)) if path.is_symlink() else path
+            # a link to a candidate is that candidate, but in a pool, which says
+            # what is in its place
+            elsewhere = path.is_symlink() and not _is_in_a_run(path)
+            real = Path(os.path.realpath(path)) if elsewhere else path
             candidate = _of_pool(real)
             if candidate is None:
                 self.add(folder, _from_file(path))
@@ -309,9 +311,13 @@ def matching(pattern: str) -> list[str]:
     return sorted(each.removeprefix("./") for each in found)
 
 
+def _is_in_a_run(path):
+    return (path.parent / Manifest.FILE).is_file()
+
+
 def _of_pool(path):
     """A file of a pool with what its manifest knows, the base above all."""
-    if not (path.parent / Manifest.FILE).is_file():
+    if not _is_in_a_run(path):
         return None
     for candidate in RunFolder(path.parent).candidates():
         if candidate.path.name == path.name:

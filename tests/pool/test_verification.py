@@ -182,6 +182,29 @@ def test_a_changed_teacher_or_source_of_attention_is_refused(
             using()
 
 
+def test_a_link_in_the_place_of_a_base_is_not_the_base(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    pool.store_base(resuming=False)
+    saver = Checkpointer(tmp_path / "save", {"pool": pool})
+    for epoch in (1, 2):
+        torch.nn.init.constant_(model.weight, float(epoch))
+        saver.save_checkpoint(meta={"epoch": epoch})
+    first, second = read_pool(tmp_path / "pool")
+    ties = create("task_arithmetic")
+    merge(ties, [first, second], first.base, progress=False)
+    first.base.unlink()
+    first.base.symlink_to(second.path)
+    for base in (first.base, str(first.base), open_weights(first.base)):
+        with pytest.raises(ChangedContent, match="base.safetensors"):
+            merge(ties, [first], base, progress=False)
+        with pytest.raises(ChangedContent, match="base.safetensors"):
+            ties([first], base)
+    for expert in (first.base, *read_pool(first.base)):
+        with pytest.raises(ChangedContent, match="base.safetensors"):
+            merge("average", [expert, first], progress=False)
+
+
 def test_a_changed_candidate_is_not_exported(tmp_path):
     collect(tmp_path, [{"WER": 3.0}])
     path = tmp_path / "pool" / "run" / "epoch-0001.safetensors"
