@@ -51,7 +51,11 @@ from speechbrain_merge.records.fingerprint_parts import (
     with_folders,
 )
 from speechbrain_merge.records.given_state import GivenState
-from speechbrain_merge.records.object_settings import written_by, written_in
+from speechbrain_merge.records.object_settings import (
+    written_by,
+    written_in,
+    written_on_self,
+)
 from speechbrain_merge.records.own_code import is_own, names_read
 from speechbrain_merge.weights import digest, open_weights
 
@@ -330,7 +334,7 @@ def _settings(brain, names, leave_out, stage):
         if name in read and has_folders(found := with_folders(value))
     }
     folders, skip = _left_out(brain, names, stage)
-    by_others = written_by(
+    by_others = written_on_self(
         kind for kind in type(brain).__mro__ if not is_own(kind)
     )
     own = {

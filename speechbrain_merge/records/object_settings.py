@@ -9,9 +9,11 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import ast
 import dis
 import functools
 import inspect
+import textwrap
 import types
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 
 from speechbrain_merge.records.own_code import functions_of
-from speechbrain_merge.records.source_slice import kept_notes
+from speechbrain_merge.records.source_slice import kept_notes, private_name
 
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"}
 # Written by transformers with a warning, and by torch.amp.custom_fwd at a call
@@ -179,6 +181,45 @@ def _written_by(kind):
     return written
 
 
+def written_on_self(kinds: Iterable[type]) -> set[str]:
+    """Names of the attributes that methods of classes write on their own object.
+
+    Arguments
+    ---------
+    kinds : iterable of type
+        As for ``written_by``, which tells those of other objects as well.
+
+    Returns
+    -------
+    set of str
+        Of a class without a text, all that ``written_by`` tells.
+
+    Example
+    -------
+    >>> from speechbrain_merge.brain.mixin import MergeMixin
+    >>> names = written_on_self([MergeMixin])
+    >>> "promised" in names, "seconds" in names
+    (True, False)
+    """
+    return {name for kind in kinds for name in _written_on_self(kind)}
+
+
+@lru_cache(maxsize=4096)
+def _written_on_self(kind):
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return _written_by(kind)
+    return _written_by(kind) & {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
 def _restored(kind):
     """Names of the attributes of a module that SpeechBrain's Checkpointer loads.
 
@@ -216,9 +257,12 @@ def slots_of(kind: type) -> list[str]:
     Returns
     -------
     list of str
+        As Python keeps them: of ``__words`` in a class ``Rules``,
+        ``_Rules__words``.
     """
     names = []
     for each in kind.__mro__:
         slots = each.__dict__.get("__slots__", ())
-        names += [slots] if isinstance(slots, str) else list(slots)
+        slots = [slots] if isinstance(slots, str) else slots
+        names += [private_name(each, name) for name in slots]
     return [name for name in names if name not in ("__dict__", "__weakref__")]

@@ -330,7 +330,12 @@ class _Walk:
                 continue
             if functions := functions_of(member):
                 self.waiting += functions
-            elif _is_constant(member) or (written and not is_special(name)):
+            elif _is_constant(member) or (
+                # what a decorator of a package notes is no plain value
+                written
+                and not is_special(name)
+                and (name[:2] != "__" or _is_plain(member))
+            ):
                 self.attributes.append((kind, name, member))
             elif not written:
                 self.found.append(f"{name} = {self._value(member)}")
@@ -367,7 +372,7 @@ class _Walk:
             for each in (function.__defaults__, function.__kwdefaults__):
                 self.found.append(self._value(each))
         for name in _names(code):
-            if name.startswith("__") or name not in function.__globals__:
+            if is_special(name) or name not in function.__globals__:
                 continue  # they tell where it lies, and who runs it
             value = function.__globals__[name]
             if start is None or isinstance(value, types.FunctionType):

@@ -20,10 +20,23 @@ from speechbrain_merge.records.recipe_modules import source_of
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 NAMED = (*FUNCTIONS, ast.ClassDef)
+_KINDS = (object, type, int, dict, type(lambda: 0), types.ModuleType)
 _CHANGES = {
     *("add", "append", "clear", "discard", "extend", "insert", "pop"),
     *("popitem", "register", "remove", "reverse", "setdefault", "sort"),
     "update",
+}
+_OF_PYTHON = {
+    *(name for kind in _KINDS for name in dir(kind) if name[:2] == "__"),
+    *("__abstractmethods__", "__all__", "__annotate__", "__build_class__"),
+    *("__builtins__", "__cached__", "__classcell__", "__classdict__"),
+    *("__conditional_annotations__", "__constants__", "__dataclass_fields__"),
+    *("__dataclass_params__", "__debug__", "__file__", "__firstlineno__"),
+    *("__getstate__", "__import__", "__loader__"),
+    *("__match_args__", "__members__", "__objclass__", "__orig_bases__"),
+    *("__package__", "__parameters__", "__path__", "__post_init__"),
+    *("__slots__", "__spec__", "__static_attributes__", "__type_params__"),
+    *("__version__", "__weakref__", "__wrapped__"),
 }
 
 
@@ -309,7 +322,7 @@ def _base(node):
 
 
 def is_special(name: str) -> bool:
-    """Whether a name is Python's own: ``__name__``, ``__file__``.
+    """Whether a name is one that Python itself sets, or knows of classes.
 
     Arguments
     ---------
@@ -319,8 +332,13 @@ def is_special(name: str) -> bool:
     Returns
     -------
     bool
+
+    Example
+    -------
+    >>> is_special("__file__"), is_special("__fillers__")
+    (True, False)
     """
-    return name.startswith("__") and name.endswith("__")
+    return name in _OF_PYTHON
 
 
 def parsed_module(module: str) -> Optional[Parsed]:

@@ -259,8 +259,37 @@ def kept_notes(kind: type) -> set:
                     isinstance(node, ast.ClassDef)
                     and node.name == each.__name__
                 ):
-                    found |= changed_attributes(node)
+                    found |= {
+                        private_name(each, changed)
+                        for changed in changed_attributes(node)
+                    }
     return found
+
+
+def private_name(kind: type, name: str) -> str:
+    """The name under which Python keeps an attribute that a class writes.
+
+    Arguments
+    ---------
+    kind : type
+        The class whose text has the name.
+    name : str
+        As the text has it.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> class Rules: ...
+    >>> private_name(Rules, "__words"), private_name(Rules, "words")
+    ('_Rules__words', 'words')
+    """
+    owner = kind.__name__.lstrip("_")
+    if name[:2] != "__" or name[-2:] == "__" or not owner:
+        return name
+    return f"_{owner}{name}"
 
 
 class _Walk:

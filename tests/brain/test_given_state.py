@@ -112,6 +112,12 @@ VALUES = {
         "OPTIONS['beam']",
         "main()",
     ),
+    "an attribute that the package writes elsewhere": (
+        "from speechbrain_merge.brain.mixin import MergeMixin\n"
+        "class Merging(MergeMixin, sb.Brain):\n    pass",
+        "self.seconds",
+        "brain = Merging({}, run_opts={}); brain.seconds = BEAM",
+    ),
     "a class within a function": (
         "def make(n):\n    class Brain(sb.Brain):\n"
         "        def words(self, words):\n            return n.beam\n"

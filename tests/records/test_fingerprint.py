@@ -194,6 +194,37 @@ def test_nothing_is_taken_for_anything_else():
     assert fingerprint(torch.device("cpu")) == fingerprint(torch.device("meta"))
 
 
+class Rules:
+    """Keeps words to itself."""
+
+    __slots__ = ("__words", "__asked")
+
+    def __init__(self, words):
+        self.__words, self.__asked = words, []
+
+    def has(self, word):
+        """Leaves a note."""
+        self.__asked.append(word)
+        return word in self.__words
+
+
+def test_slots_with_private_names_count():
+    def of(words):
+        state, rules = GivenState(), Rules(words)
+
+        def look():
+            return look_at([rules], [], None, state)
+
+        with state.running(look):
+            before = fingerprint([rules], state=state)
+            rules.has("one")
+        state.look(look)
+        assert fingerprint([rules], state=state) == before
+        return before
+
+    assert of(["one"]) == of(["one"]) != of(["two"])
+
+
 def test_an_object_that_holds_itself():
     one, other = {"beam": 1}, {"beam": 1}
     one["self"], other["self"] = one, other

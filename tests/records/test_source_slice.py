@@ -115,6 +115,12 @@ EDITS = {
         "[:2]",
     ),
     "imported as": ("", "whole(w)", "floor as", "ceil as"),
+    "a name like those of Python": (
+        "__M__ = ['a']\ndef f(w):\n    return w in __M__",
+        "f(w)",
+        "['a']",
+        "['b']",
+    ),
     "class attribute": ("", "self.P[0] + w", "P = ['']", "P = ['x']"),
     "a method": ("", "w", "return w\n", "return w + w\n"),
 }
