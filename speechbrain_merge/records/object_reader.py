@@ -7,20 +7,17 @@ Authors
 """
 
 import collections
-import copyreg
+import contextvars
 import enum
 import functools
 import hashlib
 import io
-import json
 import os
 import random
 import re
 import types
-import uuid
 from collections.abc import Mapping, Set, ValuesView
 from numbers import Number
-from pathlib import Path
 
 import numpy
 import torch
@@ -36,6 +33,19 @@ from speechbrain_merge.records.fingerprint_parts import (
     GivenTo,
     OwnCode,
     with_folders,
+)
+from speechbrain_merge.records.object_content import (
+    UNREADABLE,
+    contents_of,
+    is_rich,
+    own_hooks,
+    package_of,
+    parts_of_sparse,
+    pickled,
+    pickled_besides,
+    random_state,
+    read_from,
+    rust_tokenizer,
 )
 from speechbrain_merge.records.object_settings import (
     attributes_of,
@@ -58,11 +68,6 @@ _WITHOUT_STATE = (
 )
 # They hold no objects of a recipe but modules
 _DEEP = ("tokenizers", "torch", "torchaudio", "transformers")
-# Locks, queues, sockets, generators, handles of what torch computes
-_WITHOUT_CONTENT = (
-    *("_asyncio", "_contextvars", "_multiprocessing", "_queue", "_socket"),
-    *("_ssl", "_thread", "_weakref", "builtins", "select", "torch", "weakref"),
-)
 _LEAVES = (
     *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
     *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
@@ -76,6 +81,8 @@ _RANDOM = (
     *(random.Random, numpy.random.BitGenerator, numpy.random.Generator),
     numpy.random.RandomState,
 )
+_AS_GIVEN = (OwnCode, Attributes, GivenTo, contextvars.ContextVar, *_RANDOM)
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 
 
 class ObjectReader:
@@ -126,7 +133,9 @@ class ObjectReader:
         """Looks for state in a value, and reads nothing else."""
         if id(value) in self._walked:
             return
-        if isinstance(value, _LEAVES) and not _is_code(value):
+        if isinstance(value, _LEAVES) and not (
+            _is_code(value) or is_rich(value)
+        ):
             return
         self._walked[id(value)] = value
         if _is_code(value):
@@ -134,25 +143,27 @@ class ObjectReader:
             return
         if self.skip is not None and self.skip(value):
             return
-        if _package(type(value)) in _DEEP:
+        if package_of(type(value)) in _DEEP:
             inside = (
                 value.modules() if isinstance(value, torch.nn.Module) else ()
             )
             for each in inside:
-                if _package(type(each)) not in _DEEP:
+                if package_of(type(each)) not in _DEEP:
                     self._walk(each)
         elif isinstance(value, types.FunctionType):
             if is_own(value):
                 self._function(value)
         elif isinstance(value, types.SimpleNamespace):
             self._walk(vars(value))
-        elif isinstance(value, (OwnCode, Attributes, GivenTo, *_RANDOM)):
+        elif isinstance(value, _AS_GIVEN):
             self._content(value)
         elif _is_wrapper(value):
             self._walk(value.__wrapped__)
         elif isinstance(value, (functools.partial, types.MethodType)):
             self._content(value)
-        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        elif isinstance(value, (*_CONTAINERS, Mapping)):
+            if is_own(type(value)):
+                self._code_of(type(value))
             rows = value.values() if isinstance(value, Mapping) else value
             for each in list(rows):
                 self._walk(each)
@@ -169,12 +180,13 @@ class ObjectReader:
 
     def _plain(self, value):
         """Words for a value without parts; None for all others."""
-        if _is_code(value):
+        if _is_code(value) or is_rich(value):
             return None
         if value is None or isinstance(value, (bool, torch.dtype)):
             return f"constant {value}"
         if isinstance(value, (str, os.PathLike)):
-            return self._text(os.fspath(value))
+            is_path = isinstance(value, os.PathLike)
+            return self._text(os.fspath(value), is_path)
         if isinstance(value, numpy.generic):
             return self._plain(value.item())
         if isinstance(value, Number):
@@ -187,22 +199,26 @@ class ObjectReader:
             return f"class {_class_name(value)}"
         return None
 
-    def _text(self, text):
+    def _text(self, text, is_path=False):
+        """Words for a text; what it names if that is a file or a folder."""
         if isinstance(text, bytes):
             return f"bytes {text!r}"
         if len(text) > 4096 or "\n" in text:
             return f"text {text}"
-        if os.sep not in text and not _is_file_name(text):
-            return f"text {text}"
         whole = os.path.abspath(text)
+        if is_path and os.path.isfile(text):
+            pass
+        elif os.sep not in text and not _is_file_name(text):
+            return f"text {text}"
         for folder in self.folders:
             if whole == folder or whole.startswith(folder + os.sep):
                 return f"in the results: {os.path.relpath(whole, folder)}"
-        if Path(text).is_file():
+        if os.path.isfile(text):
             return f"file {file_fingerprint(text)}"
-        if os.path.isabs(text) or Path(text).is_dir():
+        if os.path.isdir(text) or (is_path and os.path.isabs(text)):
             return "a path"
-        return f"text {text}"  # a name on the hub, or a word with a slash
+        # a name on the hub, a word with a slash, or /between/ two
+        return f"text {text}"
 
     def _content(self, value):
         """Digests of the parts of a value, after a word for its kind."""
@@ -217,8 +233,13 @@ class ObjectReader:
             # what it came to while a Brain ran decides nothing
             self.owners.append(value)
             key = id(value), "random state"
-            found = self._held(key, _random_state(value), True)
+            found = self._held(key, random_state(value), True)
             return "random numbers", _class_name(type(value)), found or ""
+        if isinstance(value, contextvars.ContextVar):
+            self.owners.append(value)
+            key = id(value), "value"
+            found = self._held(key, _value_in_context(value), True)
+            return "in a context", value.name, found or ""
         if isinstance(value, OwnCode):
             return "code", own_code(
                 value.things, value.leave_out, self._of_code
@@ -239,12 +260,14 @@ class ObjectReader:
             key = id(value.owner), value.name
             self.owners.append(value.owner)
             return "given", self._held(key, value.value, True) or ""
+        if is_rich(value):
+            return self._object(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
             return "bytes", bytes(value)
         if isinstance(value, (io.StringIO, io.BytesIO)):
             return "file in memory", str(value.tell()), str(value.getvalue())
         if isinstance(value, io.IOBase):
-            return "open file", self.digest(_read_from(value))
+            return "open file", self.digest(read_from(value))
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, numpy.ndarray):
@@ -260,7 +283,8 @@ class ObjectReader:
         if isinstance(value, collections.defaultdict):
             factory = self.digest(value.default_factory)
             return *self._mapping("dict", value), "otherwise", factory
-        if isinstance(value, Mapping) and not hasattr(value, "__dict__"):
+        bare = not hasattr(value, "__dict__") and not is_own(type(value))
+        if isinstance(value, Mapping) and bare:
             return self._mapping("dict", value)
         if isinstance(value, dict) and type(value).__module__ in (
             "builtins",
@@ -271,7 +295,7 @@ class ObjectReader:
             return "list", *map(self.digest, value)
         if type(value) in (list, tuple):
             return "list", *map(self.digest, value)
-        if isinstance(value, Set) and not hasattr(value, "__dict__"):
+        if isinstance(value, Set) and bare:
             return "set", *sorted(map(self.digest, value))
         if isinstance(value, functools.partial):
             parts = (value.func, list(value.args), value.keywords)
@@ -302,7 +326,7 @@ class ObjectReader:
         if plain.is_nested:
             return "nested", *map(self.digest, plain.unbind())
         if plain.layout != torch.strided:
-            parts = _parts_of_sparse(plain)
+            parts = parts_of_sparse(plain)
             shape = str(tuple(plain.shape))
             return str(plain.layout), shape, *map(self.digest, parts)
         if plain.is_quantized or plain.is_meta:
@@ -376,7 +400,7 @@ class ObjectReader:
                 continue
             if told and _has_no_attributes(entry) and not _is_readable(entry):
                 continue
-            if is_state and _package(type(value)) in _WITHOUT_STATE:
+            if is_state and package_of(type(value)) in _WITHOUT_STATE:
                 if not _is_foreign_setting(value, name, entry):
                     continue
                 is_state = False
@@ -428,46 +452,34 @@ class ObjectReader:
         """The class of an object, and its settings."""
         kind = _class_name(type(value))
         if hasattr(value, "get_vocab") and hasattr(value, "to_str"):
-            return "object", kind, self.digest(_rust_tokenizer(value))
+            return "object", kind, self.digest(rust_tokenizer(value))
         parts = {}
         if is_own(type(value)):
             parts["code of its class"] = self._code_of(type(value))
-        if isinstance(value, Mapping):
-            parts["items"] = dict(value)
-        elif isinstance(value, (list, tuple, set)):
-            parts["items"] = list(value)
-        if _has_no_attributes(value):
+        contents = contents_of(value)
+        parts.update(contents)
+        if is_rich(value):
+            parts.update(self._attributes(value))
+            return "object", kind, *self._mapping("settings", parts)
+        if _has_no_attributes(value) and not contents:
             # of an extension: what it would be pickled as, where that is said
-            found = _pickled(value)
-            if found is _UNREADABLE:
+            found = pickled(value)
+            if found is UNREADABLE:
                 _warn_of(kind)
-                return _UNREADABLE, kind, str(id(value))
-            return "object", kind, self.digest(found)
-        besides = _pickled_besides(value)
+                return UNREADABLE, kind, str(id(value))
+            parts["as pickled"] = found
+            return "object", kind, *self._mapping("settings", parts)
+        besides = pickled_besides(value)
         parts.update(besides)
         parts.update(self._attributes(value, told=bool(besides)))
         if isinstance(value, torch.nn.Module):
-            parts["hooks"] = _own_hooks(value)
+            parts["its hooks"] = own_hooks(value)
             parts.update(value.named_parameters(recurse=False))
             parts.update(self._buffers(value))
             parts.update(value.named_children())
             if isinstance(value, torch.jit.ScriptModule):
-                parts["script"] = getattr(value, "code", None)
+                parts["its script"] = getattr(value, "code", None)
         return "object", kind, *self._mapping("settings", parts)
-
-
-def _own_hooks(module):
-    """What a recipe hooked to a module's passes."""
-    hooks = (
-        *module._forward_pre_hooks.values(),
-        *module._forward_hooks.values(),
-    )
-    return [
-        hook
-        for hook in hooks
-        for function in [getattr(hook, "func", hook)]  # of a partial call
-        if is_own(function) or is_own(type(function))
-    ]
 
 
 def _is_file_name(text):
@@ -475,78 +487,20 @@ def _is_file_name(text):
     return os.path.splitext(text)[1] != "" and os.path.isfile(text)
 
 
-def _pickled_besides(value):
-    """The pickled state of an object besides its attributes.
-
-    SentencePiece's processor, which holds an object of C++, gives its model.
-    """
-    own = getattr(type(value), "__getstate__", None)
-    if own is getattr(object, "__getstate__", None):
-        return {}
-    try:
-        state = own(value)
-    except Exception:  # whatever a foreign class does not like
-        return {}
-    if isinstance(state, (bytes, str)):
-        return {"pickled": state}
-    if isinstance(state, dict):
-        known = getattr(value, "__dict__", {})
-        return {key: state[key] for key in state if key not in known}
-    return {}
-
-
-_UNREADABLE = f"unreadable {uuid.uuid4().hex}"
-"""Another one in each process: what is not known is the same for no other."""
-
-
-def _pickled(value):
-    """The pickled content of an object without attributes."""
-    reducer = copyreg.dispatch_table.get(type(value))
-    try:
-        reduced = reducer(value) if reducer else value.__reduce_ex__(4)
-    except Exception:  # whatever a foreign class does not like
-        known = _package(type(value)) in _WITHOUT_CONTENT
-        return getattr(value, "code", None) if known else _UNREADABLE
-    if isinstance(reduced, str):
-        return reduced
-    items = [list(each) for each in reduced[3:5] if each is not None]
-    return [*reduced[1:3], *items]
-
-
-def _parts_of_sparse(tensor):
-    """The dense tensors that a sparse one is made of."""
-    if tensor.layout == torch.sparse_coo:
-        whole = tensor.coalesce()
-        return whole.indices(), whole.values()
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
-    return (tensor.to_dense(),)
-
-
 def _has_no_attributes(value):
     return not hasattr(value, "__dict__") and not slots_of(type(value))
 
 
 def _is_readable(value):
-    return _pickled(value) is not _UNREADABLE
+    return pickled(value) is not UNREADABLE
 
 
-def _rust_tokenizer(value):
-    """All of a tokenizer but what it was last asked to pad, which is no setting."""
-    whole = json.loads(value.to_str())
-    kept = set(whole) - {"padding", "truncation"}
-    return json.dumps({key: whole[key] for key in kept}, sort_keys=True)
-
-
-def _random_state(value):
-    """The state of a generator of random numbers, as plain values."""
-    if isinstance(value, random.Random):
-        return value.getstate()
-    if isinstance(value, numpy.random.RandomState):
-        return value.get_state(legacy=False)
-    return getattr(value, "bit_generator", value).state
+def _value_in_context(variable):
+    """The value of a variable of the context; None where it has none."""
+    try:
+        return variable.get()
+    except LookupError:
+        return None
 
 
 def _is_code(value):
@@ -574,25 +528,12 @@ def _is_foreign_setting(value, name, entry):
     setting: one that its constructor sets, as the tokenizer that another holds.
     Of SpeechBrain's, whose objects count epochs and batches, objects alone."""
     kind = type(value)
-    if _package(kind) not in _DEEP:
+    if package_of(kind) not in _DEEP:
         plain = (*_LEAVES, Mapping, Set, list, tuple)
         return not isinstance(entry, plain)
     if isinstance(value, torch.nn.Module):
         return name == "generation_config"
     return name in set_at_first(kind)
-
-
-def _read_from(file):
-    """The path of an open file that is read; None of one that is written."""
-    try:
-        name = file.name
-        return name if file.readable() and not file.writable() else None
-    except (AttributeError, ValueError):  # without a name, or closed
-        return None
-
-
-def _package(kind):
-    return kind.__module__.partition(".")[0]
 
 
 def _class_name(kind):

@@ -4,6 +4,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import array
+import collections
+import contextvars
 import dataclasses
 import functools
 import os
@@ -206,6 +209,119 @@ class Rules:
         """Leaves a note."""
         self.__asked.append(word)
         return word in self.__words
+
+
+def noted(value, also):
+    """The object with an attribute beside what it holds."""
+    value.items = also
+    return value
+
+
+class Fillers(frozenset):
+    """Words."""
+
+
+class Last(collections.deque):
+    """The last words."""
+
+
+class Lengths(array.array):
+    """Numbers."""
+
+
+class Table(dict):
+    """By word."""
+
+
+class Word(str):
+    """One."""
+
+
+class Share(float):
+    """Of one."""
+
+
+class Pair(tuple):
+    """Two."""
+
+
+class Bare(frozenset):
+    """Without attributes."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "make, one, other",
+    [
+        (Fillers, ["one", "two", "six"], ["one", "two"]),
+        (Last, ["one"], ["two"]),
+        (lambda words: Last(words, 1), ["one", "two"], ["two", "one"]),
+        (lambda limit: Last(["one"], limit), 1, 2),
+        (lambda numbers: Lengths("i", numbers), [1], [2]),
+        (Table, {"a": 1}, {"a": 2}),
+        (Word, "one", "two"),
+        (Share, 1.0, 2.0),
+        (Pair, (1, 2), (1, 3)),
+    ],
+)
+def test_containers_and_texts_with_attributes_count_by_both(make, one, other):
+    made = [
+        noted(make(one), "a"),
+        noted(make(one), "a"),
+        noted(make(other), "a"),
+        noted(make(one), "b"),
+    ]
+    found = list(map(fingerprint, made))
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_containers_without_attributes():
+    found = {fingerprint(Bare(words)) for words in (["one"], ["two"], ["one"])}
+    assert len(found) == 2
+    assert fingerprint(Bare(["one"])) != fingerprint(frozenset(["one"]))
+    lines = [collections.deque("ab", 2), collections.deque("ab", 3)]
+    assert fingerprint(lines[0]) != fingerprint(lines[1])
+
+
+def test_a_variable_of_the_context_counts_as_it_was_given():
+    def of(word):
+        state, given = GivenState(), contextvars.ContextVar("given")
+        given.set([word])
+
+        def look():
+            return look_at([given], [], None, state)
+
+        with state.running(look):
+            before = fingerprint([given], state=state)
+            given.set(["another"])
+        state.look(look)
+        assert fingerprint([given], state=state) == before
+        return before
+
+    assert of("one") == of("one") != of("two")
+
+
+def test_texts_that_look_like_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(["/one/"]) != fingerprint(["/two/"])
+    assert fingerprint([Path("/one/")]) == fingerprint([Path("/two/")])
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert fingerprint(folders[0]) == fingerprint(folders[1])
+    missing = [f"{folder}/wer.txt" for folder in folders]
+    assert fingerprint(missing[0], folders) == fingerprint(missing[1], folders)
+    assert fingerprint("/" + "a" * 300) != fingerprint("/" + "b" * 300)
+
+
+def test_a_file_that_a_path_names_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for words in ("one", "two"):
+        (tmp_path / "lexicon").write_text(words)
+        found += [fingerprint(Path("lexicon")), fingerprint("lexicon")]
+    assert found[0] != found[2] and found[1] == found[3]
 
 
 def test_slots_with_private_names_count():
