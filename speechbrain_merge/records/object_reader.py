@@ -52,7 +52,7 @@ from speechbrain_merge.records.object_settings import (
     set_at_first,
     slots_of,
 )
-from speechbrain_merge.records.own_code import is_own, own_code
+from speechbrain_merge.records.own_code import is_own, is_own_wrapper, own_code
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 
 logger = get_logger(__name__)
@@ -228,7 +228,9 @@ class ObjectReader:
             return self._module(value)
         if isinstance(value, enum.Enum):
             kind = f"{_class_name(type(value))}.{value.name}"
-            return "one of", kind, *map(self.digest, (value.value, type(value)))
+            parts = (value.value, type(value))
+            notes = str(sorted(self._attributes(value).items()))
+            return "one of", kind, *map(self.digest, parts), notes
         if isinstance(value, _RANDOM):
             # what it came to while a Brain ran decides nothing
             self.owners.append(value)
@@ -312,6 +314,8 @@ class ObjectReader:
                 type(value).__name__,
                 self.digest(value.__wrapped__),
             )
+        if is_own_wrapper(value):
+            return self._object(value)
         if callable(value) and hasattr(value, "__qualname__"):
             name = f"{_module_name(value)}.{value.__qualname__}"
             owner = getattr(value, "__self__", None)
@@ -552,6 +556,7 @@ def _is_wrapper(value):
         callable(value)
         and not isinstance(value, (type, types.FunctionType, types.MethodType))
         and isinstance(getattr(value, "__wrapped__", None), types.FunctionType)
+        and not is_own_wrapper(value)
     )
 
 

@@ -11,6 +11,7 @@ Authors
 
 import ast
 import dis
+import enum
 import functools
 import inspect
 import textwrap
@@ -27,6 +28,8 @@ from speechbrain_merge.records.source_slice import kept_notes, private_name
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"}
 # Written by transformers with a warning, and by torch.amp.custom_fwd at a call
 _NOTES = {"deprecation_warnings", "_fwd_used_autocast"}
+# Of an Enum; what they say is told by itself
+_OF_MEMBERS = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 # SpeechBrain's encoders of labels load what they are, with `load`
 _CONSTRUCTORS = ("__new__", "__post_init__", "__setstate__", "load")
 
@@ -78,6 +81,10 @@ def attributes_of(
     left_out = set(_NOTES)
     if isinstance(value, torch.nn.Module):
         left_out |= _MODULE_STATE
+    if isinstance(value, enum.Enum):
+        left_out |= _OF_MEMBERS
+    if "__wrapped__" in attributes:  # as functools.update_wrapper notes it
+        left_out |= {*functools.WRAPPER_ASSIGNMENTS}
     if "_fwd_used_autocast" in attributes:
         left_out |= {"_dtype"}  # is written with it
     for name, entry in attributes.items():

@@ -29,7 +29,6 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import dis
 import functools
 import hashlib
 import json
@@ -41,6 +40,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from speechbrain_merge.records.compiled_code import (
+    compiled,
+    defaults_of,
+    entries_read,
+    global_names,
+)
 from speechbrain_merge.records.parsed_module import is_special
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 from speechbrain_merge.records.source_slice import (
@@ -162,6 +167,26 @@ def functions_of(member) -> list:
     return found
 
 
+def is_own_wrapper(value) -> bool:
+    """Whether a value is an object of a recipe that stands for a function.
+
+    Arguments
+    ---------
+    value : object
+        Any. Of a decorator that is a class, and uses
+        ``functools.update_wrapper``, the object that it made.
+
+    Returns
+    -------
+    bool
+    """
+    return (
+        not isinstance(value, (type, types.FunctionType, types.MethodType))
+        and "__wrapped__" in (getattr(value, "__dict__", None) or ())
+        and is_of_recipe(type(value).__module__)
+    )
+
+
 def is_own(thing) -> bool:
     """Whether a function or class is a recipe's, and of no installed package.
 
@@ -251,9 +276,10 @@ class _Walk:
         """The text of a value; the code of functions and classes is followed."""
         if isinstance(value, (type, types.ModuleType)) or functions_of(value):
             self.follow(value)
-            if not isinstance(value, types.MethodType):
+            if isinstance(value, types.MethodType):
+                value = value.__self__
+            elif not is_own_wrapper(value):
                 return None
-            value = value.__self__
         return self.text_of(key, value, is_state)
 
     def _is_read_by_keys(self, module, name, value):
@@ -308,10 +334,13 @@ class _Walk:
             self.waiting += [kind for kind in thing.__mro__ if is_own(kind)]
         elif functions := functions_of(thing):
             self.waiting += functions
+            if is_own_wrapper(thing):
+                self.follow(type(thing))
         elif is_own(type(thing)):
             self.waiting += [k for k in type(thing).__mro__ if is_own(k)]
         if isinstance(thing, functools.partial):
-            for each in (*thing.args, thing.keywords):
+            wrapper = [thing.func] if is_own_wrapper(thing.func) else []
+            for each in (*wrapper, *thing.args, thing.keywords):
                 self.found.append(self._value(each))
         elif isinstance(thing, types.MethodType):
             self.follow(thing.__self__)
@@ -330,6 +359,8 @@ class _Walk:
                 continue
             if functions := functions_of(member):
                 self.waiting += functions
+                if is_own_wrapper(member):
+                    self.attributes.append((kind, name, member))
             elif _is_constant(member) or (
                 # what a decorator of a package notes is no plain value
                 written
@@ -354,29 +385,38 @@ class _Walk:
             except ValueError:  # not bound yet
                 continue
             if isinstance(value, dict):
-                read = _entries_read(code, name)
+                read = entries_read(code, name)
                 if read is not None:
                     value = {each: value[each] for each in read & set(value)}
-            if isinstance(value, (str, Path, Mapping)):
-                self.held.append(value)
-            if isinstance(value, dict) and not _is_plain(value):
-                self.dicts.append((function, name, value))
-                continue
-            text = self._value(value, (function, name), name in counted)
-            if text is not None:
-                self.found.append(f"{name} = {text}")
-        self.found.append(_compiled(code))
+            self._of_function(function, name, value, name in counted)
+        for name, value in defaults_of(function).items():
+            if start is not None and _is_folder(value):
+                continue  # as little as in any text of a function
+            self._of_function(function, name, value, name in counted)
+        for name, value in sorted(vars(function).items()):
+            if not is_special(name):
+                text = self._value(value, (function, f".{name}"), True)
+                self.found.append(f".{name} = {text}")
+        self.found.append(compiled(code))
         if start is not None:
             self.starts.append(start)
-        else:
-            for each in (function.__defaults__, function.__kwdefaults__):
-                self.found.append(self._value(each))
-        for name in _names(code):
+        for name in global_names(code):
             if is_special(name) or name not in function.__globals__:
                 continue  # they tell where it lies, and who runs it
             value = function.__globals__[name]
             if start is None or isinstance(value, types.FunctionType):
                 self.found.append(f"{name} = {self._value(value)}")
+
+    def _of_function(self, function, name, value, is_state):
+        """A value that a function holds counts from now on."""
+        if isinstance(value, (str, Path, Mapping)):
+            self.held.append(value)
+        if isinstance(value, dict) and not _is_plain(value):
+            self.dicts.append((function, name, value))
+            return
+        text = self._value(value, (function, name), is_state)
+        if text is not None:
+            self.found.append(f"{name} = {text}")
 
     def _is_new(self, thing):
         new = id(thing) not in self.read
@@ -405,7 +445,7 @@ class _Walk:
             self.follow(value)
         if isinstance(value, types.MethodType):
             value = value.__self__
-        if hasattr(value, "__qualname__"):
+        if hasattr(value, "__qualname__") and not is_own_wrapper(value):
             return value.__qualname__
         return self.text_of(key, value, False)
 
@@ -423,56 +463,8 @@ def _start_of(function):
     return None if outermost is None else (module, outermost)
 
 
-def _entries_read(code, name):
-    """The keys that some code reads of a dict of the function around it.
-
-    None where it does anything else with the dict, such as to pass it on.
-    """
-    found: set = set()
-    steps = list(dis.get_instructions(code))
-    for place, step in enumerate(steps):
-        if step.argval != name or not step.opname.startswith("LOAD_DEREF"):
-            continue
-        names = [each.opname for each in steps[max(0, place - 1) : place + 4]]
-        if names[2:4] == ["LOAD_CONST", "BINARY_SUBSCR"]:  # name["key"]
-            found.add(steps[place + 1].argval)
-        elif names[0] == "LOAD_CONST" and names[2] == "CONTAINS_OP":
-            found.add(steps[place - 1].argval)  # "key" in name
-        else:
-            return None
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType) and name in inner.co_freevars:
-            read = _entries_read(inner, name)
-            if read is None:
-                return None
-            found |= read
-    return found
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(code):
-    """A text for what was compiled, whatever file and line it is from.
-
-    By its instructions: a docstring is a constant that none of them loads.
-    """
-    steps = [code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-    for step in dis.get_instructions(code):
-        value = step.argval
-        if isinstance(value, types.CodeType):
-            value = _compiled(value)
-        elif isinstance(value, frozenset):
-            value = sorted(map(repr, value))
-        steps.append((step.opname, repr(value)))
-    return repr(steps)
-
-
-def _names(code):
-    """Names of globals that some code may read."""
-    names = list(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names += _names(constant)
-    return names
+def _is_folder(value):
+    return isinstance(value, (str, Path)) and os.path.isdir(value)
 
 
 def _file_in(folder, name):

@@ -29,6 +29,7 @@ import dataclasses, enum, functools, json, os, types
 from pathlib import Path
 import speechbrain as sb
 HERE = Path(__file__).parent
+NAMED = "t.{}".format("json")
 BEAM = int(os.environ["BEAM_OF_TEST"])
 def read(name):
     return (HERE / name).read_text()
@@ -53,6 +54,14 @@ class Decoder:
     def words(self):
         self.decoded += 1
         return (Path(self.folder) / "words.txt").read_text()
+"""
+WRAPS = """
+class Mapped:
+    def __init__(self, function, table):
+        self.table = table
+        functools.update_wrapper(self, function)
+    def __call__(self, word):
+        return self.table or self.__wrapped__(word)
 """
 VALUES = {
     "a table from a file": ("TABLE = json.loads(read('t.json'))", "TABLE"),
@@ -81,6 +90,45 @@ VALUES = {
         "def make(n):\n    def beam():\n        return n['beam']\n"
         "    return beam\nBEAMS = make({'beam': BEAM})",
         "BEAMS()",
+    ),
+    "a default": (
+        "def said(w, table=read(NAMED).split()):\n    return table",
+        "said(0)",
+    ),
+    "a default of a keyword": (
+        "def said(w, *, table=read(NAMED)):\n    return table",
+        "said(0)",
+    ),
+    "an attribute of a function": (
+        "def said(w):\n    return said.table\n"
+        "setattr(said, 'table', read(NAMED))",
+        "said(0)",
+    ),
+    "an attribute of a member of an Enum": (
+        "class Kind(enum.Enum):\n    ONE = 't'\n    def __init__(self, name):\n"
+        "        self.table = read(f'{name}.json')",
+        "Kind.ONE.table",
+    ),
+    "an object that wraps a function": (
+        WRAPS + "said = Mapped(lambda w: w, read(NAMED))",
+        "said(0)",
+    ),
+    "an object that wraps another": (
+        WRAPS + "said = Mapped(Mapped(lambda w: w, read(NAMED)), '')",
+        "said(0)",
+    ),
+    "a part of an object that wraps a function": (
+        WRAPS + "said = functools.partial(Mapped(len, read(NAMED)), 0)",
+        "said()",
+    ),
+    "a method that an object wraps": (
+        WRAPS + "class Decoder:\n    words = Mapped(lambda w: w, read(NAMED))",
+        "Decoder.words(0)",
+    ),
+    "an object of the Brain that wraps a function": (
+        WRAPS,
+        "self.mapped(0)",
+        "brain.mapped = Mapped(read, BEAM)",
     ),
     "a method of an object": (
         DECODER + "D = Decoder()\nD.configure(BEAM)\nWORDS = D.words",
