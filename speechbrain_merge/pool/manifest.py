@@ -158,6 +158,32 @@ def hold(folder) -> bool:
     return True
 
 
+def is_held(folder) -> bool:
+    """Whether this process is the writer of a run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder of the run.
+
+    Returns
+    -------
+    bool
+    """
+    return (os.getpid(), Path(folder).resolve()) in _held
+
+
+def release(folder):
+    """Gives a run back that this process holds.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder of the run.
+    """
+    os.close(_held.pop((os.getpid(), Path(folder).resolve())))
+
+
 def _let_go():
     """In a forked child: the lock stays with the parent alone."""
     for descriptor in _held.values():

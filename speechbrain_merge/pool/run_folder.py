@@ -30,7 +30,13 @@ from typing import Any, Optional
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save
 from speechbrain_merge.pool.candidate import Candidate, rank
-from speechbrain_merge.pool.manifest import Contents, Manifest, hold
+from speechbrain_merge.pool.manifest import (
+    Contents,
+    Manifest,
+    hold,
+    is_held,
+    release,
+)
 from speechbrain_merge.pool.recovery import (
     BASE_FILE,
     METADATA,
@@ -237,6 +243,7 @@ class RunFolder:
         """
         for name in itertools.chain([own_run or run], _numbered(run)):
             claimed = cls(Path(pool) / name)
+            was_held = is_held(claimed.folder)
             if claimed.folder.is_symlink():
                 why = "is a link, through which nothing is written"
             elif not hold(claimed.folder):
@@ -250,6 +257,8 @@ class RunFolder:
                 if not others:
                     break
                 why = "holds a training that this one does not continue"
+                if not was_held:
+                    release(claimed.folder)  # for that training
             logger.warning(
                 f"Pool {pool}: run '{name}' {why}, so this training is "
                 "collected under another name. Give each training its own "

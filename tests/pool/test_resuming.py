@@ -18,7 +18,7 @@ from tiny_models import tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.pool.first_save import NOTE
-from speechbrain_merge.pool.manifest import _let_go
+from speechbrain_merge.pool.manifest import _let_go, is_held
 from speechbrain_merge.pool.meta import read_meta
 from speechbrain_merge.weights import digest, open_weights
 
@@ -307,6 +307,21 @@ def test_a_training_whose_save_is_whole_keeps_its_run(tmp_path):
     shutil.rmtree(tmp_path / "save")
     found = train(1).candidates()
     assert found[0] == first and found[1].run == "run-2"
+
+
+def test_the_run_of_another_training_is_not_held(tmp_path):
+    """So that it can go on while this one is running."""
+    go_on(tmp_path / "one", [1], tmp_path / "pool")
+    _let_go()  # as the end of the first process does
+    go_on(tmp_path / "two", [1], tmp_path / "pool", value=0.5)
+    assert not is_held(tmp_path / "pool" / "run")
+    assert is_held(tmp_path / "pool" / "run-2")
+    found = weights_of(go_on(tmp_path / "one", [2], tmp_path / "pool"))
+    assert found == {
+        "run/epoch-0001": 1.0,
+        "run/epoch-0002": 2.0,
+        "run-2/epoch-0001": 1.5,
+    }
 
 
 def test_runs_from_one_base_share_its_file(tmp_path):

@@ -203,6 +203,11 @@ def test_a_link_in_the_place_of_a_base_is_not_the_base(tmp_path):
     for expert in (first.base, *read_pool(first.base)):
         with pytest.raises(ChangedContent, match="base.safetensors"):
             merge("average", [expert, first], progress=False)
+    first.path.unlink()
+    first.path.symlink_to(second.path)
+    for expert in (first.path, *read_pool(first.path)):
+        with pytest.raises(ChangedContent, match="run/epoch-0001"):
+            merge("average", [expert, second], progress=False)
 
 
 def test_a_changed_candidate_is_not_exported(tmp_path):
