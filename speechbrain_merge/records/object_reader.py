@@ -12,9 +12,9 @@ import enum
 import functools
 import hashlib
 import io
+import logging
 import os
 import random
-import re
 import types
 from collections.abc import Mapping, Set, ValuesView
 from numbers import Number
@@ -22,6 +22,7 @@ from numbers import Number
 import numpy
 import torch
 
+from speechbrain.core import Brain
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.file_hashes import (
     file_fingerprint,
@@ -53,6 +54,7 @@ from speechbrain_merge.records.object_settings import (
     slots_of,
 )
 from speechbrain_merge.records.own_code import is_own, is_own_wrapper, own_code
+from speechbrain_merge.records.parsed_module import is_special
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 
 logger = get_logger(__name__)
@@ -72,10 +74,6 @@ _LEAVES = (
     *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
     *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
     *(torch.Generator, types.ModuleType, enum.Enum, Folder),
-)
-_VALUES = (
-    *(str, bytes, Number, tuple, list, set, frozenset, dict, re.Pattern),
-    *(torch.Tensor, numpy.ndarray),
 )
 _RANDOM = (
     *(random.Random, numpy.random.BitGenerator, numpy.random.Generator),
@@ -384,8 +382,9 @@ class ObjectReader:
         for name, each in sorted(vars(module).items()):
             if isinstance(each, (type, types.FunctionType)) and is_own(each):
                 things.append(each)
-            elif isinstance(each, _VALUES) and name[:2] != "__":
+            elif not is_special(name) and not _is_of_package(each):
                 key = module.__name__, f"value {name}"
+                each = with_folders(each, bare=False)
                 values += [name, self._held(key, each, True) or ""]
         code = own_code(things, text_of=self._of_code)
         return "module", module.__name__, code, *values
@@ -484,6 +483,17 @@ class ObjectReader:
             if isinstance(value, torch.jit.ScriptModule):
                 parts["its script"] = getattr(value, "code", None)
         return "object", kind, *self._mapping("settings", parts)
+
+
+def _is_of_package(value):
+    """Whether a value of a module is there for its code, or for a run of it."""
+    if isinstance(value, (types.ModuleType, type, logging.Logger, Brain)):
+        return True
+    if isinstance(value, logging.LoggerAdapter):
+        return True
+    function = getattr(value, "__wrapped__", value)  # of lru_cache
+    named = callable(value) and hasattr(value, "__qualname__")
+    return named and not (is_own(function) or is_own_wrapper(value))
 
 
 def _is_file_name(text):

@@ -130,6 +130,13 @@ VALUES = {
         "self.mapped(0)",
         "brain.mapped = Mapped(read, BEAM)",
     ),
+    "an object of a module that a Brain holds": (
+        "import collections, logging, sys\n"
+        "BEAMS = collections.deque([BEAM + 1])\n"
+        "LOG = logging.getLogger()\nREAD = functools.lru_cache(read)",
+        "self.module.BEAMS",
+        "brain.module = sys.modules[__name__]",
+    ),
     "a method of an object": (
         DECODER + "D = Decoder()\nD.configure(BEAM)\nWORDS = D.words",
         "WORDS()",
