@@ -27,9 +27,9 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader
 
 import speechbrain as sb
+from speechbrain_merge.brain.dataset_content import rows_of
 from speechbrain_merge.brain.decisive import data_settings
 from speechbrain_merge.brain.ranks import require_same
-from speechbrain_merge.records.contents import by_content
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -160,7 +160,7 @@ class FixedBatches:
         """
         content = []
         for domain, loader in self.loaders.items():
-            ids, rows = _content(loader.dataset)
+            ids, rows = rows_of(loader.dataset)
             code = data_settings(
                 self.brain, loader.dataset, collate_fn=loader.collate_fn
             )
@@ -175,7 +175,7 @@ class FixedBatches:
         found = {}
         for domain, loader in self.loaders.items():
             where = "" if domain is None else f"set '{domain}', "
-            ids, rows = _content(loader.dataset)
+            ids, rows = rows_of(loader.dataset)
             for one, row in zip(ids if rows else [], rows or []):
                 code = hashlib.sha256(row.encode()).hexdigest()
                 found[f"{where}utterance '{one}'"] = code
@@ -264,20 +264,6 @@ class FixedBatches:
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
         return durations
-
-
-def _content(dataset):
-    """The ids of a dataset, and its rows as text; as far as it has any."""
-    data = getattr(dataset, "data", None)
-    ids = getattr(dataset, "data_ids", len(dataset))
-    if isinstance(data, dict) and isinstance(ids, list):
-        return ids, [_row(data[one]) for one in ids]
-    return ids, None
-
-
-def _row(row):
-    """A row of a dataset as text."""
-    return str(sorted(by_content(row).items()))
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

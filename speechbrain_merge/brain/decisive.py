@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
+from speechbrain_merge.brain.dataset_content import made_of
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import (
     check_candidates,
@@ -197,8 +198,7 @@ def data_settings(brain, data, **loading) -> str:
     brain : speechbrain.Brain
         That hears it.
     data : Dataset
-        Of a DynamicItemDataset count the functions of its pipeline, what they
-        take and give, and what is given of it; of another its settings and code.
+        As for ``speechbrain_merge.brain.dataset_content.made_of``.
     **loading : object
         How it is loaded: the function that makes batches, for instance.
 
@@ -207,17 +207,7 @@ def data_settings(brain, data, **loading) -> str:
     str
         64 hexadecimal digits. The rows themselves do not count.
     """
-    pipeline = getattr(data, "pipeline", None)
-    if pipeline is None:
-        about = {"dataset": data if is_own(type(data)) else None}
-    else:
-        about = {
-            "items": [
-                (item.func, list(item.takes), list(item.provides))
-                for item in pipeline.dynamic_items
-            ],
-            "given": dict(sorted(pipeline.output_mapping.items())),
-        }
+    about = made_of(data)
     folders, skip = _left_out(brain, (), sb.Stage.VALID)
     value, state = {**about, **loading}, _state_of(brain)
     state.meet(functools.partial(look_at, value, folders, skip, state))
