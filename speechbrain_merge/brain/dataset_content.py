@@ -88,7 +88,7 @@ def made_of(dataset: Any, above: tuple = ()) -> Any:
         return "within itself"
     above, kind = (*above, dataset), type(dataset)
     pipeline = getattr(dataset, "pipeline", None)
-    held = getattr(dataset, "__dict__", None)
+    held: Any = getattr(dataset, "__dict__", None)
     about: dict = {}
     told: set = set()
     if pipeline is not None:

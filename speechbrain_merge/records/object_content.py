@@ -14,7 +14,7 @@ import decimal
 import json
 import random
 import uuid
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from numbers import Number
 from typing import Any
 
@@ -33,7 +33,7 @@ UNREADABLE = f"unreadable {uuid.uuid4().hex}"
 """Another one in each process: what is not known is the same for no other."""
 
 _PLAIN = (str, bytes, bytearray, bool, int, float, complex)
-_BARE = {
+_BARE: dict[type, Callable] = {
     str: str.__str__,
     int: int.__int__,
     float: float.__float__,
@@ -108,9 +108,8 @@ def contents_of(value: Any) -> dict:
     >>> contents_of(Words(["one"]))
     {'its items': frozenset({'one'})}
     """
-    for kind in (bytes, bytearray):
-        if isinstance(value, kind):
-            return {"its value": bytes(memoryview(value))}
+    if isinstance(value, (bytes, bytearray)):
+        return {"its value": bytes(memoryview(value))}
     for kind, bare in _BARE.items():
         if isinstance(value, kind):
             return {"its value": bare(value)}
@@ -166,7 +165,7 @@ def pickled_besides(value: Any) -> dict:
     dict
     """
     own = getattr(type(value), "__getstate__", None)
-    if own is getattr(object, "__getstate__", None):
+    if own is None or own is getattr(object, "__getstate__", None):
         return {}
     try:
         state = own(value)
