@@ -23,7 +23,7 @@ from torch.utils.data import ChainDataset, ConcatDataset, Dataset, Subset
 
 from speechbrain_merge.records.contents import by_content
 from speechbrain_merge.records.fingerprint_parts import Attributes, OwnCode
-from speechbrain_merge.records.own_code import is_own
+from speechbrain_merge.records.own_functions import is_own
 
 _IN_A_ROW = (ChainDataset, ConcatDataset)
 _TOLD = {

@@ -57,7 +57,8 @@ from speechbrain_merge.records.object_settings import (
     written_in,
     written_on_self,
 )
-from speechbrain_merge.records.own_code import is_own, names_read
+from speechbrain_merge.records.own_code import names_read
+from speechbrain_merge.records.own_functions import is_own
 from speechbrain_merge.weights import digest, open_weights
 
 TRAINING_SETTINGS = (

@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 import torch
 
-from speechbrain_merge.records.own_code import is_own
+from speechbrain_merge.records.own_functions import is_own
 
 # Locks, queues, sockets, generators, handles of what torch computes
 _WITHOUT_CONTENT = (

@@ -53,7 +53,8 @@ from speechbrain_merge.records.object_settings import (
     set_at_first,
     slots_of,
 )
-from speechbrain_merge.records.own_code import is_own, is_own_wrapper, own_code
+from speechbrain_merge.records.own_code import own_code
+from speechbrain_merge.records.own_functions import is_own, is_own_wrapper
 from speechbrain_merge.records.parsed_module import is_special
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_merge.records.own_code import functions_of
+from speechbrain_merge.records.own_functions import functions_of
 from speechbrain_merge.records.source_slice import kept_notes, private_name
 
 _MODULE_STATE = {*vars(torch.nn.Module()), "training"}

@@ -46,8 +46,12 @@ from speechbrain_merge.records.compiled_code import (
     entries_read,
     global_names,
 )
+from speechbrain_merge.records.own_functions import (
+    functions_of,
+    is_own,
+    is_own_wrapper,
+)
 from speechbrain_merge.records.parsed_module import is_special
-from speechbrain_merge.records.recipe_modules import is_of_recipe
 from speechbrain_merge.records.source_slice import (
     Slice,
     binds,
@@ -135,73 +139,6 @@ def names_read(things: Iterable, leave_out: Iterable[str] = ()) -> set:
     return walk.sliced.reads
 
 
-def functions_of(member) -> list:
-    """The Python functions of a class's member.
-
-    Arguments
-    ---------
-    member : object
-        A function, a method, a property, a partial call or anything else.
-
-    Returns
-    -------
-    list of function
-    """
-    candidates: list[Any]
-    if isinstance(member, property):
-        candidates = [member.fget]  # its setter changes a setting
-    elif isinstance(member, functools.cached_property):
-        candidates = [member.func]
-    elif isinstance(member, functools.partial):
-        candidates = [member.func]
-    else:
-        candidates = [getattr(member, "__func__", member)]
-    found: list = []
-    while candidates:
-        each = candidates.pop()
-        # a wrapper holds values of its own, and what it wraps
-        if hasattr(each, "__wrapped__"):
-            candidates.append(each.__wrapped__)
-        if isinstance(each, types.FunctionType) and each not in found:
-            found.append(each)
-    return found
-
-
-def is_own_wrapper(value) -> bool:
-    """Whether a value is an object of a recipe that stands for a function.
-
-    Arguments
-    ---------
-    value : object
-        Any. Of a decorator that is a class, and uses
-        ``functools.update_wrapper``, the object that it made.
-
-    Returns
-    -------
-    bool
-    """
-    return (
-        not isinstance(value, (type, types.FunctionType, types.MethodType))
-        and "__wrapped__" in (getattr(value, "__dict__", None) or ())
-        and is_of_recipe(type(value).__module__)
-    )
-
-
-def is_own(thing) -> bool:
-    """Whether a function or class is a recipe's, and of no installed package.
-
-    Arguments
-    ---------
-    thing : function or class
-        Of any module.
-
-    Returns
-    -------
-    bool
-    """
-    return is_of_recipe(getattr(thing, "__module__", None) or "")
-
-
 class _Walk:
     """Follows live functions and classes; their texts where they have them."""
 
@@ -210,6 +147,7 @@ class _Walk:
         self.waiting: list = []
         self.seen: dict = {}  # by id, with what keeps it alive
         self.read: dict = {}
+        self.noted: dict = {}  # those of which the values were read
         self.found: list = []
         self.attributes: list = []  # of classes: class, name and value
         self.starts: list = []
@@ -246,6 +184,12 @@ class _Walk:
                 values[module, name] = self._held(
                     (module, name), known[name], is_state
                 )
+            for module, name in sorted(self.sliced.named):
+                known = vars(sys.modules.get(module, types.ModuleType("")))
+                if name in known and (module, name) not in values:
+                    values[module, name] = self._named(
+                        (module, name), known[name]
+                    )
             for holder, name, entries in self.dicts:
                 for each in sorted(self.sliced.reads.intersection(entries)):
                     key = holder, f"{name}[{each!r}]"
@@ -281,6 +225,54 @@ class _Walk:
             elif not is_own_wrapper(value):
                 return None
         return self.text_of(key, value, is_state)
+
+    def _named(self, key, value):
+        """The text of what stands for a function or class that a text names.
+
+        Of these themselves, whose text counts, the values that they hold.
+        """
+        if isinstance(value, type):
+            if is_own(value) and id(value) not in self.noted:
+                self.noted[id(value)] = value
+                for name, member in sorted(vars(value).items()):
+                    self._member(value, name, member)
+            return None
+        functions = functions_of(value)
+        for each in functions:
+            self._values_of(each)
+        if functions and not is_own_wrapper(value):
+            return None
+        return self._held(key, value, False)
+
+    def _member(self, kind, name, member):
+        """What a member of a class that a text names holds counts."""
+        if name in self.leave_out and kind.__name__ in self.shortened:
+            return
+        if isinstance(member, type):
+            self._named((), member)
+        elif functions := functions_of(member):
+            for each in functions:
+                self._values_of(each)
+            if is_own_wrapper(member):
+                self.attributes.append((kind, name, member))
+        elif name not in _NOTES and _is_value(name, member):
+            self.attributes.append((kind, name, member))
+
+    def _values_of(self, function):
+        """The defaults of a function, and what was noted of it, count."""
+        if not is_own(function) or id(function) in self.noted:
+            return
+        self.noted[id(function)] = function
+        start = _start_of(function)
+        counted = set() if start is None else changed_by(*start)
+        for name, value in defaults_of(function).items():
+            if start is not None and _is_folder(value):
+                continue  # as little as in any text of a function
+            self._of_function(function, name, value, name in counted)
+        for name, value in sorted(vars(function).items()):
+            if not is_special(name):
+                text = self._value(value, (function, f".{name}"), True)
+                self.found.append(f".{name} = {text}")
 
     def _is_read_by_keys(self, module, name, value):
         """Whether a name holds hyperparameters of which texts say the keys."""
@@ -361,12 +353,7 @@ class _Walk:
                 self.waiting += functions
                 if is_own_wrapper(member):
                     self.attributes.append((kind, name, member))
-            elif _is_constant(member) or (
-                # what a decorator of a package notes is no plain value
-                written
-                and not is_special(name)
-                and (name[:2] != "__" or _is_plain(member))
-            ):
+            elif _is_constant(member) or (written and _is_value(name, member)):
                 self.attributes.append((kind, name, member))
             elif not written:
                 self.found.append(f"{name} = {self._value(member)}")
@@ -389,14 +376,7 @@ class _Walk:
                 if read is not None:
                     value = {each: value[each] for each in read & set(value)}
             self._of_function(function, name, value, name in counted)
-        for name, value in defaults_of(function).items():
-            if start is not None and _is_folder(value):
-                continue  # as little as in any text of a function
-            self._of_function(function, name, value, name in counted)
-        for name, value in sorted(vars(function).items()):
-            if not is_special(name):
-                text = self._value(value, (function, f".{name}"), True)
-                self.found.append(f".{name} = {text}")
+        self._values_of(function)
         self.found.append(compiled(code))
         if start is not None:
             self.starts.append(start)
@@ -461,6 +441,14 @@ def _start_of(function):
     if not binds(module, outermost):
         outermost = name_at(module, function.__code__.co_firstlineno)
     return None if outermost is None else (module, outermost)
+
+
+def _is_value(name, member):
+    """Whether a member of a class is one that a recipe gives it."""
+    if is_special(name) or name == "_abc_impl":
+        return False
+    # what a decorator of a package notes is no plain value
+    return name[:2] != "__" or _is_plain(member)
 
 
 def _is_folder(value):

@@ -51,6 +51,8 @@ class Slice:
     bound : dict
         Module and name of all that these bind, and whether functions bind or
         change it while they run.
+    named : set
+        Module and name of the functions and classes among them.
     attributes : set
         Names of attributes that functions and methods write.
     reads : set
@@ -62,6 +64,7 @@ class Slice:
 
     statements: list = field(default_factory=list)
     bound: dict = field(default_factory=dict)
+    named: set = field(default_factory=set)
     attributes: set = field(default_factory=set)
     reads: set = field(default_factory=set)
     whole: set = field(default_factory=set)
@@ -378,6 +381,7 @@ class _Walk:
                 names, in_function = unit.binds, isinstance(unit.node, NAMED)
                 if in_function:
                     names = names - {unit.node.name}
+                    result.named.add((module, unit.node.name))
                     result.attributes |= each.written
                 for name in () if unit.imports is not None else names:
                     known = result.bound.get((module, name), False)

@@ -10,7 +10,7 @@ Authors
 
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.records.fingerprint_parts import OwnCode
-from speechbrain_merge.records.own_code import is_own
+from speechbrain_merge.records.own_functions import is_own
 
 
 def merge_content(method, members) -> dict:

@@ -29,10 +29,11 @@ import dataclasses, enum, functools, json, os, types
 from pathlib import Path
 import speechbrain as sb
 HERE = Path(__file__).parent
-NAMED = "t.{}".format("json")
 BEAM = int(os.environ["BEAM_OF_TEST"])
 def read(name):
     return (HERE / name).read_text()
+def told():
+    return os.environ["BEAM_OF_{}".format("TEST")]
 """
 BRAIN = """
 class Brain(sb.Brain):
@@ -92,37 +93,36 @@ VALUES = {
         "BEAMS()",
     ),
     "a default": (
-        "def said(w, table=read(NAMED).split()):\n    return table",
+        "def said(w, table=told().split()):\n    return table",
         "said(0)",
     ),
     "a default of a keyword": (
-        "def said(w, *, table=read(NAMED)):\n    return table",
+        "def said(w, *, table=told()):\n    return table",
         "said(0)",
     ),
     "an attribute of a function": (
-        "def said(w):\n    return said.table\n"
-        "setattr(said, 'table', read(NAMED))",
+        "def said(w):\n    return said.table\nsetattr(said, 'table', told())",
         "said(0)",
     ),
     "an attribute of a member of an Enum": (
         "class Kind(enum.Enum):\n    ONE = 't'\n    def __init__(self, name):\n"
-        "        self.table = read(f'{name}.json')",
+        "        self.table = told()",
         "Kind.ONE.table",
     ),
     "an object that wraps a function": (
-        WRAPS + "said = Mapped(lambda w: w, read(NAMED))",
+        WRAPS + "said = Mapped(lambda w: w, told())",
         "said(0)",
     ),
     "an object that wraps another": (
-        WRAPS + "said = Mapped(Mapped(lambda w: w, read(NAMED)), '')",
+        WRAPS + "said = Mapped(Mapped(lambda w: w, told()), '')",
         "said(0)",
     ),
     "a part of an object that wraps a function": (
-        WRAPS + "said = functools.partial(Mapped(len, read(NAMED)), 0)",
+        WRAPS + "said = functools.partial(Mapped(len, told()), 0)",
         "said()",
     ),
     "a method that an object wraps": (
-        WRAPS + "class Decoder:\n    words = Mapped(lambda w: w, read(NAMED))",
+        WRAPS + "class Decoder:\n    words = Mapped(lambda w: w, told())",
         "Decoder.words(0)",
     ),
     "an object of the Brain that wraps a function": (
@@ -131,11 +131,12 @@ VALUES = {
         "brain.mapped = Mapped(read, BEAM)",
     ),
     "an object of a module that a Brain holds": (
-        "import collections, logging, sys\n"
-        "BEAMS = collections.deque([BEAM + 1])\n"
-        "LOG = logging.getLogger()\nREAD = functools.lru_cache(read)",
+        "import collections, logging",
         "self.module.BEAMS",
-        "brain.module = sys.modules[__name__]",
+        "brain.module = types.ModuleType('of_settings')",
+        "brain.module.BEAMS = collections.deque([BEAM])",
+        "brain.module.LOG = logging.getLogger()",
+        "brain.module.read = functools.lru_cache(read)",
     ),
     "a method of an object": (
         DECODER + "D = Decoder()\nD.configure(BEAM)\nWORDS = D.words",
