@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 import torch
 
-from speechbrain_merge.records.own_functions import is_own
+from speechbrain_merge.records.own_functions import functions_of, is_own
 
 # Locks, queues, sockets, generators, handles of what torch computes
 _WITHOUT_CONTENT = (
@@ -145,8 +145,7 @@ def own_hooks(module: torch.nn.Module) -> list:
     return [
         hook
         for hook in hooks
-        for function in [getattr(hook, "func", hook)]  # of a partial call
-        if is_own(function) or is_own(type(function))
+        if is_own(type(hook)) or any(map(is_own, [hook, *functions_of(hook)]))
     ]
 
 

@@ -277,8 +277,12 @@ class ObjectReader:
             masked = isinstance(value, numpy.ma.MaskedArray)
             whole = numpy.ascontiguousarray(value.data if masked else value)
             mask = self.digest(numpy.ma.getmaskarray(value)) if masked else ""
-            shape = str(value.shape)
-            return "array", str(value.dtype), shape, whole.tobytes(), mask
+            notes = ""
+            if is_own(type(value)):
+                found = sorted(self._attributes(value).items())
+                notes = f"{self._code_of(type(value))} {found}"
+            kind = str(value.dtype), str(value.shape)
+            return "array", *kind, whole.tobytes(), mask, notes
         if isinstance(value, types.SimpleNamespace):
             return self._mapping("namespace", vars(value))
         if isinstance(value, collections.defaultdict):

@@ -276,6 +276,35 @@ def test_containers_and_texts_with_attributes_count_by_both(make, one, other):
     assert found[0] == found[1] and len(set(found)) == 3
 
 
+class Signal(numpy.ndarray):
+    """With notes."""
+
+
+def test_an_array_with_attributes_counts_by_both():
+    made = [
+        noted(numpy.ones(2).view(Signal), "a"),
+        noted(numpy.ones(2).view(Signal), "a"),
+        noted(numpy.zeros(2).view(Signal), "a"),
+        noted(numpy.ones(2).view(Signal), "b"),
+    ]
+    found = list(map(fingerprint, made))
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def shifted(module, given, made, by):
+    """A hook."""
+    return made + by
+
+
+def test_a_part_of_a_function_as_hook_counts():
+    found = []
+    for by in (1, 1, 2):
+        module = torch.nn.ReLU()
+        module.register_forward_hook(functools.partial(shifted, by=by))
+        found.append(fingerprint(module))
+    assert found[0] == found[1] != found[2]
+
+
 def test_containers_without_attributes():
     found = {fingerprint(Bare(words)) for words in (["one"], ["two"], ["one"])}
     assert len(found) == 2
