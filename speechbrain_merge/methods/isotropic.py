@@ -229,7 +229,10 @@ class OutsideOf:
     def strongest(self, matrix, count, ladder, noise=0.0):
         """The strongest singular vectors of a matrix there."""
         # a matrix within the directions would leave nothing but their error
-        noise += self.error * float(matrix.norm())
+        # (by its largest entry, whose square may leave float64)
+        largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+        if largest > 0:
+            noise += self.error * largest * float((matrix / largest).norm())
         if self.rest is None:
             outside = matrix - self.directions @ (self.directions.T @ matrix)
             return strongest(outside, count, ladder, noise)

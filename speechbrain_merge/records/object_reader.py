@@ -545,11 +545,11 @@ def _warn_of(kind):
 def _is_foreign_setting(value, name, entry):
     """Whether an attribute that methods of an installed class write as well is a
     setting: one that its constructor sets, as the tokenizer that another holds.
-    Of SpeechBrain's, whose objects count epochs and batches, objects alone."""
+    Of SpeechBrain's, whose objects count batches and keep keys and values that a
+    decoder has computed, tokenizers and objects of the recipe alone."""
     kind = type(value)
     if package_of(kind) not in _DEEP:
-        plain = (*_LEAVES, Mapping, Set, list, tuple)
-        return not isinstance(entry, plain)
+        return hasattr(entry, "get_vocab") or is_own(type(entry))
     if isinstance(value, torch.nn.Module):
         return name == "generation_config"
     return name in set_at_first(kind)
