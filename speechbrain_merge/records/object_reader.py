@@ -216,6 +216,8 @@ class ObjectReader:
             return f"file {file_fingerprint(text)}"
         if os.path.isdir(text) or (is_path and os.path.isabs(text)):
             return "a path"
+        if os.path.isabs(text) and os.path.exists(_first_folder(text)):
+            return "a path"  # of what is made later, in a folder that may move
         # a name on the hub, a word with a slash, or /between/ two
         return f"text {text}"
 
@@ -499,6 +501,11 @@ def _is_of_package(value):
     function = getattr(value, "__wrapped__", value)  # of lru_cache
     named = callable(value) and hasattr(value, "__qualname__")
     return named and not (is_own(function) or is_own_wrapper(value))
+
+
+def _first_folder(text):
+    """The folder below the root that an absolute path begins with."""
+    return os.sep + text.lstrip(os.sep).partition(os.sep)[0]
 
 
 def _is_file_name(text):
