@@ -13,9 +13,10 @@ of an installed package, also by what its code does. The state that its methods
 write does not count, but as a recipe gave it where that is known (see
 ``speechbrain_merge.records.given_state``). Tensors and arrays count by value,
 wherever they are; a file by its content; so does a folder that an object of the
-recipe holds. Other folders, and a missing file that a ``Path`` names, do not
-count; a text that begins with a slash and names nothing is a text. So the fingerprint is the same in a new process, on another device,
-and after the results were moved.
+recipe holds. Other folders, and a missing file below one that is there, do not
+count; a text that begins with a slash and is no such path is a text. So the
+fingerprint is the same in a new process, on another device, and after the
+results were moved.
 
 Example
 -------
