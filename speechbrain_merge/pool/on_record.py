@@ -38,7 +38,6 @@ from speechbrain_merge.weights import (
     verify,
     verify_own_hash,
 )
-from speechbrain_merge.weights.own_hash import verify_file
 
 
 class OnRecord(NamedTuple):
@@ -118,22 +117,23 @@ def open_on_record(source: Any, experts: Iterable = ()) -> Weights:
     """
     weights = open_weights(source)
     try:
-        if isinstance(source, Weights):
-            if _place(source) is not None:
-                verify_file(source.label)
-        else:
-            verify_own_hash(weights)
-        for known in on_record(source, experts):
-            if isinstance(source, Weights):
-                # they may go by other names than those in their file
-                with open_weights(known.path) as read:
-                    verify(read, *known)
-            else:
-                verify(weights, *known)
+        if not isinstance(source, Weights):
+            _verify_all(weights, on_record(source, experts))
+        elif (path := _place(source)) is not None:
+            # they may go by other names than those in their file
+            with open_weights(path) as read:
+                _verify_all(read, on_record(source, experts))
     except BaseException:
         weights.close()
         raise
     return weights
+
+
+def _verify_all(weights, records):
+    """Compares weights with their own hash, if they say one, and with records."""
+    verify_own_hash(weights)
+    for known in records:
+        verify(weights, *known)
 
 
 def _place(source) -> Optional[Path]:

@@ -238,8 +238,9 @@ def rust_tokenizer(value: Any) -> str:
     str
     """
     whole = json.loads(value.to_str())
-    kept = set(whole) - {"padding", "truncation"}
-    return json.dumps({key: whole[key] for key in kept}, sort_keys=True)
+    for setting_of_a_call in ("padding", "truncation"):
+        whole.pop(setting_of_a_call, None)
+    return json.dumps(whole, sort_keys=True)
 
 
 def random_state(value: Any) -> Any:

@@ -233,7 +233,7 @@ class ObjectReader:
             notes = str(sorted(self._attributes(value).items()))
             return "one of", kind, *map(self.digest, parts), notes
         if isinstance(value, _RANDOM):
-            # what it came to while a Brain ran decides nothing
+            # drawing numbers changes it in each run: the first state counts
             self.owners.append(value)
             key = id(value), "random state"
             found = self._held(key, random_state(value), True)

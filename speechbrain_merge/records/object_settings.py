@@ -130,7 +130,7 @@ def set_at_first(kind: type) -> frozenset[str]:
         name
         for each in kind.__mro__
         for function in functions_of(vars(each).get("__init__"))
-        for name in _written(function.__code__)
+        for name in written_in(function)
     )
 
 
