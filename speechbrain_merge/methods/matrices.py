@@ -11,7 +11,9 @@ methods' reference implementations.
 
 Two kinds of matrices need care. The rows of an embedding, and of the output
 layer that often is the same tensor, are one vector a word, and no map between
-spaces: they are left to the mean unless asked for. A fused projection of
+spaces: they are left to the mean unless asked for. (A layer that SpeechBrain's
+recipes save by its number alone, as ``4.w.weight``, is taken for an output layer,
+also where it is a projection within a transducer. ``exclude`` takes names.) A fused projection of
 queries, keys and values is three maps in one tensor, and merged as three.
 
 Example
@@ -55,6 +57,7 @@ from speechbrain_merge.methods.tall import TaskVectors
 from speechbrain_merge.weights import (
     Weights,
     common_ties,
+    is_norm,
     join_projection,
     layout_of,
     matches,
@@ -239,6 +242,8 @@ class MatrixMethod(MergeMethod):
         is_matrix : bool
         """
         if len(shape) < 2 or 0 in shape or part(names[0]).kind == "bias":
+            return False
+        if any(map(is_norm, names)):  # over frames and channels, say
             return False
         if len(shape) > 2 and not self.conv_as_matrix:
             return False

@@ -45,7 +45,7 @@ from speechbrain_merge.weights.own_hash import (
     verify_own_hash,
     write_with_hash,
 )
-from speechbrain_merge.weights.parts import Part, depth, matches, part
+from speechbrain_merge.weights.parts import Part, depth, is_norm, matches, part
 from speechbrain_merge.weights.projections import (
     heads,
     join_projection,

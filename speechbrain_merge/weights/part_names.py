@@ -38,6 +38,8 @@ OUTSIDE = (
     # --- embeddings
     # SpeechBrain: tokens, and tables of positions
     (r"(^|[.])custom_tgt_module[.]", "decoder", "embedding", "token"),
+    # ... its transducers
+    (r"^\d+[.]Embedding[.]weight$", "decoder", "embedding", "token"),
     (r"(^|[.])positional_encoding_decoder[.]", "decoder", "embedding", "position"),
     # ... those inside a hyper-mixing layer belong to the layer
     (r"^(?!.*layers[.]\d).*positional_encoding[.]", "encoder", "embedding", "position"),
@@ -145,6 +147,9 @@ INSIDE = (
     # ... where the branches of a Branchformer come together
     (r"^merge_proj[.]", "convolution", "join"),
 )  # fmt: skip
+
+# Norms, whatever they are a part of: a front end, say
+NORM = r"(^|[._])(layer_?norm|batch_?norm|LayerNorm|norm)(_?\d+)?[.]"
 
 # How a name ends, and the kind that this is, where it is not the last word
 KINDS = (

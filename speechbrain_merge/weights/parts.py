@@ -31,7 +31,13 @@ from functools import lru_cache
 from typing import Optional
 
 from speechbrain_merge.records.patterns import find
-from speechbrain_merge.weights.part_names import INSIDE, KINDS, OUTSIDE, STACKS
+from speechbrain_merge.weights.part_names import (
+    INSIDE,
+    KINDS,
+    NORM,
+    OUTSIDE,
+    STACKS,
+)
 
 OTHER = "other"
 
@@ -117,6 +123,29 @@ def part(name: str) -> Part:
     words = name.split(".")
     stack = next((word for word in words if word in _WORDS["stack"]), "")
     return Part(stack, None, OTHER, "", kind)
+
+
+def is_norm(name: str) -> bool:
+    """Whether a tensor is a norm's, in whatever part of the model.
+
+    Arguments
+    ---------
+    name : str
+        The name of the tensor.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_norm("0.convblock_0.convs.norm_0.norm.weight")
+    True
+    >>> is_norm("encoder.layers.0.normalizer_proj.weight")
+    False
+    """
+    known = part(name).role == "normalization"
+    return known or re.search(NORM, name) is not None
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -47,6 +47,9 @@ def test_all_but_matrices_are_averaged(make):
         "scale": (),
         "decoder.embed_tokens.weight": (9, 4),
         "proj_out.weight": (9, 4),
+        # of a Conformer's front end, over frames and channels
+        "0.convblock_0.convs.norm_0.norm.weight": (4, 3),
+        "2.Embedding.weight": (9, 4),  # of a transducer
         "encoder.layers.0.mha_layer.pos_bias_u": (3, 2),
     }
     experts, base = experts_of(shapes)
