@@ -20,11 +20,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import bisect
 import hashlib
 import json
 from typing import Optional
 
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 import speechbrain as sb
 from speechbrain_merge.brain.dataset_content import rows_of
@@ -132,15 +133,31 @@ class FixedBatches:
         Returns
         -------
         DataLoader
+            Each batch is made by the collation of the domain that it is from.
+
+        Raises
+        ------
+        ValueError
+            When a batch has utterances of domains that are collated in
+            different ways.
         """
-        loader = next(iter(self.loaders.values()))
+        loaders = list(self.loaders.values())
+        dataset, collate = self.dataset, loaders[0].collate_fn
+        if self._collate_differs():
+            dataset = _Numbered(self.dataset)
+            collate = _OfEach([loader.collate_fn for loader in loaders])
         return DataLoader(
-            self.dataset,
+            dataset,
             batch_sampler=batches,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
+            collate_fn=collate,
+            num_workers=max(loader.num_workers for loader in loaders),
+            pin_memory=any(loader.pin_memory for loader in loaders),
         )
+
+    def _collate_differs(self):
+        """Whether domains make batches in different ways."""
+        first, *others = (each.collate_fn for each in self.loaders.values())
+        return any(other != first for other in others)
 
     def key(self, *settings) -> str:
         """A hash of the utterances, with their audio, and of their batches.
@@ -212,7 +229,7 @@ class FixedBatches:
         return words
 
     def paddings(self) -> list:
-        """How long the model makes each batch.
+        """How long the model makes the batch of each utterance.
 
         A model says it by its method `padded_seconds`: of the seconds of the
         longest utterance, or None where it cannot tell. What a model computes
@@ -221,8 +238,10 @@ class FixedBatches:
         Returns
         -------
         list of float or None
-            For each batch, in seconds. None where it is not known: one of the
-            Brain's modules does not say it, or the data have no durations.
+            For each utterance, batch after batch, in seconds. None where the
+            model would make it shorter by itself, as it then hears it otherwise; where it is not
+            known: one of the Brain's modules does not say it, or the data have no
+            durations; and where domains make their batches in different ways.
         """
         found = [
             getattr(getattr(module, "module", module), "padded_seconds", None)
@@ -231,20 +250,25 @@ class FixedBatches:
         ]
         rules = [rule for rule in found if rule is not None]
         durations = self.durations()
-        if not rules or len(rules) < len(found):
-            return [None] * len(self)
-        seconds = []
-        for _, batch in self.places:
-            longest = max(durations[index] for index in batch)
-            # Durations are rounded, and must not be near where it changes
+        paddings: list = []
+        if not rules or len(rules) < len(found) or self._collate_differs():
+            return [None for _, batch in self.places for _ in batch]
+
+        def padded(seconds):
+            """None near where it changes, as durations are rounded."""
             ends = {
-                rule(longest + margin)
+                rule(seconds + margin)
                 for rule in rules
                 for margin in (-ROUNDING, ROUNDING)
             }
-            sure = len(ends) == 1 and min(durations[i] for i in batch) > 0
-            seconds.append(ends.pop() if sure else None)
-        return seconds
+            return ends.pop() if len(ends) == 1 and seconds > 0 else None
+
+        for _, batch in self.places:
+            seconds = [durations[index] for index in batch]
+            whole = padded(max(seconds)) if min(seconds) > 0 else None
+            for each in seconds:
+                paddings.append(whole if padded(each) == whole else None)
+        return paddings
 
     def durations(self) -> list:
         """Audio of each utterance.
@@ -264,6 +288,36 @@ class FixedBatches:
                     seconds = float(row.get("duration", 0.0))
                 durations.append(seconds)
         return durations
+
+
+class _Numbered(Dataset):
+    """The rows of several sets, each with the number of its set."""
+
+    def __init__(self, sets: ConcatDataset):
+        self.sets = sets
+
+    def __len__(self):
+        return len(self.sets)
+
+    def __getitem__(self, index):
+        ends = self.sets.cumulative_sizes
+        return bisect.bisect_right(ends, index), self.sets[index]
+
+
+class _OfEach:
+    """Makes a batch as the set does that its rows are from."""
+
+    def __init__(self, functions: list):
+        self.functions = functions
+
+    def __call__(self, rows):
+        functions = [self.functions[number] for number, _ in rows]
+        if any(function != functions[0] for function in functions):
+            raise ValueError(
+                "A batch would have utterances of two domains whose loaders "
+                "have a different `collate_fn`: give them loaders with one."
+            )
+        return functions[0]([row for _, row in rows])
 
 
 def _loader(brain, dataset, stage, loader_kwargs):

@@ -12,13 +12,13 @@ follow from what they are expected to cost.
   nearly each has a difficult utterance, and no order helps much.
 
 What a model hears of an utterance may depend on how far its batch is padded. So
-utterances are exchanged only between batches that a model says it pads alike;
-all others stay as they are. Neither the order nor such an exchange changes an
-outcome: each trial has the errors that it has.
+only those are exchanged that a model pads by themselves as far as their batches;
+all others stay where they are, and no batch becomes shorter. Neither the order
+nor such an exchange changes an outcome: each trial has the errors that it has.
 
 Example
 -------
->>> order = DecodingOrder([[0, 1], [2, 3], [4]], paddings=["4 s", "4 s", "6 s"])
+>>> order = DecodingOrder([[0, 1], [2, 3], [4]], [4.0, 4.0, 4.0, 4.0, 6.0])
 >>> order.learn({0: 0, 1: 2, 2: 0, 3: 3, 4: 1})
 >>> order.batches()
 [[3, 1], [4], [0, 2]]
@@ -42,8 +42,8 @@ class DecodingOrder:
     batches : list of list of int
         The utterances of each batch, as they come.
     paddings : list, optional
-        One for each batch: between batches of equal ones utterances may be
-        exchanged. None, for one or for all, leaves a batch as it is.
+        One for each utterance: those of equal ones may change places. None, for
+        one or for all, leaves it in its batch.
     efforts : list of float, optional
         What decoding each utterance takes, in seconds, say. Equal if not
         given.
@@ -57,7 +57,7 @@ class DecodingOrder:
     Raises
     ------
     ValueError
-        Where there is not one padding a batch.
+        Where there is not one padding an utterance.
     """
 
     def __init__(
@@ -67,20 +67,24 @@ class DecodingOrder:
         efforts: Optional[Sequence[float]] = None,
     ):
         self._batches = [list(batch) for batch in batches]
+        utterances = [one for batch in self._batches for one in batch]
         if paddings is None:
-            paddings = [None] * len(self._batches)
-        if len(paddings) != len(self._batches):
+            paddings = [None] * len(utterances)
+        if len(paddings) != len(utterances):
             raise ValueError(
-                f"{len(self._batches)} batches but {len(paddings)} paddings"
+                f"{len(utterances)} utterances but {len(paddings)} paddings"
             )
         self.efforts = efforts
         self.costs: Optional[Sequence[float]] = None
         self._errors: dict[int, float] = {}
         self._trials: dict[int, int] = {}
-        self._alike: dict[Hashable, list[int]] = {}
-        for place, padding in enumerate(paddings):
-            if padding is not None:
-                self._alike.setdefault(padding, []).append(place)
+        self._alike: dict[Hashable, list[tuple[int, int]]] = {}
+        for number, batch in enumerate(self._batches):
+            for place, utterance in enumerate(batch):
+                padding = paddings[utterance]
+                if padding is not None:
+                    alike = self._alike.setdefault(padding, [])
+                    alike.append((number, place))
 
     def learn(self, errors: Mapping[int, float]):
         """Takes in the errors of a trial, or of the part that was decoded.
@@ -128,12 +132,15 @@ class DecodingOrder:
             return [list(batch) for batch in self._batches]
         batches = [list(batch) for batch in self._batches]
         for places in self._alike.values():
-            waiting = [one for place in places for one in batches[place]]
+            waiting = [batches[number][place] for number, place in places]
             waiting.sort(key=self._rank)
-            # the smallest batch comes last, where it is decoded least often
-            for place in sorted(places, key=lambda at: -len(batches[at])):
-                size = len(batches[place])
-                batches[place], waiting = waiting[:size], waiting[size:]
+            free: dict = {}
+            for number, place in places:
+                free.setdefault(number, []).append(place)
+            # the smallest part comes last, where it is decoded least often
+            for number in sorted(free, key=lambda at: -len(free[at])):
+                for place in free[number]:
+                    batches[number][place] = waiting.pop(0)
         return sorted(batches, key=self._density, reverse=True)
 
     def _effort(self, utterance):

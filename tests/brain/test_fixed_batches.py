@@ -1,0 +1,109 @@
+"""What is heard of an utterance does not hang on the trials before.
+
+Sets of several domains have their own way to make a batch; and a batch in which
+utterances were exchanged is padded as it was.
+
+Authors
+ * The speechbrain_merge authors 2026
+"""
+
+import random
+
+import pytest
+import torch
+from counted_scorings import VALID, trained
+from tiny_models import tiny_ctc_data
+from torch.utils.data import DataLoader
+
+import speechbrain as sb
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain_merge.brain.batches import FixedBatches
+from speechbrain_merge.search import DecodingOrder
+from speechbrain_merge.weights import write_weights
+
+
+def louder(rows):
+    """A domain that was recorded at another level."""
+    return PaddedBatch([{**row, "feats": 4 * row["feats"]} for row in rows])
+
+
+def loaders(number=2):
+    """As a recipe makes them that has a function for each domain."""
+    quiet = tiny_ctc_data(7, seed=12)
+    for row in quiet.data.values():
+        row["feats"] = row["feats"] / 4
+    found = {
+        "read": DataLoader(
+            tiny_ctc_data(7, seed=11), batch_size=2, collate_fn=PaddedBatch
+        ),
+        "spoken": DataLoader(quiet, batch_size=2, collate_fn=louder),
+    }
+    return dict(list(found.items())[-number:])
+
+
+def test_each_domain_is_decoded_as_its_own_loader_says(tmp_path):
+    brain = trained(tmp_path / "results")
+    weights = tmp_path / "weights.safetensors"
+    state = brain.modules.model.state_dict()
+    write_weights(weights, {f"model.{name}": state[name] for name in state})
+    both = brain.score_weights(weights, loaders(), VALID).domains
+    alone = brain.score_weights(weights, loaders(1), VALID).domains
+    assert both["spoken"] == alone["spoken"]
+    same = {"spoken": tiny_ctc_data(7, seed=12)}
+    settings = {"batch_size": 2, "collate_fn": PaddedBatch}
+    loud = brain.score_weights(
+        weights, {"spoken": DataLoader(same["spoken"], **settings)}, VALID
+    )
+    assert both["spoken"] == loud.domains["spoken"]
+
+
+def test_batches_of_two_domains_are_not_mixed(tmp_path):
+    brain = trained(tmp_path / "results")
+    batches = FixedBatches(brain, loaders())
+    heard = [batch.feats.data for batch in batches.load([6, 1])]
+    expected = [list(loaders()["spoken"])[2], list(loaders()["read"])[1]]
+    for found, one in zip(heard, expected):
+        torch.testing.assert_close(found, one.feats.data)
+    assert batches.paddings() == [None] * 14
+    with pytest.raises(ValueError, match="`collate_fn`"):
+        list(batches.load_utterances([[0, 7]]))
+
+
+class Windowed(torch.nn.Linear):
+    """Hears all utterances of a batch in the window that it fits into."""
+
+    def padded_seconds(self, seconds):
+        return next((end for end in (1.0, 2.0, 4.0) if seconds <= end), None)
+
+
+def test_a_batch_stays_in_its_window():
+    """Short utterances came together in batches that were padded to less."""
+    lot = random.Random(0)
+    seconds = [
+        lot.choice([0.5, 0.7, 1.0, 1.4, 1.9, 3.0, 5.0]) for _ in range(60)
+    ]
+    rows = {str(n): {"duration": length} for n, length in enumerate(seconds)}
+    brain = sb.Brain(
+        modules={"model": Windowed(1, 1)}, run_opts={"device": "cpu"}
+    )
+    data = DynamicItemDataset(rows, output_keys=["id"])
+    batches = FixedBatches(brain, data, {"batch_size": 3})
+    came = [batch for _, batch in batches.places]
+    order = DecodingOrder(came, batches.paddings())
+
+    def windows(batches):
+        window = Windowed(1, 1).padded_seconds
+        return {
+            one: window(max(seconds[each] for each in batch))
+            for batch in batches
+            for one in batch
+        }
+
+    exchanged = 0
+    for _ in range(5):
+        order.learn({one: lot.randint(0, 3) for one in range(60)})
+        found = order.batches()
+        assert windows(found) == windows(came)
+        exchanged += sum(sorted(each) not in came for each in found)
+    assert exchanged > 10
