@@ -92,6 +92,7 @@ setup(
         "hyperpyyaml>=1.2.2",
         "huggingface_hub>=0.23",
         "numpy>=1.24",
+        "packaging>=21",
         "PyYAML>=6.0",
         "ruamel.yaml>=0.17.28",
         "scipy>=1.10",

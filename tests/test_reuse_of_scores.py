@@ -18,7 +18,8 @@ from tiny_models import tiny_ctc_data, tiny_network
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_merge import MergeStage
-from speechbrain_merge.records.contents import by_content, content_of
+from speechbrain_merge.records.contents import by_content
+from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.study import Study
 from speechbrain_merge.weights import write_weights
@@ -140,8 +141,8 @@ def test_a_file_that_stays_is_read_once(tmp_path, monkeypatch):
         def time_ns():
             return path.stat().st_ctime_ns + 10**10
 
-    contents = "speechbrain_merge.records.contents"
-    monkeypatch.setattr(f"{contents}.time", Later)
+    hashes = "speechbrain_merge.records.file_hashes"
+    monkeypatch.setattr(f"{hashes}.time", Later)
     second = content_of(path)
-    monkeypatch.setattr(f"{contents}.file_fingerprint", None)
+    monkeypatch.setattr(f"{hashes}.file_fingerprint", None)
     assert content_of(path) == second

@@ -15,7 +15,8 @@ are (see ``speechbrain_merge.records.fingerprint``), but for
 Weights of all others count: a language model for shallow fusion, say. So do the
 statistics of a normaliser, which has no weights and is not merged, what a
 recipe gives its Brain besides (a tokenizer, a language model, the size of a
-beam), and the code of the recipe's Brain, but for the methods that only train.
+beam), the texts of the recipe's modules, and the versions of the packages that
+they import.
 What methods write (of the Brain, a decoder, …) counts as it was given to the
 Brain, and not as it is after a run (see ``speechbrain_merge.records.given_state``).
 Folders count by their files where a decoder holds them, or where the code of the
@@ -59,6 +60,8 @@ from speechbrain_merge.records.object_settings import (
 )
 from speechbrain_merge.records.own_code import names_read
 from speechbrain_merge.records.own_functions import is_own
+from speechbrain_merge.records.packages import versions_with
+from speechbrain_merge.records.recipe_texts import texts_of
 from speechbrain_merge.weights import digest, open_weights
 
 TRAINING_SETTINGS = (
@@ -310,6 +313,9 @@ def _settings(brain, names, leave_out, stage):
         and not (leave_out is not None and leave_out(name, value))
     }
     hparams["brain.code"] = OwnCode(kinds, TRAINING_METHODS)
+    script = texts_of(["__main__"])  # it may give the Brain anything
+    hparams["brain.script"] = script.digests
+    hparams["brain.packages"] = versions_with({"speechbrain", *script.packages})
     hparams["brain.eval_precision"] = getattr(brain, "eval_precision", None)
     # Normalisers, features and language models that the YAML does not name,
     # whatever several processes wrap them in

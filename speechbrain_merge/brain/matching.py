@@ -60,7 +60,7 @@ from speechbrain_merge.records.checked import (
     plain_float,
     whole,
 )
-from speechbrain_merge.records.contents import content_of
+from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import (
     ChangedContent,

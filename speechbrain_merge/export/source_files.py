@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Optional
 
-from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.records.file_hashes import file_state
 
 _begun: ContextVar[Optional[dict]] = ContextVar("_begun", default=None)
 

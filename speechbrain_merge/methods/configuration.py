@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.records.file_hashes import file_state
 from speechbrain_merge.weights import digest
 from speechbrain_merge.weights.moved import MAP_SUFFIXES
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from speechbrain_merge.pool.manifest import Manifest
-from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.records.file_hashes import file_state
 from speechbrain_merge.weights import (
     Weights,
     open_weights,

@@ -24,46 +24,11 @@ Authors
 """
 
 import os
-import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from speechbrain_merge.records.file_hashes import file_fingerprint
+from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.fingerprint import plain
-
-_SETTLED = 2 * 10**9  # ns: file systems tell times no finer than two seconds
-_known: dict[tuple, str] = {}
-"""State of a file that was read, and its SHA-256."""
-
-
-def content_of(path) -> str:
-    """The SHA-256 of a file, which is read once while it stays as it is.
-
-    A file is the same while its inode, size and times are, and is read again
-    by a new process. One that was written just now is not remembered: it may
-    be written again within the grain of the clock.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
-    state = file_state(path)
-    if state is not None and state in _known:
-        return _known[state]
-    started = time.time_ns()
-    found = file_fingerprint(path)
-    if state is None or state != file_state(path):
-        return found
-    if started - max(state[3:]) > _SETTLED:
-        _known[state] = found
-    return found
 
 
 def by_content(value: Any) -> Any:
@@ -142,28 +107,3 @@ def changed_files(known: Mapping) -> list[str]:
     """
     now = contents_of(known)
     return [path for path, content in now.items() if content != known[path]]
-
-
-def file_state(path) -> Optional[tuple]:
-    """Inode, size and time of a file: they change when it is written.
-
-    Arguments
-    ---------
-    path : str, Path or None
-        The file.
-
-    Returns
-    -------
-    tuple or None
-        None where there is no such file.
-    """
-    if not isinstance(path, (str, Path)) or not os.path.isfile(path):
-        return None
-    status = os.stat(path)
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )

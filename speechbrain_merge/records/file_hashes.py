@@ -7,12 +7,16 @@ Authors
 import hashlib
 import io
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 _BLOCK = 1 << 20
 _READ_OF_A_FOLDER = 256 << 20
+_SETTLED = 2 * 10**9  # ns: file systems tell times no finer than two seconds
+_known: dict[tuple, str] = {}
+"""State of a file that was read, and its SHA-256."""
 
 
 def file_fingerprint(path) -> str:
@@ -61,6 +65,60 @@ def stream_fingerprint(file: io.RawIOBase, before: bytes = b"") -> str:
     while count := file.readinto(block):
         result.update(block[:count])
     return result.hexdigest()
+
+
+def content_of(path) -> str:
+    """The SHA-256 of a file, which is read once while it stays as it is.
+
+    A file is the same while its inode, size and times are, and is read again
+    by a new process. One that was written just now is not remembered: it may
+    be written again within the grain of the clock.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    state = file_state(path)
+    if state is not None and state in _known:
+        return _known[state]
+    started = time.time_ns()
+    found = file_fingerprint(path)
+    if state is None or state != file_state(path):
+        return found
+    if started - max(state[3:]) > _SETTLED:
+        _known[state] = found
+    return found
+
+
+def file_state(path) -> Optional[tuple]:
+    """Inode, size and time of a file: they change when it is written.
+
+    Arguments
+    ---------
+    path : str, Path or None
+        The file.
+
+    Returns
+    -------
+    tuple or None
+        None where there is no such file.
+    """
+    if not isinstance(path, (str, Path)) or not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def is_folder(value: Any) -> bool:

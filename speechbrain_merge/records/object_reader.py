@@ -55,6 +55,7 @@ from speechbrain_merge.records.object_settings import (
 )
 from speechbrain_merge.records.own_code import own_code
 from speechbrain_merge.records.own_functions import is_own, is_own_wrapper
+from speechbrain_merge.records.packages import version_of
 from speechbrain_merge.records.parsed_module import is_special
 from speechbrain_merge.records.recipe_modules import is_of_recipe
 
@@ -116,7 +117,7 @@ class ObjectReader:
             return _hash(plain)
         known = self._digests.get(id(value), "")
         if known is None:
-            return _hash(f"within itself: {_class_name(type(value))}")
+            return _hash(f"within itself: {_full_name(type(value))}")
         if known:
             return known
         self._alive.append(value)
@@ -195,7 +196,7 @@ class ObjectReader:
         if isinstance(value, types.ModuleType):
             return f"module {value.__name__}"
         if isinstance(value, type):
-            return f"class {_class_name(value)}"
+            return f"class {_full_name(value)}"
         return None
 
     def _text(self, text, is_path=False):
@@ -224,11 +225,11 @@ class ObjectReader:
     def _content(self, value):
         """Digests of the parts of a value, after a word for its kind."""
         if isinstance(value, type):
-            return "class", _class_name(value), self._code_of(value)
+            return "class", _full_name(value), self._code_of(value)
         if isinstance(value, types.ModuleType):
             return self._module(value)
         if isinstance(value, enum.Enum):
-            kind = f"{_class_name(type(value))}.{value.name}"
+            kind = f"{_full_name(type(value))}.{value.name}"
             parts = (value.value, type(value))
             notes = str(sorted(self._attributes(value).items()))
             return "one of", kind, *map(self.digest, parts), notes
@@ -237,7 +238,7 @@ class ObjectReader:
             self.owners.append(value)
             key = id(value), "random state"
             found = self._held(key, random_state(value), True)
-            return "random numbers", _class_name(type(value)), found or ""
+            return "random numbers", _full_name(type(value)), found or ""
         if isinstance(value, contextvars.ContextVar):
             self.owners.append(value)
             key = id(value), "value"
@@ -322,7 +323,7 @@ class ObjectReader:
         if is_own_wrapper(value):
             return self._object(value)
         if callable(value) and hasattr(value, "__qualname__"):
-            name = f"{_module_name(value)}.{value.__qualname__}"
+            name = _full_name(value)
             owner = getattr(value, "__self__", None)
             if owner is None or isinstance(owner, (types.ModuleType, type)):
                 return "built-in", name
@@ -372,7 +373,7 @@ class ObjectReader:
             function.__kwdefaults__ or {},
             cells,
         )
-        name = f"{_module_name(function)}.{function.__qualname__}"
+        name = _full_name(function)
         return "function", name, *map(self.digest, parts)
 
     def _code(self, code):
@@ -460,7 +461,7 @@ class ObjectReader:
 
     def _object(self, value):
         """The class of an object, and its settings."""
-        kind = _class_name(type(value))
+        kind = _full_name(type(value))
         if hasattr(value, "get_vocab") and hasattr(value, "to_str"):
             return "object", kind, self.digest(rust_tokenizer(value))
         parts = {}
@@ -562,8 +563,11 @@ def _is_foreign_setting(value, name, entry):
     return name in set_at_first(kind)
 
 
-def _class_name(kind):
-    return f"{_module_name(kind)}.{kind.__qualname__}"
+def _full_name(thing):
+    """A class or function, and the version of the package that it is from."""
+    module = _module_name(thing)
+    version = version_of(module.partition(".")[0])
+    return f"{module}.{thing.__qualname__} {version}".rstrip()
 
 
 def _module_name(value):
@@ -592,7 +596,8 @@ def _is_empty(cell):
 def _hash(*words):
     result = hashlib.sha256()
     for word in words:
-        word = word if isinstance(word, bytes) else str(word).encode()
+        if not isinstance(word, bytes):
+            word = str(word).encode("utf-8", "surrogatepass")
         # with its length, so that no two lists of words run together
         result.update(f"{len(word)}:".encode())
         result.update(word)

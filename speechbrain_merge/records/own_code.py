@@ -3,12 +3,12 @@
 A score holds for the code that decoded: a recipe whose ``compute_objectives``
 normalises text in another way counts other errors. The code of installed
 packages goes by their versions; that of a recipe has none, and is edited
-between two runs. So it counts by what its text comes to (see
-``speechbrain_merge.records.source_slice``): the class or function, all that it
-reads of its module and of the recipe's other modules, and the values that the
-names there have when the recipe runs, but for those that its functions write.
-Variables of the environment that it reads count, and files beside it that it
-names. Comments, docstrings, layout, and what nothing reaches do not count.
+between two runs. So the whole text of its modules counts (see
+``speechbrain_merge.records.recipe_texts``), and the values that the names which
+it reads have when the recipe runs (see
+``speechbrain_merge.records.source_slice``), but for those that its functions
+write. Variables of the environment that it reads count, and files beside it that
+it names. Comments, docstrings and layout do not count.
 
 Code without a text (of a notebook, or of ``exec``) counts by what Python
 compiled of it, with the functions, classes and plain values that it names.
@@ -51,7 +51,9 @@ from speechbrain_merge.records.own_functions import (
     is_own,
     is_own_wrapper,
 )
+from speechbrain_merge.records.packages import versions_with
 from speechbrain_merge.records.parsed_module import is_special
+from speechbrain_merge.records.recipe_texts import texts_of
 from speechbrain_merge.records.source_slice import (
     Slice,
     binds,
@@ -156,6 +158,7 @@ class _Walk:
         self.dicts: list = []  # hyperparameters: holder, name and dict
         self.by_keys: set = set()  # modules and names of those among them
         self.sliced = Slice()
+        self.modules: set = set()  # those of what is followed
 
     def finish(self):
         """All that counts, in an order that processes share."""
@@ -200,9 +203,12 @@ class _Walk:
                 key = kind.__module__, f"{kind.__qualname__}.{name}"
                 if key not in values:
                     values[key] = self._held(key, value, is_state)
+        modules = self.modules.union(name for name, _ in self.sliced.bound)
+        texts = texts_of(sorted(modules))
         return [
             self.found,
-            self.sliced.statements,
+            texts.digests,
+            versions_with(texts.packages),
             sorted(
                 f"{key[1]} = {text}"
                 for key, text in values.items()
@@ -210,8 +216,7 @@ class _Walk:
             ),
             [
                 (name, os.environ[name])
-                for name in sorted(self.sliced.reads)
-                if name in os.environ
+                for name in sorted(self.sliced.reads.intersection(os.environ))
             ],
             self._files(),
         ]
@@ -340,6 +345,7 @@ class _Walk:
     def _class(self, kind):
         if not self._is_new(kind):
             return
+        self.modules.add(kind.__module__)
         self.found.append(kind.__qualname__)
         outermost = kind.__qualname__.partition(".")[0]
         written = binds(kind.__module__, outermost)
@@ -362,6 +368,7 @@ class _Walk:
         if not is_own(function) or not self._is_new(function):
             return
         code = function.__code__
+        self.modules.add(function.__globals__.get("__name__", ""))
         self.found.append(function.__qualname__)
         start = _start_of(function)
         cells = dict(zip(code.co_freevars, function.__closure__ or ()))

@@ -37,9 +37,8 @@ from speechbrain_merge.records.checked import (
     text,
     whole,
 )
-from speechbrain_merge.records.contents import file_state
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.file_hashes import stream_fingerprint
+from speechbrain_merge.records.file_hashes import file_state, stream_fingerprint
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json

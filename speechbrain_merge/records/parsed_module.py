@@ -234,6 +234,7 @@ def names_of(unit: Unit) -> tuple[set, set]:
     return {n for n in reads if not is_special(n)}, binds
 
 
+@functools.lru_cache(maxsize=4096)
 def changed_names(tree: ast.AST) -> set:
     """Names whose objects some code changes, or that it counts up from within.
 

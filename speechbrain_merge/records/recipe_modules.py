@@ -16,10 +16,16 @@ import sys
 import sysconfig
 from typing import Optional
 
+from speechbrain_merge.records.file_hashes import file_fingerprint
+
 _PACKAGES = ("speechbrain", "speechbrain_merge")
 
 _texts: dict = {}
 """Module to its ``__spec__`` and text; a module that is reloaded has another."""
+
+_COMPILED = (".pyc", *importlib.machinery.EXTENSION_SUFFIXES)
+_extensions: dict = {}
+"""Module to itself and the sha256 of its file."""
 
 
 def is_of_recipe(module: str) -> bool:
@@ -37,7 +43,7 @@ def is_of_recipe(module: str) -> bool:
     if module.partition(".")[0] in (*_PACKAGES, *sys.builtin_module_names):
         return False
     file = _told(sys.modules.get(module), "__file__")
-    return file is None or not _is_installed(str(file))  # none: of a notebook
+    return file is None or not is_installed(str(file))  # none: of a notebook
 
 
 def _told(module, name):
@@ -46,7 +52,18 @@ def _told(module, name):
 
 
 @functools.cache
-def _is_installed(file):
+def is_installed(file: str) -> bool:
+    """Whether a file is of an installed package, or of Python.
+
+    Arguments
+    ---------
+    file : str
+        Its path.
+
+    Returns
+    -------
+    bool
+    """
     places = _installed()
     return file.startswith(places) or os.path.realpath(file).startswith(places)
 
@@ -54,7 +71,8 @@ def _is_installed(file):
 @functools.cache
 def _installed():
     """Where packages are, with and without links."""
-    places = [sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")]
+    kinds = ("stdlib", "purelib", "platlib", "scripts")
+    places = [sysconfig.get_path(kind) for kind in kinds]
     places += [os.path.realpath(place) for place in places]
     return tuple(place + os.sep for place in places)
 
@@ -64,6 +82,7 @@ def remember() -> None:
     for name in list(sys.modules):
         if is_of_recipe(name):
             _text_of(name)
+            extension_of(name)
 
 
 def source_of(module: str) -> Optional[tuple]:
@@ -87,10 +106,55 @@ def source_of(module: str) -> Optional[tuple]:
     else:
         spec = _spec_of(module)
         file = None if spec is None else spec.origin
-        if file is None or not file.endswith(".py") or _is_installed(file):
+        if file is None or not file.endswith(".py") or is_installed(file):
             return None
         text, package = _read(file), spec.parent
     return None if text is None else (text, package)
+
+
+def file_of(module: str) -> Optional[str]:
+    """The file of a recipe's module, which need not be imported.
+
+    Arguments
+    ---------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    str or None
+        None where it is of no recipe, or there is none.
+    """
+    if not module or not is_of_recipe(module):
+        return None
+    known = sys.modules.get(module)
+    spec = _spec_of(module) if known is None else None
+    file = getattr(spec, "origin", None) or _told(known, "__file__")
+    return None if file is None or is_installed(str(file)) else str(file)
+
+
+def extension_of(module: str) -> Optional[str]:
+    """The content of a recipe's compiled extension, when it was first looked at.
+
+    Arguments
+    ---------
+    module : str
+        Its name.
+
+    Returns
+    -------
+    str or None
+        Its sha256; None where the module is no such extension.
+    """
+    file = file_of(module)
+    if file is None or not file.endswith(_COMPILED):
+        return None
+    known = sys.modules.get(module)
+    if known is None:
+        return file_fingerprint(file)
+    if _extensions.get(module, (None,))[0] is not known:
+        _extensions[module] = (known, file_fingerprint(file))
+    return _extensions[module][1]
 
 
 def _spec_of(module):

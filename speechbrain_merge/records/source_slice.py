@@ -1,18 +1,14 @@
-"""The statements of a recipe's modules that a name of them comes to.
+"""The names of a recipe's modules that its functions come to.
 
-A function's own text says little about what it does: it reads dictionaries,
-calls helpers, makes objects, and uses other modules. So the text is sliced. From
-a name, the statements that bind or change it; from these, the names that they
-read; and so on, into the other modules of the recipe. Modules of installed
-packages are not followed, they go by their versions.
+The text of a recipe counts as a whole (see
+``speechbrain_merge.records.recipe_texts``). What the text does not say is the
+value that a name has: a table that was read from a file, say. Of the values in a
+module those count that a function comes to, so that those of the training and of
+the results do not. So the text is sliced. From a name, the statements that bind
+or change it; from these, the names that they read; and so on, into the other
+modules of the recipe.
 
-A statement counts by its syntax tree, with the conditions that it stands under:
-comments, layout and docstrings do not count. What is below
-``if __name__ == "__main__"`` counts where it binds a name that is read.
-
-What Python finds by a name that it computes (``getattr(module, name)``,
-``importlib.import_module(name)``) is not found here: of a module that is used
-otherwise than by its attributes, all counts.
+Of a module that is used otherwise than by its attributes, all names are read.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -46,8 +42,6 @@ class Slice:
 
     Arguments
     ---------
-    statements : list
-        Of each module, the texts of the trees of its statements, in order.
     bound : dict
         Module and name of all that these bind, and whether functions bind or
         change it while they run.
@@ -62,7 +56,6 @@ class Slice:
         Module and name of what is used otherwise than by keys that a text says.
     """
 
-    statements: list = field(default_factory=list)
     bound: dict = field(default_factory=dict)
     named: set = field(default_factory=set)
     attributes: set = field(default_factory=set)
@@ -92,8 +85,8 @@ def slice_of(
 
     Example
     -------
-    >>> slice_of([("json", "dumps")]).statements
-    []
+    >>> slice_of([("json", "dumps")]).bound
+    {}
     """
     walk = _Walk(set(shortened), set(leave_out))
     for module, name in starts:
@@ -370,7 +363,6 @@ class _Walk:
                 statement(unit, self.shortened, self.leave_out)
                 for unit in units
             ]
-            result.statements.append([each.text for each in about])
             for unit, each in zip(units, about):
                 result.reads |= each.words
                 result.whole |= {
@@ -386,5 +378,4 @@ class _Walk:
                 for name in () if unit.imports is not None else names:
                     known = result.bound.get((module, name), False)
                     result.bound[module, name] = in_function or known
-        result.statements.sort()
         return result

@@ -1,4 +1,4 @@
-"""What one statement of a recipe's module says: its text, and what it reads.
+"""What one statement of a recipe's module reads and writes.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from speechbrain_merge.records.parsed_module import (
     FUNCTIONS,
-    NAMED,
     Unit,
     imports_of,
     names_of,
@@ -21,12 +20,10 @@ from speechbrain_merge.records.parsed_module import (
 
 @dataclass(frozen=True)
 class Statement:
-    """What a statement says.
+    """What a statement reads and writes.
 
     Arguments
     ---------
-    text : str
-        Its syntax tree and the conditions above it, without docstrings.
     reads : set of str
         Names of the module.
     chains : list of tuple
@@ -42,7 +39,6 @@ class Statement:
         function that it is passed to, or None.
     """
 
-    text: str
     reads: set
     chains: list
     imports: dict
@@ -57,7 +53,7 @@ def statement(
     shortened: frozenset = frozenset(),
     leave_out: frozenset = frozenset(),
 ) -> Statement:
-    """What a statement of a module says.
+    """What a statement of a module reads and writes.
 
     Arguments
     ---------
@@ -98,7 +94,6 @@ def statement(
         and isinstance(node.ctx, (ast.Store, ast.Del))
     }
     return Statement(
-        _text(short),
         unit.reads if short is unit else names_of(short)[0],
         list(_chains(trees)),
         imports,
@@ -163,12 +158,3 @@ def _chains(nodes) -> Iterator[tuple]:
             yield node.id, tuple(rest)
         else:
             waiting += ast.iter_child_nodes(node)
-
-
-def _text(unit):
-    """The text of a statement's tree, and of the conditions above it."""
-    node = copy.deepcopy(unit.node)
-    for each in ast.walk(node):
-        if isinstance(each, NAMED) and ast.get_docstring(each, False):
-            each.body = each.body[1:]
-    return "\n".join(map(ast.dump, [node, *unit.guards]))

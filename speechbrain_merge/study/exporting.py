@@ -28,7 +28,8 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.evaluation.bootstrap import confidence_interval
 from speechbrain_merge.export.publishing import published
 from speechbrain_merge.lineage import CARD
-from speechbrain_merge.records.contents import content_of, contents_of
+from speechbrain_merge.records.contents import contents_of
+from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.records.once import known_record, once
 from speechbrain_merge.records.own_code import own_code, plain_value

@@ -31,8 +31,8 @@ from speechbrain_merge.brain.domains import (
 from speechbrain_merge.evaluation import read_scores, write_scores
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.pool.coverage import check_tested
-from speechbrain_merge.records.contents import content_of
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.paths import inside

@@ -42,7 +42,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.checked import fields, file_name, mapped
-from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.records.file_hashes import file_state
 from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json, read_text

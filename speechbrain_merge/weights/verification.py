@@ -24,7 +24,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Optional
 
-from speechbrain_merge.records.contents import file_state
+from speechbrain_merge.records.file_hashes import file_state
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.tree_hash import PREFIX, TreeHash, tree_hash
