@@ -25,12 +25,12 @@ import hashlib
 import json
 from typing import Optional
 
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import speechbrain as sb
 from speechbrain_merge.brain.dataset_content import rows_of
 from speechbrain_merge.brain.decisive import data_settings
-from speechbrain_merge.brain.ranks import require_same
+from speechbrain_merge.brain.ranks import require_same, unwrapped
 
 TRANSCRIPTS = ("wrd", "words", "transcript", "text")
 """The columns in which the host's recipes keep transcripts."""
@@ -237,21 +237,21 @@ class FixedBatches:
 
         Returns
         -------
-        list of float or None
-            For each utterance, batch after batch, in seconds. None where the
-            model would make it shorter by itself, as it then hears it otherwise; where it is not
-            known: one of the Brain's modules does not say it, or the data have no
-            durations; and where domains make their batches in different ways.
+        list of tuple or None
+            For each utterance, batch after batch, its domain and the seconds. None
+            where the model would make it shorter by itself, as it then hears it
+            otherwise; and where it is not known: one of the Brain's modules does
+            not say it, or the data have no durations.
         """
         found = [
-            getattr(getattr(module, "module", module), "padded_seconds", None)
+            getattr(unwrapped(module), "padded_seconds", None)
             for module in self.modules
             if any(True for _ in module.parameters())
         ]
         rules = [rule for rule in found if rule is not None]
         durations = self.durations()
         paddings: list = []
-        if not rules or len(rules) < len(found) or self._collate_differs():
+        if not rules or len(rules) < len(found):
             return [None for _, batch in self.places for _ in batch]
 
         def padded(seconds):
@@ -263,11 +263,12 @@ class FixedBatches:
             }
             return ends.pop() if len(ends) == 1 and seconds > 0 else None
 
-        for _, batch in self.places:
+        for domain, batch in self.places:
             seconds = [durations[index] for index in batch]
             whole = padded(max(seconds)) if min(seconds) > 0 else None
             for each in seconds:
-                paddings.append(whole if padded(each) == whole else None)
+                alike = whole is not None and padded(each) == whole
+                paddings.append((domain, whole) if alike else None)
         return paddings
 
     def durations(self) -> list:
@@ -323,6 +324,14 @@ class _OfEach:
 def _loader(brain, dataset, stage, loader_kwargs):
     """A loader to learn from how the recipe batches and collates."""
     if isinstance(dataset, DataLoader):
+        flows = isinstance(dataset.dataset, IterableDataset)
+        if flows or dataset.batch_sampler is None:
+            raise ValueError(
+                f"A loader of {type(dataset.dataset).__name__} tells no places "
+                "of its utterances, and what is compared needs the same batches "
+                "each time. Give a DataLoader over a set with a length and "
+                "items by number, with a `batch_size` or a `batch_sampler`."
+            )
         return dataset
     kwargs = dict(loader_kwargs, ckpt_prefix=None)
     return brain.make_dataloader(dataset, stage, **kwargs)

@@ -33,11 +33,11 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_merge.brain.dataset_content import made_of
+from speechbrain_merge.brain.ranks import unwrapped
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import (
     check_candidates,
@@ -320,9 +320,7 @@ def _settings(brain, names, leave_out, stage):
     # Normalisers, features and language models that the YAML does not name,
     # whatever several processes wrap them in
     hparams["brain.modules"] = {
-        name: module.module
-        if isinstance(module, DistributedDataParallel)
-        else module
+        name: unwrapped(module)
         for name, module in getattr(brain, "modules", {}).items()
     }
     hparams["brain.folders"] = {

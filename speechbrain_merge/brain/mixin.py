@@ -30,7 +30,7 @@ from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.brain.decisive import scored_with, while_running
 from speechbrain_merge.brain.own_weights import OwnWeights, borrowed_weights
 from speechbrain_merge.brain.promised_weights import file_of
-from speechbrain_merge.brain.ranks import sent_by_main
+from speechbrain_merge.brain.ranks import sent_by_main, unwrapped
 from speechbrain_merge.brain.recipe_hooks import RecipeHooks
 from speechbrain_merge.brain.scorer import Scorer
 from speechbrain_merge.pool.on_record import open_on_record
@@ -316,8 +316,7 @@ class MergeMixin(RecipeHooks):
             owners.append(self.checkpointer.recoverables)
         for owner in owners:
             if name in owner:
-                module = owner[name]
-                return getattr(module, "module", module)
+                return unwrapped(owner[name])
         known = sorted({key for owner in owners for key in owner})
         raise ValueError(
             f"{label} has weights of a module '{name}', which this Brain does "

@@ -15,13 +15,36 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from speechbrain.utils.distributed import (
     ddp_broadcast,
     ddp_prevent_block,
     if_main_process,
 )
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """A module without what SpeechBrain wraps it in for several devices.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Any. A recipe's own wrapper stays, although it calls what it wraps
+        `module` as well.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Example
+    -------
+    >>> model = torch.nn.Linear(1, 1)
+    >>> unwrapped(DataParallel(model)) is model
+    True
+    """
+    wrappers = (DataParallel, DistributedDataParallel)
+    return module.module if isinstance(module, wrappers) else module
 
 
 def require_same(content: Callable[[], Mapping]) -> None:

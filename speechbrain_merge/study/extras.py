@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 
 from speechbrain.utils.distributed import run_on_main
 from speechbrain_merge.brain.landscape import Landscape as Walk
+from speechbrain_merge.methods.parameters import check_whole
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.once import once
 from speechbrain_merge.report import plot_line, plot_plane
@@ -63,7 +64,8 @@ class Landscape:
 
 
 def check_extras(study, names: Sequence) -> None:
-    """Raises where landscapes or exports name models that there are not.
+    """Raises where landscapes or exports cannot be made of the models that they
+    name.
 
     Arguments
     ---------
@@ -72,17 +74,53 @@ def check_extras(study, names: Sequence) -> None:
     names : list of str
         The names of all models.
     """
+    nodes = {node.name: node for plan in study.plans.values() for node in plan}
     for name in study.exports:
-        check_known(name, names, "`exports`")
+        _check_weights(name, names, nodes, "`exports`")
     for landscape in study.landscapes.values():
-        where = f"`landscapes.{landscape.name}`"
-        if len(landscape.between) != 2:
+        _check_landscape(landscape, names, nodes)
+
+
+def _check_landscape(landscape, names, nodes):
+    """Raises where a landscape cannot be walked or drawn."""
+    section = f"landscapes.{landscape.name}"
+    where = f"`{section}`"
+    between = list(landscape.between)
+    if len(set(between)) != 2 or len(between) != 2:
+        raise ValueError(
+            f"{where}: `between` is {between}; expected two models, each with "
+            "weights of its own."
+        )
+    for name in (*between, *landscape.aligned):
+        _check_weights(name, names, nodes, where)
+    for name in landscape.aligned:
+        if name == getattr(nodes[name], "anchor", between[1]):
             raise ValueError(
-                f"{where}: `between` is {list(landscape.between)}; expected "
-                "two models."
+                f"{where}: `aligned` names '{name}', which the line would both "
+                "begin and end with; expected a model made by `align`."
             )
-        for name in (*landscape.between, *landscape.aligned):
-            check_known(name, names, where)
+    check_whole(landscape.points, f"{section}.points", at_least=3)
+    if landscape.plane_points:
+        side = f"{section}.plane_points"
+        check_whole(landscape.plane_points, side, at_least=2)
+    for name in between if landscape.from_start else ():
+        if nodes[name].kind != "train":
+            raise ValueError(
+                f"{where}: `from_start` walks from the start of a training, and "
+                f"'{name}' is not trained by this study ({nodes[name].kind}). "
+                "Leave `from_start` out, or name two trained models."
+            )
+
+
+def _check_weights(name, names, nodes, where):
+    """Raises where a name is none of a model with weights."""
+    check_known(name, names, where)
+    if not nodes[name].has_weights:
+        raise ValueError(
+            f"{where} names '{name}', which has no weights of its own "
+            f"({nodes[name].kind}): expected a model that is trained, loaded or "
+            "merged."
+        )
 
 
 def walk_landscapes(study, makers: Mapping, results: dict) -> None:

@@ -28,6 +28,9 @@ from speechbrain_merge.records.reading import read_json
 
 ZIP = b"PK"
 TEXT_LIMIT = 1 << 20
+_JSON_OF_OURS = (b'{"pool": ', b'{"n_steps": ')
+"""Beginnings of the JSON that pools and schedulers of this package save; what a
+recipe saves may begin with a brace and be no JSON."""
 
 _BLOCK = 4096
 
@@ -38,15 +41,17 @@ def damage_of(path) -> str:
     Arguments
     ---------
     path : str or Path
-        A ``.ckpt`` file.
+        A ``.ckpt`` file; or a folder, which a recipe's own saver may make.
 
     Returns
     -------
     str
-        Empty where nothing shows it.
+        Empty where nothing shows it. What is in a folder is not looked at.
     """
     path = Path(path)
-    if not path.is_dir() and not path.is_file():
+    if path.is_dir():
+        return ""
+    if not path.is_file():
         # a pipe would never end
         return f"{path.name} is no regular file"
     with open(path, "rb") as file:
@@ -60,12 +65,20 @@ def damage_of(path) -> str:
         return f"{path.name} breaks off"
     if not start.startswith(ZIP) and _ends_as_archive(path):
         return f"the beginning of {path.name} is damaged"
-    if start.startswith(b"{") and path.stat().st_size < TEXT_LIMIT:
+    if _is_json_of_ours(start) and path.stat().st_size < TEXT_LIMIT:
         try:
             read_json(path)
         except RecordError:
             return f"{path.name} breaks off"
     return ""
+
+
+def _is_json_of_ours(start):
+    """Whether a file, of a byte or more, begins as one that we save as JSON."""
+    return any(
+        start.startswith(known) or known.startswith(start)
+        for known in _JSON_OF_OURS
+    )
 
 
 def _ends_as_archive(path):

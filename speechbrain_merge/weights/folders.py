@@ -174,7 +174,10 @@ def _open_recoverables(path):
     entries = {}
     ties = {}
     left_out = []
-    files = sorted(path.glob(f"*{PARAMFILE_EXT}"))
+    found = sorted(path.glob(f"*{PARAMFILE_EXT}"))
+    # a saver of the recipe may make a folder, of a tokenizer say
+    files = [file for file in found if not file.is_dir()]
+    left_out += [file.name for file in found if file.is_dir()]
     check_unchanged(path, [file.name for file in files])
     for file in files:
         damage = damage_of(file)

@@ -12,12 +12,13 @@ import random
 import pytest
 import torch
 from counted_scorings import VALID, trained
-from tiny_models import tiny_ctc_data
-from torch.utils.data import DataLoader
+from tiny_models import tiny_ctc_data, tiny_network
+from torch.utils.data import DataLoader, IterableDataset
 
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain_merge import MergeMixin
 from speechbrain_merge.brain.batches import FixedBatches
 from speechbrain_merge.search import DecodingOrder
 from speechbrain_merge.weights import write_weights
@@ -88,8 +89,13 @@ def test_a_batch_stays_in_its_window():
         modules={"model": Windowed(1, 1)}, run_opts={"device": "cpu"}
     )
     data = DynamicItemDataset(rows, output_keys=["id"])
-    batches = FixedBatches(brain, data, {"batch_size": 3})
+    sets = {
+        "read": data,
+        "spoken": DynamicItemDataset(rows, output_keys=["id", "duration"]),
+    }
+    batches = FixedBatches(brain, sets, {"batch_size": 3})
     came = [batch for _, batch in batches.places]
+    seconds *= 2
     order = DecodingOrder(came, batches.paddings())
 
     def windows(batches):
@@ -102,8 +108,56 @@ def test_a_batch_stays_in_its_window():
 
     exchanged = 0
     for _ in range(5):
-        order.learn({one: lot.randint(0, 3) for one in range(60)})
+        order.learn({one: lot.randint(0, 3) for one in range(120)})
         found = order.batches()
+        assert all(max(batch) < 60 or min(batch) >= 60 for batch in found)
         assert windows(found) == windows(came)
         exchanged += sum(sorted(each) not in came for each in found)
     assert exchanged > 10
+
+
+class Stream(IterableDataset):
+    """As webdataset reads a corpus."""
+
+    def __iter__(self):
+        return iter(tiny_ctc_data(2))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(Stream(), batch_size=2, collate_fn=PaddedBatch),
+        DataLoader([1, 2], batch_size=None),
+    ],
+    ids=["stream", "batches"],
+)
+def test_a_loader_whose_batches_have_no_places(loader):
+    brain = sb.Brain(run_opts={"device": "cpu"})
+    with pytest.raises(ValueError, match="`batch_sampler`"):
+        FixedBatches(brain, loader)
+
+
+class Wrapper(torch.nn.Module):
+    """A recipe's own, which calls what it wraps as DDP does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs):
+        return self.module(*inputs)
+
+
+def test_a_wrapper_of_the_recipe_is_a_module(tmp_path):
+    """Its weights were loaded into what it wraps, and did not fit."""
+    model = Wrapper(tiny_network(0))
+    brain = sb.Brain(modules={"model": model}, run_opts={"device": "cpu"})
+    assert brain_module(brain) is model
+    brain.modules["model"] = torch.nn.DataParallel(model)
+    assert brain_module(brain) is model
+
+
+def brain_module(brain):
+    """What weights are loaded into."""
+    brain.__class__ = type("Merging", (MergeMixin, sb.Brain), {})
+    return brain.module_named("model")

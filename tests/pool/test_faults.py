@@ -5,13 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from filled_pool import collect, names, saver_of, train_a_little
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
-from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.checkpoints import (
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain_merge.pool import CheckpointPool, read_merges, read_pool
 from speechbrain_merge.pool.half_written import pass_over_remains
 from speechbrain_merge.pool.manifest import hold
@@ -22,7 +29,12 @@ FIRST_SAVE = """
 import sys
 from pathlib import Path
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.checkpoints import (
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain_merge.pool import CheckpointPool
 folder, full = Path(sys.argv[1]), sys.argv[2] == "full"
 model = torch.nn.Linear(2, 2)
@@ -279,3 +291,60 @@ def test_a_newer_merge_is_found_although_the_clock_was_set_back(
         ["b"],
         ["c"],
     ]
+
+
+@register_checkpoint_hooks
+class Own:
+    """A recoverable of a recipe, of which SpeechBrain asks nothing."""
+
+    def __init__(self, write):
+        self.write, self.read = write, None
+
+    @mark_as_saver
+    def save(self, path):
+        self.write(Path(path))
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        self.read = path
+
+
+def _folder(path):
+    path.mkdir()
+    (path / "vocab.json").write_text("[]")
+
+
+OF_A_RECIPE = {
+    "a folder": _folder,
+    "lines of JSON": lambda path: path.write_text('{"a": 1}\n{"a": 2}\n'),
+    "a dict as text": lambda path: path.write_text(str({"a": 1})),
+    "a huge number": lambda path: path.write_text('{"a": 1%s}' % ("0" * 9000)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_A_RECIPE)
+def test_whatever_a_recipe_saves_a_training_goes_on(tmp_path, kind):
+    """Each checkpoint was passed over, and the training began again."""
+    epochs = []
+    for epoch in (1, 2):
+        model, own = tiny_network(0), Own(OF_A_RECIPE[kind])
+        pool = CheckpointPool(tmp_path / "pool", {"model": model})
+        modules = {"model": model, "own": own, "pool": pool}
+        saver = Checkpointer(tmp_path / "save", modules)
+        pool.begin(SimpleNamespace(checkpointer=saver, optimizer_step=None))
+        found = saver.recover_if_possible()
+        epochs.append(found and found.meta["epoch"])
+        torch.nn.init.constant_(model.ctc_lin.bias, epoch)  # trained
+        saver.save_checkpoint(meta={"epoch": epoch})
+        with open_weights(saver.find_checkpoint().path) as weights:
+            assert "model.ctc_lin.bias" in weights.names()
+    assert epochs == [None, 1]
+    names = [each.name for each in read_pool(tmp_path / "pool")]
+    assert names == ["run/epoch-0001", "run/epoch-0002"]
+
+
+def test_a_cut_pointer_of_a_pool_is_damage(tmp_path):
+    path = tmp_path / "pool.ckpt"
+    for text in ('{"pool": "a", "run', '{"n_steps": 1', "{"):
+        path.write_text(text)
+        assert damage_of(path) == "pool.ckpt breaks off"

@@ -259,6 +259,34 @@ def test_a_replaced_candidate_is_not_walked_to(done):
         study(landscapes={"way": {"between": ["a", "b"]}})
 
 
+@pytest.mark.parametrize(
+    "way, names",
+    [
+        ({"points": 2}, "landscapes.way.points"),
+        ({"points": "11"}, "landscapes.way.points"),
+        ({"plane_points": 1}, "landscapes.way.plane_points"),
+        ({"between": ["a", "a"]}, "`between`"),
+        ({"between": ["a", "both"]}, "no weights of its own"),
+        ({"between": ["a", "mean"], "from_start": True}, "`from_start`"),
+        ({"aligned": ["b"]}, "`aligned`"),
+    ],
+)
+def test_a_landscape_that_cannot_be_walked(done, way, names):
+    """Before anything is trained, and not when all is."""
+    models = {
+        **MODELS,
+        "mean": {"merge": "average", "of": ["a", "b"]},
+        "both": {"combine": "ensemble", "of": ["a", "b"]},
+    }
+    way = {"between": ["a", "b"], **way}
+    before = sorted(Path("results").rglob("*"))
+    with pytest.raises(ValueError, match=names):
+        study(models, landscapes={"way": way})
+    with pytest.raises(ValueError, match="`exports` names 'both'"):
+        study(models, exports=["both"])
+    assert sorted(Path("results").rglob("*")) == before
+
+
 def test_a_replaced_candidate_repairs_nothing(done):
     swap()
     with pytest.raises(ChangedContent, match="on record"):
