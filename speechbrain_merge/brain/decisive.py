@@ -381,8 +381,10 @@ def scored_with(brain, title: str, partial: bool, names) -> dict:
     Returns
     -------
     dict
-        `hparams`, the recipe's decisive settings, and `beside`, the digests of
-        what is trained and not merged.
+        `hparams`, the recipe's decisive settings, `beside`, the digests of
+        what is trained and not merged, and `text` and `packages`, the recipe's
+        texts and the versions of its packages. They count in `hparams`, too,
+        and are here by themselves to say what has changed.
 
     Raises
     ------
@@ -390,9 +392,14 @@ def scored_with(brain, title: str, partial: bool, names) -> dict:
         Where a part alone is merged, and nothing says that it is meant.
     """
     check_candidates(brain, names, title, partial)
+    texts = texts_of(
+        ["__main__", *(kind.__module__ for kind in type(brain).__mro__)]
+    )
     return {
         "hparams": decisive_settings(brain, names),
         "beside": beside(brain, list(names)),
+        "text": texts.digests,
+        "packages": versions_with(texts.packages),
     }
 
 

@@ -11,6 +11,8 @@ Authors
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -68,8 +70,22 @@ _stored = fields(
             },
             unknown="refuse",
         ),
-    }
+    },
+    {"about": mapped(text())},
 )
+
+_SAID = {
+    "candidates": "the candidates",
+    "base": "the base",
+    "beside": "the weights of modules that are not merged",
+    "selection": "the selection set",
+    "text": "the code of the recipe",
+    "packages": "the versions of installed packages",
+    "hparams": "the recipe's hyperparameters, or what its Brain holds",
+    "code": "the code of the merging method",
+    "files": "the files of the merging method",
+}
+"""What decided a result, for people; others are keys of the stage."""
 
 
 def read_result(path: Path) -> dict:
@@ -178,7 +194,10 @@ def known_result(job) -> Optional[MergeResult]:
             f"{record} cannot be read ({error}): the merge is made again."
         )
         return None
-    if stored["context"] != job.fingerprint or not path.exists():
+    if stored["context"] != job.fingerprint:
+        _tell_why(job, stored.get("about"))
+        return None
+    if not path.exists():
         return None
     if CHECK not in stored:
         logger.warning(
@@ -194,6 +213,37 @@ def known_result(job) -> Optional[MergeResult]:
         )
         return None
     return result
+
+
+def _tell_why(job, known):
+    """Says what has changed since an earlier result."""
+    now = _about(job)
+    changed = [key for key in now if known and known.get(key) != now[key]]
+    if {"text", "packages"} & set(changed):
+        changed = [key for key in changed if key != "hparams"]  # they hold them
+    if changed:
+        what = ", ".join(_SAID.get(key, f"`{key}`") for key in changed)
+        _say_once(
+            f"Merge stage '{job.name}' is made again, as there are changes in: "
+            f"{what}.",
+            job.fingerprint,
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _say_once(message, fingerprint):
+    """As a stage looks for its result twice."""
+    logger.info(message)
+
+
+def _about(job):
+    """All that decides the outcome of a job, each by a hash."""
+    return {
+        key: hashlib.sha256(
+            json.dumps(value, sort_keys=True, default=str).encode()
+        ).hexdigest()[:16]
+        for key, value in job.about.items()
+    }
 
 
 def _aside(path):
@@ -222,6 +272,7 @@ def store_result(job, result: MergeResult):
     stored["path"] = result.path.name
     content = {
         "context": job.fingerprint,
+        "about": _about(job),
         "digest": digest(result.path),
         "result": stored,
     }

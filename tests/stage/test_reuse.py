@@ -161,6 +161,21 @@ def test_a_file_that_changed_is_another_question(brain, tmp_path):
     assert not ask(brain, valid=51)[0].reused
 
 
+def test_what_has_changed_is_told(brain, caplog):
+    """As it takes a while to score all again."""
+    ask(brain)
+    brain.words_of = ["one"]
+    with caplog.at_level(logging.INFO):
+        ask(brain, valid=51)
+        assert ask(brain, valid=51)[0].reused
+    told = [each for each in caplog.messages if "is made again" in each]
+    assert len(told) == 1
+    assert (
+        "in: the recipe's hyperparameters, or what its Brain holds" in told[0]
+    )
+    assert "the selection set" in told[0] and "code" not in told[0]
+
+
 def test_what_happens_by_itself_changes_nothing(brain, tmp_path):
     first, _ = ask(brain)
     brain.evaluate(tiny_ctc_data(6, seed=60), min_key="WER")
