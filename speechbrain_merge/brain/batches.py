@@ -142,7 +142,8 @@ class FixedBatches:
             different ways.
         """
         loaders = list(self.loaders.values())
-        dataset, collate = self.dataset, loaders[0].collate_fn
+        dataset: Dataset = self.dataset
+        collate = loaders[0].collate_fn
         if self._collate_differs():
             dataset = _Numbered(self.dataset)
             collate = _OfEach([loader.collate_fn for loader in loaders])

@@ -12,8 +12,8 @@ Example
 -------
 >>> sorted({"torch", "numpy"} - set(versions_with(["speechbrain"])))
 []
->>> versions_with(["os"])
-{}
+>>> list(versions_with(["os"]))
+['python']
 
 Authors
  * The speechbrain_merge authors 2026
@@ -25,6 +25,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 
@@ -49,9 +50,11 @@ def versions_with(packages: Iterable[str]) -> dict:
     Returns
     -------
     dict
-        Name of a distribution to its version, in order.
+        Name of a distribution to its version, in order; and that of Python, as
+        far as the language goes.
     """
-    known, found = _distributions(), {}
+    known = _distributions()
+    found = {"python": "{}.{}".format(*sys.version_info)}
     waiting = [name for each in packages for name in known.get(each, ())]
     while waiting:
         name = waiting.pop()

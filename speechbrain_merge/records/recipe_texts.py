@@ -36,6 +36,7 @@ from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.recipe_modules import (
     extension_of,
     file_of,
+    is_of_recipe,
     source_of,
 )
 
@@ -159,7 +160,9 @@ def _absolute(imports, package) -> Iterator[str]:
             except (ImportError, ValueError):
                 continue
         yield module
-        if name not in (None, "*") and file_of(f"{module}.{name}"):
+        if name in (None, "*") or not is_of_recipe(module):
+            continue
+        if file_of(f"{module}.{name}"):
             yield f"{module}.{name}"
 
 
