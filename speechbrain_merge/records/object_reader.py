@@ -24,10 +24,7 @@ import torch
 
 from speechbrain.core import Brain
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.records.file_hashes import (
-    file_fingerprint,
-    folder_content,
-)
+from speechbrain_merge.records.file_hashes import folder_content
 from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
     Folder,
@@ -55,9 +52,12 @@ from speechbrain_merge.records.object_settings import (
 )
 from speechbrain_merge.records.own_code import own_code
 from speechbrain_merge.records.own_functions import is_own, is_own_wrapper
-from speechbrain_merge.records.packages import version_of
 from speechbrain_merge.records.parsed_module import is_special
-from speechbrain_merge.records.recipe_modules import is_of_recipe
+from speechbrain_merge.records.plain_words import (
+    full_name,
+    is_code,
+    plain_words,
+)
 
 logger = get_logger(__name__)
 
@@ -112,12 +112,12 @@ class ObjectReader:
         if self.state is not None and self.state.looks and not self._within:
             self._walk(value)
             return ""
-        plain = self._plain(value)
+        plain = plain_words(value, self.folders)
         if plain is not None:
             return _hash(plain)
         known = self._digests.get(id(value), "")
         if known is None:
-            return _hash(f"within itself: {_full_name(type(value))}")
+            return _hash(f"within itself: {full_name(type(value))}")
         if known:
             return known
         self._alive.append(value)
@@ -134,11 +134,11 @@ class ObjectReader:
         if id(value) in self._walked:
             return
         if isinstance(value, _LEAVES) and not (
-            _is_code(value) or is_rich(value)
+            is_code(value) or is_rich(value)
         ):
             return
         self._walked[id(value)] = value
-        if _is_code(value):
+        if is_code(value):
             self._content(value)
             return
         if self.skip is not None and self.skip(value):
@@ -178,58 +178,14 @@ class ObjectReader:
                 for each in value.children():
                     self._walk(each)
 
-    def _plain(self, value):
-        """Words for a value without parts; None for all others."""
-        if _is_code(value) or is_rich(value):
-            return None
-        if value is None or isinstance(value, (bool, torch.dtype)):
-            return f"constant {value}"
-        if isinstance(value, (str, os.PathLike)):
-            is_path = isinstance(value, os.PathLike)
-            return self._text(os.fspath(value), is_path)
-        if isinstance(value, numpy.generic):
-            return self._plain(value.item())
-        if isinstance(value, Number):
-            return f"number {value!r}"
-        if isinstance(value, (torch.device, torch.Generator)):
-            return "a device or generator"
-        if isinstance(value, types.ModuleType):
-            return f"module {value.__name__}"
-        if isinstance(value, type):
-            return f"class {_full_name(value)}"
-        return None
-
-    def _text(self, text, is_path=False):
-        """Words for a text; what it names if that is a file or a folder."""
-        if isinstance(text, bytes):
-            return f"bytes {text!r}"
-        if len(text) > 4096 or "\n" in text:
-            return f"text {text}"
-        whole = os.path.abspath(text)
-        if is_path and os.path.isfile(text):
-            pass
-        elif os.sep not in text and not _is_file_name(text):
-            return f"text {text}"
-        for folder in self.folders:
-            if whole == folder or whole.startswith(folder + os.sep):
-                return f"in the results: {os.path.relpath(whole, folder)}"
-        if os.path.isfile(text):
-            return f"file {file_fingerprint(text)}"
-        if os.path.isdir(text) or (is_path and os.path.isabs(text)):
-            return "a path"
-        if os.path.isabs(text) and os.path.exists(_first_folder(text)):
-            return "a path"  # of what is made later, in a folder that may move
-        # a name on the hub, a word with a slash, or /between/ two
-        return f"text {text}"
-
     def _content(self, value):
         """Digests of the parts of a value, after a word for its kind."""
         if isinstance(value, type):
-            return "class", _full_name(value), self._code_of(value)
+            return "class", full_name(value), self._code_of(value)
         if isinstance(value, types.ModuleType):
             return self._module(value)
         if isinstance(value, enum.Enum):
-            kind = f"{_full_name(type(value))}.{value.name}"
+            kind = f"{full_name(type(value))}.{value.name}"
             parts = (value.value, type(value))
             notes = str(sorted(self._attributes(value).items()))
             return "one of", kind, *map(self.digest, parts), notes
@@ -238,7 +194,7 @@ class ObjectReader:
             self.owners.append(value)
             key = id(value), "random state"
             found = self._held(key, random_state(value), True)
-            return "random numbers", _full_name(type(value)), found or ""
+            return "random numbers", full_name(type(value)), found or ""
         if isinstance(value, contextvars.ContextVar):
             self.owners.append(value)
             key = id(value), "value"
@@ -323,7 +279,7 @@ class ObjectReader:
         if is_own_wrapper(value):
             return self._object(value)
         if callable(value) and hasattr(value, "__qualname__"):
-            name = _full_name(value)
+            name = full_name(value)
             owner = getattr(value, "__self__", None)
             if owner is None or isinstance(owner, (types.ModuleType, type)):
                 return "built-in", name
@@ -373,7 +329,7 @@ class ObjectReader:
             function.__kwdefaults__ or {},
             cells,
         )
-        name = _full_name(function)
+        name = full_name(function)
         return "function", name, *map(self.digest, parts)
 
     def _code(self, code):
@@ -461,7 +417,7 @@ class ObjectReader:
 
     def _object(self, value):
         """The class of an object, and its settings."""
-        kind = _full_name(type(value))
+        kind = full_name(type(value))
         if hasattr(value, "get_vocab") and hasattr(value, "to_str"):
             return "object", kind, self.digest(rust_tokenizer(value))
         parts = {}
@@ -504,16 +460,6 @@ def _is_of_package(value):
     return named and not (is_own(function) or is_own_wrapper(value))
 
 
-def _first_folder(text):
-    """The folder below the root that an absolute path begins with."""
-    return os.sep + text.lstrip(os.sep).partition(os.sep)[0]
-
-
-def _is_file_name(text):
-    """Whether a text without a folder is a file with an ending, here."""
-    return os.path.splitext(text)[1] != "" and os.path.isfile(text)
-
-
 def _has_no_attributes(value):
     return not hasattr(value, "__dict__") and not slots_of(type(value))
 
@@ -528,16 +474,6 @@ def _value_in_context(variable):
         return variable.get()
     except LookupError:
         return None
-
-
-def _is_code(value):
-    """Whether a value is a class or a module of a recipe, or one of the values
-    that such a class has."""
-    if isinstance(value, enum.Enum):
-        return True
-    if isinstance(value, types.ModuleType):
-        return is_of_recipe(value.__name__)
-    return isinstance(value, type) and is_own(value)
 
 
 @functools.lru_cache(maxsize=256)
@@ -561,19 +497,6 @@ def _is_foreign_setting(value, name, entry):
     if isinstance(value, torch.nn.Module):
         return name == "generation_config"
     return name in set_at_first(kind)
-
-
-def _full_name(thing):
-    """A class or function, and the version of the package that it is from."""
-    module = _module_name(thing)
-    version = version_of(module.partition(".")[0])
-    return f"{module}.{thing.__qualname__} {version}".rstrip()
-
-
-def _module_name(value):
-    """Where a class or function is from; scripts are run under any name."""
-    name = getattr(value, "__module__", None) or ""
-    return "" if name == "__main__" else name
 
 
 def _is_wrapper(value):
