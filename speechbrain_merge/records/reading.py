@@ -79,13 +79,15 @@ def read_bytes(path, limit: int = JSON_LIMIT) -> bytes:
     Raises
     ------
     RecordError
-        Where it is larger, or is a pipe or a device, which might never end.
+        Where it is larger, is a folder, or is a pipe or a device, which might
+        never end.
     """
     # A pipe that nobody writes to would block the call
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RecordError(f"{path} is not a regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise RecordError(f"{path} is not a regular file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise RecordError(

@@ -339,8 +339,19 @@ def test_whatever_a_recipe_saves_a_training_goes_on(tmp_path, kind):
         with open_weights(saver.find_checkpoint().path) as weights:
             assert "model.ctc_lin.bias" in weights.names()
     assert epochs == [None, 1]
+    # a copy of it goes on beside it, as any training's
+    shutil.copytree(tmp_path / "save", tmp_path / "copy")
+    modules["pool"] = CheckpointPool(tmp_path / "pool", {"model": model})
+    saver = Checkpointer(tmp_path / "copy", modules)
+    modules["pool"].begin(
+        SimpleNamespace(checkpointer=saver, optimizer_step=None)
+    )
+    assert saver.recover_if_possible().meta["epoch"] == 2
+    torch.nn.init.constant_(model.ctc_lin.bias, 3.0)
+    saver.save_checkpoint(meta={"epoch": 3})
     names = [each.name for each in read_pool(tmp_path / "pool")]
-    assert names == ["run/epoch-0001", "run/epoch-0002"]
+    assert names[:2] == ["run/epoch-0001", "run/epoch-0002"]
+    assert names[-1] == "run-2/epoch-0003"
 
 
 def test_a_cut_pointer_of_a_pool_is_damage(tmp_path):
