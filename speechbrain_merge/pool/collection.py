@@ -456,6 +456,8 @@ class CheckpointPool:
             record["slot"] += f"-save-{self._saves:04d}"
         kept, _ = self._bounds([*contents.candidates.values(), record])
         if self._saves % self.every != 0 or record["name"] not in kept:
+            # What it takes the place of is abandoned, although it is not kept
+            self._prune(run, {**record, "lineage": self._lineage})
             # Remembered: saved again after a test it must not seem new
             run.pass_over(record)
             return None, f"passed over {checkpoint.name}, by every= or keep_…="
@@ -489,9 +491,13 @@ class CheckpointPool:
             records, self.keep_last, self.keep_best, self.metric, self.mode
         )
 
-    def _prune(self, run):
+    def _prune(self, run, passed_over=None):
+        """Removes what the bounds do not keep, and what was trained again."""
         records = list(run.read().candidates.values())
-        kept, replaced = self._bounds(records)
+        later = [] if passed_over is None else [passed_over]
+        replaced = self._bounds([*records, *later])[1]
+        current = [each for each in records if each["name"] not in replaced]
+        kept = self._bounds(current)[0]
         for record in records:
             if record["name"] in replaced:
                 run.remove(record, "trained again")

@@ -398,3 +398,38 @@ def test_a_base_is_what_the_run_started_from(tmp_path, lost, caplog):
     assert found == ({None} if lost == "run" else before)
     assert ("is lost" in caplog.text) == (lost == "run")
     assert (folder / "base.safetensors").exists() == (lost != "run")
+
+
+@pytest.mark.parametrize(
+    "before, after, rates, kept",
+    [
+        ({}, {"keep_best": 2}, [28.0, 27.0], ["1", "2"]),
+        ({}, {"every": 2}, [28.0, 27.0], ["1", "2", "4"]),
+        ({"keep_best": 2}, {"keep_best": 2}, [float("nan"), 27.0], ["1", "4"]),
+    ],
+)
+def test_what_is_trained_again_and_not_kept(
+    tmp_path, before, after, rates, kept
+):
+    """The abandoned candidate of its place stayed, and was merged."""
+    metas = [{"WER": 22.0}, {"WER": 25.0}]
+    _, saver, model = collect(tmp_path, metas, **before)
+    shutil.copytree(saver.list_checkpoints()[0].path, tmp_path / "kept")
+    train_a_little(model, 3.0)
+    saver.save_and_keep_only(meta={"WER": 20.0, "epoch": 3}, importance_keys=[])
+    shutil.rmtree(saver.list_checkpoints()[0].path)
+    shutil.copytree(tmp_path / "kept", tmp_path / "save" / "CKPT+kept")
+    pool, saver = resume(tmp_path, model, **after)
+    for epoch, rate in zip((3, 4), rates):
+        train_a_little(model, 10.0 + epoch)
+        saver.save_checkpoint(meta={"WER": rate, "epoch": epoch})
+    assert names(pool) == [f"run/epoch-000{each}" for each in kept]
+
+
+def test_a_tighter_bound_holds_for_what_was_there(tmp_path):
+    """Also where nothing that comes is kept."""
+    _, saver, model = collect(tmp_path, [{"WER": 1.0}, {"WER": 2.0}])
+    pool, saver = resume(tmp_path, model, keep_best=1)
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 3.0, "epoch": 3})
+    assert names(pool) == ["run/epoch-0001"]
