@@ -28,6 +28,7 @@ from typing import Optional
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import speechbrain as sb
+from speechbrain.dataio.dataloader import LoopedLoader, SaveableDataLoader
 from speechbrain_merge.brain.dataset_content import rows_of
 from speechbrain_merge.brain.decisive import data_settings
 from speechbrain_merge.brain.ranks import require_same, unwrapped
@@ -83,6 +84,7 @@ class FixedBatches:
             domain: _loader(brain, dataset, stage, loader_kwargs or {})
             for domain, dataset in domains.items()
         }
+        _check_workers(self.loaders)
         self.dataset: ConcatDataset = ConcatDataset(
             [loader.dataset for loader in self.loaders.values()]
         )
@@ -153,6 +155,7 @@ class FixedBatches:
             collate_fn=collate,
             num_workers=max(loader.num_workers for loader in loaders),
             pin_memory=any(loader.pin_memory for loader in loaders),
+            worker_init_fn=loaders[0].worker_init_fn,
         )
 
     def _collate_differs(self):
@@ -324,6 +327,11 @@ class _OfEach:
 
 def _loader(brain, dataset, stage, loader_kwargs):
     """A loader to learn from how the recipe batches and collates."""
+    if not isinstance(dataset, (DataLoader, LoopedLoader)):
+        kwargs = dict(loader_kwargs, ckpt_prefix=None)
+        dataset = brain.make_dataloader(dataset, stage, **kwargs)
+    if isinstance(dataset, LoopedLoader):  # an epoch of it has no end
+        dataset = dataset.loader
     if isinstance(dataset, DataLoader):
         flows = isinstance(dataset.dataset, IterableDataset)
         if flows or dataset.batch_sampler is None:
@@ -333,9 +341,34 @@ def _loader(brain, dataset, stage, loader_kwargs):
                 "each time. Give a DataLoader over a set with a length and "
                 "items by number, with a `batch_size` or a `batch_sampler`."
             )
-        return dataset
-    kwargs = dict(loader_kwargs, ckpt_prefix=None)
-    return brain.make_dataloader(dataset, stage, **kwargs)
+        kinds = (DataLoader, SaveableDataLoader)
+        if any(
+            getattr(type(dataset), name)
+            not in [vars(k).get(name) for k in kinds]
+            for name in ("__iter__", "_get_iterator")
+        ):
+            raise ValueError(
+                f"A {type(dataset).__qualname__} changes what it loads on the "
+                "way (in its `__iter__`), and what is compared is loaded from "
+                "the set itself, batch by batch. Do what it does in the set's "
+                "pipeline or in a `collate_fn`."
+            )
+    return dataset
+
+
+def _check_workers(loaders):
+    """Raises where the workers of domains are prepared in different ways."""
+    first = next(iter(loaders.values()))
+    for domain, loader in loaders.items():
+        if loader.worker_init_fn != first.worker_init_fn or (
+            loader.worker_init_fn is not None
+            and bool(loader.num_workers) != bool(first.num_workers)
+        ):
+            raise ValueError(
+                f"The loader of the domain '{domain}' prepares its workers in "
+                "another way (`worker_init_fn`) than the first one, and all are "
+                "loaded together. Give all loaders the same."
+            )
 
 
 def _begin(loader):

@@ -105,7 +105,7 @@ class ValidationLoader:
                 domain: self.loaders(brain, each, stage, given)
                 for domain, each in data.items()
             }
-        if isinstance(data, DataLoader):
+        if isinstance(data, (DataLoader, LoopedLoader)):
             return data
         if given is None and self.loader is not None and self._same(data):
             return self.loader

@@ -58,9 +58,11 @@ Authors
 """
 
 import json
+import os
 import time
 import uuid
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Optional
 
@@ -109,6 +111,11 @@ from speechbrain_merge.weights.low_rank import trained_adapter
 from speechbrain_merge.weights.verification import with_scale
 
 logger = get_logger(__name__)
+
+_collecting: MutableMapping[str, "CheckpointPool"] = (
+    weakref.WeakValueDictionary()
+)
+"""Folder of a run to the pool of this process that collects there."""
 
 
 @register_checkpoint_hooks
@@ -473,6 +480,18 @@ class CheckpointPool:
         self._prune(run)
         return record["name"], f"stored {record['name']}"
 
+    def _is_anothers(self, folder):
+        """Whether a pool of other modules, in this process, collects there.
+
+        One of the same modules may be this one, made again in a notebook.
+        """
+        other = _collecting.get(os.path.realpath(folder))
+        return other is not None and other._collects() != self._collects()
+
+    def _collects(self):
+        """What is stored of the modules."""
+        return sorted(self.modules), self.adapters, self.average is not None
+
     def _is_earlier(self, record, known):
         """Whether this training came by the place of a candidate before.
 
@@ -548,6 +567,8 @@ class CheckpointPool:
                 self._lineage,
                 begun=self._begun,
                 saves_at=self._saves_at,
+                is_anothers=self._is_anothers,
             )
             self._own_run = self._claimed.run
+            _collecting[os.path.realpath(self._claimed.folder)] = self
         return self._claimed

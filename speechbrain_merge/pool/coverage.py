@@ -22,6 +22,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
+
 import torch
 
 from speechbrain.utils.logger import get_logger
@@ -40,13 +42,23 @@ def check_pools(brain):
     Raises
     ------
     ValueError
-        Names the trained modules that no pool holds, and the YAML to write.
+        Names the trained modules that no pool holds, and the YAML to write; or
+        the run that two pools would both collect in.
     """
     pools = [
         each
         for each in brain.checkpointer.recoverables.values()
         if hasattr(each, "partial") and hasattr(each, "candidates")
     ]
+    places = [(os.path.realpath(pool.folder), pool.run) for pool in pools]
+    for pool, place in zip(pools, places):
+        if places.count(place) > 1:
+            raise ValueError(
+                f"Two pools of this training collect in {pool.folder} under the "
+                f"run '{pool.run}', so that each would take the candidates of "
+                "the other for its own. Give each a `folder`, or a `run`, of "
+                "its own in the YAML."
+            )
     held = {}
     for pool in pools:
         held.update(pool.modules)

@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -214,6 +215,7 @@ class RunFolder:
         lineage: Optional[str] = None,
         begun: bool = True,
         saves_at: Optional[Path] = None,
+        is_anothers: Callable[[Path], bool] = lambda folder: False,
     ) -> tuple:
         """The run that a training may write, alone.
 
@@ -232,6 +234,8 @@ class RunFolder:
             may be one that was killed in its first save.
         saves_at : Path, optional
             Where it saves its checkpoints, if there is none yet.
+        is_anothers : callable
+            Whether another pool of this process collects in a folder.
 
         Returns
         -------
@@ -246,6 +250,8 @@ class RunFolder:
             was_held = is_held(claimed.folder)
             if claimed.folder.is_symlink():
                 why = "is a link, through which nothing is written"
+            elif is_anothers(claimed.folder):
+                why = "is of another pool of this training"
             elif not hold(claimed.folder):
                 why = "is being written by another process"
             else:

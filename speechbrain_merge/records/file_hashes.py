@@ -4,6 +4,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import glob
 import hashlib
 import io
 import os
@@ -121,6 +122,64 @@ def file_state(path) -> Optional[tuple]:
     )
 
 
+def named_path(text: str) -> str:
+    """The path that a text stands for.
+
+    Arguments
+    ---------
+    text : str
+        With ``~``, variables of the environment or ``file://``, or without.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> named_path("file://lexicon.txt"), named_path("~/a") != "~/a"
+    ('lexicon.txt', True)
+    """
+    if text.startswith("file://"):
+        text = text[len("file://") :]
+    if "$" in text:
+        text = os.path.expandvars(text)
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def matching_files(text: str) -> list:
+    """The files that a pattern stands for, as ``folder_content`` tells them.
+
+    Arguments
+    ---------
+    text : str
+        A path with ``*``, ``?`` or ``[`` in it.
+
+    Returns
+    -------
+    list of str
+        In order; empty for any other text.
+    """
+    if os.sep not in text or not any(sign in text for sign in "*?["):
+        return []
+    files = sorted(filter(os.path.isfile, glob.iglob(text)))
+    return _rows([(os.path.basename(file), file) for file in files])
+
+
+def _rows(files):
+    """A line for each of some files, given by name and path."""
+    rows, left = [], _READ_OF_A_FOLDER
+    for name, path in files:
+        status = os.stat(path)
+        left -= status.st_size
+        content = (
+            content_of(path)
+            if left >= 0
+            else f"{status.st_size} bytes of {status.st_mtime_ns}"
+        )
+        rows.append(f"{name}: {content}")
+    return rows
+
+
 def is_folder(value: Any) -> bool:
     """Whether a value names a folder that is there.
 
@@ -135,7 +194,7 @@ def is_folder(value: Any) -> bool:
     """
     if not isinstance(value, (str, Path)):
         return False
-    text = str(value)
+    text = named_path(str(value))
     return bool(text) and "\0" not in text and os.path.isdir(text)
 
 
@@ -168,8 +227,7 @@ def folder_content(path, leave_out: Iterable[str] = ()) -> str:
     """
     whole = os.path.abspath(path)
     skipped = {os.path.abspath(each) for each in leave_out}
-    rows, left = [], _READ_OF_A_FOLDER
-    seen = set()
+    found, seen = [], set()
     for folder, folders, files in os.walk(whole, followlinks=True):
         place = os.path.realpath(folder)
         if place in seen:  # links that go round
@@ -184,14 +242,6 @@ def folder_content(path, leave_out: Iterable[str] = ()) -> str:
         )
         for name in sorted(files):
             file = os.path.join(folder, name)
-            if name.startswith(".") or not os.path.isfile(file):
-                continue
-            status = os.stat(file)
-            left -= status.st_size
-            content = (
-                file_fingerprint(file)
-                if left >= 0
-                else f"{status.st_size} bytes of {status.st_mtime_ns}"
-            )
-            rows.append(f"{os.path.relpath(file, whole)}: {content}")
-    return "\n".join(rows)
+            if not name.startswith(".") and os.path.isfile(file):
+                found.append((os.path.relpath(file, whole), file))
+    return "\n".join(_rows(found))

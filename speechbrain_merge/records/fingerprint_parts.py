@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
-from speechbrain_merge.records.file_hashes import is_folder
+from speechbrain_merge.records.file_hashes import is_folder, named_path
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def with_folders(value: Any, bare: bool = True) -> Any:
     """
     if isinstance(value, (str, Path)):
         named = bare or isinstance(value, Path) or os.sep in value
-        return Folder(value) if named and is_folder(value) else value
+        if named and is_folder(value):
+            return Folder(named_path(str(value)))
+        return value
     if type(value) in (list, tuple):
         return [with_folders(each, False) for each in value]
     if type(value) is dict:

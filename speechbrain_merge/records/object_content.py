@@ -7,13 +7,17 @@ Authors
 """
 
 import array
+import builtins
 import collections
 import copyreg
 import datetime
 import decimal
+import io
 import json
 import random
+import types
 import uuid
+import zipfile
 from collections.abc import Callable, Mapping, Set
 from numbers import Number
 from typing import Any
@@ -28,6 +32,14 @@ _WITHOUT_CONTENT = (
     *("_asyncio", "_multiprocessing", "_queue", "_socket", "_ssl", "_thread"),
     *("_weakref", "builtins", "select", "torch", "weakref"),
 )
+
+_OF_PYTHON = {
+    *(type(each) for each in ((n for n in ()), iter([]), iter({}), iter(()))),
+    *(type(each) for each in (iter(""), iter(set()), iter(range(0)), zip())),
+    *(type(each) for each in ({}.keys(), {}.items(), {}.values(), slice(0))),
+    *(each for each in vars(types).values() if isinstance(each, type)),
+    *(each for each in vars(builtins).values() if isinstance(each, type)),
+}
 
 UNREADABLE = f"unreadable {uuid.uuid4().hex}"
 """Another one in each process: what is not known is the same for no other."""
@@ -195,7 +207,10 @@ def pickled(value: Any) -> Any:
     try:
         reduced = reducer(value) if reducer else value.__reduce_ex__(4)
     except Exception:  # whatever a foreign class does not like
-        known = package_of(type(value)) in _WITHOUT_CONTENT
+        kind = type(value)
+        known = package_of(kind) in _WITHOUT_CONTENT
+        if kind.__module__ == "builtins":  # as extensions call theirs, too
+            known = kind in _OF_PYTHON
         return getattr(value, "code", None) if known else UNREADABLE
     if isinstance(reduced, str):
         return reduced
@@ -243,18 +258,47 @@ def rust_tokenizer(value: Any) -> str:
     return json.dumps(whole, sort_keys=True)
 
 
+def script_of(module: torch.jit.ScriptModule) -> list:
+    """What a module of TorchScript would be saved as, without its tensors.
+
+    Arguments
+    ---------
+    module : torch.jit.ScriptModule
+        The module.
+
+    Returns
+    -------
+    list of tuple
+        Names of files and their contents: code, numbers, words and constants.
+    """
+    saved = io.BytesIO()
+    torch.jit.save(module, saved)
+    with zipfile.ZipFile(saved) as archive:
+        found = [
+            (name.partition("/")[2], archive.read(name))
+            for name in archive.namelist()
+        ]
+    return sorted(
+        (name, content)
+        for name, content in found
+        if name.endswith((".pkl", ".py"))
+    )
+
+
 def random_state(value: Any) -> Any:
     """The state of a generator of random numbers, as plain values.
 
     Arguments
     ---------
     value : object
-        Of Python or NumPy.
+        Of Python, NumPy or PyTorch.
 
     Returns
     -------
     object
     """
+    if isinstance(value, torch.Generator):
+        return value.get_state()
     if isinstance(value, random.Random):
         return value.getstate()
     if isinstance(value, numpy.random.RandomState):

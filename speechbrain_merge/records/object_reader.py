@@ -6,6 +6,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import argparse
 import collections
 import contextvars
 import enum
@@ -24,7 +25,7 @@ import torch
 
 from speechbrain.core import Brain
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.records.file_hashes import folder_content
+from speechbrain_merge.records.file_hashes import content_of, folder_content
 from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
     Folder,
@@ -44,6 +45,7 @@ from speechbrain_merge.records.object_content import (
     random_state,
     read_from,
     rust_tokenizer,
+    script_of,
 )
 from speechbrain_merge.records.object_settings import (
     attributes_of,
@@ -75,11 +77,11 @@ _DEEP = ("tokenizers", "torch", "torchaudio", "transformers")
 _LEAVES = (
     *(str, bytes, bytearray, Number, type(None), type, os.PathLike),
     *(numpy.ndarray, numpy.generic, torch.Tensor, torch.dtype, torch.device),
-    *(torch.Generator, types.ModuleType, enum.Enum, Folder),
+    *(types.ModuleType, enum.Enum, Folder),
 )
 _RANDOM = (
     *(random.Random, numpy.random.BitGenerator, numpy.random.Generator),
-    numpy.random.RandomState,
+    *(numpy.random.RandomState, torch.Generator),
 )
 _AS_GIVEN = (OwnCode, Attributes, GivenTo, contextvars.ContextVar, *_RANDOM)
 _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
@@ -223,7 +225,8 @@ class ObjectReader:
         if is_rich(value):
             return self._object(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return "bytes", bytes(value)
+            named = _file_named_by(bytes(value))
+            return "bytes", bytes(value) if named is None else named
         if isinstance(value, (io.StringIO, io.BytesIO)):
             return "file in memory", str(value.tell()), str(value.getvalue())
         if isinstance(value, io.IOBase):
@@ -262,8 +265,8 @@ class ObjectReader:
         if isinstance(value, Set) and bare:
             return "set", *sorted(map(self.digest, value))
         if isinstance(value, functools.partial):
-            parts = (value.func, list(value.args), value.keywords)
-            return "partial", *map(self.digest, parts)
+            held = with_folders([list(value.args), value.keywords])
+            return "partial", *map(self.digest, (value.func, *held))
         if isinstance(value, types.MethodType):
             return "method", *map(self.digest, (value.__func__, value.__self__))
         if isinstance(value, types.FunctionType):
@@ -358,7 +361,8 @@ class ObjectReader:
 
         What cannot be read does not where the object has told it by itself.
         """
-        folders = is_own(type(value))
+        kind = type(value)
+        folders = is_own(kind) or kind is argparse.Namespace
         found = {}
         for name, entry, is_state in attributes_of(
             value, notes=self.state is not None
@@ -424,6 +428,8 @@ class ObjectReader:
         if is_own(type(value)):
             parts["code of its class"] = self._code_of(type(value))
         contents = contents_of(value)
+        if is_own(type(value)):  # a named tuple, say
+            contents = with_folders(contents)
         parts.update(contents)
         if is_rich(value):
             parts.update(self._attributes(value))
@@ -445,7 +451,7 @@ class ObjectReader:
             parts.update(self._buffers(value))
             parts.update(value.named_children())
             if isinstance(value, torch.jit.ScriptModule):
-                parts["its script"] = getattr(value, "code", None)
+                parts["its script"] = script_of(value)
         return "object", kind, *self._mapping("settings", parts)
 
 
@@ -458,6 +464,17 @@ def _is_of_package(value):
     function = getattr(value, "__wrapped__", value)  # of lru_cache
     named = callable(value) and hasattr(value, "__qualname__")
     return named and not (is_own(function) or is_own_wrapper(value))
+
+
+def _file_named_by(content):
+    """The digest of a file that bytes are the path of; None without."""
+    if not content or len(content) > 4096 or b"\0" in content:
+        return None
+    return (
+        content_of(content.decode("utf-8", "surrogateescape"))
+        if (os.path.isfile(content))
+        else None
+    )
 
 
 def _has_no_attributes(value):

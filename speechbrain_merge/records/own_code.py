@@ -46,6 +46,7 @@ from speechbrain_merge.records.compiled_code import (
     entries_read,
     global_names,
 )
+from speechbrain_merge.records.file_hashes import named_path
 from speechbrain_merge.records.own_functions import (
     functions_of,
     is_own,
@@ -53,7 +54,8 @@ from speechbrain_merge.records.own_functions import (
 )
 from speechbrain_merge.records.packages import versions_with
 from speechbrain_merge.records.parsed_module import is_special
-from speechbrain_merge.records.recipe_texts import texts_of
+from speechbrain_merge.records.recipe_modules import file_of
+from speechbrain_merge.records.recipe_texts import imported_early, texts_of
 from speechbrain_merge.records.source_slice import (
     Slice,
     binds,
@@ -171,10 +173,13 @@ class _Walk:
                 else:
                     self._function(thing)
             self.sliced = slice_of(self.starts, self.shortened, self.leave_out)
+            # what is imported late is there in one run, and not yet in another
+            early = imported_early([*sorted(self.modules), "__main__"])
             for (module, name), is_state in self.sliced.bound.items():
                 known = vars(sys.modules.get(module, types.ModuleType("")))
                 if (
                     name not in known
+                    or module not in early
                     or (module, name) in values
                     or name in given_to_yaml(module)
                 ):
@@ -189,7 +194,11 @@ class _Walk:
                 )
             for module, name in sorted(self.sliced.named):
                 known = vars(sys.modules.get(module, types.ModuleType("")))
-                if name in known and (module, name) not in values:
+                if (
+                    name in known
+                    and module in early
+                    and (module, name) not in values
+                ):
                     values[module, name] = self._named(
                         (module, name), known[name]
                     )
@@ -306,7 +315,7 @@ class _Walk:
             *(
                 file
                 for module, _ in (*self.starts, *self.sliced.bound)
-                if (file := getattr(sys.modules.get(module), "__file__", None))
+                if (file := file_of(module))
             ),
         ]
         folders = {os.path.dirname(os.path.abspath(file)) for file in beside}
@@ -466,7 +475,7 @@ def _file_in(folder, name):
     """A file in a folder, where a text is the name of one."""
     if not name or len(name) > 255 or "\n" in name or "\0" in name:
         return None
-    path = os.path.join(folder, name)
+    path = os.path.join(folder, named_path(name))
     return path if os.path.isfile(path) else None
 
 

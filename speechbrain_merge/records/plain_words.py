@@ -16,7 +16,11 @@ from typing import Any, Optional
 import numpy
 import torch
 
-from speechbrain_merge.records.file_hashes import file_fingerprint
+from speechbrain_merge.records.file_hashes import (
+    content_of,
+    matching_files,
+    named_path,
+)
 from speechbrain_merge.records.object_content import is_rich
 from speechbrain_merge.records.own_functions import is_own
 from speechbrain_merge.records.packages import version_of
@@ -56,8 +60,8 @@ def plain_words(value: Any, folders: Iterable[str] = ()) -> Optional[str]:
         return plain_words(value.item(), folders)
     if isinstance(value, Number):
         return f"number {value!r}"
-    if isinstance(value, (torch.device, torch.Generator)):
-        return "a device or generator"
+    if isinstance(value, torch.device):
+        return "a device"
     if isinstance(value, types.ModuleType):
         return f"module {value.__name__}"
     if isinstance(value, type):
@@ -71,19 +75,20 @@ def _words_of_text(text, is_path, folders):
         return f"bytes {text!r}"
     if len(text) > 4096 or "\n" in text:
         return f"text {text}"
-    whole = os.path.abspath(text)
-    if is_path and os.path.isfile(text):
-        pass
-    elif os.sep not in text and not _is_file_name(text):
+    place = named_path(text)
+    whole = os.path.abspath(place)
+    if os.sep not in place and not os.path.isfile(place):
         return f"text {text}"
     for folder in folders:
         if whole == folder or whole.startswith(folder + os.sep):
             return f"in the results: {os.path.relpath(whole, folder)}"
-    if os.path.isfile(text):
-        return f"file {file_fingerprint(text)}"
-    if os.path.isdir(text) or (is_path and os.path.isabs(text)):
+    if os.path.isfile(place):
+        return f"file {content_of(place)}"
+    if files := matching_files(place):
+        return f"files {files}"
+    if os.path.isdir(place) or (is_path and os.path.isabs(place)):
         return "a path"
-    if os.path.isabs(text) and os.path.exists(_first_folder(text)):
+    if os.path.isabs(place) and os.path.exists(_first_folder(place)):
         return "a path"  # of what is made later, in a folder that may move
     # a name on the hub, a word with a slash, or /between/ two
     return f"text {text}"
@@ -136,8 +141,3 @@ def full_name(thing: Any) -> str:
 def _first_folder(text):
     """The folder below the root that an absolute path begins with."""
     return os.sep + text.lstrip(os.sep).partition(os.sep)[0]
-
-
-def _is_file_name(text):
-    """Whether a text without a folder is a file with an ending, here."""
-    return os.path.splitext(text)[1] != "" and os.path.isfile(text)

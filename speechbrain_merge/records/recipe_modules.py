@@ -108,7 +108,7 @@ def source_of(module: str) -> Optional[tuple]:
         file = None if spec is None else spec.origin
         if file is None or not file.endswith(".py") or is_installed(file):
             return None
-        text, package = _read(file), spec.parent
+        text, package = text_in(file), spec.parent
     return None if text is None else (text, package)
 
 
@@ -203,12 +203,24 @@ def _text_of(module):
         if before[0] is known and before[1] is spec:
             return before[2]
     file = _told(known, "__file__")
-    text = _read(file) if file and str(file).endswith(".py") else None
+    text = text_in(file) if file and str(file).endswith(".py") else None
     _texts[module] = (known, spec, text)
     return text
 
 
-def _read(file):
+def text_in(file: str) -> Optional[str]:
+    """The text of a file of Python.
+
+    Arguments
+    ---------
+    file : str
+        Its path.
+
+    Returns
+    -------
+    str or None
+        None where it cannot be read as such.
+    """
     try:
         with open(file, "rb") as stream:
             return importlib.util.decode_source(stream.read())

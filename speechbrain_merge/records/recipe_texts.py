@@ -38,6 +38,7 @@ from speechbrain_merge.records.recipe_modules import (
     file_of,
     is_of_recipe,
     source_of,
+    text_in,
 )
 
 _BUILT_IN = {"__import__", "eval", "exec"}
@@ -47,6 +48,7 @@ _COMPUTED = {
     *("run_module", "run_path", "spec_from_file_location"),
     *("spec_from_loader", "walk_packages"),
 }
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _OF_PYTHON = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
 _OF_AN_EXPERIMENT = ("env.log", "pyvenv.cfg")
 
@@ -79,37 +81,66 @@ def texts_of(modules: Iterable[str]) -> Texts:
     -------
     Texts
     """
-    waiting, seen = list(modules), set()
-    found = Texts([], set())
-    digests: set = set()
+    found, digests = Texts([], set()), set()
+    for module, text, file in _reached(modules):
+        if file is None:
+            found.packages.add(module.partition(".")[0])
+        elif text is None:
+            digests.add(extension_of(module) or content_of(file))
+        else:
+            digests.add(_digest_of(text))
+            if _read(text).computes:
+                digests |= {content_of(each) for each in _files_beside(file)}
+    found.digests.extend(sorted(digests))
+    return found
+
+
+def imported_early(modules: Iterable[str]) -> set:
+    """The modules that are there as soon as some others are.
+
+    Arguments
+    ---------
+    modules : list of str
+        Names of modules of a recipe.
+
+    Returns
+    -------
+    set of str
+        These, and those that they import, but within functions.
+    """
+    return {module for module, _, _ in _reached(modules, late=False)}
+
+
+def _reached(modules, late=True) -> Iterator[tuple]:
+    """Name, text and file of each module that is reached; a module of an
+    installed package has neither, and an extension no text."""
+    waiting: list = [(module, None) for module in modules]
+    seen: set = set()
+    beside: dict = {}  # the file of a module: files of Python near it
     while waiting:
-        module = waiting.pop()
+        module, importer = waiting.pop()
         if module in seen:
             continue
         seen.add(module)
         parent = module.rpartition(".")[0]
         if parent:
-            waiting.append(parent)
-        source = source_of(module)
-        if source is None:
-            extension = extension_of(module)
-            if extension is None:
-                found.packages.add(module.partition(".")[0])
-            else:
-                digests.add(extension)
-            continue
-        text, package = source
-        digests.add(_digest_of(text))
-        read = _read(text)
-        waiting += _absolute(read.imports, package)
-        if read.computes:
-            digests |= _files_beside(module)
-    found.digests.extend(sorted(digests))
-    return found
+            waiting.append((parent, importer))
+        source, file = source_of(module), file_of(module)
+        if source is None and file is None and importer is not None:
+            # on a path that the text adds when it runs
+            if importer not in beside:
+                beside[importer] = _files_beside(importer)
+            source, file = _found_among(beside[importer], module)
+        yield module, None if source is None else source[0], file
+        if source is not None:
+            text, package = source
+            imports = _absolute(_read(text), package, late)
+            waiting += [(each, file) for each in imports]
 
 
 class _Read(NamedTuple):
-    """What a text imports: module, name in it or None, and leading dots."""
+    """What a text imports: module, name in it or None, leading dots, and whether
+    within a function; and whether it finds modules by names that it computes."""
 
     imports: list
     computes: bool
@@ -123,24 +154,25 @@ def _read(text):
         return _Read([], True)
     imports: list = []
     computes = False
-    waiting: list = [tree]
+    waiting: list = [(tree, False)]
     while waiting:
-        node = waiting.pop()
+        node, late = waiting.pop()
         if isinstance(node, ast.If) and _is_for_types(node.test):
-            waiting += node.orelse
+            waiting += [(each, late) for each in node.orelse]
             continue
         if isinstance(node, ast.Import):
-            imports += [(alias.name, None, 0) for alias in node.names]
+            imports += [(alias.name, None, 0, late) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             imports += [
-                (node.module or "", alias.name, node.level)
+                (node.module or "", alias.name, node.level, late)
                 for alias in node.names
             ]
         else:
             name = getattr(node, "id", None)  # not the `eval` of a module
             called = getattr(node, "attr", name)
             computes = computes or name in _BUILT_IN or called in _COMPUTED
-        waiting += ast.iter_child_nodes(node)
+        late = late or isinstance(node, _FUNCTIONS)
+        waiting += [(each, late) for each in ast.iter_child_nodes(node)]
     return _Read(imports, computes)
 
 
@@ -149,9 +181,11 @@ def _is_for_types(test):
     return getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
 
 
-def _absolute(imports, package) -> Iterator[str]:
+def _absolute(read, package, within) -> Iterator[str]:
     """Names of what may be imported; a name in a module may be a module."""
-    for module, name, depth in imports:
+    for module, name, depth, late in read.imports:
+        if late and not within:
+            continue
         if depth:
             try:
                 module = importlib.util.resolve_name(
@@ -186,12 +220,21 @@ def _drop_docstrings(tree):
             node.body = node.body[1:]
 
 
-def _files_beside(module):
-    """Digests of the files of Python that a module may find by a name."""
-    file = file_of(module)
-    if file is None:
-        return set()
-    found: set = set()
+def _found_among(files, module):
+    """Source and file of a module that is one of some files."""
+    for ending in (".py", os.path.join("", "__init__.py")):
+        place = module.replace(".", os.sep) + ending
+        for file in files:
+            if file.endswith(os.sep + place):
+                text = text_in(file)
+                package = module if ending != ".py" else ""
+                return None if text is None else (text, package), file
+    return None, None
+
+
+def _files_beside(file):
+    """The files of Python that a module may find by a name, in order."""
+    found: list = []
     waiting = [(os.path.dirname(os.path.abspath(file)), 0)]
     while waiting:
         folder, depth = waiting.pop()
@@ -207,5 +250,5 @@ def _files_beside(module):
             if entry.is_dir(follow_symlinks=False):
                 waiting.append((entry.path, depth + 1))
             elif name.endswith(_OF_PYTHON) and entry.is_file():
-                found.add(content_of(entry.path))
-    return found
+                found.append(entry.path)
+    return sorted(found)

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from warm_python import python
 
-from speechbrain_merge.pool import read_pool, select
+import speechbrain as sb
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain_merge.pool import CheckpointPool, read_pool, select
+from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.weights import digest, open_weights
 
 HERE = Path(__file__).parent
@@ -79,3 +84,51 @@ def test_trainings_side_by_side(tmp_path):
     assert len({c.base_digest for c in candidates}) == 1
     best = select(candidates, per_run="best")
     assert [c.epoch for c in best] == [20, 20, 20]
+
+
+def two_pools(folder):
+    """Of the two modules of one training, with the run that is usual."""
+    modules = {
+        "encoder": torch.nn.Linear(2, 2),
+        "decoder": torch.nn.Linear(3, 3),
+    }
+    pools = {
+        f"pool of the {name}": CheckpointPool(
+            folder / "pool", {name: modules[name]}, partial=True
+        )
+        for name in modules
+    }
+    return modules, pools, Checkpointer(folder / "save", {**modules, **pools})
+
+
+def test_two_pools_of_a_training_in_one_run(tmp_path):
+    """The second took the candidates of the first for its own."""
+    for epochs in ((1, 2), (3,)):
+        modules, pools, saver = two_pools(tmp_path)
+        for pool in pools.values():
+            pool.store_base(resuming=3 in epochs)
+        saver.recover_if_possible()
+        for epoch in epochs:
+            for module in modules.values():
+                torch.nn.init.constant_(module.weight, epoch)
+            saver.save_checkpoint(meta={"epoch": epoch})
+    held = {"run": "encoder", "run-2": "decoder"}
+    found = read_pool(tmp_path / "pool")
+    assert [each.name for each in found] == [
+        f"{run}/epoch-{epoch:04d}" for run in held for epoch in (1, 2, 3)
+    ]
+    for each in found:
+        for path in (each.path, each.base):
+            with open_weights(path) as weights:
+                assert set(weights.names()) == {
+                    f"{held[each.run]}.weight",
+                    f"{held[each.run]}.bias",
+                }
+
+
+def test_two_pools_of_a_brain_in_one_run_are_refused(tmp_path):
+    modules, _, saver = two_pools(tmp_path)
+    brain = sb.Brain(modules=modules, run_opts={"device": "cpu"})
+    brain.checkpointer = saver
+    with pytest.raises(ValueError, match="Two pools of this training"):
+        check_pools(brain)
