@@ -18,6 +18,7 @@ Authors
 import functools
 import re
 
+import torch
 import yaml
 
 import speechbrain as sb
@@ -25,6 +26,7 @@ from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.meta import finite_number
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.own_functions import is_own
 from speechbrain_merge.records.reading import parse_yaml, read_text
 from speechbrain_merge.weights.damage import damage_of
 
@@ -202,9 +204,20 @@ def half_written(checkpoint, checkpointer):
     files, last = checkpoint.paramfiles, written_last(checkpointer)
     if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
-    damaged = map(damage_of, files.values())
-    reason = next((reason for reason in damaged if reason), "")
+    known = checkpointer.recoverables
+    damaged = [
+        damage_of(path)
+        for name, path in files.items()
+        if not _may_save_anything(known.get(name))
+    ]
+    reason = next(filter(None, damaged), "")
     return reason or _torn_brain(files, checkpointer)
+
+
+def _may_save_anything(recoverable):
+    """Whether a recoverable is of a recipe's class, with a saver of its own."""
+    usual = (torch.nn.Module, torch.optim.Optimizer)
+    return not isinstance(recoverable, usual) and is_own(type(recoverable))
 
 
 def _torn_brain(files, checkpointer):

@@ -318,6 +318,8 @@ OF_A_RECIPE = {
     "a folder": _folder,
     "lines of JSON": lambda path: path.write_text('{"a": 1}\n{"a": 2}\n'),
     "a dict as text": lambda path: path.write_text(str({"a": 1})),
+    "nothing": lambda path: path.touch(),
+    "zeros": lambda path: path.write_bytes(bytes(5000)),
     "a huge number": lambda path: path.write_text('{"a": 1%s}' % ("0" * 9000)),
 }
 
@@ -336,8 +338,9 @@ def test_whatever_a_recipe_saves_a_training_goes_on(tmp_path, kind):
         epochs.append(found and found.meta["epoch"])
         torch.nn.init.constant_(model.ctc_lin.bias, epoch)  # trained
         saver.save_checkpoint(meta={"epoch": epoch})
-        with open_weights(saver.find_checkpoint().path) as weights:
-            assert "model.ctc_lin.bias" in weights.names()
+        if kind not in ("nothing", "zeros"):  # as of a model that was cut
+            with open_weights(saver.find_checkpoint().path) as weights:
+                assert "model.ctc_lin.bias" in weights.names()
     assert epochs == [None, 1]
     # a copy of it goes on beside it, as any training's
     shutil.copytree(tmp_path / "save", tmp_path / "copy")
