@@ -33,10 +33,11 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 import torch
+from torch.utils.data import Dataset
 
 import speechbrain as sb
 from speechbrain.utils.run_opts import RunOptions
-from speechbrain_merge.brain.dataset_content import made_of
+from speechbrain_merge.brain.dataset_content import made_of, rows_of
 from speechbrain_merge.brain.ranks import unwrapped
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.pool.coverage import (
@@ -311,6 +312,11 @@ def _settings(brain, names, leave_out, stage):
         for name, value in {**dict.fromkeys(written), **given}.items()
         if not _is_for_training(name, stage, read)
         and not (leave_out is not None and leave_out(name, value))
+    }
+    hparams["brain.data"] = {  # that decoding reads, as a table of words
+        name: (made_of(value), *rows_of(value))
+        for name, value in given.items()
+        if name in read and isinstance(value, Dataset)
     }
     hparams["brain.code"] = OwnCode(kinds, TRAINING_METHODS)
     script = texts_of(["__main__"])  # it may give the Brain anything

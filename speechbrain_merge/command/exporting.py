@@ -146,7 +146,14 @@ def read_labels(path) -> tuple[list[str], int]:
                 f"{path} holds no labels: expected the file that a "
                 "CTCTextEncoder saved (label_encoder.txt), or a vocab.json."
             )
-        encoder.load(path)
+        try:
+            encoder.load(path)
+        except (KeyError, ValueError, SyntaxError, IndexError) as error:
+            raise ValueError(
+                f"{path} cannot be read as the labels that a CTCTextEncoder "
+                f"saved ({type(error).__name__}: {error}). Was it written to "
+                "its end?"
+            ) from None
         known = encoder.lab2ind
         blank = getattr(encoder, "blank_label", "")
     if not isinstance(known, Mapping) or sorted(known.values(), key=str) != (

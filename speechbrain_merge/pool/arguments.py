@@ -48,6 +48,12 @@ def check_arguments(modules, run, every, keep_last, keep_best, mode):
                 f"modules: '{name}' is a {type(module).__name__}, "
                 "expected a torch.nn.Module"
             )
+        if isinstance(module, torch.nn.DataParallel):
+            raise ValueError(
+                f"modules: '{name}' is wrapped in DataParallel, under whose "
+                "names no Brain finds its weights: give the module itself (its "
+                "`.module`). SpeechBrain wraps modules when it trains."
+            )
     if not RUN_NAME.fullmatch(str(run)):
         raise ValueError(
             f"run={run!r}: expected a name that can be a folder's, of letters, "

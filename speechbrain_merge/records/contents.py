@@ -27,7 +27,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from speechbrain_merge.records.file_hashes import content_of
+from speechbrain_merge.records.file_hashes import content_of, named_path
 from speechbrain_merge.records.fingerprint import plain
 
 
@@ -56,7 +56,13 @@ def by_content(value: Any) -> Any:
     """
     if isinstance(value, (str, os.PathLike)):
         text = os.fspath(value)
-        return {"file": content_of(text)} if _is_file(text) else text
+        if _is_file(text):
+            return {"file": content_of(named_path(text))}
+        # as Kaldi names a part of an archive
+        archive, _, place = text.rpartition(":")
+        if place.isdigit() and _is_file(archive):
+            return {"file": content_of(named_path(archive)), "at": place}
+        return text
     if isinstance(value, Mapping):
         return {key: by_content(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,7 +75,7 @@ def _is_file(text):
     if len(text) > 4096 or "\n" in text or "\0" in text:
         return False
     named = os.sep in text or os.path.splitext(text)[1] != ""
-    return named and os.path.isfile(text)
+    return named and os.path.isfile(named_path(text))
 
 
 def contents_of(paths: Iterable) -> dict[str, str]:

@@ -39,7 +39,9 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
@@ -48,6 +50,9 @@ import torch
 
 from speechbrain_merge.records.given_state import GivenState
 from speechbrain_merge.records.object_reader import ObjectReader
+
+_DEEPEST = 10_000
+"""Calls within one another, of Python's."""
 
 
 def fingerprint(
@@ -84,7 +89,8 @@ def fingerprint(
     False
     """
     roots = [os.path.abspath(folder) for folder in folders]
-    return ObjectReader(roots, skip, state).digest(value)
+    with _deeper():
+        return ObjectReader(roots, skip, state).digest(value)
 
 
 def look_at(
@@ -107,8 +113,20 @@ def look_at(
     """
     roots = [os.path.abspath(folder) for folder in folders]
     reader = ObjectReader(roots, skip, state)
-    reader.digest(value)
+    with _deeper():
+        reader.digest(value)
     return reader.owners
+
+
+@contextlib.contextmanager
+def _deeper():
+    """Objects may hold one another, and functions a table of themselves."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEEPEST))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def plain(value: Any) -> Any:

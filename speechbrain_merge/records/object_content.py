@@ -15,6 +15,7 @@ import decimal
 import io
 import json
 import random
+import re
 import types
 import uuid
 import zipfile
@@ -44,6 +45,8 @@ _OF_PYTHON = {
 UNREADABLE = f"unreadable {uuid.uuid4().hex}"
 """Another one in each process: what is not known is the same for no other."""
 
+_MANGLED = re.compile(r"[./]?___torch_mangle_\d+")
+_MANGLED_BYTES = re.compile(_MANGLED.pattern.encode())
 _PLAIN = (str, bytes, bytearray, bool, int, float, complex)
 _BARE: dict[type, Callable] = {
     str: str.__str__,
@@ -271,15 +274,19 @@ def script_of(module: torch.jit.ScriptModule) -> list:
     list of tuple
         Names of files and their contents: code, numbers, words and constants.
     """
-    saved = io.BytesIO()
+    saved, modes = io.BytesIO(), [each.training for each in module.modules()]
+    module.eval()  # the mode is none of its settings
     torch.jit.save(module, saved)
+    for each, training in zip(module.modules(), modes):
+        each.training = training
     with zipfile.ZipFile(saved) as archive:
         found = [
             (name.partition("/")[2], archive.read(name))
             for name in archive.namelist()
         ]
+    # loaded classes are numbered as they come
     return sorted(
-        (name, content)
+        (_MANGLED.sub("", name), _MANGLED_BYTES.sub(b"", content))
         for name, content in found
         if name.endswith((".pkl", ".py"))
     )

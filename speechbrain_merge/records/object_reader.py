@@ -145,7 +145,9 @@ class ObjectReader:
             return
         if self.skip is not None and self.skip(value):
             return
-        if package_of(type(value)) in _DEEP:
+        if isinstance(value, _AS_GIVEN):
+            self._content(value)
+        elif package_of(type(value)) in _DEEP:
             inside = (
                 value.modules() if isinstance(value, torch.nn.Module) else ()
             )
@@ -157,8 +159,6 @@ class ObjectReader:
                 self._function(value)
         elif isinstance(value, types.SimpleNamespace):
             self._walk(vars(value))
-        elif isinstance(value, _AS_GIVEN):
-            self._content(value)
         elif _is_wrapper(value):
             self._walk(value.__wrapped__)
         elif isinstance(value, (functools.partial, types.MethodType)):
@@ -404,8 +404,13 @@ class ObjectReader:
         return self._codes[kind]
 
     def _of_code(self, key, value, is_state):
-        """The digest of a value that code of a recipe holds."""
-        return self._held(key, with_folders(value, bare=False), is_state)
+        """The digest of a value that code of a recipe holds.
+
+        The word that a function or hyperparameter holds may name a folder.
+        """
+        holder = key[0] if key else ""
+        held = isinstance(value, str) and not isinstance(holder, str)
+        return self._held(key, with_folders(value, bare=held), is_state)
 
     def _held(self, key, value, is_state):
         """The digest of a value, as it was given where it is state."""
@@ -424,6 +429,11 @@ class ObjectReader:
         kind = full_name(type(value))
         if hasattr(value, "get_vocab") and hasattr(value, "to_str"):
             return "object", kind, self.digest(rust_tokenizer(value))
+        if isinstance(value, torch.jit.ScriptModule):
+            found = {"its script": script_of(value)}
+            found.update(value.named_parameters())
+            found.update(value.named_buffers())
+            return "object", kind, *self._mapping("settings", found)
         parts = {}
         if is_own(type(value)):
             parts["code of its class"] = self._code_of(type(value))
@@ -450,8 +460,6 @@ class ObjectReader:
             parts.update(value.named_parameters(recurse=False))
             parts.update(self._buffers(value))
             parts.update(value.named_children())
-            if isinstance(value, torch.jit.ScriptModule):
-                parts["its script"] = script_of(value)
         return "object", kind, *self._mapping("settings", parts)
 
 

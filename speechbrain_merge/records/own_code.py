@@ -314,14 +314,18 @@ class _Walk:
             *held,
             *(
                 file
-                for module, _ in (*self.starts, *self.sliced.bound)
+                for module, _ in (
+                    *self.starts,
+                    *self.sliced.bound,
+                    *self.sliced.named,
+                )
                 if (file := file_of(module))
             ),
         ]
         folders = {os.path.dirname(os.path.abspath(file)) for file in beside}
         paths = {
             path
-            for folder in (*folders, os.getcwd())
+            for folder in _folders_in({*folders, os.getcwd()}, reads)
             for name in reads
             if (path := _file_in(folder, name)) is not None
         }
@@ -427,8 +431,8 @@ class _Walk:
             return self.text_of(key, value, False)
         if isinstance(value, dict) and _is_plain(value):
             rows = [
-                f"{self._value(key)}: {self._value(each)}"
-                for key, each in value.items()
+                f"{self._value(name)}: {self._value(each, key)}"
+                for name, each in value.items()
             ]
             return f"dict {sorted(rows)}"
         if isinstance(value, (set, frozenset)) and _is_plain(value):
@@ -469,6 +473,26 @@ def _is_value(name, member):
 
 def _is_folder(value):
     return isinstance(value, (str, Path)) and os.path.isdir(value)
+
+
+def _folders_in(folders, names):
+    """Folders, and those within them that a path is put together of."""
+    found = set(folders)
+    for _ in range(3):
+        found |= {
+            os.path.join(folder, name)
+            for folder in found
+            for name in names.intersection(_names_in(folder))
+            if os.path.isdir(os.path.join(folder, name))
+        }
+    return found
+
+
+def _names_in(folder):
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _file_in(folder, name):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.brain.batches import FixedBatches
@@ -161,3 +162,31 @@ def brain_module(brain):
     """What weights are loaded into."""
     brain.__class__ = type("Merging", (MergeMixin, sb.Brain), {})
     return brain.module_named("model")
+
+
+class Skipping(DataLoader):
+    """Leaves out what is too long, on the way."""
+
+    def __iter__(self):
+        return (batch for batch in super().__iter__() if len(batch) < 2)
+
+
+def test_a_loader_that_changes_what_it_loads_is_refused():
+    """It was decoded without that."""
+    brain = sb.Brain(run_opts={"device": "cpu"})
+    with pytest.raises(ValueError, match="Skipping changes what it loads"):
+        FixedBatches(brain, Skipping([1, 2, 3], batch_size=2))
+    looped = LoopedLoader(DataLoader([1, 2, 3], batch_size=2), 2)
+    assert len(FixedBatches(brain, looped)) == 2
+
+
+def test_workers_are_prepared_as_the_loader_says():
+    brain = sb.Brain(run_opts={"device": "cpu"})
+    loaders = {
+        name: DataLoader([1, 2], num_workers=1, worker_init_fn=prepare)
+        for name, prepare in (("a", print), ("b", repr))
+    }
+    one = FixedBatches(brain, loaders["a"]).load([0])
+    assert one.worker_init_fn is print
+    with pytest.raises(ValueError, match="domain 'b' prepares its workers"):
+        FixedBatches(brain, loaders)

@@ -196,6 +196,69 @@ VALUES = {
         "self.hparams.lexicon",
         "brain.hparams = types.SimpleNamespace(lexicon=str(HERE / 'lexicon'))",
     ),
+    "a folder that a partial call holds": (
+        "",
+        "self.read()",
+        "brain.read = functools.partial(read, str(HERE / 'lexicon'))",
+    ),
+    "a folder of a namedtuple": (
+        "import collections\nLists = collections.namedtuple('Lists', 'folder')",
+        "self.lists.folder",
+        "brain.lists = Lists(str(HERE / 'lexicon'))",
+    ),
+    "a folder of parsed arguments": (
+        "import argparse",
+        "self.options.folder",
+        "brain.options = argparse.Namespace(folder=str(HERE / 'lexicon'))",
+    ),
+    "a file whose path the code puts together": (
+        "",
+        "(HERE / 'lexicon' / 'words.txt').read_text()",
+    ),
+    "a file by a variable": (
+        "os.environ['LEXICON_OF_TEST'] = str(HERE)",
+        "open(os.path.expandvars(self.words)).read()",
+        "brain.words = '$LEXICON_OF_TEST/t.json'",
+    ),
+    "files by a pattern": (
+        "",
+        "self.words",
+        "brain.words = str(HERE / '*.json')",
+    ),
+    "a file by an address": (
+        "",
+        "self.words",
+        "brain.words = f'file://{HERE}/t.json'",
+    ),
+    "a path in bytes": (
+        "",
+        "self.words",
+        "brain.words = os.fsencode(HERE / 't.json')",
+    ),
+    "a set of data that decoding reads": (
+        "from speechbrain.dataio.dataset import DynamicItemDataset",
+        "self.hparams.words.data",
+        "words = DynamicItemDataset({'a': {'n': BEAM}})",
+        "brain.hparams = types.SimpleNamespace(words=words)",
+    ),
+    "the seed of a generator": (
+        "import torch",
+        "torch.rand(1, generator=self.lot)",
+        "brain.lot = torch.Generator().manual_seed(BEAM)",
+    ),
+    "a module of TorchScript": (
+        "import torch\nclass Gate(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.least = BEAM\n"
+        "    def forward(self, x):\n        return x > self.least",
+        "self.gate(words)",
+        "brain.gate = torch.jit.script(Gate())",
+    ),
+    "functions that were added one by one": (
+        "RULES = []\nfor number in range(150):\n"
+        "    RULES.append(lambda w, n=number * BEAM: RULES[n:])",
+        "RULES[0](words)",
+    ),
     "the order of labels": (
         "",
         "list(self.labels)",

@@ -350,7 +350,7 @@ def test_a_file_that_a_path_names_without_a_folder(tmp_path, monkeypatch):
     for words in ("one", "two"):
         (tmp_path / "lexicon").write_text(words)
         found += [fingerprint(Path("lexicon")), fingerprint("lexicon")]
-    assert found[0] != found[2] and found[1] == found[3]
+    assert found[0] != found[2] and found[1] != found[3]  # as Kaldi's
 
 
 def test_slots_with_private_names_count():
@@ -593,7 +593,7 @@ def test_an_open_file_counts_by_what_is_read(tmp_path):
             found.append(fingerprint(file))
         with open(tmp_path / f"{text}.log", "w") as file:
             found.append(fingerprint(file))
-    assert found[0] != found[2] and found[1] == found[3]
+    assert found[0] != found[2] and found[1] != found[3]  # as Kaldi's
 
 
 def test_features_that_were_computed_are_the_same_settings():

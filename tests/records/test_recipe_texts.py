@@ -34,6 +34,10 @@ FILES = {
     "the package above it": ("import folder.part", "folder/__init__.py"),
     "all names of a module": ("from part import *", "part.py"),
     "a module of a module": ("import other", "part.py"),
+    "a module on a path that is added": (
+        "import sys\ndef f():\n    sys.path.insert(0, 'plugins')\n    import one",
+        "plugins/one.py",
+    ),
     "an extension": ("def f():\n    import fast", f"fast{SUFFIX}"),
     "a computed name": (COMPUTED, "plugin.py"),
     "a computed name in a folder": (COMPUTED, "plugins/one.py"),
