@@ -27,6 +27,7 @@ def folder(tmp_path, monkeypatch):
         "    method: attention_merge\n    parameters: {include: 3}\n"
         "    experts: [a.safetensors, b.safetensors]\n",
         "torn.yaml": "stages: [",
+        "cut.txt": "'a' => 0\n================\n",  # a label encoder
         "words.yaml": "stages: {m.safetensors: {method: ties, base: "
         "a.safetensors, experts: [b.safetensors], parameters: {1: 2}}}",
         "empty.yaml": "",
@@ -109,6 +110,10 @@ def tree(folder):
         (
             "export ctc a.safetensors --ssl index --labels torn.yaml -o o",
             "torn.yaml holds no labels",
+        ),
+        (
+            "export ctc a.safetensors --ssl index --labels cut.txt -o o",
+            "cut.txt cannot be read as the labels",
         ),
         ("export whisper a.safetensors --whisper w --head h -o o", "no --head"),
         (

@@ -476,13 +476,9 @@ def _is_of_package(value):
 
 def _file_named_by(content):
     """The digest of a file that bytes are the path of; None without."""
-    if not content or len(content) > 4096 or b"\0" in content:
+    if b"\0" in content or not 0 < len(content) <= 4096:
         return None
-    return (
-        content_of(content.decode("utf-8", "surrogateescape"))
-        if (os.path.isfile(content))
-        else None
-    )
+    return content_of(os.fsdecode(content)) if os.path.isfile(content) else None
 
 
 def _has_no_attributes(value):

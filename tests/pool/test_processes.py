@@ -132,3 +132,10 @@ def test_two_pools_of_a_brain_in_one_run_are_refused(tmp_path):
     brain.checkpointer = saver
     with pytest.raises(ValueError, match="Two pools of this training"):
         check_pools(brain)
+
+
+def test_a_wrapped_module_is_refused_by_a_pool(tmp_path):
+    """All was trained and merged, and then fitted no module."""
+    wrapped = torch.nn.DataParallel(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="'model' is wrapped"):
+        CheckpointPool(tmp_path, {"model": wrapped})
