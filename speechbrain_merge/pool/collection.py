@@ -211,7 +211,7 @@ class CheckpointPool:
         self._own_run = self.run  # unless another training has it
         self._begun = False  # Whether a checkpoint tells who this is
         self._copied_from: Optional[str] = None  # a run, of another training
-        self._stored_base: Optional[str] = None  # digest, where it was just now
+        self._found_base: Optional[str] = None  # digest, when training begins
         self._statistics = {}  # of features, in the checkpoint that was loaded
         self._last = None  # The recoverable that is saved last, once known
         self._saves_at = None  # Folder of the checkpoints, if there is none
@@ -316,15 +316,15 @@ class CheckpointPool:
         run = RunFolder(self.folder / self.run)
         if not resuming:
             run = self._claim()
-        elif run.folder.is_symlink() or run.read().base is not None:
+            run.store_base(self._tensors())
+        elif run.folder.is_symlink():
             return
-        elif not hold(run.folder):
-            return
-        else:
+        elif run.read().base is None and hold(run.folder):
             clear_up(run)  # a base that the manifest lost comes back
-            if run.read().base is not None:
-                return
-        self._stored_base = run.store_base(self._tensors())
+            if run.read().base is None:
+                run.store_base(self._tensors())
+        if (base := run.read().base) is not None:
+            self._found_base = base["digest"]
 
     @mark_as_saver
     def save(self, path):
@@ -381,6 +381,7 @@ class CheckpointPool:
         run = RunFolder(self.folder / pointer["run"]).read()
         if is_of_a_copy(pointer, path, self.folder, run.candidates.values()):
             self._copied_from = pointer["run"]
+            self._check_base(pointer.get("base"))
             return  # it is collected as another training
         self._lineage = pointer["lineage"]
         if pointer["asked_run"] == self.run and self._claimed is None:
@@ -397,16 +398,22 @@ class CheckpointPool:
             first_save.end(self._claimed.folder)
 
     def _check_base(self, known):
-        """Takes back a base that was stored just now, and is another one.
+        """Takes back a base that is another one than the training started from.
 
-        Where the base was lost, the weights of this start take its place; they
-        are another model where nothing draws or loads them alike. Only the main
+        Where the base was lost, the weights of this start take its place, or of
+        an earlier one that ended before it had loaded its checkpoint; they are
+        another model where nothing draws or loads them alike. Only the main
         process has stored it; it may load by itself, so nothing is waited for.
         """
-        stored, self._stored_base = self._stored_base, None
-        if None in (stored, known) or stored == known:
+        found, self._found_base = self._found_base, None
+        if None in (found, known) or found == known:
             return
-        RunFolder(self.folder / self.run).take_back_base()
+        run = RunFolder(self.folder / self.run)
+        if run.lineages() - {self._lineage}:
+            return  # of another training, which this one does not touch
+        run.take_back_base()
+        if self._copied_from is not None:
+            return  # it takes the base of the training that it is a copy of
         logger.warning(
             f"Pool {self.folder}: the base of run '{self.run}' is lost, and the "
             "modules start with other weights now, so the run has no base. Put "

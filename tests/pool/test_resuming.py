@@ -400,6 +400,49 @@ def test_a_base_is_what_the_run_started_from(tmp_path, lost, caplog):
     assert (folder / "base.safetensors").exists() == (lost != "run")
 
 
+def test_a_base_of_a_start_that_ended_at_once(tmp_path, caplog):
+    """It was killed before it had loaded its checkpoint."""
+
+    def start(seed, run, ends=False):
+        torch.manual_seed(seed)
+        model = torch.nn.Linear(2, 2)
+        pool = CheckpointPool(tmp_path / "pool", {"model": model}, run=run)
+        saver = saver_of(tmp_path, model, pool)
+        pool.store_base(resuming=bool(saver.list_checkpoints()))
+        if not ends:
+            saver.recover_if_possible()
+            train_a_little(model)
+            saver.save_checkpoint(meta={"WER": 9.0})
+
+    start(0, "a")
+    start(1, "b", ends=True)
+    start(1, "b")
+    bases = {each.run: each.base for each in read_pool(tmp_path / "pool")}
+    assert bases["a"] is not None and bases["b"] is None
+    assert "run 'b' is lost" in caplog.text
+
+
+def test_a_copy_under_another_name_has_the_base_of_the_first(tmp_path):
+    """And not the weights that its own start drew."""
+
+    def start(seed, run, place):
+        torch.manual_seed(seed)
+        model = torch.nn.Linear(2, 2)
+        pool = CheckpointPool(tmp_path / "pool", {"model": model}, run=run)
+        saver = saver_of(tmp_path / place, model, pool)
+        pool.store_base(resuming=bool(saver.list_checkpoints()))
+        saver.recover_if_possible()
+        train_a_little(model, seed + 1.0)
+        saver.save_checkpoint(meta={"WER": 9.0})
+
+    start(0, "a", "results")
+    shutil.copytree(tmp_path / "results", tmp_path / "copy")
+    start(1, "b", "copy")
+    found = read_pool(tmp_path / "pool")
+    assert [each.run for each in found] == ["a", "b"]
+    assert found[0].base_digest == found[1].base_digest is not None
+
+
 @pytest.mark.parametrize(
     "before, after, rates, kept",
     [
