@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from ranks.compare import decided, exact_files, told
 from ranks.launch import RUN_OPTS, launch, side_by_side
-from ranks.stages import STAGES, make_material, run_stage
+from ranks.stages import STAGES, as_a_rank, make_material, run_stage
 
 
 def run(folder, world, stage, output, kill=(None, None)):
@@ -115,9 +115,9 @@ def kill(folder, world, stage, rank, at, number):
     return found
 
 
-if __name__ == "__main__":
+def main(where, worlds, kills, seed, *names):
+    """What the command line says."""
     torch.set_num_threads(1)
-    where, worlds, kills, seed, *names = sys.argv[1:]
     where = Path(where)
     worlds, names = [int(n) for n in worlds.split(",")], names or list(STAGES)
     undisturbed(where, worlds, names)
@@ -131,3 +131,11 @@ if __name__ == "__main__":
                 rows.append(kill(where, world, stage, rank, at, len(rows)))
                 print(rows[-1], flush=True)
                 (where / "kills.json").write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    # one script for all, as its text is a part of what scores hold for
+    if sys.argv[1] == "torchrun":
+        as_a_rank(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

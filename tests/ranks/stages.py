@@ -1,6 +1,6 @@
 """What a Brain with merging does, stage by stage, alone or on several ranks.
 
-    python -m torch.distributed.run ... stages.py MATERIAL OUTPUT [STAGE ...]
+    python -m torch.distributed.run ... harness.py torchrun MATERIAL OUTPUT [STAGE ...]
 
 ``make_material`` trains in one process what the stages merge. Each stage writes
 its files to OUTPUT, and each rank what it saw of the stage to
@@ -342,8 +342,8 @@ def run_stage(name, material, output, rank=0, run_opts=None, kill_at=None):
     (output / f"{name}-{rank}.json").write_text(json.dumps(told))
 
 
-if __name__ == "__main__":
-    where, out, *names = sys.argv[1:]
+def as_a_rank(where, out, *names):
+    """Stages, one after the other, in a process that torchrun has started."""
     sb.utils.distributed.ddp_init_group(RUN_OPTS)
     for one in names or STAGES:
         run_stage(

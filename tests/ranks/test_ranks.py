@@ -164,8 +164,8 @@ def test_torchrun(folder, world, tmp_path):
     output = folder / f"torch-{world}"
     draw = random.Random(world)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={world}", "tests/ranks/stages.py"]
-    command += [folder / "material", output, *STAGES[1:]]
+    command += [f"--nproc_per_node={world}", "tests/ranks/harness.py"]
+    command += ["torchrun", folder / "material", output, *STAGES[1:]]
     options = {"env": ENVIRONMENT, "cwd": ROOT}
     with open(tmp_path / "killed.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, **options)
