@@ -169,13 +169,16 @@ def _rows(files):
     """A line for each of some files, given by name and path."""
     rows, left = [], _READ_OF_A_FOLDER
     for name, path in files:
-        status = os.stat(path)
-        left -= status.st_size
-        content = (
-            content_of(path)
-            if left >= 0
-            else f"{status.st_size} bytes of {status.st_mtime_ns}"
-        )
+        try:
+            status = os.stat(path)
+            left -= status.st_size
+            content = (
+                content_of(path)
+                if left >= 0
+                else f"{status.st_size} bytes of {status.st_mtime_ns}"
+            )
+        except OSError:  # not for us to read, or removed just now
+            content = "not to be read"
         rows.append(f"{name}: {content}")
     return rows
 

@@ -25,7 +25,7 @@ import torch
 
 from speechbrain.core import Brain
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.records.file_hashes import content_of, folder_content
+from speechbrain_merge.records.file_hashes import folder_content
 from speechbrain_merge.records.fingerprint_parts import (
     Attributes,
     Folder,
@@ -478,7 +478,9 @@ def _file_named_by(content):
     """The digest of a file that bytes are the path of; None without."""
     if b"\0" in content or not 0 < len(content) <= 4096:
         return None
-    return content_of(os.fsdecode(content)) if os.path.isfile(content) else None
+    if not os.path.isfile(content):
+        return None
+    return plain_words(os.fsdecode(os.path.abspath(content)))
 
 
 def _has_no_attributes(value):

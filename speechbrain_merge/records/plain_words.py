@@ -83,7 +83,10 @@ def _words_of_text(text, is_path, folders):
         if whole == folder or whole.startswith(folder + os.sep):
             return f"in the results: {os.path.relpath(whole, folder)}"
     if os.path.isfile(place):
-        return f"file {content_of(place)}"
+        try:
+            return f"file {content_of(place)}"
+        except OSError:  # not for us to read
+            return f"text {text}"
     if files := matching_files(place):
         return f"files {files}"
     if os.path.isdir(place) or (is_path and os.path.isabs(place)):

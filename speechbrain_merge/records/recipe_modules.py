@@ -151,10 +151,17 @@ def extension_of(module: str) -> Optional[str]:
         return None
     known = sys.modules.get(module)
     if known is None:
-        return file_fingerprint(file)
+        return _hash_of(file)
     if _extensions.get(module, (None,))[0] is not known:
-        _extensions[module] = (known, file_fingerprint(file))
+        _extensions[module] = (known, _hash_of(file))
     return _extensions[module][1]
+
+
+def _hash_of(file):
+    try:
+        return file_fingerprint(file)
+    except OSError:  # it was built in a folder that is gone
+        return f"not to be read: {os.path.basename(file)}"
 
 
 def _spec_of(module):

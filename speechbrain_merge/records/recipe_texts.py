@@ -86,11 +86,11 @@ def texts_of(modules: Iterable[str]) -> Texts:
         if file is None:
             found.packages.add(module.partition(".")[0])
         elif text is None:
-            digests.add(extension_of(module) or content_of(file))
+            digests.add(extension_of(module) or _content(file))
         else:
             digests.add(_digest_of(text))
             if _read(text).computes:
-                digests |= {content_of(each) for each in _files_beside(file)}
+                digests |= set(map(_content, _files_beside(file)))
     found.digests.extend(sorted(digests))
     return found
 
@@ -116,7 +116,6 @@ def _reached(modules, late=True) -> Iterator[tuple]:
     installed package has neither, and an extension no text."""
     waiting: list = [(module, None) for module in modules]
     seen: set = set()
-    beside: dict = {}  # the file of a module: files of Python near it
     while waiting:
         module, importer = waiting.pop()
         if module in seen:
@@ -128,9 +127,7 @@ def _reached(modules, late=True) -> Iterator[tuple]:
         source, file = source_of(module), file_of(module)
         if source is None and file is None and importer is not None:
             # on a path that the text adds when it runs
-            if importer not in beside:
-                beside[importer] = _files_beside(importer)
-            source, file = _found_among(beside[importer], module)
+            source, file = _found_among(_files_beside(importer), module)
         yield module, None if source is None else source[0], file
         if source is not None:
             text, package = source
@@ -222,7 +219,7 @@ def _drop_docstrings(tree):
 
 def _found_among(files, module):
     """Source and file of a module that is one of some files."""
-    for ending in (".py", os.path.join("", "__init__.py")):
+    for ending in (".py", f"{os.sep}__init__.py"):
         place = module.replace(".", os.sep) + ending
         for file in files:
             if file.endswith(os.sep + place):
@@ -232,14 +229,29 @@ def _found_among(files, module):
     return None, None
 
 
+def _content(path):
+    """The content of a file; of one that cannot be read, its name."""
+    try:
+        return content_of(path)
+    except OSError:
+        return f"not to be read: {os.path.basename(path)}"
+
+
+@functools.lru_cache(maxsize=256)
 def _files_beside(file):
-    """The files of Python that a module may find by a name, in order."""
+    """The files of Python that a module may find by a name, in order.
+
+    They are looked for once in a process, as a folder may hold a corpus.
+    """
     found: list = []
     waiting = [(os.path.dirname(os.path.abspath(file)), 0)]
     while waiting:
         folder, depth = waiting.pop()
-        with os.scandir(folder) as inside:
-            entries = {entry.name: entry for entry in inside}
+        try:
+            with os.scandir(folder) as inside:
+                entries = {entry.name: entry for entry in inside}
+        except OSError:  # not for us to read, or gone
+            continue
         if depth and any(name in entries for name in _OF_AN_EXPERIMENT):
             continue  # it has a copy of the script
         if depth > 1 and "__init__.py" not in entries:
@@ -251,4 +263,4 @@ def _files_beside(file):
                 waiting.append((entry.path, depth + 1))
             elif name.endswith(_OF_PYTHON) and entry.is_file():
                 found.append(entry.path)
-    return sorted(found)
+    return tuple(sorted(found))

@@ -38,6 +38,11 @@ FILES = {
         "import sys\ndef f():\n    sys.path.insert(0, 'plugins')\n    import one",
         "plugins/one.py",
     ),
+    "a package on a path that is added": (
+        "import sys\ndef f():\n    sys.path.insert(0, 'plugins')\n"
+        "    import deep",
+        "folder/deep/__init__.py",
+    ),
     "an extension": ("def f():\n    import fast", f"fast{SUFFIX}"),
     "a computed name": (COMPUTED, "plugin.py"),
     "a computed name in a folder": (COMPUTED, "plugins/one.py"),
@@ -79,6 +84,18 @@ def test_files_that_a_text_reaches(folder, name):
         found.append(texts_of(["train_texts"]).digests)
     assert found[0] == found[1]
     assert (found[1] != found[2]) == (name in FILES)
+
+
+def test_folders_that_cannot_be_read(folder, monkeypatch):
+    """A folder of another user beside the script ended a training."""
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    (folder / "train_texts.py").write_text(COMPUTED)
+    importlib.invalidate_caches()
+    monkeypatch.setattr(os, "scandir", refused)
+    assert len(texts_of(["train_texts"]).digests) == 1
 
 
 def test_packages_that_a_text_imports(folder):
