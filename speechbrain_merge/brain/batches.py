@@ -254,7 +254,6 @@ class FixedBatches:
         ]
         rules = [rule for rule in found if rule is not None]
         durations = self.durations()
-        paddings: list = []
         if not rules or len(rules) < len(found):
             return [None for _, batch in self.places for _ in batch]
 
@@ -267,6 +266,7 @@ class FixedBatches:
             }
             return ends.pop() if len(ends) == 1 and seconds > 0 else None
 
+        paddings: list = []
         for domain, batch in self.places:
             seconds = [durations[index] for index in batch]
             whole = padded(max(seconds)) if min(seconds) > 0 else None

@@ -205,11 +205,11 @@ def half_written(checkpoint, checkpointer):
     if last not in files and not checkpointer.allow_partial_load:
         return f"'{last}', which is written last, is missing"
     known = checkpointer.recoverables
-    damaged = [
+    damaged = (
         damage_of(path)
         for name, path in files.items()
         if not _may_save_anything(known.get(name))
-    ]
+    )
     reason = next(filter(None, damaged), "")
     return reason or _torn_brain(files, checkpointer)
 

@@ -97,6 +97,29 @@ def content_of(path) -> str:
     return found
 
 
+def content_or_name(path) -> str:
+    """The SHA-256 of a file; of one that cannot be read, its name.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> content_or_name("gone/train.py")
+    'not to be read: train.py'
+    """
+    try:
+        return content_of(path)
+    except OSError:  # not for us to read, or gone
+        return f"not to be read: {os.path.basename(path)}"
+
+
 def file_state(path) -> Optional[tuple]:
     """Inode, size and time of a file: they change when it is written.
 

@@ -31,7 +31,7 @@ from speechbrain_merge.records.own_functions import functions_of, is_own
 # Locks, queues, sockets, generators, handles of what torch computes
 _WITHOUT_CONTENT = (
     *("_asyncio", "_multiprocessing", "_queue", "_socket", "_ssl", "_thread"),
-    *("_weakref", "builtins", "select", "torch", "weakref"),
+    *("_weakref", "select", "torch", "weakref"),
 )
 
 _OF_PYTHON = {

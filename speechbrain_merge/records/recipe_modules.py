@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from typing import Optional
 
-from speechbrain_merge.records.file_hashes import file_fingerprint
+from speechbrain_merge.records.file_hashes import content_or_name
 
 _PACKAGES = ("speechbrain", "speechbrain_merge")
 
@@ -151,17 +151,10 @@ def extension_of(module: str) -> Optional[str]:
         return None
     known = sys.modules.get(module)
     if known is None:
-        return _hash_of(file)
+        return content_or_name(file)
     if _extensions.get(module, (None,))[0] is not known:
-        _extensions[module] = (known, _hash_of(file))
+        _extensions[module] = (known, content_or_name(file))
     return _extensions[module][1]
-
-
-def _hash_of(file):
-    try:
-        return file_fingerprint(file)
-    except OSError:  # it was built in a folder that is gone
-        return f"not to be read: {os.path.basename(file)}"
 
 
 def _spec_of(module):

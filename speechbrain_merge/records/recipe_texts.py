@@ -32,7 +32,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from speechbrain_merge.records.file_hashes import content_of
+from speechbrain_merge.records.file_hashes import content_or_name
 from speechbrain_merge.records.recipe_modules import (
     extension_of,
     file_of,
@@ -86,11 +86,11 @@ def texts_of(modules: Iterable[str]) -> Texts:
         if file is None:
             found.packages.add(module.partition(".")[0])
         elif text is None:
-            digests.add(extension_of(module) or _content(file))
+            digests.add(extension_of(module) or content_or_name(file))
         else:
             digests.add(_digest_of(text))
             if _read(text).computes:
-                digests |= set(map(_content, _files_beside(file)))
+                digests |= set(map(content_or_name, _files_beside(file)))
     found.digests.extend(sorted(digests))
     return found
 
@@ -227,14 +227,6 @@ def _found_among(files, module):
                 package = module if ending != ".py" else ""
                 return None if text is None else (text, package), file
     return None, None
-
-
-def _content(path):
-    """The content of a file; of one that cannot be read, its name."""
-    try:
-        return content_of(path)
-    except OSError:
-        return f"not to be read: {os.path.basename(path)}"
 
 
 @functools.lru_cache(maxsize=256)
