@@ -29,10 +29,12 @@ def saver_of(folder, model, pool, **recoverables):
     )
 
 
-def collect(folder, metas, **arguments):
+def collect(folder, metas, based=False, **arguments):
     """A pool after one epoch for each meta, and its Checkpointer."""
     model = torch.nn.Linear(2, 2)
     pool = CheckpointPool(folder / "pool", {"model": model}, **arguments)
+    if based:
+        pool.store_base(resuming=False)
     saver = saver_of(folder, model, pool)
     for epoch, meta in enumerate(metas, start=1):
         train_a_little(model, float(epoch))
@@ -60,7 +62,18 @@ def resume(folder, model, **arguments):
     return pool, saver
 
 
+def take_checks(path):
+    """Removes the checks of a log's lines, as whoever changes one by hand."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("check", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def records(run):
     """Lines of the manifest of a run."""
     lines = (run / "manifest.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    found = [json.loads(line) for line in lines]
+    for line in found:
+        line.pop("check")
+    return found

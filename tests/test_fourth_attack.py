@@ -20,6 +20,7 @@ from speechbrain_merge.adapters import merge_adapters
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
+from speechbrain_merge.pool.bases import provide_base
 from speechbrain_merge.pool.reading import matching, read_pool
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.errors import RecordError
@@ -488,14 +489,14 @@ def test_a_base_that_is_another_is_not_linked(tmp_path):
     tensors = {"w": torch.ones(2)}
     beside = RunFolder(tmp_path / "a")
     beside.folder.mkdir()
-    beside.store_base(tensors)
+    provide_base(beside, digest(tensors), tensors)
     path = beside.folder / "base.safetensors"
     with open_weights(path) as weights:
         metadata = dict(weights.metadata)
     write_weights(path, {"w": torch.zeros(2)}, metadata)
     run = RunFolder(tmp_path / "b")
     run.folder.mkdir()
-    run.store_base(tensors)
+    provide_base(run, digest(tensors), tensors)
     with open_weights(run.folder / "base.safetensors") as weights:
         assert torch.equal(weights["w"], tensors["w"])
 

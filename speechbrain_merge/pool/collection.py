@@ -75,6 +75,7 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
+from speechbrain_merge.pool.bases import has_base, provide_base
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.copied_training import (
     checkpoints_of,
@@ -206,15 +207,20 @@ class CheckpointPool:
         self.epoch_counter, self.partial = epoch_counter, partial
         self.average, self.adapters = average, adapters
         self.collecting = True  # False passes over checkpoints for a while
-        self._brain, self._claimed, self._saves = None, None, 0
+        self._brain = None
+        self._last = None  # The recoverable that is saved last, once known
+        self._saves_at = None  # Folder of the checkpoints, once known
+        self._whole = None  # Those that were there when training began
+        self._be_new()
+
+    def _be_new(self):
+        """What this training is, until a checkpoint tells it."""
+        self._claimed, self._saves = None, 0
         self._lineage = uuid.uuid4().hex
         self._own_run = self.run  # unless another training has it
         self._begun = False  # Whether a checkpoint tells who this is
-        self._copied_from: Optional[str] = None  # a run, of another training
-        self._found_base: Optional[str] = None  # digest, when training begins
+        self._start: Optional[str] = None  # digest of the base
         self._statistics = {}  # of features, in the checkpoint that was loaded
-        self._last = None  # The recoverable that is saved last, once known
-        self._saves_at = None  # Folder of the checkpoints, if there is none
 
     def candidates(self) -> list[Candidate]:
         """All candidates of the pool, of this run and of others.
@@ -252,15 +258,32 @@ class CheckpointPool:
             The Brain that is about to train.
         """
         self._brain, self.collecting = brain, True
-        resuming = False
+        newest = None
         if brain.checkpointer is not None:
-            self.attach(brain.checkpointer)
+            name = self.attach(brain.checkpointer)
             check_pools(brain)
-            resuming = half_written.has_whole_checkpoint(brain.checkpointer)
+            half_written.pass_over_remains(brain.checkpointer)
             self._last = half_written.written_last(brain.checkpointer)
-            if not resuming:
-                self._saves_at = Path(brain.checkpointer.checkpoints_dir)
-        self.store_base(resuming)
+            self._saves_at = Path(brain.checkpointer.checkpoints_dir)
+            self._whole = [
+                each.path for each in brain.checkpointer.list_checkpoints()
+            ]
+            newest = brain.checkpointer.find_checkpoint()
+        if newest is None and self._saves:
+            self._be_new()  # a second training by the same object
+        if newest is not None and name in newest.paramfiles:
+            path = newest.paramfiles[name]
+            pointer = _pointer(path)
+            if pointer["lineage"] != self._lineage:
+                self._be_new()
+            self._go_on(pointer, path)
+        elif newest is not None and self.base:
+            logger.warning(
+                f"Pool {self.folder}: {newest.path} was saved without this "
+                "pool, so the base is what the modules hold now. It is right "
+                "if they were loaded or drawn alike when the training began."
+            )
+        self.store_base(resuming=self._begun)
 
     def check_features(self, brain):
         """Refuses to train on with other statistics of features.
@@ -281,7 +304,7 @@ class CheckpointPool:
         now = statistics_of(getattr(brain, "modules", {}))
         check_statistics(self._statistics, now, title)
 
-    def attach(self, checkpointer, name: str = "pool"):
+    def attach(self, checkpointer, name: str = "pool") -> str:
         """Makes the pool a recoverable that older checkpoints need not have.
 
         Arguments
@@ -290,12 +313,18 @@ class CheckpointPool:
             Of the run.
         name : str
             Name of the recoverable, unless it is one already.
+
+        Returns
+        -------
+        str
+            Its name.
         """
         for known, each in checkpointer.recoverables.items():
             if each is self:
                 name = known
         # Older checkpoints of a training that has begun have no pool
         checkpointer.add_recoverable(name, self, optional_load=True)
+        return name
 
     @main_process_only
     def store_base(self, resuming: bool = True):
@@ -313,18 +342,29 @@ class CheckpointPool:
         """
         if not self.base:
             return
-        run = RunFolder(self.folder / self.run)
-        if not resuming:
-            run = self._claim()
-            run.store_base(self._tensors())
-        elif run.folder.is_symlink():
+        if self._begun and self._start is not None:
+            if not has_base(RunFolder(self.collects_in), self._start):
+                tensors = self._tensors()
+                same = digest(tensors) == self._start
+                self._claim(tensors if same else None)
             return
-        elif run.read().base is None and hold(run.folder):
+        if self._claimed is not None and self._claimed.candidates():
+            logger.warning(
+                f"Pool {self.folder}: run '{self._own_run}' has candidates, and "
+                "no base is stored after them. Call store_base before training."
+            )
+            return
+        tensors = self._tensors()
+        self._start = digest(tensors)
+        run = RunFolder(self.collects_in)
+        if not resuming or self._begun:
+            self._claim(tensors)
+        elif not run.folder.is_symlink() and hold(run.folder):
             clear_up(run)  # a base that the manifest lost comes back
-            if run.read().base is None:
-                run.store_base(self._tensors())
-        if (base := run.read().base) is not None:
-            self._found_base = base["digest"]
+            contents = run.read()
+            named = {each.get("base") for each in contents.candidates.values()}
+            if contents.base is None and named <= {self._start}:
+                provide_base(run, self._start, tensors)
 
     @mark_as_saver
     def save(self, path):
@@ -347,14 +387,15 @@ class CheckpointPool:
             "note": note,
             "checkpoints": str(checkpoints_of(path)),
         }
-        base = RunFolder(self.collects_in).read().base
-        if base is not None:
-            pointer["base"] = base["digest"]
+        if self._start is not None:
+            pointer["base"] = self._start
         if self._brain is not None:
             pointer["statistics"] = statistics_of(
                 getattr(self._brain, "modules", {})
             )
         write_whole(path, json.dumps(pointer) + "\n")
+        if self._claimed is not None:
+            first_save.pool_saved(self._claimed.folder)
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
@@ -368,25 +409,26 @@ class CheckpointPool:
             Unused.
         """
         del end_of_epoch  # Unused
-        try:
-            pointer = pointer_record(read_json(path), str(path))
-        except RecordError as error:
-            raise RecordError(
-                f"{error}. Was this checkpoint not written to its end? Delete "
-                f"the folder {Path(path).parent} to resume from the one before."
-            ) from None
-        self._begun = True
+        pointer = _pointer(path)
         self._saves = pointer["saves"]
         self._statistics = pointer.get("statistics", {})
+        self._go_on(pointer, path)
+
+    def _go_on(self, pointer, path):
+        """Is the training of a checkpoint from now on, or that of a copy."""
+        if self._begun:
+            return  # it is known already
         run = RunFolder(self.folder / pointer["run"]).read()
+        self._begun = True
+        self._start = pointer.get("base")
+        if self._start is None and pointer["lineage"] in run.lineages:
+            # a checkpoint of an earlier version
+            self._start = run.base["digest"] if run.base else None
         if is_of_a_copy(pointer, path, self.folder, run.candidates.values()):
-            self._copied_from = pointer["run"]
-            self._check_base(pointer.get("base"))
             return  # it is collected as another training
-        self._lineage = pointer["lineage"]
-        if pointer["asked_run"] == self.run and self._claimed is None:
+        self._lineage, self._claimed = pointer["lineage"], None
+        if pointer["asked_run"] == self.run:
             self._own_run = pointer["run"]
-        self._check_base(pointer.get("base"))
 
     def saved(self):
         """Tells the pool that a checkpoint is there whole. `MergeMixin` calls it.
@@ -397,29 +439,6 @@ class CheckpointPool:
         if self._begun and self._claimed is not None:
             first_save.end(self._claimed.folder)
 
-    def _check_base(self, known):
-        """Takes back a base that is another one than the training started from.
-
-        Where the base was lost, the weights of this start take its place, or of
-        an earlier one that ended before it had loaded its checkpoint; they are
-        another model where nothing draws or loads them alike. Only the main
-        process has stored it; it may load by itself, so nothing is waited for.
-        """
-        found, self._found_base = self._found_base, None
-        if None in (found, known) or found == known:
-            return
-        run = RunFolder(self.folder / self.run)
-        if run.lineages() - {self._lineage}:
-            return  # of another training, which this one does not touch
-        run.take_back_base()
-        if self._copied_from is not None:
-            return  # it takes the base of the training that it is a copy of
-        logger.warning(
-            f"Pool {self.folder}: the base of run '{self.run}' is lost, and the "
-            "modules start with other weights now, so the run has no base. Put "
-            "its base.safetensors back, or give `base` where it is merged."
-        )
-
     def _collect(self, checkpoint):
         """Name of the candidate that holds this checkpoint, and a note."""
         meta = read_meta(checkpoint)
@@ -429,15 +448,13 @@ class CheckpointPool:
             return None, f"passed over {checkpoint.name}, saved within an epoch"
         if is_from_testing(meta):
             return None, f"passed over {checkpoint.name}, saved in testing"
+        self._saves_at = self._saves_at or checkpoint.parent
         run = self._claim()
         if self._begun:
             first_save.end(run.folder)
         else:
             first_save.begin(run.folder, self._lineage, checkpoint, self._last)
         self._begun = True
-        if self._copied_from is not None:
-            run.share_base(RunFolder(self.folder / self._copied_from))
-            self._copied_from = None
         contents = run.read()
         tensors = self._tensors()
         metadata, plain = self._metadata(), digest(tensors)
@@ -482,6 +499,7 @@ class CheckpointPool:
             lineage=self._lineage,
             checkpoint=checkpoint.name,
             place=place_of(checkpoint.parent),
+            base=self._start,
         )
         run.store(record, tensors, metadata)
         self._prune(run)
@@ -564,18 +582,44 @@ class CheckpointPool:
         slot = slot_of(epoch, step, self._saves)
         return {"slot": slot, "epoch": epoch, "step": step}
 
-    def _claim(self):
-        """The run that this training alone writes; claimed at first use."""
-        if self._claimed is None:
-            self._claimed, self._lineage = RunFolder.claim(
-                self.folder,
-                self.run,
-                self._own_run,
-                self._lineage,
-                begun=self._begun,
-                saves_at=self._saves_at,
-                is_anothers=self._is_anothers,
-            )
-            self._own_run = self._claimed.run
-            _collecting[os.path.realpath(self._claimed.folder)] = self
+    def _claim(self, start: Optional[Mapping] = None):
+        """The run that this training alone writes; claimed at first use.
+
+        Its base is there from then on: linked, or of the weights at the start.
+        """
+        if self._claimed is not None:
+            return self._claimed
+        self._claimed, self._lineage = RunFolder.claim(
+            self.folder,
+            self.run,
+            self._own_run,
+            self._lineage,
+            begun=self._begun,
+            killed=self._killed_in,
+            is_anothers=self._is_anothers,
+        )
+        self._own_run = self._claimed.run
+        _collecting[os.path.realpath(self._claimed.folder)] = self
+        if self.base and self._start is not None:
+            if not provide_base(self._claimed, self._start, start):
+                logger.warning(
+                    f"Pool {self.folder}: the base of run '{self._own_run}' is "
+                    "lost, and the modules start with other weights now, so "
+                    "the run has no base. Put its base.safetensors back, or "
+                    "give `base` where it is merged."
+                )
         return self._claimed
+
+    def _killed_in(self, run):
+        return first_save.killed_in_it(run, self._saves_at, self._whole)
+
+
+def _pointer(path):
+    """What a checkpoint says of its candidate."""
+    try:
+        return pointer_record(read_json(path), str(path))
+    except RecordError as error:
+        raise RecordError(
+            f"{error}. Was this checkpoint not written to its end? Delete "
+            f"the folder {Path(path).parent} to resume from the one before."
+        ) from None

@@ -77,14 +77,12 @@ def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:
     Returns
     -------
     bool
-        False for a training that was moved, or copied with its pool, which is
-        where it was. A warning tells of a copy.
+        False for a training that was moved, or copied with its pool, while none
+        but itself collects into that. A warning tells of a copy.
     """
     here, before = checkpoints_of(path), pointer.get("checkpoints")
-    if not _is_same(pointer["pool"], pool):
-        if any(Path(pointer["pool"]).glob(f"*/{Manifest.FILE}")):
-            return False  # copied with its pool
-    if before is not None and not _is_same(before, here):
+    copied = _copied_with_the_pool(pointer, pool)
+    if copied is None and before is not None and not _is_same(before, here):
         if _is_still_at(before, pointer["lineage"]):
             logger.warning(
                 f"Pool {pool}: {Path(path).parent} is a copy of a checkpoint of "
@@ -92,7 +90,11 @@ def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:
                 "here is collected under a name of its own."
             )
             return True
-    if any(_is_from_elsewhere(each, pointer, here) for each in known):
+    if any(
+        _is_from_elsewhere(each, pointer, here)
+        for each in known
+        if each["digest"] not in (copied or ())
+    ):
         logger.warning(
             f"Pool {pool}: the training of {Path(path).parent} went on in "
             "another folder, of which this one is a copy, or the other way "
@@ -101,6 +103,17 @@ def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:
         )
         return True
     return False
+
+
+def _copied_with_the_pool(pointer, pool):
+    """Digests of the candidates that came with a copy of the pool.
+
+    None where the pool is the one that the checkpoint names, or took its place.
+    """
+    before = Path(pointer["pool"])
+    if _is_same(before, pool) or not any(before.glob(f"*/{Manifest.FILE}")):
+        return None
+    return set(Manifest(before / pointer["run"]).read().digests)
 
 
 def _is_still_at(checkpoints, lineage):

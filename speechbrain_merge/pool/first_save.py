@@ -4,8 +4,10 @@ A resumed training is known by its checkpoint, which holds the training's
 identity. A kill in the first save leaves a candidate, or a part of one, and no
 checkpoint: started again, the training would take its own candidate for that of
 another training. So a note lies in the run while the first checkpoint is saved.
-It goes with the second save, with the first resumption, and at the end of a
-process that saved it whole; a kill, or an error in that save, leaves it there.
+Once the pool has saved its part, the note says so, and the checkpoint itself
+has to show that it was left half done: one that is not there any more was
+whole, for all that is known, and deleted. The note goes with the second save
+and with the first resumption.
 
 Example
 -------
@@ -22,16 +24,16 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import atexit
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.checkpoints import PARAMFILE_EXT
 from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.files import sync_folder, write_whole
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.weights.damage import damage_of
 
@@ -56,9 +58,26 @@ def begin(run: Path, lineage: str, checkpoint, last: Optional[str] = None):
         "lineage": lineage,
         "checkpoint": os.path.abspath(checkpoint),
         "last": last,
+        "saved": False,
     }
     write_whole(run / NOTE, json.dumps(content) + "\n")
-    atexit.register(_end_of_process, run, os.getpid())
+
+
+def pool_saved(run: Path):
+    """Notes that the pool has saved its part of the first checkpoint.
+
+    Arguments
+    ---------
+    run : Path
+        Folder of the run. One without a note is past its first save.
+    """
+    if (note := _note_of(run)) is None:
+        return
+    # The note relies on the checkpoint from now on, which nothing else syncs
+    checkpoint = Path(note["checkpoint"])
+    for folder in (checkpoint, *list(checkpoint.parents)[:2]):
+        sync_folder(folder)
+    write_whole(run / NOTE, json.dumps({**note, "saved": True}) + "\n")
 
 
 def end(run: Path):
@@ -72,7 +91,11 @@ def end(run: Path):
     (run / NOTE).unlink(missing_ok=True)
 
 
-def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
+def killed_in_it(
+    run: Path,
+    saves_at: Optional[Path] = None,
+    whole: Optional[Collection[Path]] = None,
+) -> Optional[str]:
     """The training that was killed in its first save.
 
     Arguments
@@ -80,8 +103,9 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
     run : Path
         Folder of the run.
     saves_at : Path, optional
-        Where the training that asks saves its checkpoints, if it is known to
-        have none there.
+        Where the training that asks saves its checkpoints, if that is known.
+    whole : collection of Path, optional
+        The checkpoints there that are whole, if that is known.
 
     Returns
     -------
@@ -90,27 +114,24 @@ def killed_in_it(run: Path, saves_at: Optional[Path] = None) -> Optional[str]:
         saves elsewhere, so that it is another, or where the checkpoint was
         whole after all, so that its training can be resumed.
     """
-    if not (run / NOTE).is_file():
+    if (note := _note_of(run)) is None:
         return None
-    try:
-        note = first_save_record(read_json(run / NOTE), str(run / NOTE))
-    except RecordError:
+    checkpoint, lineage = Path(note["checkpoint"]), note["lineage"]
+    if saves_at is not None and checkpoint.parent != Path(saves_at).absolute():
         return None
-    checkpoint = Path(note["checkpoint"])
-    if saves_at is not None:
-        same = checkpoint.parent == Path(saves_at).absolute()
-        return note["lineage"] if same else None
+    if not note.get("saved", True):
+        return lineage
     try:
         files = sorted(checkpoint.glob(f"*{PARAMFILE_EXT}"))
     except OSError:  # no path that a checkpoint could have
         return None
-    if any(damage_of(path) for path in files):
-        return note["lineage"]
+    if not any(points_to(path, lineage) for path in files):
+        return None  # deleted, or another one under its name
+    if whole is not None:
+        return None if checkpoint in map(Path.absolute, whole) else lineage
     last = note.get("last")
-    if last is not None and last not in [path.stem for path in files]:
-        return note["lineage"]
-    whole = any(points_to(path, note["lineage"]) for path in files)
-    return None if whole else note["lineage"]
+    torn = last is not None and last not in [path.stem for path in files]
+    return lineage if torn or any(map(damage_of, files)) else None
 
 
 def points_to(path, lineage: str) -> bool:
@@ -134,14 +155,11 @@ def points_to(path, lineage: str) -> bool:
     return pointer["lineage"] == lineage
 
 
-def _end_of_process(run, process):
-    # A forked child ends as well, and must not take its parent's note
-    if os.getpid() != process:
-        return
+def _note_of(run):
+    """The note of a run; None where there is none that can be read."""
+    if not (run / NOTE).is_file():
+        return None
     try:
-        note = first_save_record(read_json(run / NOTE), str(run / NOTE))
-    except (RecordError, OSError):
-        return
-    # A save that failed, on a full disk say, leaves a part of a checkpoint
-    if not Path(note["checkpoint"]).is_dir() or killed_in_it(run) is None:
-        end(run)
+        return first_save_record(read_json(run / NOTE), str(run / NOTE))
+    except RecordError:
+        return None

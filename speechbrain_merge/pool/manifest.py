@@ -82,6 +82,27 @@ class Manifest(Log):
             "Repair or delete that line; the weights are not affected.",
         )
 
+    def append(self, record: dict):
+        """Adds a line. Every change in a run has one, so none is made in a run
+        that another process writes.
+
+        Arguments
+        ---------
+        record : dict
+            The line.
+
+        Raises
+        ------
+        BlockingIOError
+            Where another process writes the run. Nothing was changed.
+        """
+        if not hold(self.path.parent):
+            raise BlockingIOError(
+                f"{self.path.parent} is being written by another process, so "
+                "nothing was changed in it. Give each training its own run=."
+            )
+        super().append(record)
+
     def read(self) -> Contents:
         """The content of the manifest, all records taken together.
 

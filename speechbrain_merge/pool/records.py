@@ -99,6 +99,7 @@ candidate_record = fields(
         "lineage": optional(text(100)),
         "checkpoint": text(),
         "place": text(200),
+        "base": optional(digest_text),
     },
 )
 """A candidate, in the manifest and in the metadata of its file."""
@@ -155,7 +156,7 @@ pointer_record = fields(
 
 first_save_record = fields(
     {"lineage": text(100), "checkpoint": text()},
-    {"last": optional(text())},
+    {"last": optional(text()), "saved": truth},
 )
 """Which training has begun to save its first checkpoint, and where."""
 

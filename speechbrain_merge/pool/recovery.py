@@ -41,6 +41,7 @@ from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import remove_stale, sync_folder
 from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.records.written_check import without_check
 from speechbrain_merge.weights import open_weights
 from speechbrain_merge.weights.verification import verify
 
@@ -221,15 +222,11 @@ def own_record(path: Path, run: str) -> Optional[dict]:
     dict or None
         None where it carries none, or one of another run or file.
     """
-    metadata = _metadata(path)
     try:
         if path.name == BASE_FILE:
-            code = digest_text(metadata.get("digest"), str(path))
+            code = digest_text(_metadata(path).get("digest"), str(path))
             return {"event": "base", "file": BASE_FILE, "digest": code}
-        where = f"{path}, metadata '{METADATA}'"
-        record = candidate_record(
-            parse_json(metadata.get(METADATA, ""), where), where
-        )
+        record = candidate_in(path)
     except RecordError:
         return None
     if record.pop("run", None) != run or record["file"] != path.name:
@@ -237,10 +234,33 @@ def own_record(path: Path, run: str) -> Optional[dict]:
     return {**record, "event": "candidate"}
 
 
+def candidate_in(path: Path) -> dict:
+    """The record that the file of a candidate carries, whatever run it is of.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        With the name of its run.
+
+    Raises
+    ------
+    RecordError
+        Where it carries none, or not as it was written.
+    """
+    where = f"{path}, metadata '{METADATA}'"
+    record = parse_json(_metadata(path).get(METADATA, ""), where)
+    return candidate_record(without_check(record, where), where)
+
+
 def _why_not(run, path, record):
     """Why a file is no candidate of the run; empty where it is one."""
     if record is None:
-        return "it carries no record of this run"
+        return "it carries no record of this run, or one that was changed"
     contents = run.read()
     if record["event"] == "base" and contents.base is not None:
         return "the manifest has another base"

@@ -8,13 +8,12 @@ Example
 -------
 >>> import torch
 >>> run, _ = RunFolder.claim(getfixture("tmp_path"), "seed-1")
->>> _ = run.store_base({"model.weight": torch.zeros(2)})
 >>> name = run.new_name("epoch-0001", run.read())
 >>> record = {"name": name, "epoch": 1, "meta": {"WER": 9.5}}
 >>> run.store(record, {"model.weight": torch.ones(2)})
 >>> candidate = run.candidates()[0]
->>> candidate.name, candidate.score, candidate.base.name
-('seed-1/epoch-0001', 9.5, 'base.safetensors')
+>>> candidate.name, candidate.score
+('seed-1/epoch-0001', 9.5)
 
 Authors
  * The speechbrain_merge authors 2026
@@ -23,7 +22,6 @@ Authors
 import itertools
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
@@ -39,15 +37,14 @@ from speechbrain_merge.pool.manifest import (
     release,
 )
 from speechbrain_merge.pool.recovery import (
-    BASE_FILE,
     METADATA,
     clear_up,
     is_own,
     own_record,
-    put_aside,
     strays_of,
 )
-from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.records.written_check import with_check
+from speechbrain_merge.weights import digest, write_weights
 
 logger = get_logger(__name__)
 
@@ -214,7 +211,7 @@ class RunFolder:
         own_run: Optional[str] = None,
         lineage: Optional[str] = None,
         begun: bool = True,
-        saves_at: Optional[Path] = None,
+        killed: Callable[[Path], Optional[str]] = first_save.killed_in_it,
         is_anothers: Callable[[Path], bool] = lambda folder: False,
     ) -> tuple:
         """The run that a training may write, alone.
@@ -232,8 +229,8 @@ class RunFolder:
         begun : bool
             Whether a checkpoint has told the lineage. A training without one
             may be one that was killed in its first save.
-        saves_at : Path, optional
-            Where it saves its checkpoints, if there is none yet.
+        killed : callable
+            Gives the training that was killed in its first save into a folder.
         is_anothers : callable
             Whether another pool of this process collects in a folder.
 
@@ -257,9 +254,9 @@ class RunFolder:
             else:
                 others = claimed.lineages() - {lineage}
                 if others and not begun:
-                    killed = first_save.killed_in_it(claimed.folder, saves_at)
-                    if killed is not None and others == {killed}:
-                        lineage, others = killed, set()
+                    itself = killed(claimed.folder)
+                    if itself is not None and others == {itself}:
+                        lineage, others = itself, set()
                 if not others:
                     break
                 why = "holds a training that this one does not continue"
@@ -285,17 +282,27 @@ class RunFolder:
         list of Candidate
         """
         contents = self.read()
-        base = contents.base
-        start = {}
-        if base is not None:
-            start["base"] = self.folder / base["file"]
-            start["base_digest"] = base["digest"]
         return [
             candidate_of(
-                record, self.folder / record["file"], self.run, **start
+                record,
+                self.folder / record["file"],
+                self.run,
+                **self._start_of(record, contents.base),
             )
             for record in contents.candidates.values()
         ]
+
+    def _start_of(self, record, base):
+        """The base of a candidate, and its digest, if the run has it.
+
+        Candidates of earlier versions do not name theirs.
+        """
+        if base is None or record.get("base", base["digest"]) != base["digest"]:
+            return {}
+        return {
+            "base": self.folder / base["file"],
+            "base_digest": base["digest"],
+        }
 
     def lineages(self) -> set:
         """The trainings that candidates here came from.
@@ -355,9 +362,10 @@ class RunFolder:
             **record,
         }
         # A lone file explains itself, wherever it is moved to
+        own = with_check({"run": self.run, **record})
         metadata = {
             "format": "pt",
-            METADATA: json.dumps({"run": self.run, **record}),
+            METADATA: json.dumps(own),
             **(more or {}),
         }
         write_weights(self.folder / record["file"], tensors, metadata)
@@ -398,98 +406,6 @@ class RunFolder:
                 f"{path}: not deleted, because it is not the candidate that "
                 f"{self.manifest.path} has on record"
             )
-
-    def take_back_base(self):
-        """Removes the base, which is not what the run started from."""
-        known = self.read().base
-        if known is None:
-            return
-        path = self.folder / known["file"]
-        self.manifest.append({"event": "base removed"})
-        if is_own(path, known["digest"]):
-            path.unlink()
-
-    def store_base(self, tensors: dict) -> Optional[str]:
-        """Stores what the run starts from, unless it is there already.
-
-        The same weights in a run beside are linked, which takes no space.
-        Others, of an earlier attempt that stored no candidate, are replaced.
-
-        Arguments
-        ---------
-        tensors : dict
-            The weights before training.
-
-        Returns
-        -------
-        str or None
-            Their digest, where they were stored.
-        """
-        content = digest(tensors)
-        known = self.read().base
-        if known is not None and known["digest"] == content:
-            return None
-        path = self.folder / BASE_FILE
-        if known is not None:
-            self.manifest.append({"event": "base removed"})
-        if is_own(path, known["digest"] if known else content):
-            path.unlink()
-        elif os.path.lexists(path):
-            put_aside(
-                path, "it is not the base that the manifest has on record"
-            )
-        if not self._link_base(path, content):
-            write_weights(path, tensors, {"format": "pt", "digest": content})
-        self.manifest.append(
-            {
-                "event": "base",
-                "file": BASE_FILE,
-                "digest": content,
-                "time": time.time(),
-            }
-        )
-        return content
-
-    def share_base(self, other: "RunFolder"):
-        """Takes the base of a run that this one goes on from, if it has one.
-
-        Arguments
-        ---------
-        other : RunFolder
-            The run. A base that is not as it is on record there is not taken.
-        """
-        known = other.read().base
-        if known is None or self.read().base is not None:
-            return
-        path = other.folder / known["file"]
-        if _holds(path, known["digest"]):
-            with open_weights(path) as weights:
-                self.store_base(dict(weights))
-
-    def _link_base(self, path, content):
-        """Links the same base of a run beside, if there is one."""
-        for beside in run_folders(self.folder.parent):
-            known = beside.read().base
-            source = beside.folder / BASE_FILE
-            if known and known["digest"] == content and source.is_file():
-                if not _holds(source, content):
-                    continue  # its manifest says so, and no more than that
-                try:
-                    os.link(source, path)
-                except OSError as error:
-                    logger.info(f"{path}: stored, not linked ({error})")
-                    return False
-                return True
-        return False
-
-
-def _holds(path, code):
-    """Whether the weights in a file are those of a digest."""
-    try:
-        with open_weights(path) as weights:
-            return not path.is_symlink() and digest(weights) == code
-    except (ValueError, OSError):
-        return False
 
 
 def _numbered(name):

@@ -200,10 +200,8 @@ def test_removing_touches_nothing_but_its_own(tmp_path):
     run.mkdir(parents=True)
     (run / "notes.safetensors").write_text("mine")
     (run / "epoch-one.safetensors").write_text("mine")
-    pool, saver, model = collect(
-        tmp_path, [{"WER": 9.0 - e} for e in range(4)], keep_last=1
-    )
-    pool.store_base()
+    rates = [{"WER": 9.0 - e} for e in range(4)]
+    pool, saver, model = collect(tmp_path, rates, based=True, keep_last=1)
     assert files(run) == [
         "base.safetensors",
         "epoch-0004.safetensors",

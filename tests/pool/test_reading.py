@@ -303,8 +303,7 @@ def test_a_pool_without_candidates(tmp_path):
 
 
 def test_a_file_of_a_pool_is_the_candidate_that_it_is(tmp_path):
-    pool, _, _ = collect(tmp_path, [{"WER": 9.0}, {"WER": 8.0}], base=True)
-    pool.store_base()
+    pool, _, _ = collect(tmp_path, [{"WER": 9.0}, {"WER": 8.0}], based=True)
     expected = pool.candidates()[1]
     (found,) = read_pool(expected.path)
     assert found == expected and found.base_digest == expected.base_digest

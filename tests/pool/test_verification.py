@@ -75,10 +75,7 @@ def test_a_changed_base_is_refused(tmp_path):
 
 def with_a_base(folder):
     """A pool with a base, of whose file the last bit was flipped."""
-    CheckpointPool(
-        folder / "pool", {"model": torch.nn.Linear(2, 2)}
-    ).store_base()
-    collect(folder, [{"WER": 3.0}] * 2)
+    collect(folder, [{"WER": 3.0}] * 2, based=True)
     base = folder / "pool" / "run" / "base.safetensors"
     candidates = read_pool(folder / "pool")
     assert {each.base for each in candidates} == {base}

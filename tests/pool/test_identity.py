@@ -1,0 +1,286 @@
+"""Whose a run of a pool is, and what its candidates started from."""
+
+import gc
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from filled_pool import saver_of, train_a_little
+
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool.manifest import Manifest, _let_go
+from speechbrain_merge.weights import digest
+
+
+def model_of(seed):
+    """Drawn anew in each start."""
+    torch.manual_seed(seed)
+    return torch.nn.Linear(2, 2)
+
+
+def start_of(seed):
+    """The digest of the base that it starts from."""
+    state = model_of(seed).state_dict()
+    return digest({f"model.{name}": each for name, each in state.items()})
+
+
+def train(folder, pool, seed, epochs, value=0.0, **settings):
+    """A start of a training by a Brain, which goes on where it can."""
+    model = model_of(seed)
+    pool = CheckpointPool(pool, {"model": model}, **settings)
+    saver = saver_of(folder, model, pool, counter=EpochCounter(9))
+    pool.begin(SimpleNamespace(checkpointer=saver, optimizer_step=None))
+    saver.recover_if_possible()
+    for epoch in epochs:
+        train_a_little(model, epoch + value)
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+        pool.saved()
+    return pool
+
+
+def ended():
+    """As the end of a process does, locks are given back."""
+    gc.collect()
+    _let_go()
+
+
+def found(pool):
+    """Digests of the candidates, and of their bases, by name."""
+    if not list(pool.glob("*/manifest.jsonl")):
+        return {}
+    return {
+        each.name: (each.digest, each.base_digest) for each in read_pool(pool)
+    }
+
+
+def test_two_copies_that_go_on_into_another_pool(tmp_path):
+    """Each had its pool in its results; the second took those of the first."""
+    one, two, shared = (tmp_path / name for name in ("one", "two", "shared"))
+    train(one, one / "pool", 1, [1, 2])
+    ended()
+    shutil.copytree(one, two)
+    train(one, shared, 1, [3, 4])
+    ended()
+    before = found(shared)
+    train(two, shared, 1, [3, 4], value=0.5)
+    after = found(shared)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {
+        "run-2/epoch-0003",
+        "run-2/epoch-0004",
+    }
+    ended()
+    train(one, shared, 1, [5])
+    assert set(found(shared)) - set(after) == {"run/epoch-0005"}
+
+
+def test_a_copy_with_its_pool_is_what_it_was(tmp_path):
+    """Also where it goes back to a checkpoint before its last candidate."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(one, one / "pool", 1, [1, 2, 3])
+    ended()
+    shutil.copytree(one, two)
+    newest = sorted((two / "save").iterdir())[-1]
+    shutil.rmtree(newest)
+    train(two, two / "pool", 1, [3, 4], value=0.5)
+    assert list(found(two / "pool")) == [
+        "run/epoch-0001",
+        "run/epoch-0002",
+        "run/epoch-0003-2",
+        "run/epoch-0004",
+    ]
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain_merge.pool import CheckpointPool
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(seed)
+model = torch.nn.Linear(2, 2)
+pool = CheckpointPool(folder / "pool", {"model": model})
+saver = Checkpointer(folder / "other", {"model": model, "pool": pool})
+pool.begin(SimpleNamespace(checkpointer=saver, optimizer_step=None))
+print("begun", flush=True)
+input()
+saver.save_checkpoint(meta={"epoch": 1})
+"""
+
+
+def test_a_run_that_another_process_has_begun_is_left_alone(tmp_path):
+    """Its base went when a training beside it was resumed."""
+    pool = tmp_path / "pool"
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(tmp_path), "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "begun\n"
+    train(tmp_path / "own", pool, 2, [1])
+    ended()
+    train(tmp_path / "own", pool, 2, [2])
+    with pytest.raises(BlockingIOError, match="written by another process"):
+        Manifest(pool / "run").append({"event": "base removed"})
+    other.communicate("\n")
+    assert other.returncode == 0
+    bases = {name: base for name, (_, base) in found(pool).items()}
+    assert bases == {
+        "run/epoch-0001": start_of(1),
+        "run-2/epoch-0001": start_of(2),
+        "run-2/epoch-0002": start_of(2),
+    }
+
+
+def test_a_run_beside_without_a_base_is_given_none(tmp_path):
+    """It got that of a training whose run has another name."""
+    pool = tmp_path / "pool"
+    train(tmp_path / "one", pool, 1, [1], base=False)
+    ended()
+    for epoch in (1, 2):
+        train(tmp_path / "two", pool, 2, [epoch])
+        ended()
+    bases = {name: base for name, (_, base) in found(pool).items()}
+    assert bases.pop("run/epoch-0001") is None
+    assert set(bases.values()) == {start_of(2)} and len(bases) == 2
+    assert not (pool / "run" / "base.safetensors").exists()
+
+
+def test_a_pool_is_added_where_another_start_has_left_its_base(
+    tmp_path, caplog
+):
+    """It was taken for the base of the training that went on."""
+    pool = tmp_path / "pool"
+    train(tmp_path / "one", pool, 1, [])  # killed in its first epoch
+    ended()
+    model = model_of(2)
+    modules = {"model": model, "counter": EpochCounter(9)}
+    saver = Checkpointer(tmp_path / "two" / "save", modules)
+    saver.save_checkpoint(meta={"epoch": 1})
+    train(tmp_path / "two", pool, 2, [2])
+    assert found(pool)["run/epoch-0002"][1] == start_of(2)
+    assert "was saved without this pool" in caplog.text
+    ended()
+    # what is drawn anew is no base of one that has begun
+    train(tmp_path / "two", pool, 3, [3])
+    assert found(pool)["run/epoch-0003"][1] == start_of(2)
+
+
+def test_a_renamed_training_does_not_take_the_base_of_another_start(tmp_path):
+    pool = tmp_path / "pool"
+    train(tmp_path / "one", pool, 1, [1], run="a", base=False)
+    ended()
+    train(tmp_path / "two", pool, 2, [], run="b")  # killed in its first epoch
+    ended()
+    train(tmp_path / "one", pool, 1, [2], run="b", base=False)
+    assert found(pool)["b/epoch-0002"][1] is None
+
+
+@pytest.mark.parametrize("name", [None, "best"])
+def test_two_seeds_in_one_process_and_an_emptied_folder(tmp_path, name):
+    """The second took the first, which had ended, for itself when killed."""
+
+    def train_plain(seed):
+        model = model_of(seed)
+        pool = CheckpointPool(tmp_path / "pool", {"model": model})
+        pool.store_base(resuming=False)
+        saver = saver_of(tmp_path, model, pool)
+        train_a_little(model, float(seed))
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": 1}, name=name)
+
+    train_plain(1)
+    before = found(tmp_path / "pool")
+    shutil.rmtree(tmp_path / "save")
+    train_plain(2)
+    after = found(tmp_path / "pool")
+    assert after.pop("run-2/epoch-0001")[1] == start_of(2)
+    assert after == before and before["run/epoch-0001"][1] == start_of(1)
+
+
+def test_one_pool_object_for_two_trainings(tmp_path):
+    """As in a notebook: the second was taken for the first, going on."""
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model}, keep_last=2)
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        model.reset_parameters()
+        saver = saver_of(tmp_path / str(seed), model, pool)
+        pool.begin(SimpleNamespace(checkpointer=saver, optimizer_step=None))
+        last = saver.recover_if_possible()
+        first = last.meta["epoch"] + 1 if last else 1
+        for epoch in (first, first + 1):
+            train_a_little(model, 10.0 * seed + epoch)
+            saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+            pool.saved()
+    bases = {name: base for name, (_, base) in found(pool.folder).items()}
+    assert bases == {
+        "run/epoch-0003": start_of(1),
+        "run/epoch-0004": start_of(1),
+        "run-2/epoch-0001": start_of(2),
+        "run-2/epoch-0002": start_of(2),
+    }
+
+
+@pytest.mark.parametrize("epochs", [[], [1]])
+def test_a_base_whose_file_is_gone_is_stored_again(tmp_path, epochs):
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, epochs)
+    ended()
+    (pool / "run" / "base.safetensors").unlink()
+    train(tmp_path, pool, 1, [2])
+    (base,) = {each.base for each in read_pool(pool)}
+    assert base.is_file() and found(pool)["run/epoch-0002"][1] == start_of(1)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_run_that_was_lost_whole(tmp_path, seed, caplog):
+    """With the weights that it started from again it has its base."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1])
+    ended()
+    shutil.rmtree(pool / "run")
+    train(tmp_path, pool, seed, [])
+    assert ("is lost" in caplog.text) == (seed == 2)  # before it trains
+    ended()
+    train(tmp_path, pool, seed, [2])
+    base = found(pool)["run/epoch-0002"][1]
+    assert base == (start_of(1) if seed == 1 else None)
+
+
+def test_a_candidate_has_no_other_base_than_it_names(tmp_path):
+    """Also where the base of its run was replaced in some way."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1])
+    folder = pool / "run"
+    manifest = folder / "manifest.jsonl"
+    base, candidate = Manifest(folder).records()
+    assert candidate["base"] == base["digest"]
+    lines = [{**base, "digest": "0" * 64}, candidate]
+    manifest.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    (one,) = read_pool(pool)
+    assert one.base is None and one.base_digest is None
+    # candidates of earlier versions name none, and have that of their run
+    del candidate["base"]
+    lines = [base, candidate]
+    manifest.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    (one,) = read_pool(pool)
+    assert one.base_digest == base["digest"]
+
+
+def test_no_base_is_stored_after_training(tmp_path, caplog):
+    """It would be the trained weights."""
+    pool = train(tmp_path, tmp_path / "pool", 1, [1], base=False)
+    pool.base = True
+    pool.store_base()
+    assert "no base is stored after them" in caplog.text
+    assert not (tmp_path / "pool" / "run" / "base.safetensors").exists()
