@@ -6,13 +6,20 @@ Authors
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import killed_stages
 import pytest
+import torch
 from counted_scorings import ask, trained
+from filled_pool import collect, resume, take_checks, train_a_little
 
+from speechbrain_merge import MergeStage, merge
 from speechbrain_merge.brain.evaluated import described
+from speechbrain_merge.cli import main
+from speechbrain_merge.pool import read_pool
+from speechbrain_merge.pool.verification import verify_pool
 from speechbrain_merge.records.once import once
 from speechbrain_merge.study.results import read_results
 
@@ -41,6 +48,79 @@ def test_the_value_of_a_stage(tmp_path, caplog):
     again, scored = ask(brain)
     assert again.value == first.value and scored == 0
     assert "has no check" in caplog.text
+
+
+def test_the_lines_of_a_pool(tmp_path, capsys):
+    """One bit of an error rate chose another candidate, or deleted the best."""
+    collect(tmp_path, [{"WER": 31.5}, {"WER": 20.5}])
+    run = tmp_path / "pool" / "run"
+    manifest = run / "manifest.jsonl"
+    text = manifest.read_text()
+    flipped = chr(ord("3") ^ 2)  # 31.5 to 11.5
+    manifest.write_text(text.replace('"WER": 31.5', f'"WER": {flipped}1.5'))
+    for use in (
+        lambda: read_pool(tmp_path / "pool"),
+        lambda: resume(tmp_path, torch.nn.Linear(2, 2), keep_best=1),
+    ):
+        with pytest.raises(ValueError, match="jsonl, line 1 is not as it was"):
+            use()
+    assert main(["inspect", str(tmp_path / "pool")]) == 2
+    # without that line, it comes back from the candidate's own record
+    manifest.write_text(text.splitlines(keepends=True)[1])
+    model = torch.nn.Linear(2, 2)
+    pool, saver = resume(tmp_path, model)
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 40.0, "epoch": 3})
+    found = {each.epoch: each.score for each in pool.candidates()}
+    assert found == {1: 31.5, 2: 20.5, 3: 40.0}
+    # earlier versions wrote no check
+    take_checks(manifest)
+    assert len(read_pool(tmp_path / "pool")) == 3
+
+
+def test_the_record_that_a_candidate_carries(tmp_path, capsys):
+    collect(tmp_path, [{"WER": 31.5}, {"WER": 20.5}])
+    run = tmp_path / "pool" / "run"
+    path = run / "epoch-0001.safetensors"
+    content = path.read_bytes()
+    assert b'WER\\": 31.5' in content
+    path.write_bytes(content.replace(b'WER\\": 31.5', b'WER\\": 11.5'))
+    assert main(["inspect", "--verify", str(tmp_path / "pool")]) == 2
+    assert "is not as it was written" in capsys.readouterr().err
+    # nor is it believed where the manifest is lost
+    (run / "manifest.jsonl").unlink()
+    model = torch.nn.Linear(2, 2)
+    pool, saver = resume(tmp_path, model)
+    train_a_little(model, 3.0)
+    saver.save_checkpoint(meta={"WER": 40.0, "epoch": 3})
+    assert [each.epoch for each in pool.candidates()] == [2, 3]
+    assert (run / "quarantine" / path.name).is_file()
+
+
+def test_a_line_that_is_not_the_record_of_its_candidate(tmp_path):
+    """Both read well, and say different things."""
+    collect(tmp_path, [{"WER": 31.5}])
+    manifest = tmp_path / "pool" / "run" / "manifest.jsonl"
+    take_checks(manifest)
+    edit(manifest, lambda line: line["meta"].update(WER=1.5))
+    (row,) = verify_pool(tmp_path / "pool")
+    assert "the record in it is not the line of" in row.fault
+
+
+def test_the_merge_of_another_stage(tmp_path):
+    """Copied over the own one, it was taken for that of the result beside it."""
+    brain = trained(tmp_path / "results")
+    one, two = (
+        brain.merge(
+            MergeStage("average", [brain.pool], select=chosen, name=name)
+        ).path
+        for name, chosen in (("one", {"best": 2}), ("two", {"last": 2}))
+    )
+    candidate = read_pool(brain.pool)[0]
+    merge("average", [one, candidate], progress=False)
+    shutil.copy(two, one)
+    with pytest.raises(ValueError, match="one/merged.safetensors: its content"):
+        merge("average", [one, candidate], progress=False)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_a_trial_that_was_changed_is_named(brain):
     trial = json.loads(last)
     trial["tally"]["words"] *= 100
     path.write_text("\n".join([*before, json.dumps(trial)]) + "\n")
-    message = f"line {len(before) + 1}, key 'tally': .* Remove that line"
+    message = f"line {len(before) + 1} is not as it was .* Remove that line"
     with pytest.raises(ValueError, match=message):
         ask(brain, name="d")
     # earlier versions wrote no check

@@ -12,6 +12,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import FileTrainLogger
 from speechbrain_merge.engine import provenance
 from speechbrain_merge.pool import Candidate
+from speechbrain_merge.pool.on_record import RESULT
 from speechbrain_merge.stage.result import read_result
 
 logger = get_logger(__name__)
@@ -50,7 +51,7 @@ def described(source):
         kind = "weights in memory" if isinstance(source, Mapping) else "a model"
         return {"evaluated": kind}
     path = Path(source)
-    record = path.parent / "result.json"
+    record = path.parent / RESULT
     if record.is_file():
         result = read_result(record)["result"]
         if result["path"] == path.name:

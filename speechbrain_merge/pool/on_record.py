@@ -31,13 +31,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.records.checked import digest_text
 from speechbrain_merge.records.file_hashes import file_state
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import without_check
 from speechbrain_merge.weights import (
     Weights,
     open_weights,
     verify,
     verify_own_hash,
 )
+
+RESULT, MERGED = "result.json", "merged.safetensors"
+"""What a merge stage writes: its result, and the weights."""
 
 
 class OnRecord(NamedTuple):
@@ -59,13 +65,13 @@ class OnRecord(NamedTuple):
 
 
 def on_record(source: Any, experts: Iterable = ()) -> list[OnRecord]:
-    """What pools have on record of weights.
+    """What pools and results have on record of weights.
 
     Arguments
     ---------
     source : any source of `open_weights`
         A candidate has its own hash; a file of a pool, however it is given,
-        that of the pool's manifest.
+        that of the pool's manifest; the merge of a stage that of its result.
     experts : iterable of objects
         Candidates that have the digest of a base, which may be the source,
         where that has no record of its own.
@@ -158,11 +164,12 @@ def _in_manifests(path):
     ]
     found = {}
     for place in places:
-        state = file_state(place.parent / Manifest.FILE)
-        if state is not None:
-            known = _listed(place.parent, state).get(place.name)
-            if known is not None:
-                found.setdefault(known[0], OnRecord(*known, path))
+        for file, listed in ((Manifest.FILE, _listed), (RESULT, _merged)):
+            state = file_state(place.parent / file)
+            if state is not None:
+                known = listed(place.parent, state).get(place.name)
+                if known is not None:
+                    found.setdefault(known[0], OnRecord(*known, path))
     return list(found.values())
 
 
@@ -179,6 +186,18 @@ def _listed(folder, state):
         file = contents.base["file"]
         found[file] = (contents.base["digest"], str(folder / file))
     return found
+
+
+@lru_cache(maxsize=64)
+def _merged(folder, state):
+    """Digest and label of the merge of a stage, which its result names."""
+    del state  # another one where it was made again
+    try:
+        result = without_check(read_json(folder / RESULT), str(folder))
+        code = digest_text(dict(result).get("digest"), RESULT)
+    except (ValueError, TypeError):
+        return {}  # of another program, or one that the stage makes again
+    return {MERGED: (code, str(folder / MERGED))}
 
 
 def _is_same(one, other):

@@ -14,12 +14,14 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechbrain_merge.pool.manifest import Manifest
-from speechbrain_merge.pool.recovery import strays_of
+from speechbrain_merge.pool.recovery import candidate_in, strays_of
 from speechbrain_merge.pool.run_folder import RunFolder, run_folders
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.weights import open_weights, verify
 
 
@@ -77,13 +79,34 @@ def verify_pool(pool) -> list[Verified]:
         if base is not None:
             path = run.folder / base["file"]
             found.append(_verified(f"{run.run}/base", path, base["digest"]))
-        for each in run.candidates():
-            found.append(_verified(each.name, each.path, each.digest))
+        records = run.read().candidates.values()
+        for each, record in zip(run.candidates(), records):
+            one = _verified(each.name, each.path, each.digest)
+            fault = one.fault or _difference(each.path, record, run)
+            found.append(replace(one, fault=fault))
         for path in strays_of(run):
             fault = f"{path} is in no line of {run.manifest.path}"
             name = f"{run.run}/{path.stem}"
             found.append(Verified(name, path, "", fault))
     return found
+
+
+def _difference(path, record, run):
+    """Where a candidate's own record is not that of the manifest."""
+    try:
+        own = candidate_in(path)
+    except RecordError as error:
+        return str(error)
+    # as text, since a rate may be no number, which equals nothing
+    texts = [
+        json.dumps(
+            {key: each[key] for key in sorted(each.keys() - {"event", "run"})}
+        )
+        for each in (own, record)
+    ]
+    if texts[0] == texts[1]:
+        return ""
+    return f"{path}: the record in it is not the line of {run.manifest.path}"
 
 
 def _verified(name, path, known):

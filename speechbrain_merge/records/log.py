@@ -3,7 +3,8 @@ r"""A log: one JSON object a line, only ever added to.
 A line is on the disk before `append` returns. A process killed while writing
 leaves a torn last line; readers pass over it, and the next writer cuts it off.
 Every other line was written whole once, so one that cannot be read is damage,
-and an error that names it.
+and an error that names it. So is one that reads well and was changed: each line
+carries a check of its content (see `speechbrain_merge.records.written_check`).
 
 Example
 -------
@@ -38,6 +39,7 @@ from speechbrain_merge.records.files import (
     write_whole,
 )
 from speechbrain_merge.records.reading import parse_json, read_bytes
+from speechbrain_merge.records.written_check import with_check, without_check
 
 logger = get_logger(__name__)
 
@@ -120,7 +122,7 @@ class Log:
         record : dict
             Plain values.
         """
-        line = json.dumps(record).encode()
+        line = json.dumps(with_check(record)).encode()
         if len(line) > LINE_LIMIT:
             raise ValueError(
                 f"{self.path}: a line of {len(line)} bytes, expected "
@@ -189,6 +191,7 @@ class Log:
         record = parse_json(line, where)
         if not isinstance(record, dict):
             raise RecordError(f"{where}: expected a JSON object")
+        record = without_check(record, where)
         return record if self.check is None else self.check(record, where)
 
 

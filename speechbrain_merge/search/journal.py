@@ -296,7 +296,7 @@ class Journal:
         line = {
             "key": key,
             **details,
-            "tally": {**tally.to_dict(), CHECK: _check(key, tally.to_dict())},
+            "tally": tally.to_dict(),
             "incumbent": None if incumbent is None else incumbent.to_dict(),
         }
         # what JSON cannot hold is refused before a byte is written
@@ -321,18 +321,14 @@ def _trial(value, where):
     """A line of a journal; what else is in it is for people."""
     tally = value.get("tally")
     if isinstance(tally, dict) and CHECK in tally:
+        # earlier versions had a check in the tally, of it and of the key
         tally = {key: tally[key] for key in tally if key != CHECK}
-        if value["tally"][CHECK] != _check(value.get("key"), tally):
+        if value["tally"][CHECK] != check_of([value.get("key"), tally]):
             raise RecordError(
                 f"{where}, key 'tally': it is not what was written there"
             )
         value = {**value, "tally": tally}
     return _fields(value, where)
-
-
-def _check(key, tally):
-    """What tells that a tally is that which was written with a key."""
-    return check_of([key, tally])
 
 
 def _canonical(content: Any) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.pool.on_record import MERGED, RESULT
 from speechbrain_merge.records.checked import (
     anything,
     digest_text,
@@ -44,8 +45,6 @@ from speechbrain_merge.records.written_check import (
 from speechbrain_merge.weights import digest, open_weights
 
 logger = get_logger(__name__)
-
-RESULT, MERGED = "result.json", "merged.safetensors"
 
 _stored = fields(
     {

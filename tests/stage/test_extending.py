@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from filled_pool import saver_of, train_a_little
+from filled_pool import saver_of, take_checks, train_a_little
 from tiny_models import TinyCTC, tiny_ctc_brain, tiny_network
 
 from speechbrain_merge import CheckpointPool, MergeMixin, MergeStage, merge
@@ -108,6 +108,7 @@ def test_a_month_later_one_domain_joins(brain, pool, tmp_path):
     train(tmp_path, "street", 7)
     # An old run has gone on training meanwhile: its member stays what it was
     best = [each.digest for each in select(read_pool(pool), "best")]
+    take_checks(pool / "digits" / "manifest.jsonl")
     lines = (pool / "digits" / "manifest.jsonl").read_text()
     manifest = lines.replace('"WER": 6.0', '"WER": 60.0')
     (pool / "digits" / "manifest.jsonl").write_text(manifest)
@@ -336,6 +337,7 @@ def test_a_file_of_that_name_that_is_another_stays(brain, pool, tmp_path):
     (record,) = read_merges(pool)
     mine = pool / "mine.safetensors"
     mine.write_bytes(b"another file")
+    take_checks(pool / "merges.jsonl")
     lines = (pool / "merges.jsonl").read_text()
     (pool / "merges.jsonl").write_text(
         lines.replace(record.kept, mine.name) + lines

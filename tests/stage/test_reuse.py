@@ -324,7 +324,7 @@ def test_a_torn_line_and_an_old_journal(brain, tmp_path):
     old = folder / "old" / "trials.jsonl"
     old.parent.mkdir()
     row = dict(json.loads(lines[0]), key="0" * 64)
-    del row["tally"]["check"]
+    del row["check"]
     old.write_text(json.dumps(row) + "\n")
     with journal.open("a") as file:
         file.write(json.dumps(row) + "\n")
