@@ -59,7 +59,7 @@ from speechbrain_merge.pool.on_record import on_record
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer, signer_of
 from speechbrain_merge.records.versions import versions
-from speechbrain_merge.source_hashes import SourceHashes, placeholders
+from speechbrain_merge.source_hashes import NO_HASH, SourceHashes, placeholders
 from speechbrain_merge.weights import (
     Weights,
     WeightWriter,
@@ -126,10 +126,9 @@ def merge(
         that is known too; computed otherwise, while merging, when there is an
         output to record them in.
     metadata : dict, optional
-        More text entries for the output's metadata. One that is called
-        ``content`` becomes the hash of the merged tensors, which
-        ``speechbrain_merge.weights.verify_own_hash`` compares with them; it has
-        the length of such a hash.
+        More text entries for the output's metadata, beside the record of the
+        merge and, as ``content``, the hash of the merged tensors, which
+        ``speechbrain_merge.weights.verify_own_hash`` compares with them.
     dtype : str or torch.dtype, optional
         Of the result's floating-point tensors: ``"float32"``, ``"float16"``,
         ``"bfloat16"`` or ``"float64"``. By default that of the inputs; where
@@ -274,7 +273,7 @@ def merge(
         }
         notes = {**method_notes, **(metadata or {})}
         if record is None:  # else that of another merge has it, or had it not
-            notes = {**common, **notes}
+            notes = {**common, **notes, OWN_HASH: NO_HASH}
         if tied:
             notes["tied"] = ties_to_text(tied)
         known = list(hashes or [])

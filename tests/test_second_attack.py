@@ -17,11 +17,16 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.report import merge_card
-from speechbrain_merge.weights import write_weights
+from speechbrain_merge.weights import (
+    open_weights,
+    verify_own_hash,
+    write_weights,
+)
 
 
 @pytest.fixture
@@ -45,6 +50,24 @@ def test_a_trained_model_is_not_replaced_by_a_merge(models, capsys):
     assert main([*line, "-o", "m.safetensors"]) == 0
     line.insert(2, "c.safetensors")
     assert main([*line, "-o", "m.safetensors"]) == 0
+
+
+@pytest.mark.parametrize("made", ["trained further", "by another program"])
+def test_metadata_that_were_handed_on_make_no_merge(models, capsys, made):
+    """A model that was saved with those of a merge was replaced."""
+    line = ["merge", "average", "a.safetensors", "b.safetensors", "--quiet"]
+    assert main([*line, "-o", "m.safetensors"]) == 0
+    with open_weights("m.safetensors") as weights:
+        metadata = dict(weights.metadata)
+        assert verify_own_hash(weights)
+    if made == "by another program":
+        metadata = {"merge": "made by another program"}
+    own = models / "own.safetensors"
+    save_file({"fc.weight": torch.full((2, 3), 42.0)}, own, metadata)
+    content = own.read_bytes()
+    assert main([*line, "-o", "own.safetensors"]) == 2
+    assert "weights that no merge made" in capsys.readouterr().err
+    assert own.read_bytes() == content
 
 
 @pytest.mark.parametrize("role", ["expert", "base"])

@@ -52,7 +52,6 @@ from speechbrain_merge.records.checked import digest_text, fields
 from speechbrain_merge.records.folders import clear_remains, working_folder
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.records.signing import Signer
-from speechbrain_merge.source_hashes import NO_HASH
 from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.weights import (
     ChangedContent,
@@ -63,7 +62,6 @@ from speechbrain_merge.weights import (
     renamed,
     verify_own_hash,
 )
-from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
 
 logger = get_logger(__name__)
 
@@ -209,7 +207,7 @@ class PlanRun:
                 base = renamed(fold(base), fold(experts[0]))
                 base = base if stays else Candidate(known, base, "")
         record = {"stage": name, "digest": self._digest(name)}
-        metadata = {"plan": json.dumps(record), OWN_HASH: NO_HASH}
+        metadata = {"plan": json.dumps(record)}
         if self._is_folder(stage.get("output", ".safetensors")):
             metadata["format"] = "pt"  # transformers asks for it
         merge(

@@ -30,14 +30,12 @@ from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.search import Journal
-from speechbrain_merge.source_hashes import NO_HASH
 from speechbrain_merge.stage.content import decided_by, merge_content
 from speechbrain_merge.stage.members import base_of, weighted, weights_of
 from speechbrain_merge.stage.named_coefficients import with_coefficients
 from speechbrain_merge.stage.result import MERGED, MergeResult
 from speechbrain_merge.stage.running_mean import RunningMean
 from speechbrain_merge.weights import digest, fold, open_weights
-from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
 
 logger = get_logger(__name__)
 
@@ -215,7 +213,6 @@ class MergeJob:
             else [member.digest for member in members],
             dtype=self.dtype,
             same_base=self.same_base and not trial,
-            metadata=None if output is None else {OWN_HASH: NO_HASH},
         )
 
     def run_search(self, score: Callable, progress: bool = True) -> Any:

@@ -3,7 +3,9 @@
 A path that was mistyped may be that of a model, or of any file of a person. So
 what writes a file of its own at a path that it is given looks at what is there
 before it computes anything: only a file that it wrote itself, which its
-metadata say, is replaced.
+metadata say, is replaced. Metadata may be handed on to other tensors, as to a
+merged model that was trained further; so where they have the hash of the tensors,
+it has to be that of those in the file.
 
 Example
 -------
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Union
 
 from speechbrain_merge.records.ownership import refuse_other
+from speechbrain_merge.records.reading import parse_json
+from speechbrain_merge.weights.own_hash import verify_own_hash
 from speechbrain_merge.weights.source import open_weights
 
 
@@ -55,6 +59,8 @@ def refuse_foreign(path: Union[str, Path], key: str, what: str) -> None:
         if path.stat().st_size == 0:
             return True
         with open_weights(path) as weights:
-            return key in weights.metadata
+            verify_own_hash(weights)
+            record = weights.metadata.get(key, "null")
+            return isinstance(parse_json(record, str(path)), dict)
 
     refuse_other(path, is_ours, what, "choose another output")
