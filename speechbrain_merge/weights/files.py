@@ -22,6 +22,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import mmap
+import os
 import pickle
 import struct
 import zipfile
@@ -51,6 +53,11 @@ EXPANSION = 4
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _ZIP_START = b"PK\x03\x04"
 _PICKLE_START = b"\x80"
+_BYTES_CALL = b"\nbytearray\n"
+_BYTES_TEXT = (
+    "{} was not opened, because it holds a bytearray, which may be of any size "
+    "and is no weight. Save only tensors: torch.save(module.state_dict(), ...)."
+)
 
 
 def open_file(path) -> Weights:
@@ -187,6 +194,8 @@ def load_torch(path):
         )
     if start == _ZIP_START:
         _check_archive(path)
+    else:
+        _check_pickles(path)
     try:
         return torch.load(
             path,
@@ -338,8 +347,29 @@ def _check_archive(path):
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # torch says what is wrong
+            pickles = [
+                archive.read(each)
+                for each in entries
+                if each.filename.endswith("data.pkl")
+                and each.compress_type == zipfile.ZIP_STORED
+                and each.file_size <= path.stat().st_size
+            ]
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        # torch reads some of these all the same, and nothing looks at them
+        raise ValueError(
+            f"{path} cannot be read to its end: it is cut short, damaged or no "
+            "torch file. Copy it again, or choose another checkpoint. Its "
+            f"directory says: {error}"
+        ) from error
+    if any(_BYTES_CALL in each for each in pickles):
+        raise ValueError(_BYTES_TEXT.format(path))
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             raise ValueError(
@@ -351,6 +381,16 @@ def _check_archive(path):
         raise ValueError(
             f"{path}: the parts of it overlap, which torch.save does not do"
         )
+
+
+def _check_pickles(path):
+    """Refuses files of torch before 1.6 that make bytes of a size they name."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(_BYTES_CALL) >= 0:
+                raise ValueError(_BYTES_TEXT.format(path))
 
 
 def _start_of(path):

@@ -166,3 +166,40 @@ def test_a_malformed_adapter_configuration_is_named(tmp_path, config, words):
     adapter(tmp_path / "adapter", **config)
     with pytest.raises(ValueError, match=words):
         folded(tmp_path / "adapter")
+
+
+class Bytes:
+    """As a pickle that makes bytes of any number."""
+
+    def __reduce__(self):
+        return bytearray, (6 << 30,)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_bytes_of_any_size_are_refused_before_they_are_made(tmp_path, archive):
+    """1.5 KB stood for six gigabytes."""
+    path = tmp_path / "model.pt"
+    content = {"weight": torch.ones(2), "more": Bytes()}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="model.pt .* it holds a bytearray"):
+        open_weights(path)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 50_000
+
+
+def test_an_archive_that_only_torch_reads_is_refused(tmp_path):
+    """What Python's zipfile does not read was not looked at."""
+    path = tmp_path / "model.pt"
+    compressed(path)
+    content = bytearray(path.read_bytes())
+    place = content.find(b"PK\x01\x02")
+    while place >= 0:
+        content[place + 6] = 99  # the version that is needed to read it
+        place = content.find(b"PK\x01\x02", place + 4)
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="directory says: zip file version"):
+        open_weights(path)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 50_000
