@@ -5,6 +5,8 @@ Authors
 """
 
 import math
+import resource
+import signal
 
 import pytest
 import torch
@@ -35,3 +37,22 @@ def test_weights_that_are_not_finite_have_no_cosine(
     assert "decoder" not in caplog.text
     assert main(["compare", *paths]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named(tmp_path, capsys):
+    """A file of the page that is written by Python names none."""
+    for number, name in enumerate("ab"):
+        tensors = {"encoder.layers.0.fc.weight": torch.randn(8, 8) + number}
+        write_weights(tmp_path / f"{name}.safetensors", tensors)
+    output = tmp_path / "out"
+    line = f"compare {tmp_path}/a.safetensors {tmp_path}/b.safetensors"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        status = main([*line.split(), "-o", str(output)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert status == 2 and not output.exists()
+    assert str(output) in capsys.readouterr().err

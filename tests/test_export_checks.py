@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -185,4 +186,39 @@ def test_files_of_two_models_are_not_converted(
         pytest.importorskip("ctranslate2")
         with pytest.raises(ValueError, match=f"cannot be converted: .*{said}"):
             export_ctranslate2(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "key, value", [("encoder_layers", 10**6), ("d_model", 2**16)]
+)
+def test_a_configuration_of_another_size_is_refused(
+    whisper, tmp_path, capsys, key, value
+):
+    """Before a model is laid out as it says."""
+    _, state, hub = whisper
+    write_weights(tmp_path / "m.safetensors", state)
+    shutil.copytree(hub, tmp_path / "hub")
+    path = tmp_path / "hub" / "config.json"
+    config = {**json.loads(path.read_text()), key: value}
+    path.write_text(json.dumps(config))
+    begun = time.process_time()
+    line = f"export whisper {tmp_path}/m.safetensors --whisper {path.parent}"
+    assert main([*line.split(), "-o", str(tmp_path / "out")]) == 2
+    assert time.process_time() - begun < 10
+    assert "its config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", '{"cache_implementation": [1]}'])
+def test_a_damaged_generation_configuration_is_named(
+    whisper, tmp_path, capsys, content
+):
+    _, state, hub = whisper
+    write_weights(tmp_path / "m.safetensors", state)
+    shutil.copytree(hub, tmp_path / "hub")
+    (tmp_path / "hub" / "generation_config.json").write_text(content)
+    line = f"export whisper {tmp_path}/m.safetensors --whisper {tmp_path}/hub"
+    assert main([*line.split(), "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"generation_config.json of {tmp_path}/hub cannot be" in said
     assert not (tmp_path / "out").exists()

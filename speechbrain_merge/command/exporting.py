@@ -20,6 +20,7 @@ from speechbrain_merge.export import (
     export_recipe,
     export_whisper,
 )
+from speechbrain_merge.export.consistency import check_size
 from speechbrain_merge.export.ctc import SPACE, WORD_DELIMITER
 from speechbrain_merge.export.folder import CARD, card_texts
 from speechbrain_merge.records.reading import read_json, read_yaml
@@ -199,6 +200,7 @@ def _whisper(source, folder, options, common):
     from speechbrain.integrations.huggingface.whisper import Whisper
 
     try:
+        check_size(source, options.whisper)
         whisper = Whisper(
             options.whisper, str(HF_HUB_CACHE), language=options.language
         )
@@ -215,15 +217,12 @@ def _whisper(source, folder, options, common):
 
 def _ctc(source, folder, options, common):
     from huggingface_hub.constants import HF_HUB_CACHE
-    from transformers import AutoConfig
 
     labels, blank_index = read_labels(options.labels)
     if options.blank_index is not None:
         blank_index = options.blank_index
     try:
-        kind = AutoConfig.from_pretrained(
-            options.ssl, trust_remote_code=False
-        ).model_type
+        kind = check_size(source, options.ssl).model_type
         if kind not in SSL:
             raise ValueError(f"it is a model of type {kind}")
         wrapper = import_module(f"speechbrain.integrations.huggingface.{kind}")

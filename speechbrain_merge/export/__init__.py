@@ -32,6 +32,7 @@ Authors
 
 import json
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional, Union
 
@@ -266,14 +267,31 @@ def _save_what_transformers_forgets(whisper, folder):
     if spelling is not None:
         text = json.dumps(spelling, indent=2, ensure_ascii=False)
         write_text(folder / "normalizer.json", text + "\n")
+    source = whisper.model.name_or_path
     try:
-        generation = GenerationConfig.from_pretrained(
-            whisper.model.name_or_path
-        )
+        with _naming_generation(source):
+            generation = GenerationConfig.from_pretrained(source)
     except OSError:
         logger.warning(
-            f"{whisper.model.name_or_path} has no generation_config.json that "
-            "could be read: the exported model generates by its config.json."
+            f"{source} has no generation_config.json that could be read: the "
+            "exported model generates by its config.json."
         )
         return
-    generation.save_pretrained(folder)
+    with _naming_generation(source):
+        generation.save_pretrained(folder)
+
+
+@contextmanager
+def _naming_generation(source):
+    """Names a generation configuration that transformers cannot take."""
+    try:
+        yield
+    except OSError:
+        raise  # there is none, or the disk is full
+    except Exception as error:
+        # transformers raises whatever comes of a broken file
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"the generation_config.json of {source} cannot be exported: "
+            f"{type(error).__name__}: {reason}"
+        ) from error

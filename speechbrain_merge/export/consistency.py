@@ -1,6 +1,6 @@
-"""Whether the files of a Whisper's folder go together.
+"""Whether the files of a model's folder go together.
 
-What is converted for other programs is made of several files: the weights and
+What is exported or converted for other programs is made of several files: the weights and
 their configuration, the tokenizer, the feature extractor. Each opens by itself,
 and nothing compares them: with the tokenizer of another Whisper, say, a model
 is converted all the same, and writes nonsense.
@@ -9,14 +9,21 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
+import torch
+
+from speechbrain_merge.records.checked import whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.weights import open_weights
 
 START = "<|startoftranscript|>"
 END = "<|endoftext|>"
+
+_LAYERS = ("encoder_layers", "decoder_layers", "num_hidden_layers")
 
 _GENERATION = "generation_config.json"
 _BESIDE = (
@@ -30,6 +37,48 @@ _BESIDE = (
     "normalizer.json",
 )
 """What transformers may read beside the weights and their configuration."""
+
+
+def check_size(source, model: Union[str, Path]) -> Any:
+    """Refuses a configuration of a model much larger than some weights.
+
+    A model is laid out as its configuration says, before a weight is read; one
+    line of it may ask for more layers or memory than there are.
+
+    Arguments
+    ---------
+    source : object
+        The weights that are for it: anything that ``open_weights`` opens.
+    model : str or Path
+        A folder of ``transformers``, or a name on the hub.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Its configuration.
+
+    Raises
+    ------
+    ValueError
+        With both numbers.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    for key in _LAYERS:
+        whole(0, 1000)(getattr(config, key, 0), f"its config.json, key '{key}'")
+    with open_weights(source) as weights:
+        given = sum(math.prod(weights.shape(name)) for name in weights.names())
+    with torch.device("meta"):
+        described = sum(
+            each.numel() for each in AutoModel.from_config(config).parameters()
+        )
+    if described > 2 * given:
+        raise ValueError(
+            f"its config.json describes a model of {described} weights, and "
+            f"{source} has {given}"
+        )
+    return config
 
 
 def open_beside(folder) -> tuple[Any, Any]:

@@ -268,12 +268,9 @@ def export_folder(folder, source, texts, sign):
 
 @contextmanager
 def _naming(folder):
-    """Names the folder in errors that name no file: of a full disk, say."""
+    """Names the folder in errors of safetensors, which name no file."""
     try:
         yield
-    except OSError as error:
-        name_file(error, folder)
-        raise
     except SafetensorError as error:
         raise OSError(
             f"the weights of {folder} could not be written, and nothing was "

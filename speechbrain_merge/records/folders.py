@@ -42,6 +42,7 @@ from typing import Optional
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.files import (
     is_of_this_host,
+    name_file,
     remove_stale,
     sync_folder,
     temporaries,
@@ -101,9 +102,10 @@ def whole_folder(target):
         write_mark(building, files)
         with _alone_in(target.parent):
             _put_in_place(building, target)
-    except BaseException:
+    except BaseException as error:
         # Whatever is in it was put there by this call
         shutil.rmtree(building, ignore_errors=True)
+        name_file(error, target)  # a full disk names none
         raise
     finally:
         os.close(held)

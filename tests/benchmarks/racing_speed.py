@@ -153,7 +153,10 @@ class Stored:
 
     def paddings(self):
         """As the model pads, if utterances may be exchanged."""
-        known = self.content["paddings"]
+        known = [
+            tuple(each) if isinstance(each, list) else each  # as in JSON
+            for each in self.content["paddings"]
+        ]
         return known if self.exchange else [None] * len(known)
 
     exchange = True
