@@ -233,6 +233,7 @@ def test_a_damaged_index_names_what_is_wrong(folder, capsys):
     [
         ({"output": ["a", "b"]}, "`output` is a file or folder"),
         ({"experts": ["a.pt"] * 2000}, "2000 experts are listed"),
+        ({"parameters": {"name": "x"}}, "has no parameter 'name'"),
     ],
 )
 def test_a_plan_says_what_is_wrong_in_a_stage(stage, words):

@@ -140,7 +140,7 @@ def find(name: str) -> "type[MergeMethod]":
     return _METHODS[name]
 
 
-def create(name: str, **parameters: Any) -> "MergeMethod":
+def create(name: str, /, **parameters: Any) -> "MergeMethod":
     """Makes a method from its name and parameters.
 
     Arguments

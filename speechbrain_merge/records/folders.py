@@ -52,6 +52,7 @@ from speechbrain_merge.records.files import (
 from speechbrain_merge.records.ownership import (
     MARK,
     describe_files,
+    empty_folders,
     foreign_files,
     is_unfinished,
     read_mark,
@@ -59,6 +60,7 @@ from speechbrain_merge.records.ownership import (
     walk_files,
     write_mark,
 )
+from speechbrain_merge.records.paths import real_path
 
 logger = get_logger(__name__)
 
@@ -136,11 +138,9 @@ def refuse_own_source(target, sources: Iterable):
     ...
     FileExistsError: ... is to be replaced by what is made of .... Nothing was changed. Choose another folder.
     """
-    place = Path(target).resolve()
+    place = real_path(target)
     for source in sources:
-        if os.path.lexists(source) and Path(source).resolve().is_relative_to(
-            place
-        ):
+        if os.path.lexists(source) and real_path(source).is_relative_to(place):
             raise FileExistsError(
                 f"{target} is to be replaced by what is made of {source}. "
                 "Nothing was changed. Choose another folder."
@@ -380,7 +380,9 @@ def _refuse_foreign(target):
             f"{target} is a file or a link, not a folder. Nothing was changed. "
             "Choose another folder."
         )
-    foreign = foreign_files(target) if target.is_dir() else []
+    foreign = []
+    if target.is_dir():
+        foreign = [*foreign_files(target), *empty_folders(target)]
     if foreign:
         listed = ", ".join(map(repr, foreign[:5]))
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""

@@ -351,6 +351,26 @@ def stamps_of(folder) -> dict:
     return found
 
 
+def empty_folders(folder) -> list[str]:
+    """Folders in a folder that have nothing in them: someone made them.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder.
+
+    Returns
+    -------
+    list of str
+        Names relative to the folder.
+    """
+    return sorted(
+        Path(above).relative_to(folder).as_posix()
+        for above, folders, names in os.walk(folder)
+        if not folders and not names and Path(above) != Path(folder)
+    )
+
+
 def walk_files(folder) -> Iterator[tuple]:
     """All files in a folder and in the folders of it, links among them.
 

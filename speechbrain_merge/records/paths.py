@@ -21,8 +21,10 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import os
 import re
 from pathlib import Path, PurePosixPath
+from typing import Union
 
 from speechbrain_merge.records.errors import RecordError, shown
 
@@ -98,6 +100,29 @@ def check_length(name: str, what: str) -> None:
                 f"{what}: '{part[:20]}…' is {size} bytes long, and becomes the "
                 f"name of a folder: expected {LONGEST_CHOSEN} at most"
             )
+
+
+def real_path(path: Union[str, Path]) -> Path:
+    """Where a path leads by all links; a link to itself leads to itself.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any path.
+
+    Returns
+    -------
+    Path
+        Absolute.
+
+    Example
+    -------
+    >>> loop = getfixture("tmp_path") / "loop"
+    >>> loop.symlink_to(loop)
+    >>> real_path(loop) == loop
+    True
+    """
+    return Path(os.path.realpath(path))
 
 
 def inside(folder, name, where: str) -> Path:

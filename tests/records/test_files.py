@@ -15,6 +15,7 @@ from speechbrain_merge.records.files import (
 )
 from speechbrain_merge.records.folders import (
     recover_folder,
+    refuse_own_source,
     remove_stale_folders,
     whole_folder,
     working_folder,
@@ -131,6 +132,14 @@ def test_what_is_not_ours_is_not_replaced(tmp_path, what):
     assert entries(tmp_path) == ["model"]
 
 
+def test_an_empty_folder_of_a_person_is_kept(tmp_path):
+    fill(tmp_path / "model", a="1")
+    (tmp_path / "model" / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="'mine'. Nothing was changed"):
+        fill(tmp_path / "model", a="2")
+    assert (tmp_path / "model" / "mine").is_dir()
+
+
 def test_what_comes_in_while_we_write_is_kept(tmp_path):
     target = tmp_path / "model"
     fill(target, a="1")
@@ -147,6 +156,11 @@ def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "model").symlink_to(tmp_path / "data")
     with pytest.raises(FileExistsError, match="a link"):
         fill(tmp_path / "model", a="1")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    refuse_own_source(loop, [tmp_path / "data"])
+    with pytest.raises(FileExistsError, match="a link"):
+        fill(loop, a="1")
 
 
 def test_a_failed_folder_leaves_the_one_before(tmp_path):
