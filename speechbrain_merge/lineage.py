@@ -59,6 +59,7 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_merge.pool.on_record import open_on_record
 from speechbrain_merge.records.checked import (
     anything,
     digest_text,
@@ -308,9 +309,7 @@ def check_lineage(path) -> list[Row]:
     known = {entry["digest"]: entry for entry in record.get("chain", [])}
     complete = record.get("chain_complete", True)
     rows = [Row(0, str(path), record["method"], "", "the merge")]
-    faults = changed_files(path, but=[CARD]) if path.is_dir() else []
-    if faults:
-        fault = what_to_do(faults, path)
+    if fault := _fault_of(path):
         rows = [replace(rows[0], state="changed", fault=fault)]
     beside = path if path.is_dir() else path.parent
     seen, opened = set(), {}
@@ -334,6 +333,18 @@ def check_lineage(path) -> list[Row]:
             seen.add(row.digest)
             waiting += [(depth + 1, each) for each in reversed(_models(entry))]
     return rows
+
+
+def _fault_of(path):
+    """Where a merged file or an exported folder is not as it was written."""
+    if path.is_dir():
+        faults = changed_files(path, but=[CARD])
+        return what_to_do(faults, path) if faults else ""
+    try:
+        with open_on_record(path):
+            return ""
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _checked(row, model, entry, beside, complete, opened):

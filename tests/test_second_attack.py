@@ -184,3 +184,26 @@ def test_a_strangers_text_in_a_card_is_only_text():
     # Outside of code, what would be HTML, an image or a link is escaped
     words = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", body)
     assert not set("<[`") & set(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "merge average m.safetensors a.safetensors --quiet -o n.safetensors",
+        "compare m.safetensors a.safetensors",
+        "inspect --verify m.safetensors",
+        "export pretrained m.safetensors --hparams h.yaml -o out",
+    ],
+)
+def test_a_bit_of_a_merged_file(models, capsys, command):
+    """It has a hash of its own, as that of a plan or a stage."""
+    line = "merge average a.safetensors b.safetensors --quiet -o m.safetensors"
+    assert main(line.split()) == 0
+    (models / "h.yaml").write_text("pretrainer: {loadables: {fc: 1}}")
+    content = bytearray((models / "m.safetensors").read_bytes())
+    content[-1] ^= 1
+    (models / "m.safetensors").write_bytes(content)
+    assert main(command.split()) == 2
+    assert "is on record" in capsys.readouterr().err
+    assert not (models / "n.safetensors").exists()
+    assert not (models / "out").exists()
