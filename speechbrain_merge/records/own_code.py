@@ -46,7 +46,7 @@ from speechbrain_merge.records.compiled_code import (
     entries_read,
     global_names,
 )
-from speechbrain_merge.records.file_hashes import named_path
+from speechbrain_merge.records.named_files import files_in
 from speechbrain_merge.records.own_functions import (
     functions_of,
     is_own,
@@ -323,12 +323,7 @@ class _Walk:
             ),
         ]
         folders = {os.path.dirname(os.path.abspath(file)) for file in beside}
-        paths = {
-            path
-            for folder in _folders_in({*folders, os.getcwd()}, reads)
-            for name in reads
-            if (path := _file_in(folder, name)) is not None
-        }
+        paths = files_in({*folders, os.getcwd()}, reads)
         texts = {
             self.text_of((path,), path, False)
             for path in paths.union(map(os.path.abspath, held))
@@ -473,34 +468,6 @@ def _is_value(name, member):
 
 def _is_folder(value):
     return isinstance(value, (str, Path)) and os.path.isdir(value)
-
-
-def _folders_in(folders, names):
-    """Folders, and those within them that a path is put together of."""
-    found = set(folders)
-    for _ in range(3):
-        found |= {
-            os.path.join(folder, name)
-            for folder in found
-            for name in names.intersection(_names_in(folder))
-            if os.path.isdir(os.path.join(folder, name))
-        }
-    return found
-
-
-def _names_in(folder):
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _file_in(folder, name):
-    """A file in a folder, where a text is the name of one."""
-    if not name or len(name) > 255 or "\n" in name or "\0" in name:
-        return None
-    path = os.path.join(folder, named_path(name))
-    return path if os.path.isfile(path) else None
 
 
 def _is_constant(value):
