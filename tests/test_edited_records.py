@@ -179,3 +179,23 @@ def test_the_record_of_finished_work(tmp_path):
     edit(path, lambda r: r["outcome"].update(steps=4))
     with pytest.raises(ValueError, match=r"finished\.json.*Delete its folder"):
         once(path, {"lr": 1}, lambda: {"steps": 3}, advice="delete its folder.")
+
+
+def test_the_page_of_a_study_reads_what_was_written(study, caplog):
+    """Words that no model said, and other times, were shown."""
+    before = study()
+    scores = Path("results", before["scores"])
+    whole = scores.read_bytes()
+    scores.write_bytes(whole.replace(b"one", b"own"))
+    assert scores.read_bytes() != whole
+    page = ["study", "results", "--page"]
+    assert main(page) == 2
+    scores.write_bytes(whole)
+    times = Path("results", "times.json")
+    text = times.read_text()
+    times.write_text(text.replace('"seconds": 0.', '"seconds": 9.'))
+    assert times.read_text() != text and main(page) == 2
+    times.write_text(text)
+    assert main(page) == 0
+    scores.unlink()
+    assert main(page) == 0 and "shows no transcripts" in caplog.text

@@ -1,5 +1,6 @@
 """A pretrained folder loads the merged weights, wherever its YAML looks."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,16 @@ def test_a_tokenizer_keeps_no_paths_of_this_machine(yaml, tmp_path):
     assert first.encode("fed cab") == second.encode("fed cab") != []
     copied = Path("exported/other.ckpt").read_bytes()
     assert copied == Path("other.ckpt").read_bytes()
+
+
+def test_very_many_names_are_counted_in_no_time(tmp_path, capsys):
+    """50,000 of them kept the export busy for minutes."""
+    tensors = {f"n{number}": torch.ones(0) for number in range(20_000)}
+    write_weights(tmp_path / "m.safetensors", tensors)
+    (tmp_path / "h.yaml").write_text("pretrainer: {loadables: {n1: 1}}")
+    begun = time.process_time()
+    line = f"export pretrained {tmp_path}/m.safetensors --hparams"
+    words = [*line.split(), str(tmp_path / "h.yaml"), "-o", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert time.process_time() - begun < 10
+    assert "and 19980 more" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from speechbrain_merge.evaluation import (
     write_scores,
 )
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.own_outputs import is_output, write_outputs
 from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import read_json
 
@@ -209,7 +210,8 @@ def evaluate_domains(
     ------
     FileExistsError
         When ``<set>.jsonl`` or the file of rates is there and holds anything
-        but scores, such as the data; before anything is evaluated.
+        but scores, such as the data, or the alignments are those of a recipe;
+        before anything is evaluated.
     """
     folder, rates = Path(folder), {}
     metric = options.get("metric", "WER").lower()
@@ -225,8 +227,9 @@ def evaluate_domains(
             rates[name][one] = sum(values.values()) / max(len(values), 1)
         run_on_main(write_scores, args=[folder / f"{name}.jsonl", scores])
         stats = getattr(brain, options.get("tracker") or f"{metric}_metric")
+        text = alignments_text(stats)
         run_on_main(
-            write_alignments, args=[folder / f"{metric}_{name}.txt", stats]
+            write_outputs, args=[folder, {f"{metric}_{name}.txt": text}]
         )
     text = json.dumps(rates, indent=2) + "\n"
     run_on_main(write_whole, args=[folder / f"{metric}.json", text])
@@ -242,6 +245,13 @@ def _refuse_foreign(folder, metric, names):
             "no scores that were written here, or damaged ones",
             "choose another folder",
         )
+    for name in names:
+        refuse_other(
+            folder / f"{metric}_{name}.txt",
+            is_output,
+            "alignments that were not written here, such as a recipe's own",
+            "choose another folder",
+        )
 
 
 def _are_scores(path):
@@ -255,16 +265,18 @@ def _are_scores(path):
     )
 
 
-def write_alignments(path, metric) -> None:
-    """Writes the alignments of a set, as SpeechBrain's recipes do, and whole.
+def alignments_text(metric) -> str:
+    """The alignments of a set, as SpeechBrain's recipes write them.
 
     Arguments
     ---------
-    path : str or Path
-        The file.
     metric : ErrorRateStats
         What was counted.
+
+    Returns
+    -------
+    str
     """
     text = io.StringIO()
     metric.write_stats(text)
-    write_whole(path, text.getvalue())
+    return text.getvalue()

@@ -11,6 +11,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -98,7 +99,7 @@ def export_pretrained(
         plain_name(module, f"the name of a module in {source}")
     names = [Path(file).name for file in files]
     names += [f"{module}.ckpt" for module in modules]
-    twice = {name for name in names if names.count(name) > 1}
+    twice = {name for name, times in Counter(names).items() if times > 1}
     if twice:
         raise ValueError(
             f"two files of {folder} would have the name "
@@ -108,9 +109,9 @@ def export_pretrained(
     given = set(modules) | {Path(file).stem for file in files}
     if set(modules) - loadables or loadables - given:
         raise ValueError(
-            f"{hparams_file}: `pretrainer.loadables` are {sorted(loadables)}; "
-            f"the merged modules are {modules}, further files "
-            f"{sorted(given - set(modules))}. Every merged module must be "
+            f"{hparams_file}: `pretrainer.loadables` are {_some(loadables)}; "
+            f"the merged modules are {_some(modules)}, further files "
+            f"{_some(given - set(modules))}. Every merged module must be "
             "loaded, and every loadable have a file."
         )
     text = _without_paths(hparams_file, given)
@@ -132,6 +133,13 @@ def export_pretrained(
         check_pretrained(target, states, source)
     logger.info(f"Merged model exported to {folder}.")
     return folder
+
+
+def _some(names):
+    """Names in an error, of which there may be any number."""
+    listed = sorted(names)
+    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
+    return f"{listed[:20]}{more}"
 
 
 def _loadables(hparams_file):

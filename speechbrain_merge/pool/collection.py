@@ -60,7 +60,6 @@ Authors
 import json
 import os
 import time
-import uuid
 import weakref
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -75,13 +74,9 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
-from speechbrain_merge.pool.bases import has_base, provide_base
+from speechbrain_merge.pool.bases import provide_base
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.pool.copied_training import (
-    checkpoints_of,
-    is_of_a_copy,
-    place_of,
-)
+from speechbrain_merge.pool.copied_training import checkpoints_of, place_of
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.feature_statistics import (
     check_statistics,
@@ -96,7 +91,6 @@ from speechbrain_merge.pool.meta import (
     plain,
     read_meta,
 )
-from speechbrain_merge.pool.records import pointer_record
 from speechbrain_merge.pool.recovery import clear_up
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
@@ -104,9 +98,9 @@ from speechbrain_merge.pool.run_folder import (
     run_folders,
     slot_of,
 )
-from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.pool.training import Training, read_pointer, time_of
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check
 from speechbrain_merge.weights import digest, heads_metadata, plain_state
 from speechbrain_merge.weights.low_rank import trained_adapter
 from speechbrain_merge.weights.verification import with_scale
@@ -209,18 +203,8 @@ class CheckpointPool:
         self.collecting = True  # False passes over checkpoints for a while
         self._brain = None
         self._last = None  # The recoverable that is saved last, once known
-        self._saves_at = None  # Folder of the checkpoints, once known
-        self._whole = None  # Those that were there when training began
-        self._be_new()
-
-    def _be_new(self):
-        """What this training is, until a checkpoint tells it."""
-        self._claimed, self._saves = None, 0
-        self._lineage = uuid.uuid4().hex
-        self._own_run = self.run  # unless another training has it
-        self._begun = False  # Whether a checkpoint tells who this is
-        self._start: Optional[str] = None  # digest of the base
-        self._statistics = {}  # of features, in the checkpoint that was loaded
+        self._trainings: dict[str, Training] = {}  # by their checkpoints
+        self._training = Training(self.folder, self.run)
 
     def candidates(self) -> list[Candidate]:
         """All candidates of the pool, of this run and of others.
@@ -244,7 +228,7 @@ class CheckpointPool:
         known when the first candidate or the base is stored, or a checkpoint
         is restored: under ``torchrun``, on the main process.
         """
-        return self.folder / self._own_run
+        return self.folder / self._training.run
 
     def begin(self, brain):
         """Tells the pool that `fit` begins, before anything is restored.
@@ -258,32 +242,56 @@ class CheckpointPool:
             The Brain that is about to train.
         """
         self._brain, self.collecting = brain, True
-        newest = None
+        newest, name, training = None, "", self._training
         if brain.checkpointer is not None:
             name = self.attach(brain.checkpointer)
             check_pools(brain)
             half_written.pass_over_remains(brain.checkpointer)
             self._last = half_written.written_last(brain.checkpointer)
-            self._saves_at = Path(brain.checkpointer.checkpoints_dir)
-            self._whole = [
-                each.path for each in brain.checkpointer.list_checkpoints()
-            ]
+            training = self._of(brain.checkpointer.checkpoints_dir)
+            whole = brain.checkpointer.list_checkpoints()
             newest = brain.checkpointer.find_checkpoint()
-        if newest is None and self._saves:
-            self._be_new()  # a second training by the same object
-        if newest is not None and name in newest.paramfiles:
+            training.whole = [each.path for each in whole]
+        if newest is None:
+            training = self._anew()
+        elif name in newest.paramfiles:
             path = newest.paramfiles[name]
-            pointer = _pointer(path)
-            if pointer["lineage"] != self._lineage:
-                self._be_new()
-            self._go_on(pointer, path)
-        elif newest is not None and self.base:
+            pointer = read_pointer(path)
+            if pointer["lineage"] != training.lineage:
+                training = self._anew()
+            training.go_on(pointer, path)
+        elif self.base and not training.begun:
             logger.warning(
                 f"Pool {self.folder}: {newest.path} was saved without this "
                 "pool, so the base is what the modules hold now. It is right "
                 "if they were loaded or drawn alike when the training began."
             )
-        self.store_base(resuming=self._begun)
+        self.store_base(resuming=training.begun)
+
+    def _of(self, checkpoints):
+        """The training that saves in a folder; from now on it is collected.
+
+        A pool may serve several, one after the other, as in a notebook.
+        """
+        place = os.path.realpath(checkpoints)
+        if place in self._trainings:
+            self._training = self._trainings[place]
+        elif self._training.checkpoints is not None:
+            self._training = Training(self.folder, self.run)
+        self._training.checkpoints = Path(os.path.abspath(checkpoints))
+        self._trainings[place] = self._training
+        return self._training
+
+    def _anew(self):
+        """A new training, in the place of one that has no checkpoint."""
+        before = self._training
+        training = Training(self.folder, self.run, before.checkpoints)
+        training.whole = before.whole
+        if before.checkpoints is not None:
+            place = os.path.realpath(before.checkpoints)
+            self._trainings[place] = training
+        self._training = training
+        return training
 
     def check_features(self, brain):
         """Refuses to train on with other statistics of features.
@@ -300,9 +308,9 @@ class CheckpointPool:
         ValueError
             Naming the normaliser.
         """
-        title = f"The run '{self._own_run}' of the pool {self.folder}"
+        title = f"The run '{self._training.run}' of the pool {self.folder}"
         now = statistics_of(getattr(brain, "modules", {}))
-        check_statistics(self._statistics, now, title)
+        check_statistics(self._training.statistics, now, title)
 
     def attach(self, checkpointer, name: str = "pool") -> str:
         """Makes the pool a recoverable that older checkpoints need not have.
@@ -342,29 +350,41 @@ class CheckpointPool:
         """
         if not self.base:
             return
-        if self._begun and self._start is not None:
-            if not has_base(RunFolder(self.collects_in), self._start):
-                tensors = self._tensors()
-                same = digest(tensors) == self._start
-                self._claim(tensors if same else None)
-            return
-        if self._claimed is not None and self._claimed.candidates():
+        if self._brain is None and self._training.checkpoints is not None:
+            # Of which one is known when a checkpoint is loaded or saved
+            self._training = Training(self.folder, self.run)
+        training = self._training
+        if training.begun and training.start is None:
             logger.warning(
-                f"Pool {self.folder}: run '{self._own_run}' has candidates, and "
+                f"Pool {self.folder}: run '{training.run}' has no base, since "
+                "its training began without one. Give `base` where it is "
+                "merged."
+            )
+            return
+        if training.begun:
+            if not training.has_base():
+                weights = self._tensors()
+                same = digest(weights) == training.start
+                self._claim(weights if same else None)
+            return
+        if training.claimed is not None and training.claimed.candidates():
+            logger.warning(
+                f"Pool {self.folder}: run '{training.run}' has candidates, and "
                 "no base is stored after them. Call store_base before training."
             )
             return
-        tensors = self._tensors()
-        self._start = digest(tensors)
+        weights = self._tensors()
+        training.start = digest(weights)
         run = RunFolder(self.collects_in)
-        if not resuming or self._begun:
-            self._claim(tensors)
+        if not resuming:
+            training.claimed = None  # it may have another base, of an attempt
+            self._claim(weights)
         elif not run.folder.is_symlink() and hold(run.folder):
             clear_up(run)  # a base that the manifest lost comes back
             contents = run.read()
             named = {each.get("base") for each in contents.candidates.values()}
-            if contents.base is None and named <= {self._start}:
-                provide_base(run, self._start, tensors)
+            if contents.base is None and named <= {training.start}:
+                provide_base(run, training.start, weights)
 
     @mark_as_saver
     def save(self, path):
@@ -375,27 +395,34 @@ class CheckpointPool:
         path : str or Path
             `<checkpoint>/<name>.ckpt`, where SpeechBrain expects a file.
         """
-        name, note = self._collect(Path(path).parent)
+        training = self._of(checkpoints_of(path))
+        before = training.saves
+        try:
+            name, note = self._collect(Path(path).parent)
+        except BaseException:
+            training.saves = before  # for one that tries again
+            raise
         logger.info(f"Pool {self.folder}: {note}")
         pointer = {
             "pool": str(self.folder),
             "asked_run": self.run,
-            "run": self._own_run,
-            "lineage": self._lineage,
-            "saves": self._saves,
+            "run": training.run,
+            "lineage": training.lineage,
+            "saves": training.saves,
             "candidate": name,
             "note": note,
-            "checkpoints": str(checkpoints_of(path)),
+            "checkpoints": str(training.checkpoints),
+            "saved": time_of(path),
         }
-        if self._start is not None:
-            pointer["base"] = self._start
+        if training.start is not None:
+            pointer["base"] = training.start
         if self._brain is not None:
             pointer["statistics"] = statistics_of(
                 getattr(self._brain, "modules", {})
             )
-        write_whole(path, json.dumps(pointer) + "\n")
-        if self._claimed is not None:
-            first_save.pool_saved(self._claimed.folder)
+        write_whole(path, json.dumps(with_check(pointer)) + "\n")
+        if training.claimed is not None:
+            first_save.pool_saved(training.claimed.folder)
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
@@ -409,26 +436,11 @@ class CheckpointPool:
             Unused.
         """
         del end_of_epoch  # Unused
-        pointer = _pointer(path)
-        self._saves = pointer["saves"]
-        self._statistics = pointer.get("statistics", {})
-        self._go_on(pointer, path)
-
-    def _go_on(self, pointer, path):
-        """Is the training of a checkpoint from now on, or that of a copy."""
-        if self._begun:
-            return  # it is known already
-        run = RunFolder(self.folder / pointer["run"]).read()
-        self._begun = True
-        self._start = pointer.get("base")
-        if self._start is None and pointer["lineage"] in run.lineages:
-            # a checkpoint of an earlier version
-            self._start = run.base["digest"] if run.base else None
-        if is_of_a_copy(pointer, path, self.folder, run.candidates.values()):
-            return  # it is collected as another training
-        self._lineage, self._claimed = pointer["lineage"], None
-        if pointer["asked_run"] == self.run:
-            self._own_run = pointer["run"]
+        pointer = read_pointer(path)
+        training = self._of(checkpoints_of(path))
+        training.saves = pointer["saves"]
+        training.statistics = pointer.get("statistics", {})
+        training.go_on(pointer, path)
 
     def saved(self):
         """Tells the pool that a checkpoint is there whole. `MergeMixin` calls it.
@@ -436,8 +448,9 @@ class CheckpointPool:
         From now on the training is known by that checkpoint, and no other one
         takes its place where it ends before another save.
         """
-        if self._begun and self._claimed is not None:
-            first_save.end(self._claimed.folder)
+        training = self._training
+        if training.begun and training.claimed is not None:
+            first_save.end(training.claimed.folder)
 
     def _collect(self, checkpoint):
         """Name of the candidate that holds this checkpoint, and a note."""
@@ -448,13 +461,14 @@ class CheckpointPool:
             return None, f"passed over {checkpoint.name}, saved within an epoch"
         if is_from_testing(meta):
             return None, f"passed over {checkpoint.name}, saved in testing"
-        self._saves_at = self._saves_at or checkpoint.parent
-        run = self._claim()
-        if self._begun:
+        training, run = self._training, self._claim()
+        if training.begun:
             first_save.end(run.folder)
         else:
-            first_save.begin(run.folder, self._lineage, checkpoint, self._last)
-        self._begun = True
+            first_save.begin(
+                run.folder, training.lineage, checkpoint, self._last
+            )
+        training.begun = True
         contents = run.read()
         tensors = self._tensors()
         metadata, plain = self._metadata(), digest(tensors)
@@ -463,32 +477,34 @@ class CheckpointPool:
         known = contents.digests.get(content, contents.digests.get(plain))
         if known is not None and (
             contents.candidates.get(known.get("name")) is known
-            or known.get("saves", 0) <= self._saves
+            or known.get("saves", 0) <= training.saves
         ):
             # Trained again after resuming, saved again after a test, or put
             # back from earlier, in a training that goes on. What is not there
             # any more counts anew where the training has gone back before it.
-            saves = known.get("saves", self._saves)
-            self._saves = saves if saves >= self._saves else self._saves + 1
+            saves = known.get("saves", training.saves)
+            training.saves = (
+                saves if saves >= training.saves else training.saves + 1
+            )
             self._prune(run)  # A kill may have come between store and prune
             name = known["name"] if known["event"] == "candidate" else None
             return name, f"knows the weights of {checkpoint.name}"
-        self._saves += 1
+        training.saves += 1
         record = {
             **self._progress(checkpoint, meta),
             "time": finite_number(meta.get("unixtime")) or time.time(),
             "meta": meta,
             "digest": content,
-            "saves": self._saves,
+            "saves": training.saves,
         }
         record["name"] = run.new_name(record["slot"], contents)
         if self._is_earlier(record, contents.candidates.values()):
             # Saved before in this epoch, where no step tells them apart
-            record["slot"] += f"-save-{self._saves:04d}"
-        kept, _ = self._bounds([*contents.candidates.values(), record])
-        if self._saves % self.every != 0 or record["name"] not in kept:
+            record["slot"] += f"-save-{training.saves:04d}"
+        kept, _ = self._bounds([*run.records_with_files(), record])
+        if training.saves % self.every != 0 or record["name"] not in kept:
             # What it takes the place of is abandoned, although it is not kept
-            self._prune(run, {**record, "lineage": self._lineage})
+            self._prune(run, {**record, "lineage": training.lineage})
             # Remembered: saved again after a test it must not seem new
             run.pass_over(record)
             return None, f"passed over {checkpoint.name}, by every= or keep_…="
@@ -496,10 +512,10 @@ class CheckpointPool:
             metric=self.metric,
             hyperparameters=self.hyperparameters,
             tags=self.tags,
-            lineage=self._lineage,
+            lineage=training.lineage,
             checkpoint=checkpoint.name,
             place=place_of(checkpoint.parent),
-            base=self._start,
+            base=training.start,
         )
         run.store(record, tensors, metadata)
         self._prune(run)
@@ -523,10 +539,11 @@ class CheckpointPool:
         One that was saved later than now was abandoned by resuming, and is
         trained again.
         """
+        now = self._training
         return any(
             each.get("slot") == record["slot"]
-            and each.get("lineage") == self._lineage
-            and each.get("saves", self._saves) < self._saves
+            and each.get("lineage") == now.lineage
+            and each.get("saves", now.saves) < now.saves
             for each in known
         )
 
@@ -537,7 +554,7 @@ class CheckpointPool:
 
     def _prune(self, run, passed_over=None):
         """Removes what the bounds do not keep, and what was trained again."""
-        records = list(run.read().candidates.values())
+        records = run.records_with_files()
         later = [] if passed_over is None else [passed_over]
         replaced = self._bounds([*records, *later])[1]
         current = [each for each in records if each["name"] not in replaced]
@@ -579,47 +596,11 @@ class CheckpointPool:
             epoch = self.epoch_counter.current
         if self._brain is not None:
             step = self._brain.optimizer_step
-        slot = slot_of(epoch, step, self._saves)
+        slot = slot_of(epoch, step, self._training.saves)
         return {"slot": slot, "epoch": epoch, "step": step}
 
-    def _claim(self, start: Optional[Mapping] = None):
-        """The run that this training alone writes; claimed at first use.
-
-        Its base is there from then on: linked, or of the weights at the start.
-        """
-        if self._claimed is not None:
-            return self._claimed
-        self._claimed, self._lineage = RunFolder.claim(
-            self.folder,
-            self.run,
-            self._own_run,
-            self._lineage,
-            begun=self._begun,
-            killed=self._killed_in,
-            is_anothers=self._is_anothers,
-        )
-        self._own_run = self._claimed.run
-        _collecting[os.path.realpath(self._claimed.folder)] = self
-        if self.base and self._start is not None:
-            if not provide_base(self._claimed, self._start, start):
-                logger.warning(
-                    f"Pool {self.folder}: the base of run '{self._own_run}' is "
-                    "lost, and the modules start with other weights now, so "
-                    "the run has no base. Put its base.safetensors back, or "
-                    "give `base` where it is merged."
-                )
-        return self._claimed
-
-    def _killed_in(self, run):
-        return first_save.killed_in_it(run, self._saves_at, self._whole)
-
-
-def _pointer(path):
-    """What a checkpoint says of its candidate."""
-    try:
-        return pointer_record(read_json(path), str(path))
-    except RecordError as error:
-        raise RecordError(
-            f"{error}. Was this checkpoint not written to its end? Delete "
-            f"the folder {Path(path).parent} to resume from the one before."
-        ) from None
+    def _claim(self, weights: Optional[Mapping] = None):
+        """The run that this training alone writes, with its base."""
+        run = self._training.claim(self._is_anothers, self.base, weights)
+        _collecting[os.path.realpath(run.folder)] = self
+        return run

@@ -35,6 +35,7 @@ from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import sync_folder, write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import without_check
 from speechbrain_merge.weights.damage import damage_of
 
 NOTE = ".first-save.json"
@@ -105,7 +106,8 @@ def killed_in_it(
     saves_at : Path, optional
         Where the training that asks saves its checkpoints, if that is known.
     whole : collection of Path, optional
-        The checkpoints there that are whole, if that is known.
+        The checkpoints there that are whole, if that is known. One of a plain
+        Checkpointer may be whole without what a Brain saves last.
 
     Returns
     -------
@@ -127,9 +129,9 @@ def killed_in_it(
         return None
     if not any(points_to(path, lineage) for path in files):
         return None  # deleted, or another one under its name
-    if whole is not None:
-        return None if checkpoint in map(Path.absolute, whole) else lineage
     last = note.get("last")
+    if whole is not None and last is not None:
+        return None if checkpoint in map(Path.absolute, whole) else lineage
     torn = last is not None and last not in [path.stem for path in files]
     return lineage if torn or any(map(damage_of, files)) else None
 
@@ -149,7 +151,8 @@ def points_to(path, lineage: str) -> bool:
     bool
     """
     try:
-        pointer = pointer_record(read_json(path, limit=1 << 20), str(path))
+        known = without_check(read_json(path, limit=1 << 20), str(path))
+        pointer = pointer_record(known, str(path))
     except RecordError:
         return False
     return pointer["lineage"] == lineage

@@ -86,7 +86,7 @@ def pass_over_remains(checkpointer):
             checkpointer.passed_over.add(folder)
             logger.warning(
                 f"{folder} is passed over: {reason}. A kill came while it was "
-                "written; it may be deleted."
+                "written, or it was saved by another script."
             )
         return not reason
 

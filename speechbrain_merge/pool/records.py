@@ -148,6 +148,7 @@ pointer_record = fields(
         "candidate": optional(file_name),
         "note": text(),
         "checkpoints": text(),
+        "saved": optional(number()),
         "base": digest_text,
         "statistics": statistics_record,
     },

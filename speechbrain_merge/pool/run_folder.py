@@ -304,6 +304,20 @@ class RunFolder:
             "base_digest": base["digest"],
         }
 
+    def records_with_files(self) -> list[dict]:
+        """The candidates whose files are there: only these take a place.
+
+        Returns
+        -------
+        list of dict
+            As the manifest has them.
+        """
+        return [
+            record
+            for record in self.read().candidates.values()
+            if os.path.lexists(self.folder / record["file"])
+        ]
+
     def lineages(self) -> set:
         """The trainings that candidates here came from.
 

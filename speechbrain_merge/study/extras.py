@@ -27,6 +27,7 @@ from speechbrain_merge.brain.landscape import Landscape as Walk
 from speechbrain_merge.methods.parameters import check_whole
 from speechbrain_merge.pool import Candidate
 from speechbrain_merge.records.once import once
+from speechbrain_merge.records.own_outputs import outputs_of
 from speechbrain_merge.report import plot_line, plot_plane
 from speechbrain_merge.study.graph import check_known
 from speechbrain_merge.study.made import checked
@@ -284,6 +285,11 @@ def _cost(node, maker):
 
 def _draw(lines, plane, ends, starts, folder):
     """Draws all that was walked."""
+    with outputs_of(folder) as drawn:
+        _draw_in(drawn, lines, plane, ends, starts)
+
+
+def _draw_in(folder, lines, plane, ends, starts):
     for measure in ("loss", "wer"):
         plot_line(
             {name: lines[name] for name in ends},

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Optional
 
-from speechbrain_merge.records.files import write_whole
+from speechbrain.utils.logger import get_logger
+from speechbrain_merge.records.own_outputs import write_outputs
 from speechbrain_merge.report.page import data_address, render_page
 from speechbrain_merge.study.results import read_results, read_times
 from speechbrain_merge.study.tables import comparison_rows, main_rows
 from speechbrain_merge.study.testing import scores_of, scores_path
+
+logger = get_logger(__name__)
 
 # Utterances of a set that are kept, and transcripts of the whole page: some
 # 200 bytes each. A page that takes minutes to open helps nobody.
@@ -54,10 +57,10 @@ def write_page(folder, title: Optional[str] = None) -> Path:
     """
     folder = Path(folder)
     results = read_results(folder)
-    path = folder / "report.html"
     data = page_data(folder, results)
-    write_whole(path, render_page(title or folder.resolve().name, data))
-    return path
+    text = render_page(title or folder.resolve().name, data)
+    write_outputs(folder, {"report.html": text})
+    return folder / "report.html"
 
 
 def page_data(folder: Path, results: Mapping) -> dict:
@@ -160,7 +163,12 @@ def _utterances(folder, results) -> dict:
         for row in rows:
             counts = row["sets"].get(seed, {}).get(mode, {}).get(name)
             path = None if counts is None else scores_path(folder, counts)
-            if path is not None and path.is_file():
+            if path is not None and not path.is_file():
+                logger.warning(
+                    f"{path} is gone, so the page shows no transcripts of "
+                    f"'{row['title']}' on {name}."
+                )
+            elif path is not None:
                 scores[row["name"]] = {
                     one.id: one for one in scores_of(folder, counts)
                 }

@@ -16,6 +16,7 @@ from speechbrain_merge.evaluation import (
     error_change_rows,
 )
 from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.records.own_outputs import outputs_of
 from speechbrain_merge.report import (
     bucket_rows,
     markdown_table,
@@ -31,7 +32,7 @@ from speechbrain_merge.study.continual import continual_rows
 from speechbrain_merge.study.loggers import log_results
 from speechbrain_merge.study.measures import measure_rows
 from speechbrain_merge.study.page import write_page
-from speechbrain_merge.study.results import flat, read_times, write_results
+from speechbrain_merge.study.results import flat, read_times, results_text
 from speechbrain_merge.study.searches import (
     draw_searches,
     layer_rows,
@@ -63,7 +64,6 @@ def write_report(study, results: Mapping) -> None:
         See ``study/results.py``.
     """
     folder = study.folder
-    write_results(folder, results)
     times = read_times(folder)
     lines, csv, latex = [], [], []
     for mode in results["modes"]:
@@ -82,10 +82,16 @@ def write_report(study, results: Mapping) -> None:
             print(f"\n{text_table(header, rows)}")
     lines += [line for part in _parts(study, results, times) for line in part]
     lines += [_note(results), ""]
-    write_whole(folder / "results.md", "\n".join(lines).strip() + "\n")
-    write_whole(folder / "results.csv", "\n".join(csv))
-    write_whole(folder / "results.tex", "\n".join(latex))
-    draw_pictures(folder, results, times)
+    texts = {
+        "results.json": results_text(results),
+        "results.md": "\n".join(lines).strip() + "\n",
+        "results.csv": "\n".join(csv),
+        "results.tex": "\n".join(latex),
+    }
+    with outputs_of(folder) as drawn:
+        draw_pictures(drawn, results, times)
+        for name, text in texts.items():
+            write_whole(drawn / name, text)
     page = write_page(folder)
     if study.train_logger is not None:
         log_results(study.train_logger, folder, results, times)

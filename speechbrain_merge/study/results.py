@@ -148,18 +148,20 @@ _times = mapped(
 )
 
 
-def write_results(folder, results: Mapping) -> None:
-    """Writes ``results.json``, whole.
+def results_text(results: Mapping) -> str:
+    """The content of ``results.json``.
 
     Arguments
     ---------
-    folder : str or Path
-        The study's folder.
     results : dict
         See the module.
+
+    Returns
+    -------
+    str
     """
     text = json.dumps(with_check(results), indent=1, ensure_ascii=False)
-    write_whole(Path(folder) / "results.json", text + "\n")
+    return text + "\n"
 
 
 def read_results(path) -> dict:
@@ -234,7 +236,9 @@ def read_times(folder) -> dict:
         Model to seed to what is known; empty where there is no file.
     """
     path = Path(folder) / "times.json"
-    return _times(read_json(path), str(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return _times(without_check(read_json(path), str(path)), str(path))
 
 
 def write_times(folder, times: Mapping) -> None:
@@ -251,7 +255,7 @@ def write_times(folder, times: Mapping) -> None:
     known = read_times(folder)
     for name, seeds in times.items():
         known.setdefault(name, {}).update(seeds)
-    write_whole(path, json.dumps(known, indent=1) + "\n")
+    write_whole(path, json.dumps(with_check(known), indent=1) + "\n")
 
 
 def flat(

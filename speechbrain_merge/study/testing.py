@@ -24,9 +24,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.brain.combinations import collect_posteriors, combine
 from speechbrain_merge.brain.decisive import data_settings
 from speechbrain_merge.brain.domains import (
+    alignments_text,
     evaluate_set,
     rates_of,
-    write_alignments,
 )
 from speechbrain_merge.evaluation import read_scores, write_scores
 from speechbrain_merge.pool import Candidate
@@ -36,7 +36,8 @@ from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.records.written_check import with_check
+from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 from speechbrain_merge.study.counted import KEYS, counted
 from speechbrain_merge.study.made import digest_of, digest_of_rows
 from speechbrain_merge.study.making import Maker
@@ -188,7 +189,8 @@ class Tester:
             scores = evaluate()
             metric = getattr(brain, self.study.tracker)
             run_on_main(
-                write_alignments, args=[record.with_suffix(".txt"), metric]
+                write_whole,
+                args=[record.with_suffix(".txt"), alignments_text(metric)],
             )
         found = {"settings": about, "outcome": rates_of(scores)}
         utterances = record.with_suffix(".jsonl")
@@ -385,6 +387,7 @@ def scores_of(
         files is of another run.
     """
     path = scores_path(folder, counts)
+    _check_content(path)
     scores = read(path)
     found = rates_of(scores)
     for key in KEYS:
@@ -398,6 +401,23 @@ def scores_of(
                 "set is then scored anew."
             )
     return scores
+
+
+def _check_content(path):
+    """Raises where the errors of utterances were changed since.
+
+    Of a study that was copied in part, the record beside may be missing.
+    """
+    record = path.with_suffix(".json")
+    if not record.is_file():
+        return
+    known = without_check(read_json(record), str(record))
+    known = known.get(UTTERANCES) if isinstance(known, dict) else None
+    if known is not None and known != content_of(path):
+        raise RecordError(
+            f"{path} is not as it was written. Remove it and the .json beside "
+            "it, and run the study again: the set is then scored anew."
+        )
 
 
 def _stem(test, about):

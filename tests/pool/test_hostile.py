@@ -38,6 +38,7 @@ def attack(folder, kind, name):
         for checkpoint in saver.list_checkpoints():
             path = checkpoint.paramfiles["pool"]
             content = {**json.loads(path.read_text()), "run": name}
+            del content["check"]
             path.write_text(json.dumps(content))
     try:
         pool, saver = resume(folder, torch.nn.Linear(2, 2), keep_last=1)

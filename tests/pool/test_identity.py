@@ -15,6 +15,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.pool.manifest import Manifest, _let_go
+from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.weights import digest
 
 
@@ -250,7 +251,7 @@ def test_a_run_that_was_lost_whole(tmp_path, seed, caplog):
     ended()
     shutil.rmtree(pool / "run")
     train(tmp_path, pool, seed, [])
-    assert ("is lost" in caplog.text) == (seed == 2)  # before it trains
+    assert ("base is lost" in caplog.text) == (seed == 2)  # before it trains
     ended()
     train(tmp_path, pool, seed, [2])
     base = found(pool)["run/epoch-0002"][1]
@@ -282,5 +283,153 @@ def test_no_base_is_stored_after_training(tmp_path, caplog):
     pool = train(tmp_path, tmp_path / "pool", 1, [1], base=False)
     pool.base = True
     pool.store_base()
-    assert "no base is stored after them" in caplog.text
+    assert "its training began without one" in caplog.text
     assert not (tmp_path / "pool" / "run" / "base.safetensors").exists()
+
+
+@pytest.mark.parametrize("bounds", [{}, {"keep_last": 2}])
+@pytest.mark.parametrize("kind", ["plain", "begun without it"])
+def test_one_pool_object_for_two_folders_of_checkpoints(tmp_path, kind, bounds):
+    """The second training was collected as the first, which lost candidates."""
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model}, **bounds)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model.reset_parameters()
+        counter = EpochCounter(9)
+        if kind != "plain":
+            modules = {"model": model, "counter": counter}
+            before = Checkpointer(tmp_path / str(seed) / "save", modules)
+            before.save_checkpoint(meta={"epoch": 0})
+        saver = saver_of(tmp_path / str(seed), model, pool, counter=counter)
+        if kind == "plain":
+            pool.store_base(resuming=False)
+        else:
+            brain = SimpleNamespace(checkpointer=saver, optimizer_step=None)
+            pool.begin(brain)
+        saver.recover_if_possible()
+        for epoch in (1, 2):
+            train_a_little(model, 10.0 * seed + epoch)
+            saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+    bases = {name: base for name, (_, base) in found(pool.folder).items()}
+    assert bases == {
+        f"{run}/epoch-000{epoch}": start_of(seed)
+        for run, seed in (("run", 1), ("run-2", 2))
+        for epoch in (1, 2)
+    }
+    # and each goes on as itself
+    saver = saver_of(tmp_path / "1", model, pool, counter=EpochCounter(9))
+    saver.recover_if_possible()
+    train_a_little(model, 13.0)
+    saver.save_checkpoint(meta={"WER": 1.0, "epoch": 3})
+    assert found(pool.folder)["run/epoch-0003"][1] == start_of(1)
+    assert found(pool.folder)["run-2/epoch-0002"][1] == start_of(2)
+
+
+def test_interrupted_before_its_first_save_and_begun_with_other_weights(
+    tmp_path,
+):
+    """With the same pool object, the base was that of the first start."""
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model.reset_parameters()
+        saver = saver_of(tmp_path, model, pool, counter=EpochCounter(9))
+        pool.begin(SimpleNamespace(checkpointer=saver, optimizer_step=None))
+    train_a_little(model, 1.0)
+    saver.save_checkpoint(meta={"WER": 1.0, "epoch": 1})
+    assert found(pool.folder) == {
+        "run/epoch-0001": (pool.candidates()[0].digest, start_of(2))
+    }
+
+
+def test_a_training_that_began_without_a_base_gets_none_later(tmp_path, caplog):
+    """It got the weights that a later start happened to hold."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1], base=False)
+    ended()
+    train(tmp_path, pool, 2, [2])
+    bases = [base for _, base in found(pool).values()]
+    assert bases == [None, None]
+    assert "its training began without one" in caplog.text
+
+
+def test_a_plain_training_of_one_save_and_then_a_brain_there(tmp_path):
+    """Its checkpoint lacks what a Brain saves last, and it was not killed."""
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model})
+    train_a_little(model, 1.0)
+    saver_of(tmp_path, model, pool).save_checkpoint(meta={"epoch": 1})
+    before = found(tmp_path / "pool")
+    ended()
+    train(tmp_path, tmp_path / "pool", 2, [1])
+    after = found(tmp_path / "pool")
+    assert set(after) - set(before) == {"run-2/epoch-0001"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_save_that_is_tried_again_counts_once(tmp_path, monkeypatch):
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model}, every=2)
+    saver = saver_of(tmp_path, model, pool)
+    for epoch in (1, 2, 3, 4):
+        train_a_little(model, float(epoch))
+        if epoch == 2:
+            with monkeypatch.context() as full:
+                full.setattr(RunFolder, "store", no_space)
+                with pytest.raises(OSError, match="No space"):
+                    saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+        saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+    assert [each.epoch for each in pool.candidates()] == [2, 4]
+
+
+def no_space(*arguments):
+    """As on a full disk."""
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["another checkpoint's", "a digit"])
+def test_a_pointer_that_is_not_of_its_checkpoint_is_named(tmp_path, what):
+    """The training counted as one that went back, and lost a candidate."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1, 2, 3])
+    before = found(pool)
+    ended()
+    first, *_, last = sorted((tmp_path / "save").iterdir())
+    pointer = last / "pool.ckpt"
+    if what == "a digit":
+        text = pointer.read_text()
+        pointer.write_text(text.replace('"saves": 3', '"saves": 2'))
+    else:
+        shutil.copy(first / "pool.ckpt", pointer)
+    with pytest.raises(ValueError, match="pool.ckpt.*Delete the folder .*CKPT"):
+        train(tmp_path, pool, 1, [4])
+    assert found(pool) == before
+    shutil.rmtree(last)
+    train(tmp_path, pool, 1, [3, 4], value=0.5)
+    assert len(found(pool)) == 4
+
+
+def test_a_whole_checkpoint_by_another_name_is_taken(tmp_path):
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1, 2])
+    ended()
+    *_, last = sorted((tmp_path / "save").iterdir())
+    last.rename(last.with_name("CKPT+kept"))
+    train(tmp_path, pool, 1, [3])
+    assert list(found(pool)) == [f"run/epoch-000{epoch}" for epoch in (1, 2, 3)]
+
+
+def test_a_candidate_whose_file_is_gone_takes_no_place(tmp_path):
+    """Another one was deleted for it."""
+    model = model_of(1)
+    pool = CheckpointPool(tmp_path / "pool", {"model": model}, keep_best=2)
+    saver = saver_of(tmp_path, model, pool)
+    for epoch, rate in enumerate([10.0, 20.0, 30.0], start=1):
+        if epoch == 3:
+            (tmp_path / "pool/run/epoch-0001.safetensors").unlink()
+        train_a_little(model, float(epoch))
+        saver.save_checkpoint(meta={"WER": rate, "epoch": epoch})
+    there = sorted((tmp_path / "pool" / "run").glob("*.safetensors"))
+    assert [path.stem for path in there] == ["epoch-0002", "epoch-0003"]
