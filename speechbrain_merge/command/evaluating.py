@@ -28,7 +28,7 @@ from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.pool.coverage import check_tested
-from speechbrain_merge.records.reading import read_text
+from speechbrain_merge.records.reading import check_nesting, read_text
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights
@@ -154,6 +154,7 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
     'results/8'
     """
     try:
+        check_nesting(hparams_file)
         with open(hparams_file, encoding="utf-8") as stream:
             text = resolve_references(stream, overrides or {})
         root = yaml.compose(text, Loader=yaml.SafeLoader)

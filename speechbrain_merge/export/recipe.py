@@ -33,6 +33,7 @@ from speechbrain_merge.export.loading import check_recipe, door
 from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.export.tokenizer import copy_file, save_tokenizer
 from speechbrain_merge.records.paths import plain_name, real_path
+from speechbrain_merge.records.reading import check_nesting
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
 
@@ -292,6 +293,7 @@ def _blanks(node, place):
 def _nodes(hparams_file, overrides):
     """The YAML's entries as nodes: what one refers to is the same node."""
     try:
+        check_nesting(hparams_file)
         with open(hparams_file, encoding="utf-8") as stream:
             text = resolve_references(stream, overrides or {})
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -337,6 +337,43 @@ def _read_yaml(text, where, loader, construct):
     raise RecordError(f"{where} is not plain YAML: {reason[:300]}")
 
 
+def check_nesting(path) -> None:
+    """Refuses YAML that is nested too deeply, whatever its tags.
+
+    Arguments
+    ---------
+    path : str or Path
+        A YAML that is read by ``hyperpyyaml``, which takes long over it.
+
+    Raises
+    ------
+    RecordError
+        Naming the file. Other faults are left to who reads it.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.yaml"
+    >>> _ = path.write_text("a: " + 100 * "[" + 100 * "]")
+    >>> check_nesting(path)
+    Traceback (most recent call last):
+    ...
+    speechbrain_merge.records.errors.RecordError: .../train.yaml is not read: it is nested more than 50 times
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(read_text(path, YAML_LIMIT), yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > YAML_DEPTH:
+                break
+    except yaml.YAMLError:
+        return
+    if depth > YAML_DEPTH:
+        raise RecordError(
+            f"{path} is not read: it is nested more than {YAML_DEPTH} times"
+        )
+
+
 def _check_size(node, where):
     """Refuses YAML whose aliases expand to too many entries.
 
