@@ -98,7 +98,7 @@ from speechbrain_merge.pool.run_folder import (
     run_folders,
     slot_of,
 )
-from speechbrain_merge.pool.training import Training, read_pointer, time_of
+from speechbrain_merge.pool.training import Training, read_pointer
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.written_check import with_check
 from speechbrain_merge.weights import digest, heads_metadata, plain_state
@@ -396,11 +396,12 @@ class CheckpointPool:
             `<checkpoint>/<name>.ckpt`, where SpeechBrain expects a file.
         """
         training = self._of(checkpoints_of(path))
-        before = training.saves
+        meta = read_meta(Path(path).parent)
+        before = training.saves, training.begun
         try:
-            name, note = self._collect(Path(path).parent)
+            name, note = self._collect(Path(path).parent, meta)
         except BaseException:
-            training.saves = before  # for one that tries again
+            training.saves, training.begun = before  # for who tries again
             raise
         logger.info(f"Pool {self.folder}: {note}")
         pointer = {
@@ -412,7 +413,7 @@ class CheckpointPool:
             "candidate": name,
             "note": note,
             "checkpoints": str(training.checkpoints),
-            "saved": time_of(path),
+            "saved": finite_number(meta.get("unixtime")),
         }
         if training.start is not None:
             pointer["base"] = training.start
@@ -452,9 +453,8 @@ class CheckpointPool:
         if training.begun and training.claimed is not None:
             first_save.end(training.claimed.folder)
 
-    def _collect(self, checkpoint):
+    def _collect(self, checkpoint, meta):
         """Name of the candidate that holds this checkpoint, and a note."""
-        meta = read_meta(checkpoint)
         if not self.collecting:
             return None, "not collecting"
         if is_intra_epoch(meta) and not self.intra_epoch:
@@ -554,15 +554,20 @@ class CheckpointPool:
 
     def _prune(self, run, passed_over=None):
         """Removes what the bounds do not keep, and what was trained again."""
-        records = run.records_with_files()
+        records = list(run.read().candidates.values())
         later = [] if passed_over is None else [passed_over]
         replaced = self._bounds([*records, *later])[1]
-        current = [each for each in records if each["name"] not in replaced]
+        current = [
+            record
+            for record in run.records_with_files()
+            if record["name"] not in replaced
+        ]
         kept = self._bounds(current)[0]
         for record in records:
             if record["name"] in replaced:
                 run.remove(record, "trained again")
-            elif record["name"] not in kept:
+        for record in current:
+            if record["name"] not in kept:
                 run.remove(record, "not among those to keep")
 
     def _tensors(self):

@@ -93,9 +93,14 @@ class Training:
         run = RunFolder(self.folder / pointer["run"]).read()
         self.begun = True
         self.start = pointer.get("base")
-        if self.start is None and pointer["lineage"] in run.lineages:
-            # a checkpoint of an earlier version
-            self.start = run.base["digest"] if run.base else None
+        own = [
+            record
+            for record in run.candidates.values()
+            if record.get("lineage") == pointer["lineage"]
+        ]
+        if run.base is not None and any("base" not in each for each in own):
+            # Earlier versions named no base; it was that of the run
+            self.start = self.start or run.base["digest"]
         if is_of_a_copy(pointer, path, self.folder, run.candidates.values()):
             return  # it is collected as another training
         self.lineage, self.claimed = pointer["lineage"], None
@@ -161,21 +166,6 @@ class Training:
         return first_save.killed_in_it(run, self.checkpoints, self.whole)
 
 
-def time_of(path) -> Optional[float]:
-    """When the checkpoint of a pointer was saved, as its meta says.
-
-    Arguments
-    ---------
-    path : str or Path
-        ``<checkpoint>/pool.ckpt``.
-
-    Returns
-    -------
-    float or None
-    """
-    return finite_number(read_meta(Path(path).parent).get("unixtime"))
-
-
 def read_pointer(path) -> dict:
     """What a checkpoint says of its candidate.
 
@@ -197,7 +187,7 @@ def read_pointer(path) -> dict:
         known = without_check(read_json(path), str(path))
         pointer = pointer_record(known, str(path))
         saved = pointer.get("saved")
-        if saved is not None and saved != time_of(path):
+        if saved is not None and saved != _time_of(Path(path).parent):
             raise RecordError(
                 f"{path} was saved with another checkpoint than the "
                 f"{METAFNAME} beside it"
@@ -208,3 +198,8 @@ def read_pointer(path) -> dict:
             f"{error}. Was this checkpoint not written to its end? Delete "
             f"the folder {Path(path).parent} to resume from the one before."
         ) from None
+
+
+def _time_of(checkpoint):
+    """When a checkpoint was saved, as its meta says."""
+    return finite_number(read_meta(checkpoint).get("unixtime"))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from filled_pool import saver_of, train_a_little
+from filled_pool import saver_of, take_checks, train_a_little
 
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
@@ -433,3 +433,36 @@ def test_a_candidate_whose_file_is_gone_takes_no_place(tmp_path):
         saver.save_checkpoint(meta={"WER": rate, "epoch": epoch})
     there = sorted((tmp_path / "pool" / "run").glob("*.safetensors"))
     assert [path.stem for path in there] == ["epoch-0002", "epoch-0003"]
+
+
+def test_what_is_trained_again_replaces_a_candidate_whose_file_is_gone(
+    tmp_path,
+):
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1, 2])
+    ended()
+    (pool / "run" / "epoch-0002.safetensors").unlink()
+    *_, last = sorted((tmp_path / "save").iterdir())
+    shutil.rmtree(last)
+    train(tmp_path, pool, 1, [2], value=0.5)
+    files = [each.path for each in read_pool(pool)]
+    assert len(files) == 2 and all(path.is_file() for path in files)
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_base(tmp_path):
+    """Neither its checkpoints nor its candidates name one."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1])
+    ended()
+    take_checks(pool / "run" / "manifest.jsonl")
+    lines = Manifest(pool / "run").records()
+    lines[1].pop("base")
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (pool / "run" / "manifest.jsonl").write_text(text)
+    (pointer,) = (tmp_path / "save").glob("*/pool.ckpt")
+    known = json.loads(pointer.read_text())
+    for key in ("base", "check", "saved"):
+        del known[key]
+    pointer.write_text(json.dumps(known))
+    train(tmp_path, pool, 2, [2])
+    assert {base for _, base in found(pool).values()} == {start_of(1)}
