@@ -7,6 +7,8 @@ Authors
 """
 
 import contextlib
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 from speechbrain_merge.brain.before_training import (
@@ -214,6 +216,11 @@ class RecipeHooks:
                 "of the same name in the same folder. Run the merge stage "
                 "again, under a name of its own."
             )
+
+    @functools.cached_property
+    def hparams(self):
+        """Of a Brain that is given none, and so has none."""
+        return SimpleNamespace()
 
     @property
     def validation_loader(self):

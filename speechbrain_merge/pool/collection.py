@@ -36,6 +36,8 @@ What happens when:
 - **The same run name twice.** Another process that writes the run now, or an
   earlier training that this one does not continue, keeps it; this training
   collects as `<run>-2`, and a warning says so.
+- **One pool object, several trainings**, as in a notebook. Each is known by the
+  folder of its checkpoints, and collects in a run of its own.
 - **DDP.** Only the main process writes.
 
 Example

@@ -435,3 +435,25 @@ def test_a_part_of_a_checkpoint_is_no_remains_where_parts_are_allowed(tmp_path):
     assert saver.recover_if_possible().path == part.path
     part.paramfiles["model"].write_bytes(b"")
     assert saver.recover_if_possible().path.name == "CKPT+first"
+
+
+class PlainBrain(MergeMixin, sb.Brain):
+    """As in a notebook."""
+
+    def compute_forward(self, batch, stage):
+        """The model's output."""
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """A loss of some kind."""
+        return predictions.square().mean()
+
+
+def test_a_brain_without_hyperparameters_trains():
+    """As SpeechBrain's own does."""
+    model = torch.nn.Linear(3, 2)
+    brain = PlainBrain({"model": model}, lambda p: torch.optim.SGD(p, lr=0.1))
+    before = model.weight.clone()
+    brain.fit(range(1), [torch.ones(4, 3)], [torch.ones(4, 3)], False)
+    assert not torch.equal(model.weight, before)
+    assert PlainBrain({}, hparams={"lr": 1}).hparams.lr == 1
