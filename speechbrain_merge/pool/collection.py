@@ -477,6 +477,8 @@ class CheckpointPool:
         content = with_scale(plain, metadata)
         # earlier versions recorded the tensors alone
         known = contents.digests.get(content, contents.digests.get(plain))
+        if known is not None and run.lacks(known):
+            known = None  # its file was lost or damaged, so it is stored anew
         if known is not None and (
             contents.candidates.get(known.get("name")) is known
             or known.get("saves", 0) <= training.saves

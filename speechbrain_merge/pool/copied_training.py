@@ -13,6 +13,7 @@ Authors
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from speechbrain_merge.pool.first_save import points_to
 from speechbrain_merge.pool.manifest import Manifest
 
 logger = get_logger(__name__)
+
+_MOST = 10_000
+"""Folders that are looked at for one that was given another name."""
 
 
 def checkpoints_of(pointer) -> Path:
@@ -132,7 +136,37 @@ def _is_from_elsewhere(record, pointer, checkpoints):
         return False
     if record.get("saves", 0) <= pointer["saves"]:
         return False
-    return not set(place.split()) & set(place_of(checkpoints).split())
+    (path, number), here = place.split(), place_of(checkpoints).split()
+    if number == here[1]:
+        return False  # moved, or where it was
+    if path != here[0]:
+        return True
+    # Another folder at the same path: put back from a backup, or a copy, where
+    # the first was given another name
+    return _is_beside(number, Path(checkpoints))
+
+
+def _is_beside(number, checkpoints):
+    """Whether a folder of that number is beside one, or beside its results."""
+    results = checkpoints.parent
+    places = itertools.chain(
+        _entries(results),
+        (each / checkpoints.name for each in _entries(results.parent)),
+    )
+    for place in itertools.islice(places, _MOST):
+        try:
+            if str(os.stat(place).st_ino) == number:
+                return True
+        except OSError:  # no such folder there
+            continue
+    return False
+
+
+def _entries(folder):
+    try:
+        yield from folder.iterdir()
+    except OSError:
+        return
 
 
 def _is_same(one, other):

@@ -75,6 +75,15 @@ def weights_file(value, where: str) -> str:
     return value
 
 
+def _place(value, where: str) -> str:
+    """A code of a path, and the number of the folder in the file system."""
+    if not re.fullmatch(r"[0-9a-f]{16} [0-9]{1,30}", text(200)(value, where)):
+        raise RecordError(
+            f"{where}: expected a code and a number, got {shown(value)}"
+        )
+    return value
+
+
 _seen = {
     "slot": file_name,
     "epoch": optional(number()),
@@ -98,7 +107,7 @@ candidate_record = fields(
         "tags": listed(text()),
         "lineage": optional(text(100)),
         "checkpoint": text(),
-        "place": text(200),
+        "place": _place,
         "base": optional(digest_text),
     },
 )

@@ -44,7 +44,12 @@ from speechbrain_merge.pool.recovery import (
     strays_of,
 )
 from speechbrain_merge.records.written_check import with_check
-from speechbrain_merge.weights import digest, write_weights
+from speechbrain_merge.weights import (
+    digest,
+    open_weights,
+    verify,
+    write_weights,
+)
 
 logger = get_logger(__name__)
 
@@ -317,6 +322,28 @@ class RunFolder:
             for record in self.read().candidates.values()
             if os.path.lexists(self.folder / record["file"])
         ]
+
+    def lacks(self, record: dict) -> bool:
+        """Whether a candidate is on record, and its weights are not there.
+
+        Arguments
+        ---------
+        record : dict
+            As the manifest has it. One that was removed or passed over, of
+            which no weights are kept, lacks none.
+
+        Returns
+        -------
+        bool
+        """
+        if self.read().candidates.get(record.get("name")) != record:
+            return False
+        try:
+            with open_weights(self.folder / record["file"]) as weights:
+                verify(weights, record["digest"])
+        except (ValueError, OSError):
+            return True
+        return False
 
     def lineages(self) -> set:
         """The trainings that candidates here came from.

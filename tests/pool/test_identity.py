@@ -16,6 +16,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.pool.manifest import Manifest, _let_go
 from speechbrain_merge.pool.run_folder import RunFolder
+from speechbrain_merge.pool.verification import verify_pool
 from speechbrain_merge.weights import digest
 
 
@@ -466,3 +467,64 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_base(tmp_path):
     pointer.write_text(json.dumps(known))
     train(tmp_path, pool, 2, [2])
     assert {base for _, base in found(pool).values()} == {start_of(1)}
+
+
+def test_a_copy_at_the_place_of_the_first_which_was_renamed(tmp_path):
+    """`mv a good; cp -r good a`, then back, lost candidates of the first."""
+    pool = tmp_path / "pool"
+    train(tmp_path / "a", pool, 1, [1, 2, 3])
+    ended()
+    before = found(pool)
+    (tmp_path / "a").rename(tmp_path / "good")
+    shutil.copytree(tmp_path / "good", tmp_path / "a")
+    *_, last = sorted((tmp_path / "a" / "save").iterdir())
+    shutil.rmtree(last)
+    train(tmp_path / "a", pool, 1, [3, 4], value=0.5)
+    ended()
+    after = found(pool)
+    assert {name: after[name] for name in before} == before
+    new = {"run-2/epoch-0003", "run-2/epoch-0004"}
+    assert set(after) - set(before) == new
+    # which of the two is the copy is not known, so nothing is taken from either
+    train(tmp_path / "good", pool, 1, [4])
+    last = found(pool)
+    assert {name: last[name] for name in after} == after
+    assert len(last) == len(after) + 1
+
+
+def test_results_that_were_put_back_from_a_backup_go_on(tmp_path):
+    pool = tmp_path / "pool"
+    train(tmp_path / "a", pool, 1, [1, 2])
+    ended()
+    shutil.copytree(tmp_path / "a", tmp_path / "backup" / "a")
+    train(tmp_path / "a", pool, 1, [3])
+    ended()
+    shutil.rmtree(tmp_path / "a")
+    shutil.copytree(tmp_path / "backup" / "a", tmp_path / "a")
+    train(tmp_path / "a", pool, 1, [3, 4], value=0.5)
+    assert list(found(pool)) == [
+        "run/epoch-0001",
+        "run/epoch-0002",
+        "run/epoch-0003-2",
+        "run/epoch-0004",
+    ]
+
+
+@pytest.mark.parametrize("what", ["lost", "damaged"])
+def test_what_is_trained_again_is_stored_where_its_file_is_not_whole(
+    tmp_path, what
+):
+    """The manifest was believed, and the merge refused after the training."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1, 2])
+    ended()
+    before = [each.digest for each in read_pool(pool)]
+    path = pool / "run" / "epoch-0002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink() if what == "lost" else path.write_bytes(content)
+    *_, last = sorted((tmp_path / "save").iterdir())
+    shutil.rmtree(last)
+    train(tmp_path, pool, 1, [2])
+    assert [each.digest for each in read_pool(pool)] == before
+    assert not any(row.fault for row in verify_pool(pool))
