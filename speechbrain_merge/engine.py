@@ -37,6 +37,7 @@ Authors
 import copy
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -360,6 +361,11 @@ def _check_output(output, opened):
                 f"{output} is among the models that are merged. Nothing was "
                 "changed. Choose another output."
             )
+    if output.is_symlink():
+        raise FileExistsError(
+            f"{output} is a link to {os.readlink(output)}. Nothing was changed. "
+            "Name the file that it leads to, or remove the link."
+        )
     refuse_foreign(output, KEY, "weights that no merge made")
 
 

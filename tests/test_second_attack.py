@@ -53,7 +53,9 @@ def test_a_trained_model_is_not_replaced_by_a_merge(models, capsys):
 
 
 @pytest.mark.parametrize("made", ["trained further", "by another program"])
-def test_metadata_that_were_handed_on_make_no_merge(models, capsys, made):
+def test_metadata_that_were_handed_on_make_no_merge(
+    models, capsys, caplog, made
+):
     """A model that was saved with those of a merge was replaced."""
     line = ["merge", "average", "a.safetensors", "b.safetensors", "--quiet"]
     assert main([*line, "-o", "m.safetensors"]) == 0
@@ -65,8 +67,18 @@ def test_metadata_that_were_handed_on_make_no_merge(models, capsys, made):
     own = models / "own.safetensors"
     save_file({"fc.weight": torch.full((2, 3), 42.0)}, own, metadata)
     content = own.read_bytes()
+    status = main([*line, "-o", "own.safetensors"])
+    if made == "by another program":
+        assert status == 2 and own.read_bytes() == content
+        assert "weights that no merge made" in capsys.readouterr().err
+    else:  # it says that this very command made it, and was changed since
+        kept = models / "own.damaged.safetensors"
+        assert status == 0 and kept.read_bytes() == content
+        assert f"is moved to {kept.name}" in caplog.text
+    # another command does not take it for its own
+    save_file({"fc.weight": torch.full((2, 3), 42.0)}, own, metadata)
+    line.insert(2, "c.safetensors")
     assert main([*line, "-o", "own.safetensors"]) == 2
-    assert "weights that no merge made" in capsys.readouterr().err
     assert own.read_bytes() == content
 
 
@@ -207,3 +219,17 @@ def test_a_bit_of_a_merged_file(models, capsys, command):
     assert "is on record" in capsys.readouterr().err
     assert not (models / "n.safetensors").exists()
     assert not (models / "out").exists()
+
+
+def test_a_link_to_a_merged_file_stays(models, capsys):
+    """It was replaced by a file, and what it led to was the old merge."""
+    line = "merge average a.safetensors b.safetensors --quiet -o".split()
+    (models / "disk").mkdir()
+    assert main([*line, "disk/m.safetensors"]) == 0
+    before = (models / "disk" / "m.safetensors").read_bytes()
+    (models / "best.safetensors").symlink_to("disk/m.safetensors")
+    line.insert(2, "c.safetensors")
+    assert main([*line, "best.safetensors"]) == 2
+    assert "is a link to disk/m.safetensors. Nothing" in capsys.readouterr().err
+    assert (models / "best.safetensors").is_symlink()
+    assert (models / "disk" / "m.safetensors").read_bytes() == before

@@ -62,6 +62,7 @@ from speechbrain_merge.weights import (
     renamed,
     verify_own_hash,
 )
+from speechbrain_merge.weights.replacing import keep_damaged
 
 logger = get_logger(__name__)
 
@@ -87,6 +88,7 @@ class PlanRun:
     def __init__(self, plan):
         self.plan = plan
         self._found, self._digests = {}, {}
+        self._damaged: set[str] = set()  # outputs of before
         for name in plan.order:
             try:
                 self._check(name)
@@ -210,6 +212,10 @@ class PlanRun:
         metadata = {"plan": json.dumps(record)}
         if self._is_folder(stage.get("output", ".safetensors")):
             metadata["format"] = "pt"  # transformers asks for it
+        if stage.get("output") in self._damaged:
+            if moved := keep_damaged(stage["output"]):
+                logger.warning(f"{stage['output']} is made again{moved}.")
+            self._damaged.discard(stage["output"])
         merge(
             method,
             experts,
@@ -334,7 +340,9 @@ class PlanRun:
             try:
                 verify_own_hash(weights)
             except ChangedContent as error:
-                logger.warning(f"{error} This one is made again.")
+                if output not in self._damaged:
+                    logger.warning(f"{error} This one is made again.")
+                    self._damaged.add(output)
                 return False
         return True
 

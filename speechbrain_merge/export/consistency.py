@@ -71,7 +71,10 @@ def check_size(source, model: Union[str, Path]) -> Any:
         given = sum(math.prod(weights.shape(name)) for name in weights.names())
     with torch.device("meta"):
         described = sum(
-            each.numel() for each in AutoModel.from_config(config).parameters()
+            each.numel()
+            for each in AutoModel.from_config(
+                config, trust_remote_code=False
+            ).parameters()
         )
     if described > 2 * given:
         raise ValueError(

@@ -100,7 +100,10 @@ def _difference(path, record, run):
     # as text, since a rate may be no number, which equals nothing
     texts = [
         json.dumps(
-            {key: each[key] for key in sorted(each.keys() - {"event", "run"})}
+            {
+                key: each[key]
+                for key in sorted(each.keys() - {"event", "run", "digest"})
+            }
         )
         for each in (own, record)
     ]

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Optional
 
@@ -42,7 +41,8 @@ from speechbrain_merge.records.written_check import (
     with_check,
     without_check,
 )
-from speechbrain_merge.weights import digest, open_weights
+from speechbrain_merge.weights import digest
+from speechbrain_merge.weights.replacing import keep_damaged
 
 logger = get_logger(__name__)
 
@@ -208,7 +208,7 @@ def known_result(job) -> Optional[MergeResult]:
         return None  # the same weights, under other names
     if digest(path) != stored["digest"]:
         logger.warning(
-            f"{path} is not what was merged: it is made again{_aside(path)}."
+            f"{path} is not what was merged: it is made again{keep_damaged(path)}."
         )
         return None
     return result
@@ -243,18 +243,6 @@ def _about(job):
         ).hexdigest()[:16]
         for key, value in job.about.items()
     }
-
-
-def _aside(path):
-    """Moves what cannot be opened out of the way, as nothing says whose it is."""
-    try:
-        open_weights(path).close()
-    except (ValueError, OSError):
-        other = path.with_name(f"{path.stem}.damaged{path.suffix}")
-        if not os.path.lexists(other):
-            os.rename(path, other)
-            return f", and what is there is moved to {other.name}"
-    return ""
 
 
 def store_result(job, result: MergeResult):

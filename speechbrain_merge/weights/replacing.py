@@ -21,6 +21,8 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import itertools
+import os
 from pathlib import Path
 from typing import Union
 
@@ -28,6 +30,39 @@ from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.own_hash import verify_own_hash
 from speechbrain_merge.weights.source import open_weights
+
+
+def keep_damaged(path: Union[str, Path]) -> str:
+    """Gives a file another name where its tensors are not those it says.
+
+    Whoever makes a file again that it made before does not know whether it was
+    damaged, or is another's by now.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file, which may be missing.
+
+    Returns
+    -------
+    str
+        Words for a warning; empty where the file stays.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return ""
+    try:
+        with open_weights(path) as weights:
+            verify_own_hash(weights)
+        return ""
+    except (ValueError, OSError):
+        numbers = (f".damaged-{each}" for each in itertools.count(2))
+        for middle in itertools.chain([".damaged"], numbers):
+            other = path.with_name(f"{path.stem}{middle}{path.suffix}")
+            if not os.path.lexists(other):
+                break
+        os.rename(path, other)
+        return f", and what is there is moved to {other.name}"
 
 
 def refuse_foreign(path: Union[str, Path], key: str, what: str) -> None:

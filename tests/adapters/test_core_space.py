@@ -197,6 +197,7 @@ def test_an_earlier_record_of_an_adapter_holds(pools, tmp_path):
             if line["event"] == "candidate":
                 file = manifest.parent / line["file"]
                 line["digest"] = digest(open_weights(file))
+            line.pop("check")
         manifest.write_text("".join(json.dumps(each) + "\n" for each in lines))
     assert main(["inspect", "--verify", str(pools[1])]) == 0
     merge_adapters("average", read_pool(pools[1]), tmp_path / "o.safetensors")
