@@ -77,6 +77,7 @@ def test_metadata_that_were_handed_on_make_no_merge(
         assert f"is moved to {kept.name}" in caplog.text
     # another command does not take it for its own
     save_file({"fc.weight": torch.full((2, 3), 42.0)}, own, metadata)
+    content = own.read_bytes()
     line.insert(2, "c.safetensors")
     assert main([*line, "-o", "own.safetensors"]) == 2
     assert own.read_bytes() == content

@@ -561,17 +561,15 @@ class CheckpointPool:
         records = list(run.read().candidates.values())
         later = [] if passed_over is None else [passed_over]
         replaced = self._bounds([*records, *later])[1]
-        current = [
-            record
-            for record in run.records_with_files()
-            if record["name"] not in replaced
-        ]
-        kept = self._bounds(current)[0]
+        current = [each for each in records if each["name"] not in replaced]
+        there = [each for each in run.records_with_files() if each in current]
+        # one whose file is gone takes no place, and goes where it has none
+        gone = {each["name"] for each in current if each not in there}
+        kept = self._bounds(there)[0] | (gone & self._bounds(current)[0])
         for record in records:
             if record["name"] in replaced:
                 run.remove(record, "trained again")
-        for record in current:
-            if record["name"] not in kept:
+            elif record["name"] not in kept:
                 run.remove(record, "not among those to keep")
 
     def _tensors(self):

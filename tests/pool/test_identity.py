@@ -528,3 +528,16 @@ def test_what_is_trained_again_is_stored_where_its_file_is_not_whole(
     train(tmp_path, pool, 1, [2])
     assert [each.digest for each in read_pool(pool)] == before
     assert not any(row.fault for row in verify_pool(pool))
+
+
+def test_the_lost_line_of_a_removal(tmp_path):
+    """The pool named a candidate for ever that its bounds had removed."""
+    pool = tmp_path / "pool"
+    train(tmp_path, pool, 1, [1, 2, 3], keep_last=2)
+    ended()
+    manifest = pool / "run" / "manifest.jsonl"
+    *lines, last = manifest.read_text().splitlines(keepends=True)
+    assert '"removed"' in last
+    manifest.write_text("".join(lines))
+    train(tmp_path, pool, 1, [4], keep_last=2)
+    assert [each.epoch for each in read_pool(pool)] == [3, 4]
