@@ -1,9 +1,9 @@
 """Whether the files of a model's folder go together.
 
-What is exported or converted for other programs is made of several files: the weights and
-their configuration, the tokenizer, the feature extractor. Each opens by itself,
-and nothing compares them: with the tokenizer of another Whisper, say, a model
-is converted all the same, and writes nonsense.
+What is exported or converted for other programs is made of several files: the
+weights and their configuration, the tokenizer, the feature extractor. Each opens
+by itself, and nothing compares them: with the tokenizer of another Whisper, say,
+a model is converted all the same, and writes nonsense.
 
 Authors
  * The speechbrain_merge authors 2026

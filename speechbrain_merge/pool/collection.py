@@ -505,7 +505,8 @@ class CheckpointPool:
         if self._is_earlier(record, contents.candidates.values()):
             # Saved before in this epoch, where no step tells them apart
             record["slot"] += f"-save-{training.saves:04d}"
-        kept, _ = self._bounds([*run.records_with_files(), record])
+        known_there = run.those_there(contents.candidates.values())
+        kept, _ = self._bounds([*known_there, record])
         if training.saves % self.every != 0 or record["name"] not in kept:
             # What it takes the place of is abandoned, although it is not kept
             self._prune(run, {**record, "lineage": training.lineage})
@@ -562,9 +563,10 @@ class CheckpointPool:
         later = [] if passed_over is None else [passed_over]
         replaced = self._bounds([*records, *later])[1]
         current = [each for each in records if each["name"] not in replaced]
-        there = [each for each in run.records_with_files() if each in current]
+        there = run.those_there(current)
         # one whose file is gone takes no place, and goes where it has none
-        gone = {each["name"] for each in current if each not in there}
+        gone = {each["name"] for each in current}
+        gone -= {each["name"] for each in there}
         kept = self._bounds(there)[0] | (gone & self._bounds(current)[0])
         for record in records:
             if record["name"] in replaced:

@@ -22,7 +22,7 @@ Authors
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -309,17 +309,21 @@ class RunFolder:
             "base_digest": base["digest"],
         }
 
-    def records_with_files(self) -> list[dict]:
+    def those_there(self, records: Iterable[dict]) -> list[dict]:
         """The candidates whose files are there: only these take a place.
+
+        Arguments
+        ---------
+        records : iterable of dict
+            As the manifest has them.
 
         Returns
         -------
         list of dict
-            As the manifest has them.
         """
         return [
             record
-            for record in self.read().candidates.values()
+            for record in records
             if os.path.lexists(self.folder / record["file"])
         ]
 

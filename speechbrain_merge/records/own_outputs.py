@@ -24,7 +24,6 @@ Authors
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -39,6 +38,7 @@ from speechbrain_merge.records.file_hashes import stream_fingerprint
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.folders import working_folder
 from speechbrain_merge.records.ownership import MARK
+from speechbrain_merge.records.paths import free_beside
 from speechbrain_merge.records.reading import read_json
 
 logger = get_logger(__name__)
@@ -129,11 +129,7 @@ def is_output(path: Union[str, Path]) -> bool:
 
 def _keep(path):
     """Gives a file of somebody else another name, which nothing has."""
-    numbers = (f".before-{each}" for each in itertools.count(2))
-    for middle in itertools.chain([".before"], numbers):
-        kept = path.with_name(f"{path.stem}{middle}{path.suffix}")
-        if not os.path.lexists(kept):
-            break
+    kept = free_beside(path, "before")
     os.rename(path, kept)
     logger.warning(
         f"{path} was not written here, or it was edited since: it is kept as "

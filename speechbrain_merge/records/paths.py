@@ -21,6 +21,7 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
+import itertools
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -100,6 +101,37 @@ def check_length(name: str, what: str) -> None:
                 f"{what}: '{part[:20]}…' is {size} bytes long, and becomes the "
                 f"name of a folder: expected {LONGEST_CHOSEN} at most"
             )
+
+
+def free_beside(path: Path, word: str) -> Path:
+    """A name beside a file's, with a word in it, that nothing has.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    word : str
+        E.g. ``before``.
+
+    Returns
+    -------
+    Path
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.csv"
+    >>> free_beside(path, "before").name
+    'a.before.csv'
+    >>> free_beside(path, "before").touch()
+    >>> free_beside(path, "before").name
+    'a.before-2.csv'
+    """
+    numbered = (f"{word}-{each}" for each in itertools.count(2))
+    names = (
+        path.with_name(f"{path.stem}.{middle}{path.suffix}")
+        for middle in itertools.chain([word], numbered)
+    )
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def real_path(path: Union[str, Path]) -> Path:

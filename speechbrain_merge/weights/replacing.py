@@ -21,12 +21,12 @@ Authors
  * The speechbrain_merge authors 2026
 """
 
-import itertools
 import os
 from pathlib import Path
 from typing import Union
 
 from speechbrain_merge.records.ownership import refuse_other
+from speechbrain_merge.records.paths import free_beside
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.own_hash import verify_own_hash
 from speechbrain_merge.weights.source import open_weights
@@ -56,11 +56,7 @@ def keep_damaged(path: Union[str, Path]) -> str:
             verify_own_hash(weights)
         return ""
     except (ValueError, OSError):
-        numbers = (f".damaged-{each}" for each in itertools.count(2))
-        for middle in itertools.chain([".damaged"], numbers):
-            other = path.with_name(f"{path.stem}{middle}{path.suffix}")
-            if not os.path.lexists(other):
-                break
+        other = free_beside(path, "damaged")
         os.rename(path, other)
         return f", and what is there is moved to {other.name}"
 
