@@ -69,7 +69,7 @@ def write_outputs(
     coming = {name: _hash(each) for name, each in data.items()}
     for name, code in coming.items():
         path = folder / name
-        if not is_output(path) and not _has(path, code):
+        if not _is_one_of(path, [*written.get(name, []), code]):
             _keep(path)
     both = {name: [*written.get(name, []), coming[name]] for name in coming}
     _write_note(folder, {**written, **both})
@@ -121,10 +121,7 @@ def is_output(path: Union[str, Path]) -> bool:
         False for a file that was edited, a link, a folder.
     """
     path = Path(path)
-    if not os.path.lexists(path):
-        return True
-    codes = _hashes(path.parent).get(path.name, [])
-    return any(_has(path, code) for code in codes)
+    return _is_one_of(path, _hashes(path.parent).get(path.name, []))
 
 
 def _keep(path):
@@ -137,11 +134,12 @@ def _keep(path):
     )
 
 
-def _has(path, code):
+def _is_one_of(path, codes):
+    """Whether a path is free, or a file of one of some hashes."""
     if path.is_symlink() or not path.is_file():
-        return False
+        return not os.path.lexists(path)
     with open(path, "rb", buffering=0) as file:
-        return stream_fingerprint(file) == code
+        return stream_fingerprint(file) in codes
 
 
 def _hash(data):
