@@ -75,6 +75,7 @@ from speechbrain_merge.weights import (
     ties_to_text,
 )
 from speechbrain_merge.weights.mapped import files_opened
+from speechbrain_merge.weights.metadata_check import KEY as METADATA_CHECK
 from speechbrain_merge.weights.own_hash import KEY as OWN_HASH
 from speechbrain_merge.weights.replacing import refuse_foreign
 
@@ -274,7 +275,7 @@ def merge(
         }
         notes = {**method_notes, **(metadata or {})}
         if record is None:  # else that of another merge has it, or had it not
-            notes = {**common, **notes, OWN_HASH: NO_HASH}
+            notes = {**common, **notes, OWN_HASH: NO_HASH, METADATA_CHECK: ""}
         if tied:
             notes["tied"] = ties_to_text(tied)
         known = list(hashes or [])

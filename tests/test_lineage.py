@@ -17,6 +17,7 @@ from speechbrain_merge.lineage import check_lineage
 from speechbrain_merge.report import merge_card
 from speechbrain_merge.source_hashes import NO_HASH
 from speechbrain_merge.weights import digest, tree_hash, write_weights
+from speechbrain_merge.weights.metadata_check import with_metadata_check
 
 
 @pytest.fixture
@@ -46,12 +47,13 @@ def hash_of(name):
 
 
 def changed(path, change):
-    """Changes the record in a merged file, and nothing else."""
+    """Changes the record in a merged file, and nothing else, as a forger."""
     with safe_open(path, "pt") as file:
         notes = file.metadata()
     record = json.loads(notes["merge"])
     change(record)
-    save_file(load_file(path), path, {**notes, "merge": json.dumps(record)})
+    notes = with_metadata_check({**notes, "merge": json.dumps(record)})
+    save_file(load_file(path), path, notes)
 
 
 def states(path):

@@ -42,7 +42,6 @@ Authors
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -78,12 +77,11 @@ from speechbrain_merge.records.checked import (
     some,
     whole,
 )
-from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.fingerprint import fingerprint
 from speechbrain_merge.stage.content import decided_by
 from speechbrain_merge.weights import digest
 from speechbrain_merge.weights.compatibility import is_like
-from speechbrain_merge.weights.files import load_torch
+from speechbrain_merge.weights.state_files import load_state, save_state
 
 logger = get_logger(__name__)
 
@@ -348,7 +346,7 @@ def _resume(path, method, optimizer, steps, about, labels):
 
 def _read_state(path, method, optimizer, about, labels):
     """The state in a file, if it is one of this learning, and whole."""
-    state = load_torch(path)
+    state = load_state(path, _ANEW)
     wanted = {"coefficients", "optimizer", "history", "about"}
     if not isinstance(state, dict) or not wanted <= state.keys():
         raise ValueError(
@@ -411,16 +409,13 @@ def _check_optimizer(stored, optimizer, known, path):
 
 
 def _save(path, method, optimizer, history, about):
-    """Writes the state, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = io.BytesIO()
-    torch.save(
+    """Writes the state."""
+    save_state(
+        path,
         {
             "coefficients": method.coefficients.detach(),
             "optimizer": optimizer.state_dict(),
             "history": history,
             "about": about,
         },
-        stream,
     )
-    write_whole(path, stream.getvalue())

@@ -24,7 +24,6 @@ Authors
 """
 
 import hashlib
-import io
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,7 +60,6 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.file_hashes import content_of
-from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.weights import (
     ChangedContent,
     digest,
@@ -69,9 +67,9 @@ from speechbrain_merge.weights import (
     verify_own_hash,
     write_with_hash,
 )
-from speechbrain_merge.weights.files import load_torch
 from speechbrain_merge.weights.mapping import Entry, Weights
 from speechbrain_merge.weights.moved import MAP_SUFFIXES
+from speechbrain_merge.weights.state_files import load_state, save_state
 from speechbrain_merge.weights.weight_norm import refold
 
 logger = get_logger(__name__)
@@ -266,7 +264,7 @@ def _learn(
             bar.set_postfix(loss=loss)
             state = {**learner.state_dict(), "history": history, "best": best}
             state = {**state, "done": step, "about": about}
-            run_on_main(_save, args=[path, state])
+            run_on_main(save_state, args=[path, state])
         if last:
             break
         means.tensors = learner.midpoint()
@@ -367,7 +365,7 @@ def _resume(path, learner, about, learning):
     """The state of a learning that was stopped, or the beginning."""
     if not run_on_main(path.exists):
         return [], {}, 0
-    state = load_torch(path)
+    state = load_state(path, _ANEW)
     if not isinstance(state, dict) or not STATE <= set(state):
         raise ValueError(f"{path} is no state of a learned matching. {_ANEW}")
     if state["about"] != about:
@@ -405,11 +403,3 @@ def _order_of_units(value, where):
     if isinstance(value, torch.Tensor) and value.dtype == torch.int64:
         return value
     raise ValueError(f"{where}: expected orders of units.")
-
-
-def _save(path, state):
-    """Writes the state, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = io.BytesIO()
-    torch.save(state, stream)
-    write_whole(path, stream.getvalue())

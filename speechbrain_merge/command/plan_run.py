@@ -332,18 +332,18 @@ class PlanRun:
         output = self.plan.stages[name].get("output")
         if output is None or not os.path.exists(output):
             return False
-        with open_weights(output) as weights:
-            where = f"{output}, metadata 'plan'"
-            made = parse_json(weights.metadata.get("plan", "{}"), where)
-            if _made(made, where).get("digest") != self._digest(name):
-                return False
-            try:
+        try:
+            with open_weights(output) as weights:
+                where = f"{output}, metadata 'plan'"
+                made = parse_json(weights.metadata.get("plan", "{}"), where)
+                if _made(made, where).get("digest") != self._digest(name):
+                    return False
                 verify_own_hash(weights)
-            except ChangedContent as error:
-                if output not in self._damaged:
-                    logger.warning(f"{error} This one is made again.")
-                    self._damaged.add(output)
-                return False
+        except ChangedContent as error:
+            if output not in self._damaged:
+                logger.warning(f"{error} This one is made again.")
+                self._damaged.add(output)
+            return False
         return True
 
     def _needed(self):

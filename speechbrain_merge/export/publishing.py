@@ -28,6 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Union
 
+from speechbrain_merge.weights.metadata_check import as_checked
+
 HUB_FOLDER = "models--"
 """How the folder of a model in the cache of the Hub begins."""
 
@@ -61,10 +63,12 @@ def published(metadata: Mapping, folder: Union[str, Path]) -> dict:
     if not places:
         return dict(metadata)
     found = _changed(known, lambda text: places.get(text, text))
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in found.items()
-    }
+    return as_checked(
+        {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in found.items()
+        }
+    )
 
 
 def _parsed(text):

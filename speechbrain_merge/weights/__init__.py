@@ -7,6 +7,7 @@ Authors
 """
 
 from speechbrain_merge.weights.adapters import has_adapters
+from speechbrain_merge.weights.changed_content import ChangedContent
 from speechbrain_merge.weights.compatibility import (
     IncompatibleWeights,
     check_compatible,
@@ -58,11 +59,7 @@ from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import common_ties, find_ties, ties_to_text
 from speechbrain_merge.weights.tree_hash import TreeHash, tree_hash
 from speechbrain_merge.weights.unfolding import load_plain
-from speechbrain_merge.weights.verification import (
-    ChangedContent,
-    hash_like,
-    verify,
-)
+from speechbrain_merge.weights.verification import hash_like, verify
 from speechbrain_merge.weights.weight_norm import refold
 from speechbrain_merge.weights.writer import (
     WeightWriter,

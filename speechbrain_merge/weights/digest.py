@@ -31,6 +31,7 @@ from speechbrain_merge.records.file_hashes import (
 from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.mapped import release
 from speechbrain_merge.weights.mapping import Weights
+from speechbrain_merge.weights.metadata_check import KEY, with_metadata_check
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.writer import header_bytes, tensor_bytes
 
@@ -77,7 +78,7 @@ def digest_with(path, metadata: Mapping) -> str:
     path : str or Path
         A file that ``WeightWriter`` wrote. It is not changed.
     metadata : dict
-        The metadata, in their order.
+        The metadata, in their order. They have a check where the file has.
 
     Returns
     -------
@@ -97,5 +98,7 @@ def digest_with(path, metadata: Mapping) -> str:
     with open(path, "rb", buffering=0) as file:
         length = int.from_bytes(file.read(8), "little")
         header = parse_json(file.read(length), f"the header of {path}")
+        if KEY in header.get("__metadata__", {}):
+            metadata = with_metadata_check(metadata)
         header["__metadata__"] = dict(metadata)
         return stream_fingerprint(file, header_bytes(header))

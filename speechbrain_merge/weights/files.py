@@ -39,6 +39,7 @@ from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
 from speechbrain_merge.weights.mapped import MappedFile, WatchedFile
 from speechbrain_merge.weights.mapping import Entry, Weights, from_tensors
+from speechbrain_merge.weights.metadata_check import refuse_changed_metadata
 from speechbrain_merge.weights.tied import ties_from_text
 
 TORCH_SUFFIXES = (".ckpt", ".pt", ".bin", ".pth")
@@ -431,6 +432,7 @@ def open_safetensors(path) -> Weights:
         length = int.from_bytes(raw.read(8), "little")
         header = parse_json(raw.read(length), f"the header of {path}")
     metadata = header.pop("__metadata__", None) or {}
+    refuse_changed_metadata(metadata, str(path))
     check_names(header, path)
     unknown = sorted(
         {entry["dtype"] for entry in header.values()} - set(_DTYPES)

@@ -14,7 +14,7 @@ Example
 >>> verify({"weight": torch.zeros(2)}, known, "epoch-0001")
 Traceback (most recent call last):
 ...
-speechbrain_merge.weights.verification.ChangedContent: epoch-0001: its content has the hash ..., and ... is on record. It was damaged or replaced since it was written down. Restore it from a copy, or leave it out.
+speechbrain_merge.weights.changed_content.ChangedContent: epoch-0001: its content has the hash ..., and ... is on record. It was damaged or replaced since it was written down. Restore it from a copy, or leave it out.
 
 Authors
  * The speechbrain_merge authors 2026
@@ -26,15 +26,12 @@ from typing import Optional
 
 from speechbrain_merge.records.file_hashes import file_state
 from speechbrain_merge.weights.adapter_scales import ADAPTER_KEY
+from speechbrain_merge.weights.changed_content import ChangedContent
 from speechbrain_merge.weights.digest import digest
 from speechbrain_merge.weights.tree_hash import PREFIX, TreeHash, tree_hash
 
 _verified = {}
 """Files as they were when they were last hashed, with their digest."""
-
-
-class ChangedContent(ValueError):
-    """Weights are not what was written down of them."""
 
 
 def verify(

@@ -49,6 +49,10 @@ from speechbrain_merge.records.files import (
 from speechbrain_merge.weights.dtypes import DTYPE_NAMES
 from speechbrain_merge.weights.files import open_safetensors
 from speechbrain_merge.weights.mapping import Weights
+from speechbrain_merge.weights.metadata_check import (
+    as_checked,
+    with_metadata_check,
+)
 from speechbrain_merge.weights.source import open_weights
 from speechbrain_merge.weights.tied import ties_from_text, ties_to_text
 
@@ -72,7 +76,9 @@ class WeightWriter:
         Name to ``(dtype, shape)``, for every tensor to come.
     metadata : dict, optional
         Strings to store. ``metadata["tied"]`` holds ties as JSON, from alias
-        to stored name; aliases are not to be in the specification.
+        to stored name; aliases are not to be in the specification. If there is
+        a ``metadata["metadata_check"]``, it is computed here, see
+        ``speechbrain_merge.weights.metadata_check``.
 
     Raises
     ------
@@ -305,6 +311,8 @@ def write_weights(path, tensors: Mapping, metadata: Optional[dict] = None):
             for name in weights
             if name not in weights.tied
         }
+        if metadata:
+            metadata = with_metadata_check(metadata)
         with WeightWriter(path, specification, metadata) as writer:
             for name in specification:
                 writer.write(name, weights[name])
@@ -392,7 +400,7 @@ def _lay_out(path, specification, metadata):
         end = start + math.prod(shape) * dtype.itemsize
         places[name] = (start, end)
         start = end
-    header = {"__metadata__": metadata} if metadata else {}
+    header = {"__metadata__": as_checked(metadata)} if metadata else {}
     for name, (dtype, shape) in specification.items():
         header[name] = {
             "dtype": DTYPE_NAMES[dtype],

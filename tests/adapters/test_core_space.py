@@ -182,7 +182,7 @@ def test_the_scale_of_an_adapter_is_on_record(pools, tmp_path):
     assert content.count(key) == 1
     place = content.index(key) + len(key)
     first.write_bytes(content[:place] + b"8" + content[place + 1 :])
-    with pytest.raises(ChangedContent, match="is on record"):
+    with pytest.raises(ChangedContent, match="metadata is not as"):
         merge_adapters(
             "average", read_pool(pools[1]), tmp_path / "o.safetensors"
         )

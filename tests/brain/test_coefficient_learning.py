@@ -394,6 +394,17 @@ def test_an_interrupted_learning_goes_on_to_the_bit(trained, tmp_path):
         early.values()[0].tolist(),
         list(history[3]["coefficients"]["expert 0"].values()),
     )
+    # a bit of Adam's moments, which would lead elsewhere
+    [path] = (tmp_path / "state").iterdir()
+    content = path.read_bytes()
+    kept = torch.load(path)["optimizer"]["state"][0]["exp_avg"]
+    values = kept.numpy().tobytes()
+    assert content.count(values) == 1
+    other = values[:-1] + bytes([values[-1] ^ 1])
+    path.write_bytes(content.replace(values, other))
+    with pytest.raises(ChangedContent, match="not as it was.*Delete the file"):
+        learn(trained, tmp_path / "g", 12, seed=5, **more)
+    path.write_bytes(content)
     # another setting is another learning
     _, _, other = learn(trained, tmp_path / "f", 4, seed=6, **more)
     assert other != history[:4]

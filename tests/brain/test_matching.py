@@ -14,7 +14,12 @@ from speechbrain_merge.methods import create
 from speechbrain_merge.methods.transport import align
 from speechbrain_merge.methods.transport.learned_map import read_learned_map
 from speechbrain_merge.pool import Candidate
-from speechbrain_merge.weights import digest, open_weights, write_weights
+from speechbrain_merge.weights import (
+    ChangedContent,
+    digest,
+    open_weights,
+    write_weights,
+)
 
 LEARNING = {
     "steps": 30,
@@ -152,9 +157,23 @@ def test_what_was_stopped_ends_where_it_would_have(
         torch.save({**kept, **damage}, state)
         with pytest.raises(ValueError, match=message):
             learned(trained, tmp_path / "broken")
+    torch.save(kept, state)
+    change_a_tensor(state, kept["learned"])
+    with pytest.raises(ChangedContent, match="not as it was.*Delete it"):
+        learned(trained, tmp_path / "broken")
     torch.save({"history": []}, state)
     with pytest.raises(ValueError, match="no state of a learned matching"):
         learned(trained, tmp_path / "broken")
+
+
+def change_a_tensor(path, tensors):
+    """Changes a bit of a tensor where it lies in a file."""
+    [tensor, *_] = tensors.values()
+    values = tensor.contiguous().numpy().tobytes()
+    content = path.read_bytes()
+    assert values in content
+    other = values[:-1] + bytes([values[-1] ^ 1])
+    path.write_bytes(content.replace(values, other))
 
 
 def damaged(state, key, value):

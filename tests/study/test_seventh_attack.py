@@ -21,7 +21,7 @@ from speechbrain_merge.records.ownership import ChangedFolder
 from speechbrain_merge.search import GreedySearch
 from speechbrain_merge.study import Study
 from speechbrain_merge.study.launch import planned_jobs
-from speechbrain_merge.weights.verification import ChangedContent
+from speechbrain_merge.weights import ChangedContent
 
 MODELS = {
     "a": {"train": "a"},
