@@ -47,6 +47,10 @@ from killed_stages import STAGES  # noqa: E402
 
 from speechbrain_merge import engine  # noqa: E402
 from speechbrain_merge.pool.run_folder import RunFolder  # noqa: E402
+from speechbrain_merge.records.own_outputs import (  # noqa: E402
+    NOTE as OUTPUTS,
+    is_output,
+)
 from speechbrain_merge.records.ownership import MARK  # noqa: E402
 
 for _name in ("cma", "matplotlib.figure", "matplotlib.backends.backend_agg"):
@@ -179,6 +183,12 @@ def contents(folder):
         if path.is_dir():
             noted = any((path / note).exists() for note in NOTES)
             found[name] = NOTED if noted else FOLDER
+        elif path.name == OUTPUTS:
+            # The files tell times; what counts is that each is on record
+            names = json.loads(path.read_text())["sha256"]
+            found[name] = {
+                each: is_output(path.with_name(each)) for each in names
+            }
         elif path.suffix == ".json":
             found[name] = _record(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":

@@ -136,3 +136,31 @@ def test_a_mark_of_a_stranger_names_no_file_elsewhere(exports, tmp_path):
     Path(tmp_path / "secret").write_text("private")
     with pytest.raises(ValueError, match="file inside .*'../secret'"):
         export_ggml(folder, tmp_path / "exported")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "normalizer.json"])
+@pytest.mark.parametrize("option", ["--whisper", "--labels", "--file"])
+def test_a_changed_export_is_no_model_of_another(
+    exports, tmp_path, capsys, name, option
+):
+    """Its tokens would have gone into the new export."""
+    shutil.copytree(exports / "one", tmp_path / "last")
+    path = tmp_path / "last" / name
+    path.write_text(path.read_text() + " ")
+    line = {
+        "--whisper": ["whisper", "--whisper", tmp_path / "last"],
+        "--labels": [
+            *("ctc", "--ssl", exports / "one"),
+            *("--labels", tmp_path / "last" / "config.json"),
+        ],
+        "--file": [
+            *("pretrained", "--hparams", exports / "none.yaml"),
+            *("--file", f"normalizer={path}"),
+        ],
+    }[option]
+    source, output = exports / "one.safetensors", tmp_path / "new"
+    line = ["export", line[0], source, *line[1:], "-o", output]
+    assert main(list(map(str, line))) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"{path} has the SHA-256" in error and "\n" not in error
+    assert not output.exists()

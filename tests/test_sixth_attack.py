@@ -6,6 +6,7 @@ Authors
 
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -153,12 +154,12 @@ def test_a_run_that_lost_its_manifest_is_told(tmp_path, caplog):
     ],
 )
 def test_scores_have_the_counts_of_their_alignment(tmp_path, change):
-    """An error rate of a changed line is none."""
+    """An error rate of a changed line is none, whatever its check."""
     path = tmp_path / "scores.jsonl"
     said = {"u1": "a b c", "u2": "d e"}
     write_scores(path, score_utterances(said, {"u1": "a x c", "u2": "d"}))
-    text = path.read_text()
-    assert change(text) != text
+    text = re.sub(r', "of": 2, "check": "\w+"', "", path.read_text())
+    assert change(text) != text and "check" not in text
     path.write_text(change(text))
     with pytest.raises(ValueError, match="(?s)scores.jsonl, line .*u1"):
         read_scores(path)

@@ -30,7 +30,6 @@ from speechbrain_merge.evaluation import (
     total,
     write_scores,
 )
-from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.own_outputs import is_output, write_outputs
 from speechbrain_merge.records.ownership import refuse_other
 from speechbrain_merge.records.reading import read_json
@@ -232,7 +231,7 @@ def evaluate_domains(
             write_outputs, args=[folder, {f"{metric}_{name}.txt": text}]
         )
     text = json.dumps(rates, indent=2) + "\n"
-    run_on_main(write_whole, args=[folder / f"{metric}.json", text])
+    run_on_main(write_outputs, args=[folder, {f"{metric}.json": text}])
     return rates
 
 
@@ -241,7 +240,7 @@ def _refuse_foreign(folder, metric, names):
     for file in (f"{metric}.json", *(f"{name}.jsonl" for name in names)):
         refuse_other(
             folder / file,
-            _are_scores,
+            _are_rates if file.endswith(".json") else _are_scores,
             "no scores that were written here, or damaged ones",
             "choose another folder",
         )
@@ -255,14 +254,34 @@ def _refuse_foreign(folder, metric, names):
 
 
 def _are_scores(path):
-    """Whether a file has scores of utterances, or the counts of sets."""
-    if path.suffix == ".jsonl":
-        read_scores(path)  # raises for anything else
+    """Whether a file has scores of utterances."""
+    read_scores(path)  # raises for anything else
+    return True
+
+
+def _are_rates(path):
+    """Whether a file has the rates of sets whose scores lie beside it.
+
+    Earlier versions did not note that they had written it.
+    """
+    if is_output(path):
         return True
     sets = read_json(path)
-    return isinstance(sets, dict) and all(
-        isinstance(one, dict) and "errors" in one for one in sets.values()
+    return (
+        isinstance(sets, dict)
+        and bool(sets)
+        and all(
+            isinstance(one, dict)
+            and "errors" in one
+            and one["errors"] == _errors_beside(path, name)
+            for name, one in sets.items()
+        )
     )
+
+
+def _errors_beside(path, name):
+    scores = path.with_name(f"{name}.jsonl")
+    return total(read_scores(scores)).errors if scores.is_file() else None
 
 
 def alignments_text(metric) -> str:

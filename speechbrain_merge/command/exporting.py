@@ -23,6 +23,7 @@ from speechbrain_merge.export import (
 from speechbrain_merge.export.consistency import check_size
 from speechbrain_merge.export.ctc import SPACE, WORD_DELIMITER
 from speechbrain_merge.export.folder import CARD, card_texts
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.reading import read_json, read_yaml
 from speechbrain_merge.weights import float_dtype
 
@@ -50,6 +51,9 @@ KINDS: dict[str, tuple] = {
 SSL = {"wav2vec2": "Wav2Vec2", "hubert": "HuBERT", "wavlm": "WavLM"}
 """Model type of transformers to SpeechBrain's class."""
 
+_GIVEN = ("whisper", "ssl", "labels", "hparams", "tokenizer")
+"""Options that name files which go into the export."""
+
 _SIZE = re.compile(r"[1-9][0-9]*(?:\.[0-9]+)? ?[KMG]?i?B", re.IGNORECASE)
 
 
@@ -73,6 +77,7 @@ def run(options) -> dict:
     source, folder = options.source, Path(options.output)
     if not Path(source).exists():
         raise ValueError(f"{source} does not exist: give the merged weights.")
+    _check_given(options)
     common["texts"] = card_texts(source, folder, about)
     if about and CARD not in common["texts"]:
         raise ValueError(
@@ -188,6 +193,19 @@ def _check_options(options):
     ]
     if faults:
         raise ValueError("\n".join(faults))
+
+
+def _check_given(options):
+    """Refuses files of an earlier export that were changed since.
+
+    Names on the hub, and folders of other programs, have no mark.
+    """
+    given = [getattr(options, name) for name in _GIVEN]
+    given += [each.partition("=")[2] or each for each in options.file or []]
+    for path in map(Path, filter(None, given)):
+        if path.exists():
+            folder = path if path.is_dir() else path.parent
+            check_unchanged(folder, but=[CARD])
 
 
 def _flag(name):

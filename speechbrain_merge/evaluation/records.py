@@ -4,6 +4,11 @@ One JSON object a line, in plain words: what was said, what was recognised, how
 they align. Keep it beside the table of a run, and any two systems can be tested
 against each other later, without decoding anything again.
 
+Each line says how many there are (``of``) and has a check of itself and of the
+one before it, so that a file that was cut, or a word that was changed, is no
+other error rate. Files of earlier versions have neither, and are read all the
+same.
+
 Example
 -------
 >>> from speechbrain_merge.evaluation import score_utterances
@@ -33,6 +38,9 @@ from speechbrain_merge.records.checked import (
 from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import parse_json, read_text
+from speechbrain_merge.records.written_check import check_of
+
+_ANEW = "Score the set anew."
 
 LIMIT = 1 << 30
 """Bytes of a file of scores: about a million utterances."""
@@ -62,7 +70,12 @@ _score = fields(
         "hypothesis": _words,
         "operations": text(),
     },
-    {"duration": optional(number(0)), "references": whole(1)},
+    {
+        "duration": optional(number(0)),
+        "references": whole(1),
+        "of": whole(1),
+        "check": text(16),
+    },
     unknown="refuse",
 )
 
@@ -79,16 +92,26 @@ def write_scores(path, scores: Iterable[UtteranceScore]) -> None:
 
     Example
     -------
+    >>> from speechbrain_merge.evaluation import score_utterances
     >>> path = getfixture("tmp_path") / "scores.jsonl"
-    >>> write_scores(path, [])
-    >>> path.read_text()
-    ''
+    >>> write_scores(path, score_utterances({"u": "a"}, {"u": "a"}))
+    >>> sorted(json.loads(path.read_text()))
+    ['check', 'counts', 'duration', 'hypothesis', 'id', 'of', 'operations', ...]
     """
-    lines = [
-        json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n"
-        for score in scores
-    ]
-    write_whole(path, "".join(lines))
+    rows = [dataclasses.asdict(score) for score in scores]
+    lines, check = [], ""
+    for row in rows:
+        row["of"] = len(rows)
+        check = row["check"] = _check_after(check, row)
+        lines.append(json.dumps(row, ensure_ascii=False))
+    # One of no utterances has a line all the same: an emptied file has none
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _check_after(before, row):
+    """The check of a line, and of all lines before it."""
+    plain = {key: value for key, value in row.items() if key != "check"}
+    return check_of([before, plain])
 
 
 def read_scores(path) -> list[UtteranceScore]:
@@ -108,7 +131,7 @@ def read_scores(path) -> list[UtteranceScore]:
     ValueError
         Where a line is not a score, is one of an utterance that an earlier
         line has, or its counts are not those of its alignment; the message
-        says which.
+        says which. Where the file is empty, or lines are missing or changed.
 
     Example
     -------
@@ -118,15 +141,33 @@ def read_scores(path) -> list[UtteranceScore]:
     []
     """
     scores, seen = [], set()
-    lines = read_text(path, LIMIT).removesuffix("\n").split("\n")
+    content, check, count = read_text(path, LIMIT), "", None
+    if not content:
+        raise RecordError(f"{path} is empty. {_ANEW}")
+    lines = content.removesuffix("\n").split("\n")
     for place, line in enumerate(lines if any(lines) else [], start=1):
         where = f"{path}, line {place}"
         try:
-            found = _score(parse_json(line, where), where)
+            row = parse_json(line, where)
+            found = _score(row, where)
         except RecordError as error:
             raise RecordError(
                 f"{where} is not the score of an utterance: {error}"
             ) from None
+        here, known = found.pop("of", None), found.pop("check", None)
+        if here != count and place > 1:
+            raise RecordError(
+                f"{where} says that there are {here} lines, and those before "
+                f"it say {count}. {_ANEW}"
+            )
+        count = here
+        if count is not None:
+            check = _check_after(check, row)
+            if known != check:
+                raise RecordError(
+                    f"{where}: this line, or one before it, was changed: it "
+                    f"does not have the check that it holds. {_ANEW}"
+                )
         found["counts"] = ErrorCounts(**found["counts"])
         score = UtteranceScore(**found)
         _check_counts(score, where)
@@ -137,6 +178,10 @@ def read_scores(path) -> list[UtteranceScore]:
             )
         seen.add(score.id)
         scores.append(score)
+    if count not in (None, len(scores)):
+        raise RecordError(
+            f"{path} has {len(scores)} lines of {count}: it was cut. {_ANEW}"
+        )
     return scores
 
 

@@ -61,7 +61,7 @@ def provide_base(
     """Sees to it that a run has the base that its training started from.
 
     The same weights in a run beside are linked, which takes no space. Those of
-    an earlier attempt, which no candidate names, go.
+    an earlier attempt go, and are put aside where candidates name them.
 
     Arguments
     ---------
@@ -106,16 +106,21 @@ def _take_back(run, unless_named=False):
     """Removes the base of a run, one that its candidates name if so asked."""
     contents = run.read()
     known = contents.base
-    if known is None or (
-        unless_named
-        and any(
-            each.get("base", known["digest"]) == known["digest"]
-            for each in contents.candidates.values()
-        )
-    ):
+    if known is None:
+        return
+    named = any(
+        each.get("base", known["digest"]) == known["digest"]
+        for each in contents.candidates.values()
+    )
+    if named and unless_named:
+        return
+    path = run.folder / known["file"]
+    if named:
+        run.manifest.append({"event": "base removed", "kept": True})
+        if is_own(path, known["digest"]):
+            put_aside(path, "another base takes its place")
         return
     run.manifest.append({"event": "base removed"})
-    path = run.folder / known["file"]
     if is_own(path, known["digest"]):
         path.unlink()
 

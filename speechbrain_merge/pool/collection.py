@@ -78,7 +78,11 @@ from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.bases import provide_base
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.pool.copied_training import checkpoints_of, place_of
+from speechbrain_merge.pool.copied_training import (
+    checkpoints_of,
+    place_of,
+    was_saved_in,
+)
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.feature_statistics import (
     check_statistics,
@@ -380,7 +384,13 @@ class CheckpointPool:
         run = RunFolder(self.collects_in)
         if not resuming:
             training.claimed = None  # it may have another base, of an attempt
-            self._claim(weights)
+            if training.is_known_later():
+                training.weights = {
+                    name: tensor.detach().to("cpu", copy=True)
+                    for name, tensor in weights.items()
+                }
+            else:
+                self._claim(weights)
         elif not run.folder.is_symlink() and hold(run.folder):
             clear_up(run)  # a base that the manifest lost comes back
             contents = run.read()
@@ -570,9 +580,28 @@ class CheckpointPool:
         kept = self._bounds(there)[0] | (gone & self._bounds(current)[0])
         for record in records:
             if record["name"] in replaced:
-                run.remove(record, "trained again")
+                self._take_back(run, record)
             elif record["name"] not in kept:
                 run.remove(record, "not among those to keep")
+
+    def _take_back(self, run, record):
+        """Removes a candidate that was trained again, if it is of this folder.
+
+        The checkpoint that a kill left half written lies here, and so do those
+        after an older one that is gone on from. Where it does not, this may be
+        a backup or a copy, and the candidate that of a training which is
+        somewhere else now.
+        """
+        folder = self._training.checkpoints
+        if was_saved_in(folder, record):
+            run.remove(record, "trained again")
+        else:
+            run.set_aside(
+                record,
+                f"was trained again, and its checkpoint {record['checkpoint']} "
+                f"is not in {folder} any more, so that it may be of a training "
+                "that is elsewhere now",
+            )
 
     def _tensors(self):
         if self.average is None:

@@ -22,6 +22,7 @@ from speechbrain.utils.checkpoints import PARAMFILE_EXT
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool.first_save import points_to
 from speechbrain_merge.pool.manifest import Manifest
+from speechbrain_merge.pool.meta import finite_number, read_meta
 
 logger = get_logger(__name__)
 
@@ -62,6 +63,34 @@ def place_of(checkpoints) -> str:
     path = os.path.realpath(checkpoints)
     code = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     return f"{code} {os.stat(path).st_ino}"
+
+
+def was_saved_in(checkpoints, record: Mapping) -> bool:
+    """Whether the checkpoint of a candidate still lies in a folder.
+
+    Arguments
+    ---------
+    checkpoints : str or Path
+        The folder of a training's checkpoints.
+    record : dict
+        The candidate, as a manifest has it.
+
+    Returns
+    -------
+    bool
+        True for candidates of earlier versions, which do not name theirs.
+    """
+    if "checkpoint" not in record:
+        return True
+    folder = Path(checkpoints) / Path(record["checkpoint"]).name
+    if not folder.is_dir():
+        return False
+    try:
+        time = finite_number(read_meta(folder).get("unixtime"))
+    except ValueError:
+        return True  # a kill left it half written
+    # Names are of a second, in which another training may have saved as well
+    return time is None or time == record.get("time")
 
 
 def is_of_a_copy(pointer: Mapping, path, pool, known: Iterable = ()) -> bool:

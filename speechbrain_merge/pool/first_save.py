@@ -92,6 +92,21 @@ def end(run: Path):
     (run / NOTE).unlink(missing_ok=True)
 
 
+def has_note(run: Path) -> bool:
+    """Whether a first save of a run has begun, and no second one.
+
+    Arguments
+    ---------
+    run : Path
+        Folder of the run.
+
+    Returns
+    -------
+    bool
+    """
+    return _note_of(run) is not None
+
+
 def killed_in_it(
     run: Path,
     saves_at: Optional[Path] = None,

@@ -123,14 +123,19 @@ class Manifest(Log):
             elif event == "passed":
                 contents.digests.setdefault(record["digest"], record)
             elif event == "base removed" and contents.base is not None:
-                contents.removed[contents.base["file"]] = contents.base[
-                    "digest"
-                ]
+                _take_back(contents, contents.base, record)
                 contents.base = None
             elif event == "removed" and name in contents.candidates:
-                gone = contents.candidates.pop(name)
-                contents.removed[gone["file"]] = gone["digest"]
+                _take_back(contents, contents.candidates.pop(name), record)
         return contents
+
+
+def _take_back(contents, record, event):
+    """Notes what becomes of a file that is named no more."""
+    if event.get("kept"):
+        contents.removed.pop(record["file"], None)
+    else:
+        contents.removed[record["file"]] = record["digest"]
 
 
 _held = {}

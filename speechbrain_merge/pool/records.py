@@ -120,8 +120,8 @@ _EVENTS = {
         {"file": weights_file, "digest": digest_text},
         {"time": optional(number())},
     ),
-    "base removed": fields({}),
-    "removed": fields({"name": file_name}, {"why": text()}),
+    "base removed": fields({}, {"kept": truth}),
+    "removed": fields({"name": file_name}, {"why": text(), "kept": truth}),
 }
 
 _event = fields({"event": one_of(*_EVENTS)})

@@ -41,6 +41,7 @@ from speechbrain_merge.pool.recovery import (
     clear_up,
     is_own,
     own_record,
+    put_aside,
     strays_of,
 )
 from speechbrain_merge.records.written_check import with_check
@@ -451,6 +452,27 @@ class RunFolder:
                 f"{path}: not deleted, because it is not the candidate that "
                 f"{self.manifest.path} has on record"
             )
+
+    def set_aside(self, record: dict, why: str):
+        """Takes a candidate out of the run, and keeps its file.
+
+        Arguments
+        ---------
+        record : dict
+            As the manifest has it.
+        why : str
+            For the manifest, and for a warning with the place of the file.
+        """
+        name = record["name"]
+        # After a kill before the move, `clear_up` makes it
+        self.manifest.append(
+            {"event": "removed", "name": name, "why": why, "kept": True}
+        )
+        others = self.read().candidates.values()
+        path = self.folder / record["file"]
+        if record["file"] not in {each["file"] for each in others}:
+            if is_own(path, record["digest"]):
+                put_aside(path, f"'{name}' {why}")
 
 
 def _numbered(name):

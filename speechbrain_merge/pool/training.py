@@ -72,6 +72,8 @@ class Training:
         self.saves = 0
         self.start: Optional[str] = None
         """The digest of its base."""
+        self.weights: Optional[Mapping] = None
+        """Those of its base, until it is known where it saves."""
         self.statistics: dict = {}
         """Of features, in the checkpoint that was loaded."""
         self.claimed: Optional[RunFolder] = None
@@ -91,7 +93,7 @@ class Training:
         if self.begun:
             return  # it is known already
         run = RunFolder(self.folder / pointer["run"]).read()
-        self.begun = True
+        self.begun, self.weights = True, None
         self.start = pointer.get("base")
         own = [
             record
@@ -111,6 +113,14 @@ class Training:
         """Whether its run has the base that it started from."""
         run = RunFolder(self.folder / self.run)
         return self.start is not None and has_base(run, self.start)
+
+    def is_known_later(self) -> bool:
+        """Whether it may have been killed in its first save, or another was.
+
+        Where it saves tells, which a plain Checkpointer says at the first save.
+        """
+        run = self.folder / self.run
+        return self.checkpoints is None and first_save.has_note(run)
 
     def claim(
         self,
@@ -146,6 +156,7 @@ class Training:
             is_anothers=is_anothers,
         )
         self.run = self.claimed.run
+        weights, self.weights = weights or self.weights, None
         if based and self.start is not None:
             if not provide_base(self.claimed, self.start, weights):
                 why = (

@@ -148,14 +148,21 @@ def _hash(data):
 
 def _hashes(folder):
     """Name of each file that was written in a folder, to its hashes."""
-    path = folder / NOTE
-    if not path.is_file():
-        return {}
+    return _read_note(folder / NOTE) or {}  # without one, what is there is kept
+
+
+def _read_note(path):
+    """The hashes in a note; None where there is another thing, or none."""
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
         return _note(read_json(path), str(path))["sha256"]
     except RecordError:
-        return {}  # then what is there is kept
+        return None
 
 
 def _write_note(folder, hashes):
-    write_whole(folder / NOTE, json.dumps({"sha256": hashes}, indent=1) + "\n")
+    path = folder / NOTE
+    if os.path.lexists(path) and _read_note(path) is None:
+        _keep(path)
+    write_whole(path, json.dumps({"sha256": hashes}, indent=1) + "\n")

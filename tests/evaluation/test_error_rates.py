@@ -1,5 +1,6 @@
 """Error counts against SpeechBrain, jiwer, and the challenge's rule by hand."""
 
+import json
 import random
 
 import jiwer
@@ -281,6 +282,50 @@ def test_a_broken_line_of_scores_is_named(tmp_path):
         stream.write('{"id": "torn", "cou')
     with pytest.raises(ValueError, match="line 2 is not the score"):
         read_scores(path)
+
+
+def some_scores(path):
+    """A file with the scores of four utterances."""
+    said = {f"u{number}": "a b c" for number in range(4)}
+    heard = {**said, "u3": "a x c", "u1": "a"}
+    scores = score_utterances(said, heard, durations=dict.fromkeys(said, 2.0))
+    write_scores(path, scores)
+    return scores
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: "", "is empty. Score"),
+        (lambda text: text[: text.rindex('{"id')], "3 lines of 4: it was cut"),
+        (lambda text: text.replace('"b"', '"v"', 1), "was changed"),
+        (lambda text: text.replace("2.0", "9.0", 1), "was changed"),
+        (lambda text: text.replace("u0", "u9", 1), "was changed"),
+        (lambda text: text.replace(', "of": 4', "", 1), "says that there"),
+        (lambda text: "".join(text.splitlines(True)[1:]), "was changed"),
+        (lambda text: "".join(text.splitlines(True)[::-1]), "was changed"),
+    ],
+)
+def test_scores_that_were_cut_or_changed(tmp_path, change, message):
+    path = tmp_path / "scores.jsonl"
+    some_scores(path)
+    text = path.read_text()
+    path.write_text(change(text))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match=f"scores.jsonl.*{message}"):
+        read_scores(path)
+
+
+def test_scores_of_an_earlier_version(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    scores = some_scores(path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["of"], row["check"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_scores(path) == scores
+    write_scores(path, [])
+    assert read_scores(path) == []
 
 
 @pytest.mark.parametrize("text", [None, 3.5, ["a", None], {"a": 1}])

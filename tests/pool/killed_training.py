@@ -19,6 +19,7 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool.recovery import candidate_in
 from speechbrain_merge.weights import digest, open_weights
 
 EPOCHS = 3
@@ -98,17 +99,32 @@ def check(folder):
 def remove_half_written_checkpoints(folder):
     """What SpeechBrain itself asks of its user after a kill.
 
-    Gives whether the pool had saved its part, and nothing is left of it.
+    Gives whether the pool had saved its part, and nothing is left of it; and
+    the name of what was removed.
     """
-    saved = False
+    saved, removed = False, None
     for path in (folder / "save").glob("CKPT*"):
         if len([f for f in path.iterdir() if f.stat().st_size]) < 4:
             saved = saved or (path / "pool.ckpt").exists()
             shutil.rmtree(path)
-    return saved and not list((folder / "save").glob("CKPT*"))
+            removed = path.name
+    return saved and not list((folder / "save").glob("CKPT*")), removed
 
 
-def check_finished(folder, deleted=False):
+def check_set_aside(folder, removed):
+    """What was trained again, and whose checkpoint somebody removed, is kept.
+
+    It may be that of a training which was moved away. So is the base that it
+    names, where the training starts with other weights.
+    """
+    for path in folder.glob("quarantine/epoch*"):
+        record = candidate_in(path)
+        assert record["checkpoint"] == removed, path
+        with open_weights(path) as weights:
+            assert digest(weights) == record["digest"]
+
+
+def check_finished(folder, deleted=False, removed=None):
     """A training that ended leaves two candidates and no remains."""
     candidates = check(folder)
     found = [(c.run, c.epoch) for c in candidates]
@@ -118,7 +134,9 @@ def check_finished(folder, deleted=False):
         return
     # Killed in its very first save as well, a training knows itself again
     assert found == [("run", 2), ("run", 3)]
+    check_set_aside(folder / "pool" / "run", removed)
     names = {path.name for path in (folder / "pool" / "run").iterdir()}
+    names -= {"quarantine"} if removed is not None else set()
     kept = {c.path.name for c in candidates}
     assert names == kept | {".lock", "manifest.jsonl", "base.safetensors"}
 
@@ -133,11 +151,11 @@ def kill_at_every_instant(folder, retrained_differs):
             return instant - 1
         assert os.WTERMSIG(status) == signal.SIGKILL, status
         check(one)
-        deleted = remove_half_written_checkpoints(one)
+        removed = remove_half_written_checkpoints(one)
         attempt = int(retrained_differs)
         _, status = os.waitpid(forked(train, one, attempt), 0)
         assert status == 0, f"resuming after a kill at {instant} failed"
-        check_finished(one, deleted)
+        check_finished(one, *removed)
         shutil.rmtree(one)
     raise AssertionError("never ended")
 
@@ -154,10 +172,10 @@ def kill_at_random(folder, kills, seed=0):
         _, status = os.waitpid(child, 0)
         killed += os.WIFSIGNALED(status)
         check(one)
-        deleted = remove_half_written_checkpoints(one)
+        removed = remove_half_written_checkpoints(one)
         _, status = os.waitpid(forked(train, one, 0, 700), 0)
         assert status == 0, f"resuming after random kill {number} failed"
-        check_finished(one, deleted)
+        check_finished(one, *removed)
         shutil.rmtree(one)
     return killed
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,16 @@ from filled_pool import saver_of, take_checks, train_a_little
 
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain_merge.pool import CheckpointPool, read_pool
+from speechbrain_merge.pool import (
+    CheckpointPool,
+    collection,
+    read_pool,
+    run_folder,
+)
 from speechbrain_merge.pool.manifest import Manifest, _let_go
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.pool.verification import verify_pool
-from speechbrain_merge.weights import digest
+from speechbrain_merge.weights import digest, open_weights
 
 
 def model_of(seed):
@@ -508,6 +514,110 @@ def test_results_that_were_put_back_from_a_backup_go_on(tmp_path):
         "run/epoch-0003-2",
         "run/epoch-0004",
     ]
+
+
+@pytest.mark.parametrize("how", [None, os.link])
+@pytest.mark.parametrize("away", ["old/a", "archive/2026/a", "backup/a"])
+def test_a_backup_in_the_place_of_the_first(tmp_path, caplog, how, away):
+    """However far that was moved, its later candidates are kept."""
+    pool, copy = tmp_path / "pool", how or shutil.copy2
+    first, backup = tmp_path / "results/a", tmp_path / "backup/a"
+    train(first, pool, 1, [1, 2, 3], keep_last=9)
+    ended()
+    shutil.copytree(first, backup, copy_function=copy)
+    train(first, pool, 1, [4, 5], keep_last=9)
+    ended()
+    before = found(pool)
+    first.rename(tmp_path / "moved")
+    backup.rename(first)
+    away = tmp_path / away
+    away.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "moved").rename(away)
+    train(first, pool, 1, [4, 5], value=0.5, keep_last=9)
+    ended()
+    after = found(pool)
+    assert list(after) == [
+        *(f"run/epoch-000{epoch}" for epoch in (1, 2, 3)),
+        *(f"run/epoch-000{epoch}-2" for epoch in (4, 5)),
+    ]
+    for epoch in (4, 5):
+        name = f"run/epoch-000{epoch}"
+        kept = pool / "run/quarantine" / f"epoch-000{epoch}.safetensors"
+        with open_weights(kept) as weights:
+            assert digest(weights) == before[name][0]
+        assert f"moved to {kept}: 'epoch-000{epoch}' was trained" in caplog.text
+    # and the first goes on, with what it has
+    train(away, pool, 1, [6], keep_last=9)
+    assert found(pool).items() > after.items()
+
+
+def test_a_kill_between_the_line_and_the_move(tmp_path, monkeypatch):
+    """What is to be kept is not taken for what is to be deleted."""
+    pool = tmp_path / "pool"
+    train(tmp_path / "a", pool, 1, [1, 2, 3])
+    ended()
+    code = found(pool)["run/epoch-0003"][0]
+    *_, last = sorted((tmp_path / "a" / "save").iterdir())
+    shutil.rmtree(last)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "put_aside", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a", pool, 1, [3], value=0.5)
+    ended()
+    monkeypatch.undo()
+    train(tmp_path / "a", pool, 1, [3], value=0.5)
+    assert "run/epoch-0003" not in found(pool) and len(found(pool)) == 3
+    with open_weights(
+        pool / "run/quarantine/epoch-0003.safetensors"
+    ) as weights:
+        assert digest(weights) == code
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_another_after_a_kill_in_the_first_save(tmp_path, monkeypatch, seed):
+    """Where a plain Checkpointer saves is not known when the base is stored."""
+
+    def start(folder, seed, value, epochs=(1,)):
+        model = model_of(seed)
+        pool = CheckpointPool(tmp_path / "pool", {"model": model})
+        saver = saver_of(tmp_path / folder, model, pool)
+        pool.store_base(resuming=saver.find_checkpoint() is not None)
+        saver.recover_if_possible()
+        for epoch in epochs:
+            train_a_little(model, epoch + value)
+            saver.save_checkpoint(meta={"WER": 1.0, "epoch": epoch})
+        ended()
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collection, "write_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start("one", 1, 0.0)
+    ended()
+    monkeypatch.undo()
+    before = found(tmp_path / "pool")
+    assert before["run/epoch-0001"][1] == start_of(1)
+    start("two", seed, 0.5, (1, 2))
+    after = found(tmp_path / "pool")
+    assert after.items() > before.items()
+    assert [after[name][1] for name in after if name not in before] == [
+        start_of(seed)
+    ] * 2
+    assert {name.split("/")[0] for name in after} == {"run", "run-2"}
+    assert not (tmp_path / "pool/run/quarantine").exists()
+    # and the first knows itself, without what SpeechBrain cannot load
+    [torn] = (tmp_path / "one/save").iterdir()
+    shutil.rmtree(torn)
+    start("one", 1, 0.25, (1, 2))
+    last = found(tmp_path / "pool")
+    assert {name for name in last if name.startswith("run/")} == {
+        "run/epoch-0001-2",
+        "run/epoch-0002",
+    }
 
 
 @pytest.mark.parametrize("what", ["lost", "damaged"])

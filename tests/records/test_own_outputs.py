@@ -1,6 +1,7 @@
 """Tables, pictures and pages replace only what was written here before."""
 
 import json
+import os
 
 import killed_stages
 import pytest
@@ -115,3 +116,50 @@ def test_without_its_note_nothing_is_replaced(tmp_path):
     (tmp_path / NOTE).unlink()
     write_outputs(tmp_path, {"a.txt": "2"})
     assert len(list(tmp_path.glob("a*"))) == 2
+
+
+@pytest.mark.parametrize("what", ["text", "another note", "a link", "a pipe"])
+def test_a_note_of_somebody_else_is_kept(tmp_path, what):
+    note = tmp_path / NOTE
+    (tmp_path / "else").write_text('{"sha256": {}}')
+    if what == "a link":
+        note.symlink_to(tmp_path / "else")
+    elif what == "a pipe":
+        os.mkfifo(note)
+    else:
+        note.write_text("mine" if what == "text" else '{"sha256": 3}')
+    write_outputs(tmp_path, {"a.txt": "1"})
+    write_outputs(tmp_path, {"a.txt": "2"})
+    [kept] = tmp_path.glob(".outputs.before*")
+    if what == "a link":
+        assert kept.readlink() == tmp_path / "else"
+    elif what == "a pipe":
+        assert kept.is_fifo()
+    else:
+        assert kept.read_text() in ("mine", '{"sha256": 3}')
+    assert is_output(tmp_path / "a.txt") and not note.is_symlink()
+    assert (tmp_path / "else").read_text() == '{"sha256": {}}'
+
+
+def test_rates_that_a_person_wrote_are_not_replaced(tmp_path):
+    """Of whatever form; those of earlier versions are known by the scores."""
+    folder = tmp_path / "results"
+    brain, sets = trained(folder, epochs=1), {"test": tiny_ctc_data(3)}
+    path = folder / "wer.json"
+    for text in ("{}", '{"dev": {"errors": 41}}', '{"test": {"errors": 41}}'):
+        path.write_text(text)
+        with pytest.raises(FileExistsError, match="wer.json holds no scores"):
+            evaluate_domains(brain, sets, folder, VALID)
+        assert path.read_text() == text
+        assert not (folder / "test.jsonl").exists()
+    path.unlink()
+    rates = evaluate_domains(brain, sets, folder, VALID)
+    (folder / NOTE).unlink()
+    (folder / "wer_test.txt").unlink()
+    assert evaluate_domains(brain, sets, folder, VALID) == rates
+    path.write_text(path.read_text().replace('"errors"', '"mine": 1, "errors"'))
+    (folder / "wer.before.json").unlink(missing_ok=True)
+    evaluate_domains(brain, sets, folder, VALID)
+    assert json.loads(path.read_text()) == rates
+    # what was edited is kept
+    assert '"mine"' in (folder / "wer.before.json").read_text()
