@@ -35,7 +35,7 @@ from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import sync_folder, write_whole
 from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import without_check
+from speechbrain_merge.records.written_check import with_check, without_check
 from speechbrain_merge.weights.damage import damage_of
 
 NOTE = ".first-save.json"
@@ -61,7 +61,7 @@ def begin(run: Path, lineage: str, checkpoint, last: Optional[str] = None):
         "last": last,
         "saved": False,
     }
-    write_whole(run / NOTE, json.dumps(content) + "\n")
+    _write(run, content)
 
 
 def pool_saved(run: Path):
@@ -78,7 +78,7 @@ def pool_saved(run: Path):
     checkpoint = Path(note["checkpoint"])
     for folder in (checkpoint, *list(checkpoint.parents)[:2]):
         sync_folder(folder)
-    write_whole(run / NOTE, json.dumps({**note, "saved": True}) + "\n")
+    _write(run, {**note, "saved": True})
 
 
 def end(run: Path):
@@ -173,11 +173,16 @@ def points_to(path, lineage: str) -> bool:
     return pointer["lineage"] == lineage
 
 
+def _write(run, note):
+    write_whole(run / NOTE, json.dumps(with_check(note)) + "\n")
+
+
 def _note_of(run):
     """The note of a run; None where there is none that can be read."""
     if not (run / NOTE).is_file():
         return None
     try:
-        return first_save_record(read_json(run / NOTE), str(run / NOTE))
+        known = without_check(read_json(run / NOTE), str(run / NOTE))
+        return first_save_record(known, str(run / NOTE))
     except RecordError:
         return None

@@ -69,8 +69,14 @@ from speechbrain_merge.records.checked import (
     number,
     text,
 )
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import (
+    CHECK,
+    with_check,
+    without_check,
+)
 
 SCHEMA = 1
 
@@ -175,9 +181,8 @@ def save_results(path, results: dict) -> None:
     check_results(results)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(
-        {"schema": SCHEMA, **results}, indent=2, ensure_ascii=False
-    )
+    checked = with_check({"schema": SCHEMA, **results})
+    content = json.dumps(checked, indent=2, ensure_ascii=False)
     write_whole(path, content + "\n")
 
 
@@ -196,7 +201,8 @@ def load_results(path) -> dict:
     Raises
     ------
     ValueError
-        Where it is not JSON, or not results.
+        Where it is not JSON, or not results, or was changed since it was
+        written.
 
     Example
     -------
@@ -207,7 +213,15 @@ def load_results(path) -> dict:
     ...
     ValueError: ...results.json: results have no `test_domains`
     """
-    results = _shape(read_json(path), str(path))
+    known = read_json(path)
+    try:
+        known = without_check(known, str(path))
+    except RecordError as error:
+        raise RecordError(
+            f"{error}. If you edited it on purpose, take out its entry "
+            f"'{CHECK}'."
+        ) from None
+    results = _shape(known, str(path))
     try:
         check_results(results)
     except ValueError as error:

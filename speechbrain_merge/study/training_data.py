@@ -33,6 +33,7 @@ from speechbrain_merge.records.contents import changed_files, contents_of
 from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 from speechbrain_merge.study.axes import DOMAIN
 from speechbrain_merge.study.listed_domains import domains_of
 from speechbrain_merge.study.nodes import Train
@@ -184,7 +185,8 @@ def _keep(study, home, paths):
             _movable(file, study.folder): content
             for file, content in contents_of(paths).items()
         }
-        write_whole(path, json.dumps({"files": files}, indent=1) + "\n")
+        text = json.dumps(with_check({"files": files}), indent=1)
+        write_whole(path, text + "\n")
 
 
 def _known(study, home):
@@ -192,7 +194,8 @@ def _known(study, home):
     path = home / FILE
     if not path.is_file():
         return {}
-    files = _record(read_json(path), str(path))["files"]
+    known = without_check(read_json(path), str(path))
+    files = _record(known, str(path))["files"]
     return {
         os.path.join(study.folder, file.removeprefix(f"{STUDY}/"))
         if file.startswith(f"{STUDY}/")

@@ -49,7 +49,7 @@ from typing import Any, Optional
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from speechbrain.utils.checkpoints import (
@@ -58,7 +58,8 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.files import write_whole
+from speechbrain_merge.weights import verify_own_hash, write_with_hash
+from speechbrain_merge.weights.files import open_safetensors
 
 COUNTS = "updates/"
 AVERAGE = "average/"
@@ -284,7 +285,7 @@ class MovingAverage:
         for name, kept in self._snapshots.items():
             for number, tensor in enumerate(kept):
                 tensors[f"{SNAPSHOT}{number}/{name}"] = tensor.contiguous()
-        write_whole(path, save(tensors))
+        write_with_hash(path, tensors, {})
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
@@ -306,8 +307,10 @@ class MovingAverage:
         if not Path(path).is_file():  # a pipe would never end
             raise RecordError(f"{path} is not a regular file")
         try:
+            with open_safetensors(path) as stored:
+                verify_own_hash(stored)
             tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, ValueError, OSError) as error:
             raise RecordError(
                 f"{path} does not hold a moving average of weights ({error}). "
                 "Was this checkpoint not written to its end? Delete its folder "

@@ -47,6 +47,7 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 
 _state = fields(
     {
@@ -200,13 +201,14 @@ class SlantedTriangularScheduler:
             "peaks": self.peaks,
             "current_lr": self.current_lr,
         }
-        write_whole(path, json.dumps(state))
+        write_whole(path, json.dumps(with_check(state)))
 
     @checkpoints.mark_as_loader
     def load(self, path, end_of_epoch=False):
         """Goes on where `save` was called."""
         del end_of_epoch  # the step is all that counts
-        state = _state(read_json(path), str(path))
+        known = without_check(read_json(path), str(path))
+        state = _state(known, str(path))
         self.n_steps = state["n_steps"]
         self.peaks = state["peaks"]
         self.current_lr = state["current_lr"]

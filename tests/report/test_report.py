@@ -1,6 +1,7 @@
 """Tables and pictures of results, cell by cell where it counts."""
 
 import json
+import re
 import sys
 import warnings
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy
 import pytest
 from matplotlib.text import Text
 
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.report import (
     bucket_rows,
     coefficient_sweep,
@@ -160,6 +162,16 @@ def test_results_survive_the_file(tmp_path):
     path = tmp_path / "new" / "results.json"
     save_results(path, results())
     assert load_results(path) == {"schema": 1, **results()}
+    text = path.read_text()
+    changed = re.sub(r'("errors": )\d+', r"\g<1>1", text, count=1)
+    path.write_text(changed)
+    assert changed != text
+    with pytest.raises(RecordError, match="take out its entry 'check'"):
+        load_results(path)
+    known = json.loads(changed)
+    del known["check"]
+    path.write_text(json.dumps(known))
+    assert load_results(path)["rows"] != results()["rows"]
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 

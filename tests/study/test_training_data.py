@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 
 import killed_stages
 import pytest
@@ -196,6 +197,17 @@ def test_the_folder_may_be_moved(folder):
     (data / "csv/a_train.csv").write_text("ID,wrd\n1,two\n")
     with pytest.raises(ValueError, match=r"a_train\.csv \(a\)"):
         run(only=["a"], data="results/data")
+
+
+def test_a_changed_record_of_the_data(folder):
+    run(only=["a"])
+    [record] = (folder / "results").rglob("data.json")
+    text = record.read_text()
+    place = re.search(r'csv": "(?:blake3:)?', text).end()
+    other = "1" if text[place] != "1" else "2"
+    record.write_text(text[:place] + other + text[place + 1 :])
+    with pytest.raises(ValueError, match="data.json is not as it was written"):
+        run(only=["a"])
 
 
 def test_a_data_folder_that_the_yaml_makes_counts(folder):

@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
 from speechbrain_merge import MergeMixin
@@ -272,9 +272,17 @@ def test_a_damaged_or_other_file_is_named(tmp_path):
     average.save(path)
     with pytest.raises(RecordError, match="snapshots.*window=None"):
         MovingAverage({"m": model}).load(path, True)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(RecordError, match="average.ckpt does not hold"):
-        average.load(path, True)
+    whole = path.read_bytes()
+    changed = whole[:-1] + bytes([whole[-1] ^ 1])
+    for damaged in (whole[:-3], changed, whole.replace(b"updates", b"Updates")):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match="average.ckpt does not hold"):
+            average.load(path, True)
+    # as earlier versions wrote it
+    path.write_bytes(whole)
+    save_file(load_file(path), path)
+    average.load(path, True)
+    assert average.ready
 
 
 @pytest.mark.parametrize(

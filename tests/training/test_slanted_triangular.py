@@ -12,6 +12,7 @@ from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 from tiny_recipe import TinyCTC
 
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.training import (
     SlantedTriangularScheduler,
     layerwise_decay,
@@ -96,6 +97,10 @@ def test_ratios_survive_100_steps_and_a_reload(tmp_path):
         tmp_path, {"optimizer": new, "lr_annealing": renewed}
     ).recover_if_possible()
     assert renewed.current_lr == schedule.current_lr
+    [path] = tmp_path.glob("*/lr_annealing.ckpt")
+    path.write_text(path.read_text().replace("100", "101"))
+    with pytest.raises(RecordError, match="is not as it was written"):
+        renewed.load(path)
     # SpeechBrain's recoverables come back before the first step
     follow(new, renewed, range(100, 160))
     assert [g["lr"] for g in new.param_groups] == [p / 32 for p in peaks]
