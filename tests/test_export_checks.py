@@ -222,3 +222,28 @@ def test_a_damaged_generation_configuration_is_named(
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"generation_config.json of {tmp_path}/hub cannot be" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["whisper", "ctc", "ctranslate2", "ggml"])
+def test_a_link_in_the_place_of_an_export_is_refused(
+    whisper, ctc, tmp_path, kind
+):
+    model, state, hub = whisper
+    encoder, trained = ctc
+    export = {
+        "whisper": lambda folder: export_whisper(state, model, folder),
+        "ctc": lambda folder: export_ctc(trained, encoder, LABELS, folder),
+        "ctranslate2": lambda folder: export_ctranslate2(hub, folder),
+        "ggml": lambda folder: export_ggml(hub, folder),
+    }[kind]
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        link = tmp_path / f"to-{name}"
+        link.symlink_to(tmp_path / name)
+        with pytest.raises(FileExistsError, match=f"to-{name} is a .* link"):
+            export(link)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "empty",
+        "to-empty",
+        "to-nowhere",
+    ]

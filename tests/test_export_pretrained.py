@@ -77,6 +77,15 @@ def test_the_places_of_the_original_are_left_out(yaml):
     assert torch.equal(loaded("part")["lm.weight"], WEIGHTS["lm.weight"])
 
 
+def test_a_link_in_the_place_of_the_folder_is_refused(yaml, capsys):
+    yaml()
+    Path("exported").symlink_to("nowhere")
+    line = "export pretrained merged.safetensors --hparams h.yaml -o exported"
+    assert main(line.split()) == 2
+    assert "exported is a file or a link" in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+
+
 @pytest.mark.parametrize(
     "more, key",
     [

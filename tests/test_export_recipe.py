@@ -608,6 +608,10 @@ def test_wrong_input(tmp_path):
             {"other.w": torch.ones(1)}, trained.yaml, folder, **wanted
         )
     assert not folder.exists()
+    folder.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="exported is a .* link"):
+        export_recipe(trained.weights, trained.yaml, folder, **wanted)
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ from speechbrain_merge.export.loading import NotLoadable, check_whisper
 from speechbrain_merge.export.pretrained import export_pretrained
 from speechbrain_merge.export.recipe import export_recipe
 from speechbrain_merge.export.source_files import steady
-from speechbrain_merge.records.paths import real_path
+from speechbrain_merge.records.paths import entry_path
 from speechbrain_merge.records.reading import read_json
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -189,7 +189,7 @@ def export_whisper(
             "This Whisper is an encoder without decoder and tokenizer "
             "(`encoder_only`): export it with export_pretrained."
         )
-    folder = real_path(folder)
+    folder = entry_path(folder)
     inner = _whisper_state(source, whisper, module)
     check_fit(inner, whisper.model.state_dict(), module)
     check_heads(source, {module: whisper})

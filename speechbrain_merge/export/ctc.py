@@ -33,7 +33,7 @@ from speechbrain_merge.export.folder import (
 )
 from speechbrain_merge.export.loading import check_ctc
 from speechbrain_merge.export.source_files import steady
-from speechbrain_merge.records.paths import real_path
+from speechbrain_merge.records.paths import entry_path
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import module_settings, open_weights
 
@@ -153,7 +153,7 @@ def export_ctc(
     NotLoadable
         When what was written does not load, or not as what was merged.
     """
-    folder = real_path(folder)
+    folder = entry_path(folder)
     _check_encoder(encoder)
     head_state = module_state(source, head)
     state = module_state(source, module)

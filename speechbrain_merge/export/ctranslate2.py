@@ -25,7 +25,7 @@ from speechbrain_merge.export.consistency import check_together, open_beside
 from speechbrain_merge.export.folder import export_folder, stored
 from speechbrain_merge.export.loading import door, load_whisper, noise
 from speechbrain_merge.export.source_files import steady
-from speechbrain_merge.records.paths import real_path, refuse_link_outside
+from speechbrain_merge.records.paths import entry_path, refuse_link_outside
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -87,7 +87,7 @@ def export_ctranslate2(
     NotLoadable
         When what was written does not load, or decodes to another text.
     """
-    whisper, folder = Path(whisper), real_path(folder)
+    whisper, folder = Path(whisper), entry_path(folder)
     if quantization not in QUANTIZATIONS:
         raise ValueError(
             f"quantization is {quantization!r}; expected one of "

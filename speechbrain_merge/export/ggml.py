@@ -36,7 +36,7 @@ from speechbrain_merge.export.consistency import check_together, open_beside
 from speechbrain_merge.export.folder import export_folder
 from speechbrain_merge.export.loading import NotLoadable, load_whisper
 from speechbrain_merge.export.source_files import steady
-from speechbrain_merge.records.paths import real_path
+from speechbrain_merge.records.paths import entry_path
 from speechbrain_merge.records.signing import Signer
 
 logger = get_logger(__name__)
@@ -127,7 +127,7 @@ def export_ggml(
     NotLoadable
         When what was written does not read back as it was.
     """
-    whisper, folder = Path(whisper), real_path(folder)
+    whisper, folder = Path(whisper), entry_path(folder)
     loaded, config = load_whisper(whisper)
     embedding = loaded.model.decoder.embed_tokens.weight
     if not torch.equal(loaded.proj_out.weight, embedding):

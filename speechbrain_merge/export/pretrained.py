@@ -30,7 +30,7 @@ from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.export.tokenizer import copy_file
 from speechbrain_merge.records.checked import anything, fields, mapped
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.paths import plain_name, real_path
+from speechbrain_merge.records.paths import entry_path, plain_name
 from speechbrain_merge.records.reading import read_text, read_yaml
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -91,7 +91,7 @@ def export_pretrained(
     FileExistsError
         When the folder has something in it that no export wrote there.
     """
-    folder = real_path(folder)
+    folder = entry_path(folder)
     with open_weights(source) as weights:
         modules = sorted({name.partition(".")[0] for name in weights.names()})
     for module in modules:

@@ -32,7 +32,7 @@ from speechbrain_merge.export.folder import (
 from speechbrain_merge.export.loading import check_recipe, door
 from speechbrain_merge.export.source_files import steady
 from speechbrain_merge.export.tokenizer import copy_file, save_tokenizer
-from speechbrain_merge.records.paths import plain_name, real_path
+from speechbrain_merge.records.paths import entry_path, plain_name
 from speechbrain_merge.records.reading import check_nesting
 from speechbrain_merge.records.signing import Signer
 from speechbrain_merge.weights import open_weights
@@ -159,7 +159,7 @@ def export_recipe(
         other numbers of attention heads than the weights were trained with; or
         when the tokenizer has not the labels of the model.
     """
-    folder = real_path(folder)
+    folder = entry_path(folder)
     files = {key: Path(path) for key, path in (files or {}).items()}
     _check_asked(interface, encoder, decoder)
     nodes = _nodes(hparams_file, overrides)

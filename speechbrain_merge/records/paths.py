@@ -157,6 +157,35 @@ def real_path(path: Union[str, Path]) -> Path:
     return Path(os.path.realpath(path))
 
 
+def entry_path(path: Union[str, Path]) -> Path:
+    """Where an entry of a folder is: a link that it is itself is not followed.
+
+    What is written in the place of a link would be somewhere else than where
+    its name says. So it has to be seen that it is one.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any path.
+
+    Returns
+    -------
+    Path
+        Absolute.
+
+    Example
+    -------
+    >>> link = getfixture("tmp_path").resolve() / "link"
+    >>> link.symlink_to("elsewhere")
+    >>> entry_path(link) == link
+    True
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        return real_path(path)
+    return real_path(path.parent) / path.name
+
+
 def inside(folder, name, where: str) -> Path:
     """The path of a stored name in its folder.
 
