@@ -219,7 +219,8 @@ def merge(
         if base is not None:
             anchor = stack.enter_context(open_weights(base))
         if output is not None:
-            _check_output(Path(output), [*opened, *filter(None, [anchor])])
+            _check_not_merged(Path(output), [*opened, *filter(None, [anchor])])
+            check_output(output)
         labels = labels or [
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
@@ -353,8 +354,42 @@ def provenance(source: Union[str, Path]) -> dict:
         return check_record(parse_json(weights.metadata["merge"], where), where)
 
 
-def _check_output(output, opened):
-    """Refuses to replace what is merged, and models that were trained."""
+def check_output(output: Union[str, Path]) -> None:
+    """Refuses to write a merged file in the place of what no merge made.
+
+    Arguments
+    ---------
+    output : str or Path
+        The file to be. Nothing, an empty file, or a merged one may be there.
+
+    Raises
+    ------
+    FileExistsError
+        Where there is something else, or a link.
+    ValueError
+        Where there is a folder.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "merged.safetensors"
+    >>> check_output(path)
+    >>> path.symlink_to("elsewhere")
+    >>> check_output(path)
+    Traceback (most recent call last):
+    ...
+    FileExistsError: .../merged.safetensors is a link to elsewhere. Nothing was changed. Name the file that it leads to, or remove the link.
+    """
+    output = Path(output)
+    if output.is_symlink():
+        raise FileExistsError(
+            f"{output} is a link to {os.readlink(output)}. Nothing was changed. "
+            "Name the file that it leads to, or remove the link."
+        )
+    refuse_foreign(output, KEY, "weights that no merge made")
+
+
+def _check_not_merged(output, opened):
+    """Refuses to replace what is merged."""
     for weights in opened:
         place = Path(weights.label)
         if output.is_file() and place.is_file() and place.samefile(output):
@@ -362,12 +397,6 @@ def _check_output(output, opened):
                 f"{output} is among the models that are merged. Nothing was "
                 "changed. Choose another output."
             )
-    if output.is_symlink():
-        raise FileExistsError(
-            f"{output} is a link to {os.readlink(output)}. Nothing was changed. "
-            "Name the file that it leads to, or remove the link."
-        )
-    refuse_foreign(output, KEY, "weights that no merge made")
 
 
 def _check_files(files):

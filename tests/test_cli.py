@@ -268,6 +268,39 @@ def test_wrong_plans(models, capsys, old, new, message):
 
 
 @pytest.mark.parametrize(
+    "put, message",
+    [
+        (lambda path: write_weights(path, read("a.pt")), "that no merge made"),
+        (Path.mkdir, "is a folder"),
+        (lambda path: path.symlink_to(path.name), "is a link"),
+        (os.mkfifo, "that no merge made"),
+    ],
+)
+def test_the_last_output_of_a_plan_is_checked_first(
+    models, capsys, put, message
+):
+    last = Path("out/apart.safetensors")
+    last.parent.mkdir()
+    put(last)
+    before = last.lstat().st_ino, last.lstat().st_mtime_ns
+    for more in ("--dry-run", "--quiet"):
+        assert run("merge", plan(), more) == 2
+        printed = capsys.readouterr()
+        assert "apart.safetensors" in printed.err and message in printed.err
+        assert printed.out == ""
+        assert [*last.parent.iterdir()] == [last]
+        assert before == (last.lstat().st_ino, last.lstat().st_mtime_ns)
+
+
+def test_an_empty_file_is_as_good_as_none(models):
+    Path("m.safetensors").touch()
+    line = ["merge", "average", "a.pt", "b.pt", "-o", "m.safetensors"]
+    assert run(*line, "--dry-run") == 0
+    assert run(*line, "--quiet") == 0
+    assert same("m.safetensors", create("average")([models["a"], models["b"]]))
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         ("merge average a.pt b.pt", "--output"),

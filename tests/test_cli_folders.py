@@ -162,6 +162,13 @@ def test_a_folder_is_made_once_and_followed_back(place, capsys):
     assert provenance("m")["parameters"]["density"] == 0.5
 
 
+def test_an_empty_folder_is_as_good_as_none(place):
+    Path("m").mkdir()
+    assert main(["merge", "average", "a", "b", "-o", "m", "--dry-run"]) == 0
+    assert main(["merge", "average", "a", "b", "-o", "m", "--quiet"]) == 0
+    assert AutoModelForSpeechSeq2Seq.from_pretrained("m") is not None
+
+
 def test_a_folder_in_half_the_bytes(place, capsys):
     write_key(place, "key")
     command = ["merge", "average", "a", "b", "-o", "m", "--dtype", "float16"]
@@ -208,11 +215,12 @@ def test_the_heads_are_those_of_the_configuration(place, capsys):
     "line, words",
     [
         ("merge average file.safetensors a -o m", "the first expert must be"),
-        ("merge average a b -o mine", "'mine' holds what was not written"),
+        ("merge average a b -o mine", "mine holds what was not written"),
         ("merge average a b -o a", "'a' is one of the experts"),
         ("merge average ./a b -o a", "'a' is one of the experts"),
         ("merge ties a b --base base -o ./base", "'./base' is one of the"),
-        ("merge average a b -o taken", "'taken' is a file or a link"),
+        ("merge average a b -o empty", "not written there by this package: 'e"),
+        ("merge average a b -o taken", "taken is a file or a link"),
         ("merge average a b -o m.bin", "must end in .safetensors, or be"),
         ("merge average a someone/nowhere -o m", "no model on the hub"),
         ("merge ties a b --base someone/nowhere -o m", "no model on the hub"),
@@ -222,6 +230,7 @@ def test_wrong_folders(place, capsys, line, words):
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("mine")
     Path("taken").write_text("")
+    Path("empty/empty").mkdir(parents=True)
     write_weights("file.safetensors", {"w": torch.ones(1)})
     before = {p: p.stat().st_mtime_ns for p in sorted(place.rglob("*"))}
     assert main(line.split()) == 2

@@ -288,6 +288,13 @@ def test_every_output_of_a_plan_is_signed(folder, capsys):
         "  last: {method: average, experts: [hidden, a.safetensors], "
         "output: last.safetensors}\n"
     )
+    # what is in the way of the last signature is known before the first merge
+    notes = Path("last.safetensors.sig")
+    notes.write_text("mine")
+    there = sorted(folder.iterdir())
+    refused(capsys, "merge plan.yaml --quiet --sign key.pem", notes.name)
+    assert sorted(folder.iterdir()) == there
+    notes.unlink()
     assert run("merge plan.yaml --quiet") == 0
     capsys.readouterr()
     assert run("merge plan.yaml --quiet --sign key.pem") == 0

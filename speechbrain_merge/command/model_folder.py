@@ -17,8 +17,8 @@ from typing import Optional
 
 from speechbrain_merge.lineage import CARD, EXPORT_RECORD, KEY
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.folders import whole_folder
-from speechbrain_merge.records.ownership import check_unchanged, foreign_files
+from speechbrain_merge.records.folders import check_replaceable, whole_folder
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.paths import refuse_link_outside
 from speechbrain_merge.records.reading import parse_json, read_json
 from speechbrain_merge.records.signing import Signer
@@ -32,7 +32,7 @@ COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 preprocessors have them."""
 
 
-def check_model_folder(source, output, where: str = "") -> None:
+def check_model_folder(source, output) -> None:
     """Raises unless a merge can be written as a folder like its first expert's.
 
     Arguments
@@ -41,37 +41,25 @@ def check_model_folder(source, output, where: str = "") -> None:
         The first expert.
     output : str or Path
         The folder to write.
-    where : str
-        How a message begins.
 
     Raises
     ------
     ValueError
-        When the expert is no Hugging Face folder, or the output holds what
-        was not written there by this package.
+        When the expert is no Hugging Face folder.
+    FileExistsError
+        When the output holds what was not written there by this package.
     """
     source, output = Path(source), Path(output)
     if not (source / CONFIG).is_file() or not any(
         (source / name).is_file() for name in HUGGING_FACE_FILES
     ):
         raise ValueError(
-            f"{where}the output '{output}' is a folder, so that the first "
+            f"the output '{output}' is a folder, so that the first "
             f"expert must be a Hugging Face folder, with {CONFIG} and "
             f"{WEIGHTS}; {source} is not. Name a file that ends in "
             ".safetensors."
         )
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise ValueError(
-            f"{where}the output '{output}' is a file or a link: name a file "
-            "that ends in .safetensors, or a new folder."
-        )
-    foreign = foreign_files(output) if output.is_dir() else []
-    if foreign:
-        raise ValueError(
-            f"{where}the output '{output}' holds what was not written there "
-            f"by this package, such as '{foreign[0]}': move it away, or name "
-            "another folder."
-        )
+    check_replaceable(output)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from speechbrain_merge.command.model_folder import (
     check_model_folder,
     model_folder,
 )
-from speechbrain_merge.engine import merge
+from speechbrain_merge.engine import check_output, merge
 from speechbrain_merge.pool import read_pool
 from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.records.checked import digest_text, fields
@@ -153,8 +153,6 @@ class PlanRun:
             Stage to ``"merged"`` or ``"up to date"``; stages that nothing
             needed are not in it.
         """
-        if signer is not None:
-            signer.check()
         done, made = {}, {}
         how = {"workers": workers, "progress": progress, "device": device}
         outputs = [
@@ -163,12 +161,15 @@ class PlanRun:
             if "output" in stage
         ]
         for output in outputs:
+            if signer is not None:
+                signer.check(None if self._is_folder(output) else output)
             clear_remains(Path(output).absolute())
+        needed = self._needed()
         with ExitStack() as stack:
             kept = stack.enter_context(
                 working_folder(Path(outputs[-1]).absolute())
             )
-            for number, name in enumerate(self._needed()):
+            for number, name in enumerate(needed):
                 output = self.plan.stages[name].get("output")
                 if self._up_to_date(name):
                     if signer is not None:
@@ -328,10 +329,26 @@ class PlanRun:
         return self._digests[name]
 
     def _up_to_date(self, name):
-        """Whether the output of a stage was made just so."""
+        """Whether the output of a stage was made just so.
+
+        Raises where it is to be made, and what is there is a person's.
+        """
         output = self.plan.stages[name].get("output")
-        if output is None or not os.path.exists(output):
+        if output is None:
             return False
+        fresh = self._is_written(output) and self._is_of(output, name)
+        if not (fresh or output in self._damaged or self._is_folder(output)):
+            check_output(output)  # that of folders is known by now
+        return fresh
+
+    def _is_written(self, output):
+        """Whether there is a file or folder with something in it."""
+        if self._is_folder(output):
+            return os.path.isdir(output) and bool(os.listdir(output))
+        return os.path.isfile(output) and os.path.getsize(output) > 0
+
+    def _is_of(self, output, name):
+        """Whether an output that is there was made by a stage as it is now."""
         try:
             with open_weights(output) as weights:
                 where = f"{output}, metadata 'plan'"

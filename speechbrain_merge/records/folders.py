@@ -93,7 +93,7 @@ def whole_folder(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone_in(target.parent):
         _clear(target)
-        _refuse_foreign(target)
+        check_replaceable(target)
     building, held = _new_folder(target)
     try:
         write_mark(building, None)
@@ -111,6 +111,48 @@ def whole_folder(target):
         raise
     finally:
         os.close(held)
+
+
+def check_replaceable(target):
+    """Refuses to replace what is in the place of a folder, and is not ours.
+
+    Arguments
+    ---------
+    target : str or Path
+        The folder to be. Nothing, or an empty folder, may be there.
+
+    Raises
+    ------
+    FileExistsError
+        With what is there that is not ours.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> check_replaceable(folder / "new")
+    >>> _ = (folder / "notes.txt").write_text("mine")
+    >>> check_replaceable(folder)
+    Traceback (most recent call last):
+    ...
+    FileExistsError: ... holds what was not written there by this package: 'notes.txt'. Nothing was changed. Move it away, or choose another folder.
+    """
+    target = Path(target)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise FileExistsError(
+            f"{target} is a file or a link, not a folder. Nothing was changed. "
+            "Choose another folder."
+        )
+    foreign = []
+    if target.is_dir():
+        foreign = [*foreign_files(target), *empty_folders(target)]
+    if foreign:
+        listed = ", ".join(map(repr, foreign[:5]))
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise FileExistsError(
+            f"{target} holds what was not written there by this package: "
+            f"{listed}{more}. Nothing was changed. Move it away, or choose "
+            "another folder."
+        )
 
 
 def refuse_own_source(target, sources: Iterable):
@@ -327,14 +369,14 @@ def _put_in_place(building, target):
     else:
         sync_folder(target.parent)
         return
-    _refuse_foreign(target)
+    check_replaceable(target)
     before = stamps_of(target)
     replaced = _change_places(building, target)
     sync_folder(target.parent)
     if stamps_of(replaced) != before:
         # Someone wrote there between the check and the exchange
         _change_places(replaced, target)
-        _refuse_foreign(target)
+        check_replaceable(target)
         raise OSError(f"{target} was being written by someone else")
     _remove(replaced)
 
@@ -372,25 +414,6 @@ def _exchange(one, other) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(code, os.strerror(code), str(one), None, str(other))
-
-
-def _refuse_foreign(target):
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise FileExistsError(
-            f"{target} is a file or a link, not a folder. Nothing was changed. "
-            "Choose another folder."
-        )
-    foreign = []
-    if target.is_dir():
-        foreign = [*foreign_files(target), *empty_folders(target)]
-    if foreign:
-        listed = ", ".join(map(repr, foreign[:5]))
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-        raise FileExistsError(
-            f"{target} holds what was not written there by this package: "
-            f"{listed}{more}. Nothing was changed. Move it away, or choose "
-            "another folder."
-        )
 
 
 @contextmanager
