@@ -190,9 +190,6 @@ def merge(
         method = create(method)
     if workers < 1:
         raise ValueError(f"`workers` must be at least 1, got {workers}.")
-    if output is not None and Path(output).suffix != ".safetensors":
-        # else hours of merging end in a file that nothing opens
-        raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
     signer = signer_of(sign)
     if signer is not None:
         if output is None:
@@ -219,8 +216,7 @@ def merge(
         if base is not None:
             anchor = stack.enter_context(open_weights(base))
         if output is not None:
-            _check_not_merged(Path(output), [*opened, *filter(None, [anchor])])
-            check_output(output)
+            check_output(output, [*opened, *filter(None, [anchor])])
         labels = labels or [
             getattr(expert, "name", None) or weights.label
             for expert, weights in zip(experts, opened)
@@ -354,20 +350,24 @@ def provenance(source: Union[str, Path]) -> dict:
         return check_record(parse_json(weights.metadata["merge"], where), where)
 
 
-def check_output(output: Union[str, Path]) -> None:
+def check_output(
+    output: Union[str, Path], opened: Iterable[Weights] = ()
+) -> None:
     """Refuses to write a merged file in the place of what no merge made.
 
     Arguments
     ---------
     output : str or Path
         The file to be. Nothing, an empty file, or a merged one may be there.
+    opened : list of Weights
+        What is to be merged.
 
     Raises
     ------
     FileExistsError
-        Where there is something else, or a link.
+        Where there is something else, a link, or what is to be merged.
     ValueError
-        Where there is a folder.
+        Where it does not end in ``.safetensors``, or there is a folder.
 
     Example
     -------
@@ -380,16 +380,9 @@ def check_output(output: Union[str, Path]) -> None:
     FileExistsError: .../merged.safetensors is a link to elsewhere. Nothing was changed. Name the file that it leads to, or remove the link.
     """
     output = Path(output)
-    if output.is_symlink():
-        raise FileExistsError(
-            f"{output} is a link to {os.readlink(output)}. Nothing was changed. "
-            "Name the file that it leads to, or remove the link."
-        )
-    refuse_foreign(output, KEY, "weights that no merge made")
-
-
-def _check_not_merged(output, opened):
-    """Refuses to replace what is merged."""
+    if output.suffix != ".safetensors":
+        # else hours of merging end in a file that nothing opens
+        raise ValueError(f"`output` must end in .safetensors, got '{output}'.")
     for weights in opened:
         place = Path(weights.label)
         if output.is_file() and place.is_file() and place.samefile(output):
@@ -397,6 +390,12 @@ def _check_not_merged(output, opened):
                 f"{output} is among the models that are merged. Nothing was "
                 "changed. Choose another output."
             )
+    if output.is_symlink():
+        raise FileExistsError(
+            f"{output} is a link to {os.readlink(output)}. Nothing was changed. "
+            "Name the file that it leads to, or remove the link."
+        )
+    refuse_foreign(output, KEY, "weights that no merge made")
 
 
 def _check_files(files):

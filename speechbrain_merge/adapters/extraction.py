@@ -17,7 +17,10 @@ from typing import Any, Optional, Union
 import torch
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.adapters.writing import write_adapter
+from speechbrain_merge.adapters.writing import (
+    check_adapter_output,
+    write_adapter,
+)
 from speechbrain_merge.methods import MergeMethod
 from speechbrain_merge.methods.parameters import check_choice, check_whole
 from speechbrain_merge.weights import (
@@ -83,6 +86,8 @@ def extract_lora(
         When expert and base are different models.
     ValueError
         When nothing changed, or something that the format cannot hold.
+    FileExistsError
+        When something else than an adapter is in the place of the output.
 
     Example
     -------
@@ -103,6 +108,7 @@ def extract_lora(
         each for each in (base, expert) if isinstance(each, torch.nn.Module)
     ]
     with open_weights(expert) as weights, open_weights(base) as original:
+        check_adapter_output(Path(output), format, [weights, original])
         extraction.read(weights, original, modules)
     sources = {
         "experts": [expert],

@@ -6,6 +6,7 @@ from tiny_models import tiny_conformer, tiny_whisper
 
 from speechbrain.nnet.adapters import AdaptedModel, LoRA
 from speechbrain_merge import extract_lora, provenance
+from speechbrain_merge.adapters import extraction
 from speechbrain_merge.weights import fold, open_weights
 from speechbrain_merge.weights.adapter_files import WEIGHTS
 from speechbrain_merge.weights.adapter_scales import adapter_arguments
@@ -147,6 +148,21 @@ def test_nothing_to_extract(tmp_path):
     with pytest.raises(ValueError, match="`rank`"):
         extract_lora(fine_tuned(1), net(), tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["peft", "speechbrain"])
+def test_the_place_is_looked_at_before_anything_is_decomposed(
+    tmp_path, monkeypatch, form
+):
+    monkeypatch.setattr(extraction, "_nearest", pytest.fail)
+    link = tmp_path / "out.safetensors"
+    link.symlink_to("nowhere")
+    person = tmp_path / "person"
+    person.mkdir()
+    (person / "notes.txt").write_text("mine")
+    for path in (link, person):
+        with pytest.raises((ValueError, FileExistsError), match=path.name):
+            extract_lora(fine_tuned(1), net(), path, 2, form)
 
 
 def test_a_whisper_from_folders(tmp_path):
