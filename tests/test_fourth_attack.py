@@ -21,7 +21,8 @@ from speechbrain_merge.cli import main
 from speechbrain_merge.engine import merge
 from speechbrain_merge.methods import create
 from speechbrain_merge.pool.bases import provide_base
-from speechbrain_merge.pool.reading import matching, read_pool
+from speechbrain_merge.pool.patterns import Patterns
+from speechbrain_merge.pool.reading import read_pool
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import temporary_beside, write_whole
@@ -513,7 +514,7 @@ def test_links_in_a_circle_are_looked_into_once(tmp_path):
         tmp_path / "m.pt",
         tmp_path / "run" / "deep" / "m.pt",
     ]
-    assert matching(f"{tmp_path}/r*/**") == sorted(
+    assert Patterns().matching(f"{tmp_path}/r*/**") == sorted(
         f"{tmp_path}/run/{name}" for name in ("a", "b", "deep", "deep/m.pt")
     )
     with pytest.raises(ValueError, match=r"\*\* at most once"):

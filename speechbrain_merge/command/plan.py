@@ -66,7 +66,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from speechbrain_merge.methods import create
-from speechbrain_merge.pool.reading import WEIGHTS_SUFFIXES, matching
+from speechbrain_merge.pool.patterns import Patterns
+from speechbrain_merge.pool.reading import WEIGHTS_SUFFIXES
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.reading import YAML_LIMIT, check_yaml, read_text
 from speechbrain_merge.weights import float_dtype
@@ -194,9 +195,10 @@ class Plan:
             name: self._method(name, stage)
             for name, stage in self.stages.items()
         }
+        patterns = Patterns()  # so many names for all of them together
         for name in self.stages:
             for source in self.sources(name):
-                self._check_source(name, source)
+                self._check_source(name, source, patterns)
         self.order = self._ordered()
         self._check_outputs()
         self.downloaded = {
@@ -315,14 +317,17 @@ class Plan:
         except ValueError as error:
             raise ValueError(f"{self.where(name)}{error}") from None
 
-    def _check_source(self, name, source):
+    def _check_source(self, name, source, patterns):
         """A source is a stage, or there on the disk."""
         if source in self.stages or os.path.exists(source):
             return
         if _is_on_hub(source):
             return  # downloaded when all else is right
-        if glob.has_magic(source) and matching(source):
-            return
+        try:
+            if glob.has_magic(source) and patterns.matching(source):
+                return
+        except ValueError as error:
+            raise ValueError(f"{self.where(name)}{error}") from None
         raise ValueError(
             f"{self.where(name)}'{source}' is neither a stage nor "
             f"a file or folder{_hint(source, self.stages)}."

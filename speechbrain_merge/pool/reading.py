@@ -39,6 +39,7 @@ from speechbrain_merge.pool.meta import (
     read_meta,
     read_progress,
 )
+from speechbrain_merge.pool.patterns import Patterns
 from speechbrain_merge.pool.records import candidate_record
 from speechbrain_merge.pool.recovery import METADATA, tell_unnamed
 from speechbrain_merge.pool.run_folder import (
@@ -132,6 +133,7 @@ class _Reading:
         self.broken = []  # (path, why)
         self.sought = []
         self.notes = []
+        self.patterns = Patterns()
 
     def read(self, source):
         if isinstance(source, Candidate):
@@ -153,7 +155,7 @@ class _Reading:
     def read_text(self, text):
         self.sought.append(text)
         if not Path(text).exists() and glob.has_magic(text):
-            for path in matching(text):
+            for path in self.patterns.matching(text):
                 self.read_path(Path(path))
         else:
             self.read_path(Path(text))
@@ -258,57 +260,6 @@ class _Reading:
         if folder not in self.real:
             self.real[folder] = os.path.realpath(folder)
         return self.real[folder]
-
-
-def matching(pattern: str) -> list[str]:
-    """What a glob finds, each folder looked into once.
-
-    With ``**`` Python's `glob` follows links as often as it meets them: two
-    links in a stranger's folder that lead to itself are 2^40 folders.
-
-    Arguments
-    ---------
-    pattern : str
-        A glob, with ``**`` for any number of folders at most once.
-
-    Returns
-    -------
-    list of str
-        Sorted paths.
-
-    Raises
-    ------
-    ValueError
-        Where there are several ``**``.
-    """
-    parts = pattern.split("/")
-    if parts.count("**") > 1:
-        raise ValueError(f"'{pattern}': expected ** at most once")
-    if "**" not in parts:
-        return sorted(glob.glob(pattern))
-    place = parts.index("**")
-    before, after = "/".join(parts[:place]), "/".join(parts[place + 1 :])
-    if pattern.startswith("/"):
-        before = before or "/"
-    found, seen = set(), set()
-    for root in glob.glob(before) if before else ["."]:
-        for above, folders, names in os.walk(root, followlinks=True):
-            status = os.stat(above)
-            key = status.st_dev, status.st_ino
-            if key in seen:
-                folders.clear()
-                continue
-            seen.add(key)
-            # as glob does, where nothing is said of hidden ones
-            shown = [one for one in folders if not one.startswith(".")]
-            # links last, so that a folder goes by its own name
-            folders[:] = sorted(
-                shown,
-                key=lambda one: (os.path.islink(os.path.join(above, one)), one),
-            )
-            inside = after or "*"
-            found |= set(glob.glob(os.path.join(glob.escape(above), inside)))
-    return sorted(each.removeprefix("./") for each in found)
 
 
 def _is_in_a_run(path):
