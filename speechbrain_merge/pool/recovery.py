@@ -71,9 +71,7 @@ def clear_up(run):
     remove_stale(run.folder)
     removed = run.read().removed
     for path in strays_of(run, deleted=True):
-        code = removed.get(path.name)
-        if code is not None and is_own(path, code):
-            # A kill came between the line that takes it back and this
+        if _was_left(run, path, removed):
             path.unlink()
     strays = [(path, own_record(path, run.run)) for path in strays_of(run)]
     strays.sort(key=lambda each: (each[1] or {}).get("saves", 0))
@@ -121,11 +119,18 @@ def strays_of(run, deleted: bool = False) -> list[Path]:
     if deleted:
         return found
     return [
-        path
-        for path in found
-        if path.name not in contents.removed
-        or not is_own(path, contents.removed[path.name])
+        path for path in found if not _was_left(run, path, contents.removed)
     ]
+
+
+def _was_left(run, path, removed):
+    """Whether a kill came between the line that takes a file back and that.
+
+    One that came there after the last line was put back by a person.
+    """
+    if path.name not in removed or not is_own(path, removed[path.name]):
+        return False
+    return path.stat().st_ctime_ns <= run.manifest.path.stat().st_mtime_ns
 
 
 def tell_unnamed(run):

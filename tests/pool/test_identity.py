@@ -551,6 +551,23 @@ def test_a_backup_in_the_place_of_the_first(tmp_path, caplog, how, away):
     assert found(pool).items() > after.items()
 
 
+def test_a_candidate_that_a_person_put_back_is_kept(tmp_path):
+    """The bounds had removed it, which a kill may have left half done."""
+    pool, saved = tmp_path / "pool", tmp_path / "saved"
+    train(tmp_path, pool, 1, [1, 2], keep_last=2)
+    ended()
+    shutil.copytree(pool / "run", saved)
+    train(tmp_path, pool, 1, [3], keep_last=2)
+    ended()
+    back = pool / "run" / "epoch-0001.safetensors"
+    assert not back.exists()
+    shutil.copy(saved / back.name, back)
+    train(tmp_path, pool, 1, [4], keep_last=2)
+    assert list(found(pool)) == ["run/epoch-0003", "run/epoch-0004"]
+    kept = pool / "run" / "quarantine" / back.name
+    assert kept.read_bytes() == (saved / back.name).read_bytes()
+
+
 def test_a_kill_between_the_line_and_the_move(tmp_path, monkeypatch):
     """What is to be kept is not taken for what is to be deleted."""
     pool = tmp_path / "pool"
