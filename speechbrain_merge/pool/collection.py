@@ -77,12 +77,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save, half_written
 from speechbrain_merge.pool.arguments import check_arguments, check_average
 from speechbrain_merge.pool.bases import provide_base
+from speechbrain_merge.pool.bounds import Bounds
 from speechbrain_merge.pool.candidate import Candidate
-from speechbrain_merge.pool.copied_training import (
-    checkpoints_of,
-    place_of,
-    was_saved_in,
-)
+from speechbrain_merge.pool.copied_training import checkpoints_of, place_of
 from speechbrain_merge.pool.coverage import check_pools
 from speechbrain_merge.pool.feature_statistics import (
     check_statistics,
@@ -98,12 +95,7 @@ from speechbrain_merge.pool.meta import (
     read_meta,
 )
 from speechbrain_merge.pool.recovery import clear_up
-from speechbrain_merge.pool.run_folder import (
-    RunFolder,
-    names_to_keep,
-    run_folders,
-    slot_of,
-)
+from speechbrain_merge.pool.run_folder import RunFolder, run_folders, slot_of
 from speechbrain_merge.pool.training import Training, read_pointer
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.written_check import with_check
@@ -500,7 +492,8 @@ class CheckpointPool:
             training.saves = (
                 saves if saves >= training.saves else training.saves + 1
             )
-            self._prune(run)  # A kill may have come between store and prune
+            # A kill may have come between store and this
+            self._bounds.enforce(run, training.checkpoints)
             name = known["name"] if known["event"] == "candidate" else None
             return name, f"knows the weights of {checkpoint.name}"
         training.saves += 1
@@ -516,10 +509,11 @@ class CheckpointPool:
             # Saved before in this epoch, where no step tells them apart
             record["slot"] += f"-save-{training.saves:04d}"
         known_there = run.those_there(contents.candidates.values())
-        kept, _ = self._bounds([*known_there, record])
+        kept, _ = self._bounds.choose([*known_there, record])
         if training.saves % self.every != 0 or record["name"] not in kept:
             # What it takes the place of is abandoned, although it is not kept
-            self._prune(run, {**record, "lineage": training.lineage})
+            passed = {**record, "lineage": training.lineage}
+            self._bounds.enforce(run, training.checkpoints, passed)
             # Remembered: saved again after a test it must not seem new
             run.pass_over(record)
             return None, f"passed over {checkpoint.name}, by every= or keep_…="
@@ -533,7 +527,7 @@ class CheckpointPool:
             base=training.start,
         )
         run.store(record, tensors, metadata)
-        self._prune(run)
+        self._bounds.enforce(run, training.checkpoints)
         return record["name"], f"stored {record['name']}"
 
     def _is_anothers(self, folder):
@@ -562,46 +556,9 @@ class CheckpointPool:
             for each in known
         )
 
-    def _bounds(self, records):
-        return names_to_keep(
-            records, self.keep_last, self.keep_best, self.metric, self.mode
-        )
-
-    def _prune(self, run, passed_over=None):
-        """Removes what the bounds do not keep, and what was trained again."""
-        records = list(run.read().candidates.values())
-        later = [] if passed_over is None else [passed_over]
-        replaced = self._bounds([*records, *later])[1]
-        current = [each for each in records if each["name"] not in replaced]
-        there = run.those_there(current)
-        # one whose file is gone takes no place, and goes where it has none
-        gone = {each["name"] for each in current}
-        gone -= {each["name"] for each in there}
-        kept = self._bounds(there)[0] | (gone & self._bounds(current)[0])
-        for record in records:
-            if record["name"] in replaced:
-                self._take_back(run, record)
-            elif record["name"] not in kept:
-                run.remove(record, "not among those to keep")
-
-    def _take_back(self, run, record):
-        """Removes a candidate that was trained again, if it is of this folder.
-
-        The checkpoint that a kill left half written lies here, and so do those
-        after an older one that is gone on from. Where it does not, this may be
-        a backup or a copy, and the candidate that of a training which is
-        somewhere else now.
-        """
-        folder = self._training.checkpoints
-        if was_saved_in(folder, record):
-            run.remove(record, "trained again")
-        else:
-            run.set_aside(
-                record,
-                f"was trained again, and its checkpoint {record['checkpoint']} "
-                f"is not in {folder} any more, so that it may be of a training "
-                "that is elsewhere now",
-            )
+    @property
+    def _bounds(self):
+        return Bounds(self.keep_last, self.keep_best, self.metric, self.mode)
 
     def _tensors(self):
         if self.average is None:

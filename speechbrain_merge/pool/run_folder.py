@@ -28,7 +28,7 @@ from typing import Any, Optional
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save
-from speechbrain_merge.pool.candidate import Candidate, rank
+from speechbrain_merge.pool.candidate import Candidate
 from speechbrain_merge.pool.manifest import (
     Contents,
     Manifest,
@@ -132,67 +132,6 @@ def slot_of(epoch: Optional[int], step: Optional[int], saves: int) -> str:
     if epoch is not None and epoch >= 0:  # a counter may begin below
         slot = f"epoch-{int(epoch):04d}"
     return slot if step is None else f"{slot}-step-{int(step):06d}"
-
-
-def names_to_keep(
-    records: list,
-    last: Optional[int],
-    best: Optional[int],
-    metric: str,
-    mode: str,
-) -> tuple:
-    """Which candidates a bounded run keeps.
-
-    Arguments
-    ---------
-    records : list of dict
-        Candidates as the manifest has them, in the order as collected.
-        The later of two with one slot, or one number of saves in one
-        training, was trained again.
-    last : int, optional
-        Keep so many of the newest.
-    best : int, optional
-        Keep so many of the best. Given neither, all are kept.
-    metric : str
-        Entry of their metas that tells the best.
-    mode : str
-        "min" where lower is better, else "max".
-
-    Returns
-    -------
-    kept : set of str
-        Names.
-    replaced : set of str
-        Names of those that were trained again, later in the list.
-    """
-    newest = {
-        key: record["name"] for record in records for key in _places(record)
-    }
-    current = [
-        record
-        for record in records
-        if all(newest[key] == record["name"] for key in _places(record))
-    ]
-    kept = {record["name"] for record in current}
-    replaced = {record["name"] for record in records} - kept
-    if last is not None or best is not None:
-        candidates = [
-            Candidate(record["name"], Path(), "", meta=record["meta"])
-            for record in current
-        ]
-        ranked = rank(candidates, metric, mode)[: best or 0]
-        latest = candidates[-last:] if last else []
-        kept = {candidate.name for candidate in [*ranked, *latest]}
-    return kept, replaced
-
-
-def _places(record):
-    """What tells that a candidate was trained again: its epoch and step, and
-    which save of its training it was. With other batches, steps are others."""
-    places = [record.get("slot", record["name"])]
-    if record.get("lineage") and record.get("saves") is not None:
-        places.append((record["lineage"], record["saves"]))
-    return places
 
 
 class RunFolder:
