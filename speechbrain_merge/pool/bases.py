@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Optional
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_merge.pool.recovery import BASE_FILE, is_own, put_aside
+from speechbrain_merge.pool.recovery import BASE_FILE, delete, is_own, put_aside
 from speechbrain_merge.pool.run_folder import RunFolder, run_folders
 from speechbrain_merge.weights import digest, open_weights, write_weights
 
@@ -85,9 +85,8 @@ def provide_base(
         return False
     _take_back(run)
     path = run.folder / BASE_FILE
-    if is_own(path, code):
-        path.unlink()  # stored, and not yet on record when a kill came
-    elif os.path.lexists(path):
+    # One that was stored, and not yet on record when a kill came, goes
+    if not delete(path, code):
         put_aside(path, "it is not the base that the manifest has on record")
     if beside is None or not _linked(beside, path):
         _write(path, code, beside, tensors)
@@ -121,8 +120,7 @@ def _take_back(run, unless_named=False):
             put_aside(path, "another base takes its place")
         return
     run.manifest.append({"event": "base removed"})
-    if is_own(path, known["digest"]):
-        path.unlink()
+    delete(path, known["digest"])
 
 
 def _base_beside(run, code):

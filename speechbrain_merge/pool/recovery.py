@@ -72,7 +72,7 @@ def clear_up(run):
     removed = run.read().removed
     for path in strays_of(run, deleted=True):
         if _was_left(run, path, removed):
-            path.unlink()
+            delete(path, removed[path.name])
     strays = [(path, own_record(path, run.run)) for path in strays_of(run)]
     strays.sort(key=lambda each: (each[1] or {}).get("saves", 0))
     for path, record in strays:
@@ -180,6 +180,37 @@ def is_own(path: Path, code: str) -> bool:
     if OWN_FILE.fullmatch(path.name) is None:
         return False
     return _digest_in_header(path) == code
+
+
+def delete(path: Path, code: str) -> bool:
+    """Deletes a file that a pool wrote, if it is as it was written.
+
+    Its metadata may have been handed on to other tensors, as to those of a
+    model that someone trained further and saved in its place.
+
+    Arguments
+    ---------
+    path : Path
+        The file. It need not be there.
+    code : str
+        The digest on record.
+
+    Returns
+    -------
+    bool
+        False where something else is there, which stays.
+    """
+    if not os.path.lexists(path):
+        return True
+    if not is_own(path, code):
+        return False
+    try:
+        with open_weights(path) as weights:
+            verify(weights, code)
+    except (ValueError, OSError):
+        return False
+    path.unlink()
+    return True
 
 
 def put_aside(path: Path, why: str):

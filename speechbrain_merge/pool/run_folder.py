@@ -39,6 +39,7 @@ from speechbrain_merge.pool.manifest import (
 from speechbrain_merge.pool.recovery import (
     METADATA,
     clear_up,
+    delete,
     is_own,
     own_record,
     put_aside,
@@ -384,9 +385,7 @@ class RunFolder:
         path = self.folder / record["file"]
         if record["file"] in {each["file"] for each in others}:
             return
-        if is_own(path, record["digest"]):
-            path.unlink()
-        elif os.path.lexists(path):
+        if not delete(path, record["digest"]):
             logger.warning(
                 f"{path}: not deleted, because it is not the candidate that "
                 f"{self.manifest.path} has on record"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from filled_pool import saver_of, take_checks, train_a_little
+from safetensors.torch import load_file, save_file
 
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
@@ -549,6 +550,27 @@ def test_a_backup_in_the_place_of_the_first(tmp_path, caplog, how, away):
     # and the first goes on, with what it has
     train(away, pool, 1, [6], keep_last=9)
     assert found(pool).items() > after.items()
+
+
+@pytest.mark.parametrize("what", ["epoch-0001", "base"])
+def test_what_was_trained_on_in_its_place_is_kept(tmp_path, what, caplog):
+    """It was saved with the metadata of the file that it began with."""
+    pool = tmp_path / "pool"
+    # a base that nothing was trained from is replaced by the next start's
+    train(tmp_path, pool, 1, [] if what == "base" else [1], keep_last=1)
+    ended()
+    path = pool / "run" / f"{what}.safetensors"
+    with open_weights(path) as weights:
+        known = dict(weights.metadata)
+    mine = {name: each + 1 for name, each in load_file(path).items()}
+    save_file(mine, path, known)
+    content = path.read_bytes()
+    train(tmp_path, pool, 2 if what == "base" else 1, [2], keep_last=1)
+    ended()
+    train(tmp_path, pool, 1, [], keep_last=1)
+    files = [each.read_bytes() for each in pool.rglob("*.safetensors")]
+    assert content in files
+    assert f"{path}: " in caplog.text
 
 
 def test_a_candidate_that_a_person_put_back_is_kept(tmp_path):
