@@ -229,3 +229,31 @@ def test_features_without_statistics_are_refused(
     elsewhere = ["--output_folder", str(tmp_path / "elsewhere")]
     assert main([*command, *elsewhere]) == 2
     assert f"'normalize' ({kind}) has no statistics" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("CKPT.yaml", b"WER: 7"),
+        ("brain.ckpt", bytes(100)),
+        ("normalizer.ckpt", bytes(range(255, 0, -1))),
+        ("counter.ckpt", b"seven"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    recipe, tmp_path, monkeypatch, capsys, name, content
+):
+    """Its error was that of whatever stumbled over the damage, or later."""
+    shutil.copytree(recipe, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    for folder in Path("save").glob("CKPT*"):
+        (folder / name).write_bytes(content)
+    capsys.readouterr()
+    assert main(COMMAND) == 2
+    (line,) = [
+        each
+        for each in capsys.readouterr().err.splitlines()
+        if each.startswith("speechbrain-merge evaluate: ")
+    ]
+    assert name in line and "save/CKPT+" in line and "again" in line
+    assert "--traceback" not in line

@@ -28,6 +28,7 @@ from speechbrain_merge.brain.run import Run
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.pool.coverage import check_tested
+from speechbrain_merge.pool.half_written import has_whole_checkpoint
 from speechbrain_merge.records.reading import check_nesting, read_text
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
@@ -96,14 +97,17 @@ def run(options) -> dict:
 def _check_statistics(brain, names, hparams_file):
     """Refuses normalisers whose statistics a checkpoint was to bring."""
     checkpointer = getattr(brain, "checkpointer", None)
-    if checkpointer is not None and checkpointer.list_checkpoints():
+    if checkpointer is not None and has_whole_checkpoint(checkpointer):
         return
     for each in without_statistics(brain, names):
+        where = f"in the folder that {hparams_file} names"
+        advice = "Give the folders of the training, as its command line did."
+        for folder, reason in getattr(checkpointer, "passed_over", {}).items():
+            where, advice = f"but {folder}: {reason}", "Copy that again."
         raise ValueError(
             f"The Brain's module {each} has no statistics, and there is no "
-            f"checkpoint to load them from in the folder that {hparams_file} "
-            "names: the error rates would be of other features. Give the "
-            "folders of the training, as its command line did."
+            f"checkpoint to load them from {where}. The error rates would be "
+            f"of other features. {advice}"
         )
 
 

@@ -43,7 +43,8 @@ def pass_over_remains(checkpointer):
 
     It recovers from these alone, averages them alone, and counts them alone
     where it keeps so many. Others stay where they are. It also writes the
-    Brain last, so that remains can be told.
+    Brain last, so that remains can be told. What cannot be loaded for any other
+    reason is named with its file.
 
     Arguments
     ---------
@@ -74,8 +75,9 @@ def pass_over_remains(checkpointer):
     """
     if checkpointer is None or hasattr(checkpointer, "passed_over"):
         return
-    checkpointer.passed_over = set()
+    checkpointer.passed_over = {}  # folder to the reason
     _write_brain_last(checkpointer)
+    _name_what_does_not_load(checkpointer)
     folders, checkpoints = (
         checkpointer._list_checkpoint_dirs,
         checkpointer.list_checkpoints,
@@ -83,7 +85,7 @@ def pass_over_remains(checkpointer):
 
     def is_whole(folder, reason):
         if reason and folder not in checkpointer.passed_over:
-            checkpointer.passed_over.add(folder)
+            checkpointer.passed_over[folder] = reason
             logger.warning(
                 f"{folder} is passed over: {reason}. A kill came while it was "
                 "written, or it was saved by another script."
@@ -117,6 +119,43 @@ def _write_brain_last(checkpointer):
 
     checkpointer.add_recoverable = add
     move()
+
+
+def _name_what_does_not_load(checkpointer):
+    """Names the file in the errors of loading a checkpoint.
+
+    SpeechBrain opens one file after the other, and of a damaged one pickle, or
+    torch, says what it stumbled over alone.
+    """
+    loading = checkpointer._call_load_hooks
+
+    def load(checkpoint):
+        files = _AskedFor(checkpoint.paramfiles)
+        try:
+            loading(checkpoint._replace(paramfiles=files))
+        except Exception as error:
+            # Whatever comes of damaged bytes, in whatever loads them
+            path, found = files.last, str(error)
+            if path is None or path.name in found:
+                raise
+            raise ValueError(
+                f"{path} cannot be loaded ({type(error).__name__}: "
+                f"{_short(error)}): it is damaged, or of another model. Copy it "
+                f"again, or move {path.parent} away, so that an earlier "
+                "checkpoint is loaded."
+            ) from error
+
+    checkpointer._call_load_hooks = load
+
+
+class _AskedFor(dict):
+    """Files by recoverable, which knows the one that was asked for last."""
+
+    last = None
+
+    def __getitem__(self, name):
+        self.last = super().__getitem__(name)
+        return self.last
 
 
 def has_whole_checkpoint(checkpointer) -> bool:
