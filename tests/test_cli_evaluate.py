@@ -188,6 +188,26 @@ def test_a_wrong_set_deletes_nothing_of_others(recipe, tmp_path, capsys, place):
     shutil.rmtree("results")
 
 
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--output_folder", "-1"], "YAML reads '-1' as int"),
+        (["--output_folder", "1e400"], "as float"),
+        (["--output_folder", "[a, b]"], "as seq"),
+        (["--output_folder", "--"], "is not plain YAML"),
+        (["--output_folder", "a\nb"], "is not plain YAML"),
+        (["--", "3"], "a value without a key"),
+    ],
+)
+def test_values_that_no_recipe_can_read(recipe, capsys, more, words):
+    before = sorted(recipe.iterdir())
+    assert main([*COMMAND, *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("speechbrain-merge evaluate: ") and words in line
+    assert "train.yaml" in line and "Write " in line
+    assert "--traceback" not in line and sorted(recipe.iterdir()) == before
+
+
 def test_wrong_options(recipe, capsys):
     assert main([*COMMAND, "--set", "nowhere"]) == 2
     assert "train.py has: near, far." in capsys.readouterr().err

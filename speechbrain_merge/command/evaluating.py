@@ -29,7 +29,12 @@ from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.evaluation import confidence_interval
 from speechbrain_merge.pool.coverage import check_tested
 from speechbrain_merge.pool.half_written import has_whole_checkpoint
-from speechbrain_merge.records.reading import check_nesting, read_text
+from speechbrain_merge.records.errors import RecordError, shown
+from speechbrain_merge.records.reading import (
+    check_nesting,
+    check_yaml,
+    read_text,
+)
 from speechbrain_merge.study.comparison import FEWEST_SPEAKERS
 from speechbrain_merge.study.testing import speakers
 from speechbrain_merge.weights import open_weights
@@ -40,6 +45,9 @@ ADD_BUILD = (
     "in it that gives a speechbrain_merge.Run with the Brain and its "
     "test_sets: add it as docs/studies.md shows"
 )
+
+
+YAML_TEXT, YAML_NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 
 
 def run(options) -> dict:
@@ -58,6 +66,7 @@ def run(options) -> dict:
     _, run_opts, overrides = sb.parse_arguments(
         [str(hparams_file), *options.overrides]
     )
+    _check_overrides(hparams_file, overrides)
     build = import_build(script)
     with _nothing_left_of_faults(output_folder(hparams_file, overrides)):
         prepared = build(str(hparams_file), overrides, run_opts)
@@ -134,6 +143,22 @@ def _check_run(prepared, script, asked):
         )
 
 
+def _check_overrides(hparams_file, overrides):
+    """Refuses what no recipe can read as values for the keys of its YAML."""
+    where = f"what the command line gives for {hparams_file}, {overrides!r},"
+    advice = "Write --key value, with each value in one line."
+    try:
+        check_yaml(overrides, where)
+    except RecordError as error:
+        raise ValueError(f"{error}. {advice}") from None
+    root = yaml.compose(overrides, Loader=yaml.SafeLoader)
+    if root is not None and not (
+        isinstance(root, yaml.MappingNode)
+        and all(key.tag == YAML_TEXT for key, _ in root.value)
+    ):
+        raise ValueError(f"{where} has a value without a key. {advice}")
+
+
 def output_folder(hparams_file, overrides) -> Optional[Path]:
     """The output folder of a recipe, without making what its YAML asks for.
 
@@ -150,6 +175,11 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
         None where it has no ``output_folder``, or cannot be read: the recipe
         says what is wrong with it.
 
+    Raises
+    ------
+    ValueError
+        Where ``output_folder`` is a number, or anything else than a text.
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "train.yaml"
@@ -163,13 +193,22 @@ def output_folder(hparams_file, overrides) -> Optional[Path]:
             text = resolve_references(stream, overrides or {})
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         folders = [
-            value.value
+            value
             for key, value in getattr(root, "value", ())
             if key.value == "output_folder"
         ]
     except Exception:  # a YAML may fail in any way: its recipe says how
         return None
-    return Path(folders[0]) if folders and folders[0] else None
+    if not folders or not folders[0].value or folders[0].tag == YAML_NULL:
+        return None
+    if folders[0].tag != YAML_TEXT:
+        kind = folders[0].tag.rpartition(":")[-1]
+        raise ValueError(
+            f"{hparams_file}, `output_folder` (--output_folder): expected a "
+            f"folder, and YAML reads {shown(folders[0].value)} as {kind}. "
+            "Write ./ in front of its name."
+        )
+    return Path(folders[0].value)
 
 
 @contextmanager
