@@ -78,6 +78,50 @@ _MetaLoader.add_constructor(f"{_PYTHON}object/apply:numpy.dtype", _numpy_dtype)
 _MetaLoader.add_multi_constructor(_PYTHON, _unreadable)
 
 
+def saved_with(path) -> Optional[float]:
+    """The time of the checkpoint that a file lies in, as its meta says.
+
+    A file of a checkpoint that holds it cannot be taken for that of another.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    float or None
+        None for a file that lies in no checkpoint.
+    """
+    folder = Path(path).parent
+    if not (folder / METAFNAME).is_file():
+        return None
+    return finite_number(read_meta(folder).get("unixtime"))
+
+
+def check_saved_with(path, time: Optional[float]) -> None:
+    """Refuses a file of a checkpoint that was saved with another one.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    time : float, optional
+        What `saved_with` gave when it was saved. None for files of earlier
+        versions, of which nothing is known.
+
+    Raises
+    ------
+    RecordError
+        Where it lies in another checkpoint.
+    """
+    if time is not None and saved_with(path) not in (None, time):
+        raise RecordError(
+            f"{path} was saved with another checkpoint than the {METAFNAME} "
+            "beside it"
+        )
+
+
 def read_meta(folder) -> dict:
     """The meta of a checkpoint folder, as plain values.
 

@@ -29,12 +29,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Optional
 
-from speechbrain.utils.checkpoints import METAFNAME
 from speechbrain.utils.logger import get_logger
 from speechbrain_merge.pool import first_save
 from speechbrain_merge.pool.bases import has_base, provide_base
 from speechbrain_merge.pool.copied_training import is_of_a_copy
-from speechbrain_merge.pool.meta import finite_number, read_meta
+from speechbrain_merge.pool.meta import check_saved_with
 from speechbrain_merge.pool.records import pointer_record
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.errors import RecordError
@@ -197,20 +196,10 @@ def read_pointer(path) -> dict:
     try:
         known = without_check(read_json(path), str(path))
         pointer = pointer_record(known, str(path))
-        saved = pointer.get("saved")
-        if saved is not None and saved != _time_of(Path(path).parent):
-            raise RecordError(
-                f"{path} was saved with another checkpoint than the "
-                f"{METAFNAME} beside it"
-            )
+        check_saved_with(path, pointer.get("saved"))
         return pointer
     except RecordError as error:
         raise RecordError(
             f"{error}. Was this checkpoint not written to its end? Delete "
             f"the folder {Path(path).parent} to resume from the one before."
         ) from None
-
-
-def _time_of(checkpoint):
-    """When a checkpoint was saved, as its meta says."""
-    return finite_number(read_meta(checkpoint).get("unixtime"))

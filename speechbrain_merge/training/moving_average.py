@@ -41,6 +41,7 @@ Authors
 """
 
 import contextlib
+import json
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -57,13 +58,18 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain_merge.pool.meta import check_saved_with, saved_with
+from speechbrain_merge.records.checked import number, optional
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import parse_json
 from speechbrain_merge.weights import verify_own_hash, write_with_hash
 from speechbrain_merge.weights.files import open_safetensors
 
 COUNTS = "updates/"
 AVERAGE = "average/"
 SNAPSHOT = "snapshot/"
+SAVED = "saved"
+"""The entry of the metadata with the time of the checkpoint."""
 
 
 @register_checkpoint_hooks
@@ -283,9 +289,9 @@ class MovingAverage:
         for name, tensor in self._average.items():
             tensors[f"{AVERAGE}{name}"] = tensor.contiguous()
         for name, kept in self._snapshots.items():
-            for number, tensor in enumerate(kept):
-                tensors[f"{SNAPSHOT}{number}/{name}"] = tensor.contiguous()
-        write_with_hash(path, tensors, {})
+            for place, tensor in enumerate(kept):
+                tensors[f"{SNAPSHOT}{place}/{name}"] = tensor.contiguous()
+        write_with_hash(path, tensors, {SAVED: json.dumps(saved_with(path))})
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
@@ -301,7 +307,8 @@ class MovingAverage:
         Raises
         ------
         RecordError
-            When it is no such file, or of an average of another kind.
+            When it is no such file, of another checkpoint, or of an average of
+            another kind.
         """
         del end_of_epoch  # Unused
         if not Path(path).is_file():  # a pipe would never end
@@ -309,6 +316,8 @@ class MovingAverage:
         try:
             with open_safetensors(path) as stored:
                 verify_own_hash(stored)
+                known = stored.metadata.get(SAVED, "null")
+            time = optional(number())(parse_json(known, str(path)), str(path))
             tensors = load_file(path)
         except (SafetensorError, ValueError, OSError) as error:
             raise RecordError(
@@ -316,6 +325,7 @@ class MovingAverage:
                 "Was this checkpoint not written to its end? Delete its folder "
                 "to resume from the one before."
             ) from None
+        check_saved_with(path, time)
         self._check_stored(path, tensors)
         self._steps, self._average, self._snapshots = {}, {}, {}
         kept: dict = {}
@@ -326,11 +336,11 @@ class MovingAverage:
             elif kind + "/" == AVERAGE:
                 self._average[name] = tensor
             else:
-                number, _, name = name.partition("/")
-                kept.setdefault(name, {})[int(number)] = tensor
+                place, _, name = name.partition("/")
+                kept.setdefault(name, {})[int(place)] = tensor
         for name, numbered in kept.items():
             self._snapshots[name] = deque(
-                (numbered[number] for number in sorted(numbered)),
+                (numbered[place] for place in sorted(numbered)),
                 maxlen=self.window or len(numbered),
             )
         if self.ready and bool(self._snapshots) != (self.window is not None):

@@ -38,6 +38,7 @@ from numbers import Integral, Real
 import torch
 
 from speechbrain.utils import checkpoints
+from speechbrain_merge.pool.meta import check_saved_with, saved_with
 from speechbrain_merge.records.checked import (
     fields,
     listed,
@@ -54,7 +55,8 @@ _state = fields(
         "n_steps": whole(0),
         "peaks": optional(listed(number(0))),
         "current_lr": optional(number(0)),
-    }
+    },
+    {"saved": optional(number())},
 )
 """What a checkpoint keeps of a schedule."""
 
@@ -200,6 +202,7 @@ class SlantedTriangularScheduler:
             "n_steps": self.n_steps,
             "peaks": self.peaks,
             "current_lr": self.current_lr,
+            "saved": saved_with(path),
         }
         write_whole(path, json.dumps(with_check(state)))
 
@@ -209,6 +212,7 @@ class SlantedTriangularScheduler:
         del end_of_epoch  # the step is all that counts
         known = without_check(read_json(path), str(path))
         state = _state(known, str(path))
+        check_saved_with(path, state.get("saved"))
         self.n_steps = state["n_steps"]
         self.peaks = state["peaks"]
         self.current_lr = state["current_lr"]

@@ -9,10 +9,11 @@ from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file, save_file
 from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain_merge import MergeMixin
 from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.training import MovingAverage
+from speechbrain_merge.training import MovingAverage, SlantedTriangularScheduler
 
 
 class Merging(MergeMixin, TinyCTC):
@@ -262,6 +263,30 @@ def test_a_merge_is_evaluated_itself(tmp_path):
     brain.evaluate(data)
     expected = load_file(first.path)["model.ctc_lin.weight"]
     assert torch.equal(seen[0], expected)
+
+
+def test_the_files_of_another_checkpoint_are_refused(tmp_path):
+    """Put there by a copy into the wrong folder."""
+    model, optimizer = one_weight()
+    recoverables = {
+        "average": MovingAverage({"m": model}),
+        "schedule": SlantedTriangularScheduler(20),
+    }
+    saver = Checkpointer(tmp_path, recoverables)
+    saved = []
+    for step in range(2):
+        recoverables["schedule"](optimizer)
+        walk(model.weight, optimizer, [float(step)])
+        saved.append(saver.save_checkpoint(name=f"{step}").path)
+    saver.recover_if_possible()
+    for name in recoverables:
+        path = saved[1] / f"{name}.ckpt"
+        whole = path.read_bytes()
+        path.write_bytes((saved[0] / path.name).read_bytes())
+        with pytest.raises(RecordError, match=f"{name}.ckpt was saved with an"):
+            saver.recover_if_possible()
+        path.write_bytes(whole)
+    assert saver.recover_if_possible().path == saved[1]
 
 
 def test_a_damaged_or_other_file_is_named(tmp_path):
