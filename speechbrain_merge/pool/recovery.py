@@ -72,7 +72,8 @@ def clear_up(run):
     removed = run.read().removed
     for path in strays_of(run, deleted=True):
         if _was_left(run, path, removed):
-            delete(path, removed[path.name])
+            if not delete(path, removed[path.name]):
+                put_aside(path, "it was to be deleted, and was changed since")
     strays = [(path, own_record(path, run.run)) for path in strays_of(run)]
     strays.sort(key=lambda each: (each[1] or {}).get("saves", 0))
     for path, record in strays:

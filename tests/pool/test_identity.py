@@ -567,10 +567,13 @@ def test_what_was_trained_on_in_its_place_is_kept(tmp_path, what, caplog):
     content = path.read_bytes()
     train(tmp_path, pool, 2 if what == "base" else 1, [2], keep_last=1)
     ended()
-    train(tmp_path, pool, 1, [], keep_last=1)
+    train(tmp_path, pool, 1, [3], keep_last=1)
     files = [each.read_bytes() for each in pool.rglob("*.safetensors")]
     assert content in files
     assert f"{path}: " in caplog.text
+    # where nothing takes it for a candidate
+    kept = pool / "run" / "quarantine" / path.name
+    assert kept.read_bytes() == content
 
 
 def test_a_candidate_that_a_person_put_back_is_kept(tmp_path):
