@@ -265,7 +265,20 @@ class CheckpointPool:
                 "pool, so the base is what the modules hold now. It is right "
                 "if they were loaded or drawn alike when the training began."
             )
+        self._recover()
         self.store_base(resuming=training.begun)
+
+    @main_process_only
+    def _recover(self):
+        """Takes up what the manifest of this training's run has lost.
+
+        A training that has ended collects nothing more, and is known here.
+        """
+        run = RunFolder(self.collects_in)
+        if run.folder.is_symlink() or not run.folder.is_dir():
+            return
+        if self._training.lineage in run.lineages() and hold(run.folder):
+            clear_up(run)
 
     def _of(self, checkpoints):
         """The training that saves in a folder; from now on it is collected.

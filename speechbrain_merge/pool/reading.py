@@ -41,7 +41,11 @@ from speechbrain_merge.pool.meta import (
 )
 from speechbrain_merge.pool.patterns import Patterns
 from speechbrain_merge.pool.records import candidate_record
-from speechbrain_merge.pool.recovery import METADATA, tell_unnamed
+from speechbrain_merge.pool.recovery import (
+    METADATA,
+    tell_unnamed,
+    what_is_unnamed,
+)
 from speechbrain_merge.pool.run_folder import (
     RunFolder,
     candidate_of,
@@ -181,6 +185,12 @@ class _Reading:
             self.add(path, Candidate("", path, ""))
         elif not path.exists():
             self.notes.append(f"{path} does not exist")
+        elif path.is_dir():
+            # A pool whose only manifest was lost
+            runs = [path, *sorted(path.iterdir())]
+            self.notes += filter(
+                None, map(what_is_unnamed, map(RunFolder, runs))
+            )
 
     def read_run(self, run):
         tell_unnamed(run)

@@ -145,19 +145,38 @@ def tell_unnamed(run):
     run : RunFolder
         The run; its manifest may be missing.
     """
+    if words := what_is_unnamed(run):
+        logger.warning(words)
+
+
+def what_is_unnamed(run) -> str:
+    """Says which candidates a run has lost from its manifest.
+
+    Arguments
+    ---------
+    run : RunFolder
+        The run; its manifest may be missing.
+
+    Returns
+    -------
+    str
+        Empty where there are none.
+    """
     unnamed = [
         path.name
         for path in strays_of(run)
         if (own_record(path, run.run) or {}).get("event") == "candidate"
     ]
-    if unnamed:
-        logger.warning(
-            f"{run.folder}: {len(unnamed)} candidates are left out, since no "
-            f"line of {run.manifest.path} names them: "
-            f"{', '.join(unnamed[:5])}{', …' * (len(unnamed) > 5)}. Was it "
-            "damaged, or is a training just storing them? The next training "
-            "that collects in this run recovers them."
-        )
+    if not unnamed:
+        return ""
+    return (
+        f"{run.folder}: {len(unnamed)} candidates are left out, since no "
+        f"line of {run.manifest.path} names them: "
+        f"{', '.join(unnamed[:5])}{', …' * (len(unnamed) > 5)}. Was it "
+        "damaged, or is a training just storing them? Their training recovers "
+        "them when it is started again by a Brain, or collects another; or "
+        "give the files themselves."
+    )
 
 
 def is_own(path: Path, code: str) -> bool:

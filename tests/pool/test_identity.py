@@ -576,6 +576,24 @@ def test_what_was_trained_on_in_its_place_is_kept(tmp_path, what, caplog):
     assert kept.read_bytes() == content
 
 
+@pytest.mark.parametrize("run", ["run", "run-2"])
+def test_a_lost_manifest_of_a_training_that_has_ended(tmp_path, run):
+    """It stores no base, and collects nothing more."""
+    pool = tmp_path / "pool"
+    if run == "run-2":
+        train(tmp_path / "other", pool, 2, [1], base=False)
+        ended()
+    train(tmp_path / "one", pool, 1, [1, 2], base=False)
+    ended()
+    before = found(pool)
+    (pool / run / Manifest.FILE).unlink()
+    if run == "run":
+        with pytest.raises(ValueError, match="2 candidates are left out"):
+            read_pool(pool)
+    train(tmp_path / "one", pool, 1, [], base=False)
+    assert found(pool) == before
+
+
 def test_a_candidate_that_a_person_put_back_is_kept(tmp_path):
     """The bounds had removed it, which a kill may have left half done."""
     pool, saved = tmp_path / "pool", tmp_path / "saved"
