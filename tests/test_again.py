@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import inference_yaml
+from tiny_recipe import TinyCTC, tiny_ctc_brain, tiny_ctc_data, tiny_network
 
-from speechbrain_merge import merge
+from speechbrain_merge import MergeMixin, MergeStage, merge
 from speechbrain_merge.cli import main
 from speechbrain_merge.export import export_pretrained
 from speechbrain_merge.methods import Fisher, TaskArithmetic
+from speechbrain_merge.pool import CheckpointPool
 from speechbrain_merge.weights import digest, tree_hash, write_weights
 
 
@@ -176,3 +178,27 @@ def test_statistics_may_move(project, tmp_path):
     assert again(moved / "merged.safetensors") == (
         (moved / "merged.safetensors").read_bytes()
     )
+
+
+class MergingCTC(MergeMixin, TinyCTC):
+    """A recipe's Brain that merges."""
+
+
+@pytest.mark.parametrize("method", ["average", "ties"])
+def test_what_a_stage_merged_is_made_again(tmp_path, monkeypatch, method):
+    """Its candidates are on record by their tensors."""
+    monkeypatch.chdir(tmp_path)
+    model, data = tiny_network(), tiny_ctc_data(8)
+    pool = CheckpointPool("results/pool", {"model": model})
+    brain = tiny_ctc_brain(
+        "results", model, MergingCTC, recoverables={"pool": pool}
+    )
+    brain.fit(brain.hparams.epoch_counter, data, data)
+    found = brain.merge(MergeStage(method, [pool], folder="results/merge"))
+    assert again(str(found.path)) == found.path.read_bytes()
+    # another candidate in its place is found all the same
+    first = pool.candidates()[0].path
+    tensors = {name: each + 1 for name, each in load_file(first).items()}
+    write_weights(first, tensors)
+    command = ["again", str(found.path), "-o", "copy.safetensors", "--quiet"]
+    assert main(command) == 2

@@ -198,7 +198,7 @@ def _find_source(model, beside, given):
     )
     for place, said in places:
         try:
-            found = hash_like(place, known)
+            found = _hash_of(place, known)
         except (ValueError, OSError):
             if said:
                 raise
@@ -219,6 +219,18 @@ def _find_source(model, beside, given):
         f"--source '{name}=PATH', or run this where the path leads to it"
         + (f" (hash {known})." if known else ".")
     )
+
+
+def _hash_of(place, known):
+    """The hash of a file or folder, of the kind that is on record.
+
+    That of a file's bytes, or, of the candidate of a pool, of its tensors.
+    """
+    found = hash_like(place, known)
+    if found == known:
+        return found
+    with open_weights(place) as weights:
+        return known if hash_like(weights, known) == known else found
 
 
 def _at_hand(value, beside, known, given):

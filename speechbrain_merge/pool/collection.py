@@ -415,11 +415,11 @@ class CheckpointPool:
         """
         training = self._of(checkpoints_of(path))
         meta = read_meta(Path(path).parent)
-        before = training.saves, training.begun
+        earlier = training.saves, training.begun
         try:
             name, note = self._collect(Path(path).parent, meta)
         except BaseException:
-            training.saves, training.begun = before  # for who tries again
+            training.saves, training.begun = earlier  # for who tries again
             raise
         logger.info(f"Pool {self.folder}: {note}")
         pointer = {
@@ -506,11 +506,16 @@ class CheckpointPool:
             training.saves = (
                 saves if saves >= training.saves else training.saves + 1
             )
-            # A kill may have come between store and this
-            self._bounds.enforce(run, training.checkpoints)
-            name = known["name"] if known["event"] == "candidate" else None
-            return name, f"knows the weights of {checkpoint.name}"
-        training.saves += 1
+            before = known.get("meta", {})
+            # An interval within the epoch may end with it: then the same
+            # weights are saved before they are validated, and after
+            if is_intra_epoch(meta) or not is_intra_epoch(before):
+                # A kill may have come between store and this
+                self._bounds.enforce(run, training.checkpoints)
+                name = known["name"] if known["event"] == "candidate" else None
+                return name, f"knows the weights of {checkpoint.name}"
+        else:
+            training.saves += 1
         record = {
             **self._progress(checkpoint, meta),
             "time": finite_number(meta.get("unixtime")) or time.time(),

@@ -9,9 +9,11 @@ from filled_pool import collect, files, names, records, saver_of, train_a_little
 from hyperpyyaml import load_hyperpyyaml
 from tiny_models import tiny_conformer, tiny_ctc_brain, tiny_ctc_data
 
+import speechbrain as sb
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain_merge import MergeMixin
 from speechbrain_merge.pool import CheckpointPool, read_pool
 from speechbrain_merge.weights import digest, open_weights
 
@@ -132,6 +134,55 @@ def test_a_test_after_an_epoch_that_was_not_due_adds_nothing(tmp_path):
     assert names(pool) == ["run/epoch-0002"]
     saver.save_checkpoint(meta={"WER": -0.1})  # epoch 3, the fourth save
     assert names(pool) == ["run/epoch-0002"]
+
+
+class Rated(MergeMixin, sb.Brain):
+    """A Brain whose epochs have given error rates."""
+
+    def compute_forward(self, batch, stage):
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions - 1).square().mean()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.VALID:
+            rate = [30.0, 10.0, 20.0][epoch - 1]
+            self.checkpointer.save_and_keep_only(
+                meta={"WER": rate, "epoch": epoch}, min_keys=["WER"]
+            )
+
+
+@pytest.mark.parametrize("interval", [2, 3, 4])
+@pytest.mark.parametrize("bounds", [{"keep_best": 1}, {}])
+def test_an_interval_that_ends_with_the_epoch_hides_no_score(
+    tmp_path, interval, bounds
+):
+    """SpeechBrain saves twice then: before it validates, and after."""
+    model, counter = torch.nn.Linear(2, 1), EpochCounter(3)
+    pool = CheckpointPool(
+        tmp_path / "pool", {"model": model}, intra_epoch=True, **bounds
+    )
+    brain = Rated(
+        {"model": model},
+        lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+        run_opts={
+            "device": "cpu",
+            "noprogressbar": True,
+            "ckpt_interval_steps": interval,
+        },
+        checkpointer=saver_of(tmp_path, model, pool, counter=counter),
+    )
+    data = torch.utils.data.DataLoader(torch.randn(4, 2))
+    brain.fit(counter, data, data)
+    scores = [each.score for each in pool.candidates()]
+    if bounds:
+        assert scores == [10.0]
+    else:
+        assert [each for each in scores if each] == [30.0, 10.0, 20.0]
+        digests = [each.digest for each in pool.candidates()]
+        assert len(set(digests)) == len(digests)
+    assert not list(tmp_path.rglob("quarantine"))
 
 
 def test_intra_epoch_checkpoints_are_passed_over_unless_asked_for(tmp_path):
