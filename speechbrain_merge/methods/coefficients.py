@@ -83,14 +83,26 @@ def check_coefficient(value: Any, name: str) -> None:
         unknown = set(value) - {"experts", "parts", "depth", "default"}
         if len(kinds) != 1 or unknown:
             raise ValueError(
-                f"`{name}` must be {_FORMS}; got keys {sorted(value)}."
+                f"`{name}` must be {_FORMS}; got keys {sorted(value, key=str)}."
             )
-        inner = value[kinds[0]]
+        inner, inside = value[kinds[0]], f"{name}.{kinds[0]}"
         if kinds[0] == "depth":
-            check_coefficient(list(inner), f"{name}.depth")
+            if not isinstance(inner, (list, tuple)):
+                raise ValueError(
+                    f"`{inside}` must be a list of numbers, from the first "
+                    f"layer to the last; got {inner!r}."
+                )
+            check_coefficient(inner, inside)
+        elif not isinstance(inner, dict) or not all(
+            isinstance(key, str) for key in inner
+        ):
+            raise ValueError(
+                f"`{inside}` must be a mapping of names to coefficients; got "
+                f"{inner!r}."
+            )
         else:
             for key, entry in inner.items():
-                check_coefficient(entry, f"{name}.{kinds[0]}.{key}")
+                check_coefficient(entry, f"{inside}.{key}")
         if "default" in value:
             check_coefficient(value["default"], f"{name}.default")
     else:

@@ -59,3 +59,20 @@ def test_without_a_base_the_error_asks_for_it():
 def test_scales_that_are_none_are_refused(scale):
     with pytest.raises(ValueError, match="scale"):
         TaskArithmetic(scale)
+
+
+@pytest.mark.parametrize(
+    "scale, message",
+    [
+        ({"depth": 0.5}, "`scale.depth` must be a list of numbers.*got 0.5"),
+        ({"depth": None}, "`scale.depth` must be a list of numbers"),
+        ({"depth": []}, "`scale.depth` must be a number, a list"),
+        ({"parts": 3}, "`scale.parts` must be a mapping of names.*got 3"),
+        ({"experts": [1]}, "`scale.experts` must be a mapping of names"),
+        ({"parts": {1: 1}}, "`scale.parts` must be a mapping of names"),
+        ({1: 1, "parts": {}}, r"got keys \[1, 'parts'\]"),
+    ],
+)
+def test_values_in_the_place_of_lists_and_mappings(scale, message):
+    with pytest.raises(ValueError, match=message):
+        TaskArithmetic(scale=scale)
