@@ -442,3 +442,26 @@ def test_a_mark_that_is_a_folder(exported, capsys):
     mark.mkdir()
     (mark / "more.py").touch()
     refused(capsys, f"verify {folder} --key key.pub", "is a folder")
+
+
+def test_a_mark_that_was_changed(exported, capsys, caplog):
+    """It is not signed, and its damage is not passed over."""
+    folder, line = exported
+    mark = folder / ".speechbrain_merge.json"
+    text = mark.read_text()
+    for place, letter in enumerate(text):
+        if letter.isdecimal() and place % 7 == 0:
+            other = str((int(letter) + 1) % 10)
+            mark.write_text(text[:place] + other + text[place + 1 :])
+            caplog.clear()
+            assert run(f"verify {folder} --key key.pub") == 0
+            assert "is not as it was written" in caplog.text
+            assert "The folder is not taken for ours" in caplog.text
+    # one that its check belongs to, and the folder does not
+    known = json.loads(text)
+    known["files"]["config.json"]["size"] += 1
+    del known["check"]
+    mark.write_text(json.dumps(known))
+    refused(capsys, f"verify {folder} --key key.pub", "config.json has the SHA")
+    mark.write_text(text)
+    assert run(f"verify {folder} --key key.pub") == 0

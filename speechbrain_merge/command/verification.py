@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from speechbrain_merge.command.tables import print_table
 from speechbrain_merge.lineage import check_lineage, record_at
+from speechbrain_merge.records.ownership import check_unchanged
 from speechbrain_merge.records.signing import (
     Signer,
     signature_of,
@@ -24,6 +25,8 @@ def run(options) -> dict:
     verify_signature(
         options.path, options.key, options.certificate_chain, options.signature
     )
+    # by its mark, which is not signed; the signature may lie elsewhere
+    check_unchanged(options.path, but=[signature_of(options.path).name])
     rows = []
     if record_at(options.path) is not None:
         rows = check_lineage(options.path)

@@ -42,6 +42,7 @@ from speechbrain_merge.records.file_hashes import file_state, stream_fingerprint
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.paths import inside
 from speechbrain_merge.records.reading import read_json
+from speechbrain_merge.records.written_check import with_check, without_check
 
 logger = get_logger(__name__)
 
@@ -250,7 +251,8 @@ def write_mark(folder, files: Optional[dict]):
     content: dict = {"written_by": "speechbrain_merge"}
     if files is not None:
         content["files"] = files
-    write_whole(Path(folder) / MARK, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(with_check(content), indent=2)
+    write_whole(Path(folder) / MARK, text + "\n")
 
 
 def note_file(folder, name: str):
@@ -306,7 +308,7 @@ def _mark_of(folder):
     if path.is_symlink() or not path.is_file():
         return None
     try:
-        return _mark(read_json(path), str(path))
+        return _mark(without_check(read_json(path), str(path)), str(path))
     except RecordError as error:
         logger.warning(f"{error}. The folder is not taken for ours.")
         return None
