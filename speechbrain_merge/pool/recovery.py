@@ -174,8 +174,8 @@ def what_is_unnamed(run) -> str:
         f"line of {run.manifest.path} names them: "
         f"{', '.join(unnamed[:5])}{', …' * (len(unnamed) > 5)}. Was it "
         "damaged, or is a training just storing them? Their training recovers "
-        "them when it is started again by a Brain, or collects another; or "
-        "give the files themselves."
+        f"them when it is started again by a Brain with run='{run.run}', or "
+        "collects another there; or give the files themselves."
     )
 
 
