@@ -88,8 +88,9 @@ def read_bytes(path, limit: int = JSON_LIMIT) -> bytes:
         os.close(descriptor)
         raise RecordError(f"{path} is not a regular file")
     with open(descriptor, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        large = os.fstat(descriptor).st_size > limit
+        data = b"" if large else file.read(limit + 1)
+    if large or len(data) > limit:
         raise RecordError(
             f"{path} has more than {limit} bytes, which no such file of this "
             "package has. Is it the right file?"

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+import tracemalloc
 
 import pytest
 
@@ -25,6 +26,7 @@ from speechbrain_merge.records.reading import (
     parse_json,
     parse_number,
     parse_yaml,
+    read_bytes,
     read_json,
 )
 
@@ -210,3 +212,15 @@ def test_a_damaged_line_is_named(tmp_path, line):
     path.write_text(f'{{"a": 1}}\n{line}\n{{"b": 2}}\n')
     with pytest.raises(RecordError, match="log, line 2"):
         Log(path).records()
+
+
+def test_a_sparse_file_is_refused_by_its_size(tmp_path):
+    """Not after as much of it is read as would be allowed."""
+    path = tmp_path / "manifest.jsonl"
+    with open(path, "wb") as file:
+        file.truncate(60 << 30)
+    tracemalloc.start()
+    with pytest.raises(RecordError, match="has more than 1073741824 bytes"):
+        read_bytes(path, 1 << 30)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
