@@ -40,6 +40,11 @@ UNEQUAL = ("decoded", "skipped", "reused")
 def masked(path, folder):
     """The bytes of a file without the time and the place of writing."""
     content = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
+    return timeless(content)
+
+
+def timeless(content):
+    """The bytes of a file without the time, and the check that holds it."""
     return CHECK.sub(b"", CREATED.sub(rb"created\1: \2", content))
 
 
