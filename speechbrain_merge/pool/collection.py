@@ -93,7 +93,6 @@ from speechbrain_merge.pool.meta import (
     is_intra_epoch,
     plain,
     read_meta,
-    saved_with,
 )
 from speechbrain_merge.pool.recovery import clear_up
 from speechbrain_merge.pool.run_folder import RunFolder, run_folders, slot_of
@@ -431,7 +430,7 @@ class CheckpointPool:
             "candidate": name,
             "note": note,
             "checkpoints": str(training.checkpoints),
-            "saved": saved_with(path),
+            "saved": finite_number(meta.get("unixtime")),
         }
         if training.start is not None:
             pointer["base"] = training.start

@@ -34,8 +34,7 @@ from speechbrain.utils.checkpoints import PARAMFILE_EXT
 from speechbrain_merge.pool.records import first_save_record, pointer_record
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import sync_folder, write_whole
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 from speechbrain_merge.weights.damage import damage_of
 
 NOTE = ".first-save.json"
@@ -166,7 +165,7 @@ def points_to(path, lineage: str) -> bool:
     bool
     """
     try:
-        known = without_check(read_json(path, limit=1 << 20), str(path))
+        known = read_written(path, limit=1 << 20)
         pointer = pointer_record(known, str(path))
     except RecordError:
         return False
@@ -182,7 +181,7 @@ def _note_of(run):
     if not (run / NOTE).is_file():
         return None
     try:
-        known = without_check(read_json(run / NOTE), str(run / NOTE))
+        known = read_written(run / NOTE)
         return first_save_record(known, str(run / NOTE))
     except RecordError:
         return None

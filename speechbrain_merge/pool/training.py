@@ -37,8 +37,7 @@ from speechbrain_merge.pool.meta import check_saved_with
 from speechbrain_merge.pool.records import pointer_record
 from speechbrain_merge.pool.run_folder import RunFolder
 from speechbrain_merge.records.errors import RecordError
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import without_check
+from speechbrain_merge.records.written_check import read_written
 
 logger = get_logger(__name__)
 
@@ -194,7 +193,7 @@ def read_pointer(path) -> dict:
         Where it is damaged, or that of another checkpoint; with what to do.
     """
     try:
-        known = without_check(read_json(path), str(path))
+        known = read_written(path)
         pointer = pointer_record(known, str(path))
         check_saved_with(path, pointer.get("saved"))
         return pointer

@@ -21,8 +21,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_merge.records.alone import alone
 from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 
 logger = get_logger(__name__)
 
@@ -173,7 +172,7 @@ def known_record(
 def _read(path, advice):
     """The content of a record, or an error that says what to do."""
     try:
-        return without_check(read_json(path), str(path))
+        return read_written(path)
     except RecordError as error:
         reason = str(error)
         end = "" if reason.endswith("?") else "."

@@ -41,8 +41,7 @@ from speechbrain_merge.records.errors import RecordError
 from speechbrain_merge.records.file_hashes import file_state, stream_fingerprint
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 
 logger = get_logger(__name__)
 
@@ -308,7 +307,7 @@ def _mark_of(folder):
     if path.is_symlink() or not path.is_file():
         return None
     try:
-        return _mark(without_check(read_json(path), str(path)), str(path))
+        return _mark(read_written(path), str(path))
     except RecordError as error:
         logger.warning(f"{error}. The folder is not taken for ours.")
         return None

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from speechbrain_merge.records.errors import RecordError
+from speechbrain_merge.records.reading import JSON_LIMIT, read_json
 
 CHECK = "check"
 """The entry of a record that has its check."""
@@ -96,3 +97,26 @@ def without_check(record: Any, where: str) -> Any:
             "check that it holds"
         )
     return plain
+
+
+def read_written(path, limit: int = JSON_LIMIT) -> Any:
+    """Reads a file of JSON that was written with a check.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    limit : int
+        Bytes at most.
+
+    Returns
+    -------
+    object
+        The record without its check.
+
+    Raises
+    ------
+    RecordError
+        Where it is no JSON, too large, or not what was written.
+    """
+    return without_check(read_json(path, limit), str(path))

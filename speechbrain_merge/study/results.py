@@ -43,8 +43,7 @@ from speechbrain_merge.records.checked import (
 )
 from speechbrain_merge.records.errors import RecordError, shown
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 from speechbrain_merge.study.counted import amount, counted, measured
 from speechbrain_merge.study.nodes import ORIGINAL
 
@@ -185,7 +184,7 @@ def read_results(path) -> dict:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        results = without_check(read_json(path), str(path))
+        results = read_written(path)
     except RecordError as error:
         raise RecordError(
             f"{error}. Run the study again to write it anew."
@@ -238,7 +237,7 @@ def read_times(folder) -> dict:
     path = Path(folder) / "times.json"
     if not path.is_file():
         return {}
-    return _times(without_check(read_json(path), str(path)), str(path))
+    return _times(read_written(path), str(path))
 
 
 def write_times(folder, times: Mapping) -> None:

@@ -36,8 +36,7 @@ from speechbrain_merge.records.file_hashes import content_of
 from speechbrain_merge.records.files import write_whole
 from speechbrain_merge.records.once import known_record
 from speechbrain_merge.records.paths import inside
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 from speechbrain_merge.study.counted import KEYS, counted
 from speechbrain_merge.study.made import digest_of, digest_of_rows
 from speechbrain_merge.study.making import Maker
@@ -411,7 +410,7 @@ def _check_content(path):
     record = path.with_suffix(".json")
     if not record.is_file():
         return
-    known = without_check(read_json(record), str(record))
+    known = read_written(record)
     known = known.get(UTTERANCES) if isinstance(known, dict) else None
     if known is not None and known != content_of(path):
         raise RecordError(

@@ -32,8 +32,7 @@ from speechbrain_merge.records.checked import digest_text, fields, mapped
 from speechbrain_merge.records.contents import changed_files, contents_of
 from speechbrain_merge.records.errors import printable
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 from speechbrain_merge.study.axes import DOMAIN
 from speechbrain_merge.study.listed_domains import domains_of
 from speechbrain_merge.study.nodes import Train
@@ -194,8 +193,7 @@ def _known(study, home):
     path = home / FILE
     if not path.is_file():
         return {}
-    known = without_check(read_json(path), str(path))
-    files = _record(known, str(path))["files"]
+    files = _record(read_written(path), str(path))["files"]
     return {
         os.path.join(study.folder, file.removeprefix(f"{STUDY}/"))
         if file.startswith(f"{STUDY}/")

@@ -47,8 +47,7 @@ from speechbrain_merge.records.checked import (
     whole,
 )
 from speechbrain_merge.records.files import write_whole
-from speechbrain_merge.records.reading import read_json
-from speechbrain_merge.records.written_check import with_check, without_check
+from speechbrain_merge.records.written_check import read_written, with_check
 
 _state = fields(
     {
@@ -210,8 +209,7 @@ class SlantedTriangularScheduler:
     def load(self, path, end_of_epoch=False):
         """Goes on where `save` was called."""
         del end_of_epoch  # the step is all that counts
-        known = without_check(read_json(path), str(path))
-        state = _state(known, str(path))
+        state = _state(read_written(path), str(path))
         check_saved_with(path, state.get("saved"))
         self.n_steps = state["n_steps"]
         self.peaks = state["peaks"]
